@@ -1,0 +1,37 @@
+#!/usr/bin/env bash
+# Make .venv and install monai-mil with the tested versions. Re-running is cheap: nothing is done while nothing changed.
+#   scripts/setup.sh            what the demo and the bundles need
+#   scripts/setup.sh dev        and what the tests, linters and benchmarks need
+#   PYTHON=python3.12 scripts/setup.sh
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+extras="${1:-}"
+python="${PYTHON:-python3}"
+venv=.venv
+
+"$python" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || {
+    echo "monai-mil needs Python 3.11 to 3.13; set PYTHON to one of them (found: $("$python" --version))" >&2
+    exit 1
+}
+[ -x "$venv/bin/python" ] || "$python" -m venv "$venv"
+
+wanted="$(cat pyproject.toml constraints.txt scripts/setup.sh | sha256sum | cut -d' ' -f1)"
+stamp="$venv/installed-${extras:-core}"
+if [ "$(cat "$stamp" 2>/dev/null)" = "$wanted" ]; then exit 0; fi
+
+# torch first and by its exact version: a range would bring the newest build and gigabytes of CUDA libraries with it.
+"$venv/bin/pip" install --quiet --disable-pip-version-check --constraint constraints.txt torch
+"$venv/bin/pip" install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".${extras:+[$extras]}"
+
+if [ "$extras" = dev ]; then
+    # The encoder tests need timm, and timm needs torchvision, whose matched build imports beside a CUDA build of
+    # torch only. This older one imports beside the CPU build, and the tests use nothing of it that differs.
+    if "$venv/bin/python" -c 'import sys, torch; sys.exit(torch.version.cuda is None)'; then
+        "$venv/bin/pip" install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[encoders]"
+    else
+        "$venv/bin/pip" install --quiet --disable-pip-version-check --constraint constraints.txt requests
+        "$venv/bin/pip" install --quiet --disable-pip-version-check --no-deps timm==1.0.31 torchvision==0.15.2
+    fi
+fi
+echo "$wanted" >"$stamp"

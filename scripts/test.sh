@@ -1,0 +1,8 @@
+#!/usr/bin/env bash
+# Install what the tests need and run them all; arguments go to pytest.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+scripts/setup.sh dev
+# Two threads a process thrash on a small machine; results do not depend on it.
+export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
+exec .venv/bin/python -m pytest "$@"
