@@ -1,0 +1,89 @@
+"""The rules of the house: which room may import which, and what importing the package may cost."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT
+
+PACKAGE = ROOT / "monai_mil"
+
+# A room may import itself, `errors`, and what stands here. A new room fails the test below until it has its line.
+MAY_IMPORT = {
+    "slides": set(),
+    "scans": set(),
+    "encoders": {"slides", "scans"},
+    "networks": set(),
+    "losses": {"networks"},
+    "metrics": {"networks"},
+    "bags": {"slides", "scans", "encoders"},
+    "training": {"networks", "losses", "metrics", "bags"},
+    "heatmaps": {"slides", "scans", "encoders", "bags", "networks", "metrics"},
+    "dicom": {"slides", "scans", "heatmaps"},
+    "label": {"slides", "scans", "encoders", "bags", "networks", "losses", "training", "metrics", "heatmaps", "dicom"},
+    "deploy": {"slides", "scans", "encoders", "bags", "networks", "losses", "training", "metrics", "heatmaps", "dicom"},
+}
+FACES = {"label", "deploy", "cli"}
+NO_PIXELS = {"networks", "losses", "metrics"}
+PIXEL_LIBRARIES = {"cucim", "openslide", "tifffile", "cv2", "PIL", "skimage", "itk", "nibabel", "pydicom", "h5py"}
+
+
+def rooms() -> list[str]:
+    return sorted(path.parent.name for path in PACKAGE.glob("*/__init__.py"))
+
+
+def imported(path: Path) -> set[str]:
+    """Dotted names of every module that ``path`` imports, at any depth, relative imports resolved."""
+    package = path.relative_to(ROOT).with_suffix("").parts[:-1]
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            base = list(package[: len(package) - node.level + 1]) if node.level else []
+            module = ".".join(base + ([node.module] if node.module else []))
+            names |= {module} | {f"{module}.{alias.name}" for alias in node.names}
+    return names
+
+
+def rooms_imported_by(path: Path) -> set[str]:
+    known = set(rooms()) | FACES
+    parts = (name.split(".") for name in imported(path))
+    return {part[1] for part in parts if len(part) > 1 and part[0] == "monai_mil" and part[1] in known}
+
+
+@pytest.mark.parametrize("room", rooms())
+def test_a_room_imports_only_rooms_to_its_left(room):
+    assert room in MAY_IMPORT, f"room '{room}' has no line in MAY_IMPORT: say what it may import"
+    for path in (PACKAGE / room).rglob("*.py"):
+        too_much = rooms_imported_by(path) - MAY_IMPORT[room] - {room}
+        assert not too_much, f"{path.relative_to(ROOT)} imports {sorted(too_much)}"
+
+
+@pytest.mark.parametrize("room", sorted(NO_PIXELS))
+def test_networks_losses_and_metrics_know_no_pixels(room):
+    for path in (PACKAGE / room).rglob("*.py"):
+        libraries = {name.split(".")[0] for name in imported(path)}
+        assert not libraries & PIXEL_LIBRARIES, f"{path.relative_to(ROOT)} imports {libraries & PIXEL_LIBRARIES}"
+
+
+def test_nothing_imports_a_face():
+    for path in PACKAGE.rglob("*.py"):
+        own = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+        faces = rooms_imported_by(path) & (FACES - {own})
+        assert not faces, f"{path.relative_to(ROOT)} imports the face {sorted(faces)}"
+
+
+@pytest.mark.parametrize("room", ["", *(f".{room}" for room in rooms())])
+def test_importing_a_room_loads_no_heavy_library(room):
+    """torch is what most rooms are made of; everything else that is slow waits until it is used."""
+    heavy = "{'monai', 'cucim', 'openslide', 'timm', 'torchvision', 'transformers', 'matplotlib', 'skimage', 'sklearn'}"
+    code = f"import sys, monai_mil{room}; print(*sorted({heavy} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    if room in (".training", ".losses"):  # built on MONAI's engines and loss classes
+        assert set(done.stdout.split()) <= {"monai"} or room == ".training"
+    else:
+        assert done.stdout.split() == []
