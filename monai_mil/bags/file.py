@@ -1,0 +1,260 @@
+"""The bag file: features of a slide's tiles and where they lie, in HDF5 that TRIDENT's and CLAM's users can read."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+
+import h5py
+import numpy as np
+
+from monai_mil.bags.atomic import replacing
+from monai_mil.bags.info import BagInfo, info_attributes, read_info, trident_attributes
+from monai_mil.errors import BagError
+
+_BLOCK_BYTES = 4 << 20
+_TOKEN_MAJOR = "nhwd"
+
+
+class BagFile:
+    """An open bag: ``n`` instances with features ``[n, d]``, or ``[n, d, h, w]`` where the encoder keeps its grid.
+
+    Reads our own files, TRIDENT's and CLAM's feature files and INSIGHT's spatial ones as they are.
+
+    Args:
+        path: the HDF5 file.
+
+    Attributes:
+        info: what the file says about slide, tiles and encoder.
+        n: number of instances; TRIDENT writes files without any.
+        width: number of feature channels, ``d``.
+        grid: ``(h, w)`` of a spatial bag, None for vectors.
+        coords: level-0 x and y of every tile's upper-left corner, int64 ``[n, 2]``.
+
+    Raises:
+        BagError: the file is missing, truncated or no bag; names it.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+        try:
+            self._file = h5py.File(self.path, "r")
+        except FileNotFoundError:
+            raise BagError(f"bag '{self.path}': no such file; embed the slide first") from None
+        except OSError as error:
+            raise BagError(f"bag '{self.path}': truncated or not an HDF5 file ({error}); embed it again") from None
+        try:
+            self._read_header()
+        except BagError:
+            self.close()
+            raise
+        except (KeyError, OSError, RuntimeError, TypeError, ValueError) as error:
+            self.close()
+            raise BagError(f"bag '{self.path}': damaged ({error}); embed the slide again") from error
+
+    def _read_header(self) -> None:
+        features, coords = self._dataset("features"), self._dataset("coords")
+        if features.ndim not in (2, 4) or features.dtype.kind != "f":
+            raise BagError(
+                f"bag '{self.path}': 'features' is {features.dtype} {list(features.shape)}, "
+                "not floating point [n, d] or [n, d, h, w]; give one row per tile"
+            )
+        if coords.ndim != 2 or coords.shape[1] != 2:
+            raise BagError(f"bag '{self.path}': 'coords' has shape {list(coords.shape)}, not [n, 2]")
+        if len(features) != len(coords):
+            raise BagError(f"bag '{self.path}': {len(features)} features but {len(coords)} coords; embed it again")
+        self._features = features
+        self._token_major = features.ndim == 4 and features.attrs.get("layout") == _TOKEN_MAJOR
+        self.n: int = len(features)
+        self.coords: np.ndarray = coords[:].astype(np.int64, copy=False)
+        height_width = features.shape[1:3] if self._token_major else features.shape[2:]
+        self.width: int = features.shape[-1] if self._token_major else features.shape[1]
+        self.grid: tuple[int, int] | None = (height_width[0], height_width[1]) if features.ndim == 4 else None
+        self.info: BagInfo = read_info(
+            self.path.stem, dict(self._file.attrs), dict(features.attrs), dict(coords.attrs), self.coords
+        )
+
+    def _dataset(self, name: str) -> h5py.Dataset:
+        found = self._file.get(name)
+        if not isinstance(found, h5py.Dataset):
+            raise BagError(f"bag '{self.path}': no dataset '{name}' (it has {sorted(self._file)}); not a feature file")
+        return found
+
+    def __enter__(self) -> BagFile:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file; arrays that were read stay valid."""
+        self._file.close()
+
+    @property
+    def extras(self) -> tuple[str, ...]:
+        """Names of the datasets beside ``features`` and ``coords``, for example ``instance_labels``."""
+        return tuple(sorted(set(self._file) - {"features", "coords"}))
+
+    def extra(self, name: str) -> np.ndarray:
+        """Read one of ``extras``; the first axis is the instance."""
+        dataset = self._dataset(name)
+        return dataset.asstr()[:] if h5py.check_string_dtype(dataset.dtype) else dataset[:]
+
+    def features(self, rows: slice | Sequence[int] | np.ndarray | None = None) -> np.ndarray:
+        """Read the features of some instances, in the order asked for.
+
+        Args:
+            rows: a slice, indices or a boolean mask over the instances; None for all.
+
+        Returns:
+            ``[m, d]`` or ``[m, d, h, w]`` in the file's own precision.
+
+        Raises:
+            BagError: the data cannot be read.
+            IndexError: an index lies outside the bag.
+        """
+        try:
+            if rows is None:
+                stored = self._features[:]
+            elif isinstance(rows, slice):
+                stored = self._slice(rows)
+            else:
+                stored = self._gather(np.arange(self.n)[np.asarray(rows)])
+        except OSError as error:
+            raise BagError(f"bag '{self.path}': features cannot be read ({error}); embed the slide again") from error
+        return np.moveaxis(stored, -1, 1) if self._token_major else stored
+
+    def chunks(self, rows: int) -> Iterator[np.ndarray]:
+        """Yield the features in order, ``rows`` instances at a time, so that memory does not grow with ``n``."""
+        for start in range(0, self.n, rows):
+            yield self.features(slice(start, start + rows))
+
+    def _slice(self, rows: slice) -> np.ndarray:
+        start, stop, step = rows.indices(self.n)
+        return self._features[start:stop:step] if step > 0 else self._gather(np.arange(start, stop, step))
+
+    def _gather(self, indices: np.ndarray) -> np.ndarray:
+        offset = self._features.id.get_offset()
+        if offset is not None and indices.size:
+            # A contiguous dataset is a plain array in the file; HDF5's own selection of single rows is far slower.
+            shape = self._features.shape
+            return np.memmap(self.path, self._features.dtype, "r", offset, shape)[indices]
+        gathered = np.empty((len(indices), *self._features.shape[1:]), self._features.dtype)
+        block = max((self._features.chunks or (1,))[0], 64)
+        order = np.argsort(indices, kind="stable")
+        for wanted in np.split(order, np.flatnonzero(np.diff(indices[order] // block)) + 1):
+            if wanted.size:
+                first, last = indices[wanted[0]], indices[wanted[-1]]
+                gathered[wanted] = self._features[first : last + 1][indices[wanted] - first]
+        return gathered
+
+    @staticmethod
+    def write(
+        path: str | os.PathLike[str],
+        features: np.ndarray,
+        coords: np.ndarray,
+        info: BagInfo,
+        extras: Mapping[str, np.ndarray] | None = None,
+    ) -> None:
+        """Write a whole bag or nothing: float16, contiguous, under a temporary name that is renamed at the end.
+
+        Args:
+            path: the file to make or replace; its folder is made.
+            features: ``[n, d]`` or ``[n, d, h, w]``, floating point; a memory map is copied in blocks.
+            coords: level-0 x and y of every tile's upper-left corner, integer ``[n, 2]``.
+            info: what is known about slide, tiles and encoder.
+            extras: further datasets with one row per instance, for example ``instance_labels``.
+
+        Raises:
+            BagError: a feature is NaN or beyond float16, lengths differ, or the disk is full; names the file.
+        """
+        path, coords, extras = Path(path), np.asarray(coords), dict(extras or {})
+        _check_shapes(path, features, coords, extras)
+        token_major = np.moveaxis(features, 1, -1) if features.ndim == 4 else features
+        with replacing(path) as partial, h5py.File(partial, "w") as file:
+            _write_features(path, file, token_major, info)
+            stored = file.create_dataset("coords", data=coords.astype(np.int64, copy=False))
+            stored.attrs.update(trident_attributes(info, path.parent))
+            for name, values in extras.items():
+                text = values.dtype.kind in "UO"
+                file.create_dataset(
+                    name,
+                    data=values.astype(object) if text else values,
+                    dtype=h5py.string_dtype() if text else values.dtype,
+                )
+            file.attrs.update(info_attributes(info))
+
+
+def export_clam(bag: str | os.PathLike[str], folder: str | os.PathLike[str]) -> tuple[Path, Path]:
+    """Write a bag as CLAM does: ``h5_files/<slide>.h5`` and ``pt_files/<slide>.pt``, float32.
+
+    Args:
+        bag: a pooled bag; CLAM knows no spatial ones.
+        folder: CLAM's feature folder.
+
+    Returns:
+        The two files.
+
+    Raises:
+        BagError: the bag is spatial or cannot be read, or the disk is full.
+    """
+    import torch
+
+    with BagFile(bag) as source:
+        if source.grid is not None:
+            raise BagError(f"bag '{bag}': CLAM reads vectors, this bag has a {source.grid} grid; embed without spatial")
+        features, coords, slide_id = source.features().astype(np.float32), source.coords, source.info.slide_id
+    h5_path = Path(folder, "h5_files", f"{slide_id}.h5")
+    pt_path = Path(folder, "pt_files", f"{slide_id}.pt")
+    with replacing(h5_path) as partial, h5py.File(partial, "w") as file:
+        rows = (32, features.shape[1])
+        file.create_dataset("features", data=features, chunks=rows, maxshape=(None, features.shape[1]))
+        file.create_dataset("coords", data=coords.astype(np.int32), chunks=(32, 2), maxshape=(None, 2))
+    with replacing(pt_path) as partial:
+        torch.save(torch.from_numpy(features), partial)
+    return h5_path, pt_path
+
+
+def _check_shapes(path: Path, features: np.ndarray, coords: np.ndarray, extras: Mapping[str, np.ndarray]) -> None:
+    if features.ndim not in (2, 4):
+        raise BagError(f"bag '{path}': features have shape {list(features.shape)}, not [n, d] or [n, d, h, w]")
+    if coords.shape != (len(features), 2) or coords.dtype.kind not in "iu":
+        raise BagError(
+            f"bag '{path}': coords are {coords.dtype} {list(coords.shape)}, not integer [{len(features)}, 2]; "
+            "give the level-0 x and y of every tile"
+        )
+    for name, values in extras.items():
+        if len(values) != len(features):
+            raise BagError(f"bag '{path}': '{name}' has {len(values)} rows for {len(features)} instances")
+
+
+def _write_features(path: Path, file: h5py.File, features: np.ndarray, info: BagInfo) -> None:
+    dataset = file.create_dataset("features", shape=features.shape, dtype=np.float16)
+    encoder = "None" if info.encoder is None else info.encoder
+    dataset.attrs.update({"name": info.slide_id, "savetodir": str(path.parent), "encoder": encoder})
+    if features.ndim == 4:
+        dataset.attrs["layout"] = _TOKEN_MAJOR
+    rows = max(1, _BLOCK_BYTES // max(1, 2 * int(np.prod(features.shape[1:]))))
+    for start in range(0, len(features), rows):
+        with np.errstate(over="ignore"):
+            block = np.ascontiguousarray(features[start : start + rows], dtype=np.float16)
+        bad = not_finite(block)
+        if bad is not None:
+            raise BagError(
+                f"bag '{path}': the features of instance {start + bad} are NaN or beyond float16's 65504; "
+                "check the encoder and the slide"
+            )
+        dataset.write_direct(block, dest_sel=np.s_[start : start + len(block)])
+
+
+def not_finite(features: np.ndarray) -> int | None:
+    """Index of the first row of a float16 array ``[n, ...]`` that holds NaN or infinity, None where there is none."""
+    # numpy has no fast float16 arithmetic: NaN and infinity are the values whose exponent bits are all set.
+    exponent = np.ascontiguousarray(features).view(np.uint16) & np.uint16(0x7C00)
+    if exponent.size == 0 or exponent.max() < 0x7C00:
+        return None
+    return int(np.flatnonzero((exponent == 0x7C00).reshape(len(features), -1).any(axis=1))[0])

@@ -1,0 +1,153 @@
+"""What a bag file says about itself, and how TRIDENT's and CLAM's files say the same."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from monai_mil import __version__
+
+_PREFIX = "monai_mil."
+
+
+@dataclass(frozen=True)
+class BagInfo:
+    """Where a bag's instances come from. ``None`` means that the file does not say.
+
+    Attributes:
+        slide_id: name of the slide, unique in a cohort.
+        slide_path: the slide the tiles were read from.
+        encoder: name of the encoder.
+        encoder_digest: hash of the encoder's weights and preprocessing.
+        tile_size: edge of a tile in pixels at ``target_mpp``.
+        tile_size_level0: edge of a tile in level-0 pixels, exact.
+        overlap: overlap of neighbouring tiles in pixels at ``target_mpp``.
+        target_mpp: micrometres per pixel of the tiles.
+        level0_size: width and height of the slide in level-0 pixels.
+        mpp: micrometres per level-0 pixel.
+        reader: library that decoded the slide.
+        tissue: settings of the tissue segmentation and the grid's tissue threshold.
+        version: version of monai-mil that wrote the file.
+    """
+
+    slide_id: str
+    slide_path: str | None = None
+    encoder: str | None = None
+    encoder_digest: str | None = None
+    tile_size: int | None = None
+    tile_size_level0: float | None = None
+    overlap: int | None = None
+    target_mpp: float | None = None
+    level0_size: tuple[int, int] | None = None
+    mpp: float | None = None
+    reader: str | None = None
+    tissue: dict[str, Any] = field(default_factory=dict)
+    version: str | None = __version__
+
+
+def info_attributes(info: BagInfo) -> dict[str, Any]:
+    """HDF5 attributes of the file itself: every known field under ``monai_mil.<field>``."""
+    values = {f.name: getattr(info, f.name) for f in fields(info)} | {"tissue": json.dumps(info.tissue)}
+    return {_PREFIX + name: value for name, value in values.items() if value is not None}
+
+
+def trident_attributes(info: BagInfo, folder: Path) -> dict[str, Any]:
+    """TRIDENT's nine attributes of ``coords``; its magnification is ``10 / mpp``, rounded at level 0."""
+    width, height = info.level0_size or (None, None)
+    target = None if info.target_mpp is None else 10.0 / info.target_mpp
+    values = {
+        "patch_size": info.tile_size,
+        "patch_size_level0": None if info.tile_size_level0 is None else round(info.tile_size_level0),
+        "level0_magnification": None if info.mpp is None else round(10.0 / info.mpp),
+        "target_magnification": int(target) if target is not None and target.is_integer() else target,
+        "overlap": info.overlap,
+        "name": info.slide_id,
+        "savetodir": str(folder),
+        "level0_width": width,
+        "level0_height": height,
+    }
+    return {name: "None" if value is None else value for name, value in values.items()}
+
+
+def read_info(
+    slide_id: str,
+    file_attributes: Mapping[str, Any],
+    feature_attributes: Mapping[str, Any],
+    coord_attributes: Mapping[str, Any],
+    coords: np.ndarray,
+) -> BagInfo:
+    """Read the frame of a bag from its attributes: our own, else TRIDENT's, else CLAM's, else from the grid itself."""
+    if _PREFIX + "slide_id" in file_attributes:
+        return _own_info(_known(file_attributes))
+    attributes = _known(coord_attributes)
+    encoder = _known(feature_attributes).get("encoder")
+    name = str(attributes.get("name", slide_id))
+    if {"patch_size", "level0_magnification", "target_magnification"} <= attributes.keys():
+        return _trident_info(name, encoder, attributes)
+    if {"patch_size", "patch_level"} <= attributes.keys():
+        return _clam_info(name, encoder, attributes)
+    return BagInfo(slide_id=slide_id, encoder=encoder, tile_size_level0=_grid_step(coords), version=None)
+
+
+def _known(attributes: Mapping[str, Any]) -> dict[str, Any]:
+    """Plain Python values of the attributes that are not missing; TRIDENT writes a missing one as ``'None'``."""
+    plain = {name: value.tolist() if hasattr(value, "tolist") else value for name, value in attributes.items()}
+    plain = {name: value.decode() if isinstance(value, bytes) else value for name, value in plain.items()}
+    return {name: value for name, value in plain.items() if not (isinstance(value, str) and value == "None")}
+
+
+def _own_info(attributes: dict[str, Any]) -> BagInfo:
+    known: dict[str, Any] = {f.name: attributes.get(_PREFIX + f.name) for f in fields(BagInfo)}
+    known["tissue"] = json.loads(known["tissue"] or "{}")
+    known["level0_size"] = tuple(known["level0_size"]) if known["level0_size"] is not None else None
+    return BagInfo(**known)
+
+
+def _trident_info(name: str, encoder: str | None, attributes: dict[str, Any]) -> BagInfo:
+    level0, target = float(attributes["level0_magnification"]), float(attributes["target_magnification"])
+    size = int(attributes["patch_size"])
+    has_size = {"level0_width", "level0_height"} <= attributes.keys()
+    return BagInfo(
+        slide_id=name,
+        encoder=encoder,
+        tile_size=size,
+        tile_size_level0=float(attributes.get("patch_size_level0", size * level0 / target)),
+        overlap=int(attributes["overlap"]) if "overlap" in attributes else None,
+        target_mpp=10.0 / target,
+        level0_size=(int(attributes["level0_width"]), int(attributes["level0_height"])) if has_size else None,
+        mpp=10.0 / level0,
+        version=None,
+    )
+
+
+def _clam_info(name: str, encoder: str | None, attributes: dict[str, Any]) -> BagInfo:
+    """CLAM's ``patch_size`` counts pixels of ``patch_level``, which is ``downsample`` times coarser than level 0."""
+    downsample = float(np.ravel(attributes.get("downsample", 1.0))[0])
+    size = int(attributes["patch_size"])
+    level0_size = np.ravel(attributes["level_dim"]) * downsample if "level_dim" in attributes else None
+    return BagInfo(
+        slide_id=name,
+        encoder=encoder,
+        tile_size=size,
+        tile_size_level0=size * downsample,
+        level0_size=None if level0_size is None else (round(level0_size[0]), round(level0_size[1])),
+        version=None,
+    )
+
+
+def _grid_step(coords: np.ndarray) -> float | None:
+    """Most frequent distance of neighbours within a column: the tile's edge in a file that does not name it."""
+    if len(coords) < 2:
+        return None
+    ordered = coords[np.lexsort((coords[:, 1], coords[:, 0]))]
+    step = np.diff(ordered, axis=0)
+    down = step[(step[:, 0] == 0) & (step[:, 1] > 0), 1]
+    if down.size == 0:
+        return None
+    values, counts = np.unique(down, return_counts=True)
+    return float(values[np.argmax(counts)])
