@@ -1,0 +1,65 @@
+"""Classification losses on the bag's logits."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class BagCrossEntropy(nn.Module):
+    """Cross-entropy of one class out of ``c``, mean over the bags.
+
+    Args:
+        label_smoothing: share ``e`` of the target spread over all classes, ``(1 - e) onehot + e / c``.
+        class_weights: factor of each class; the mean is then weighted too.
+    """
+
+    class_weights: Tensor | None
+
+    def __init__(self, label_smoothing: float = 0.0, class_weights: Sequence[float] | None = None) -> None:
+        super().__init__()
+        self.label_smoothing = label_smoothing
+        self.register_buffer("class_weights", _weights(class_weights), persistent=False)
+
+    def forward(self, output: Mapping[str, Tensor], label: Tensor) -> Tensor:
+        """Scalar loss of ``output["logits"]`` ``[b, c]`` for class indices ``[b]`` or ``[b, 1]``."""
+        logits = output["logits"].float()
+        weights = None if self.class_weights is None else self.class_weights.to(logits.device)
+        target = label.to(logits.device).long().flatten()
+        return F.cross_entropy(logits, target, weight=weights, label_smoothing=self.label_smoothing)
+
+
+class BagBCE(nn.Module):
+    """Binary cross-entropy of every label on its own, mean over the labels that are known.
+
+    Args:
+        label_smoothing: ``e`` in ``y (1 - e) + e / 2``.
+        positive_weights: factor of each label's positive part.
+    """
+
+    positive_weights: Tensor | None
+
+    def __init__(self, label_smoothing: float = 0.0, positive_weights: Sequence[float] | None = None) -> None:
+        super().__init__()
+        self.label_smoothing = label_smoothing
+        self.register_buffer("positive_weights", _weights(positive_weights), persistent=False)
+
+    def forward(self, output: Mapping[str, Tensor], label: Tensor) -> Tensor:
+        """Scalar loss of ``output["logits"]`` ``[b, c]`` for labels 0, 1 or NaN (unknown), ``[b, c]``.
+
+        A batch that knows no label has the loss 0, and a zero gradient.
+        """
+        logits = output["logits"].float()
+        target = label.to(logits).reshape(logits.shape)
+        known = ~torch.isnan(target)
+        target = torch.where(known, target, 0.0) * (1 - self.label_smoothing) + self.label_smoothing / 2
+        weights = None if self.positive_weights is None else self.positive_weights.to(logits.device)
+        losses = F.binary_cross_entropy_with_logits(logits, target, pos_weight=weights, reduction="none")
+        return torch.where(known, losses, 0.0).sum() / known.sum().clamp(min=1)
+
+
+def _weights(values: Sequence[float] | None) -> Tensor | None:
+    return None if values is None else torch.as_tensor(values, dtype=torch.float32)

@@ -1,0 +1,48 @@
+"""The sum of weighted loss terms that a MONAI trainer calls."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from monai_mil.losses.bag import BagCrossEntropy
+
+
+class MILLoss(nn.Module):
+    """``sum_k weights[k] * terms[k](output, label)``, in float32.
+
+    Args:
+        terms: loss modules by name; each takes the network's output dict and the label and returns a scalar.
+        weights: factor of each term, 1 where none is given.
+
+    Attributes:
+        last: the unweighted, detached value of every term in the latest call, for logging.
+
+    Raises:
+        ValueError: there is no term, or a weight names none.
+    """
+
+    def __init__(
+        self, terms: Mapping[str, nn.Module] | None = None, weights: Mapping[str, float] | None = None
+    ) -> None:
+        super().__init__()
+        self.terms = nn.ModuleDict({"bag": BagCrossEntropy()} if terms is None else terms)
+        self.weights = dict.fromkeys(self.terms, 1.0) | dict(weights or {})
+        self.last: dict[str, Tensor] = {}
+        if not self.terms:
+            raise ValueError("a loss needs at least one term")
+        if unknown := set(self.weights) - set(self.terms):
+            raise ValueError(f"weights without a term: {', '.join(sorted(unknown))}; terms: {', '.join(self.terms)}")
+
+    def forward(self, output: Mapping[str, Tensor], label: Tensor) -> Tensor:
+        """The weighted sum, a scalar.
+
+        Args:
+            output: what the network returned with ``return_dict=True``.
+            label: ``[b]`` class indices, or ``[b, c]`` for multi-label tasks.
+        """
+        values = {name: term(output, label) for name, term in self.terms.items()}
+        self.last = {name: value.detach() for name, value in values.items()}
+        return torch.stack([self.weights[name] * value for name, value in values.items()]).sum()

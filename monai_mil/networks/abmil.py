@@ -1,0 +1,173 @@
+"""Attention-based multiple-instance learning (Ilse, Tomczak and Welling, ICML 2018)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from monai_mil.networks.attention_pool import PoolWeights, attention_pool, stream_pool
+from monai_mil.networks.contract import MILNetwork, check_bag
+
+
+class ABMIL(MILNetwork):
+    """ABMIL with gated (Eq. 9) or plain (Eq. 8) attention over hidden rows.
+
+    ``h_i = relu(W x_i + b)``; ``s_i = w^T (tanh(V h_i) * sigmoid(U h_i))``, without the sigmoid if not gated;
+    ``a = softmax(s)`` over the instances; ``z = sum_i a_i h_i``; ``logits = C z + b``. With several heads each has
+    its own ``w`` and the ``z`` are concatenated.
+
+    The output holds ``logits``, ``attention``, ``attention_logits`` and ``bag`` ``[b, heads * hidden_dim]``. An
+    instance's score is its attention. Multi-label tasks read the same logits through a sigmoid.
+
+    Args:
+        in_channels: ``d``, width of an instance's features.
+        num_classes: ``c``.
+        hidden_dim: width of ``h``.
+        attention_dim: rows of ``V`` and ``U``.
+        heads: number of attention distributions.
+        gated: use the sigmoid branch.
+        dropout: probability of zeroing a value of ``h`` in training.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        num_classes: int,
+        hidden_dim: int = 512,
+        attention_dim: int = 256,
+        heads: int = 1,
+        gated: bool = True,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__(num_classes)
+        self.attention_dim = attention_dim
+        self.dropout = dropout
+        self.hidden = nn.Linear(in_channels, hidden_dim)
+        self.gates = nn.Linear(hidden_dim, 2 * attention_dim if gated else attention_dim)
+        self.score = nn.Linear(attention_dim, heads)
+        self.classifier = nn.Linear(heads * hidden_dim, num_classes)
+
+    def describe(self, image: Tensor, mask: Tensor | None) -> dict[str, Tensor]:
+        """See :meth:`MILNetwork.forward`."""
+        if torch.jit.is_scripting():
+            return self._whole(image, mask)
+        if torch.jit.is_tracing() or torch.compiler.is_compiling():
+            return self._whole(image, mask)
+        return self._in_chunks(image, mask)
+
+    @torch.jit.unused
+    @torch.no_grad()
+    def pool_chunks(self, chunks: Iterable[Tensor]) -> dict[str, Tensor]:
+        """Evaluate one bag that does not fit into memory.
+
+        Args:
+            chunks: the instances in order, ``[m, d]`` each, of any floating type; a few thousand rows are best.
+
+        Returns:
+            The output of a batch of one bag, as from ``forward(..., return_dict=True)``.
+
+        Raises:
+            ValueError: no row came, or a feature is not finite.
+        """
+        bag, scores = stream_pool((check_bag(rows.T[None], None)[0].T for rows in chunks), self._weights())
+        return self._answer(bag[None], scores[None])
+
+    @torch.jit.unused
+    def _in_chunks(self, image: Tensor, mask: Tensor | None) -> dict[str, Tensor]:
+        """Bag by bag over the real instances only, in chunks of them."""
+        weights, dropout = self._weights(), self.dropout if self.training else 0.0
+        bags, scores = [], []
+        for index, rows in enumerate(image.mT):
+            if mask is None:
+                bag, bag_scores = attention_pool(rows, weights, dropout)
+            else:
+                bag, real_scores = attention_pool(real_rows(rows, mask[index]), weights, dropout)
+                bag_scores = real_scores.new_full((len(real_scores), len(rows)), -torch.inf)
+                bag_scores = bag_scores.masked_scatter(mask[index], real_scores)
+            bags.append(bag)
+            scores.append(bag_scores)
+        return self._answer(torch.stack(bags), torch.stack(scores))
+
+    def _whole(self, image: Tensor, mask: Tensor | None) -> dict[str, Tensor]:
+        """The same in plain operations on the whole batch: what TorchScript, traces and ONNX hold."""
+        hidden = F.dropout(F.relu(self.hidden(image.transpose(1, 2))), self.dropout, self.training)
+        gates = self.gates(hidden)
+        gated = torch.tanh(gates[:, :, : self.attention_dim])
+        if gates.shape[2] > self.attention_dim:
+            gated = gated * torch.sigmoid(gates[:, :, self.attention_dim :])
+        scores = self.score(gated).transpose(1, 2)
+        if scores.dtype != torch.float64:
+            scores = scores.float()
+        if mask is not None:
+            scores = scores.masked_fill(~mask[:, None, :], -float("inf"))
+            hidden = hidden.masked_fill(~mask[:, :, None], 0.0)
+        return self._answer(torch.matmul(torch.softmax(scores, dim=2), hidden.to(scores.dtype)), scores)
+
+    def _answer(self, bag: Tensor, scores: Tensor) -> dict[str, Tensor]:
+        bag = bag.flatten(1)
+        return {
+            "logits": self.classifier(bag.to(self.classifier.weight.dtype)),
+            "attention": torch.softmax(scores, dim=2),
+            "attention_logits": scores,
+            "bag": bag,
+        }
+
+    def _weights(self) -> PoolWeights:
+        layers = (self.hidden, self.gates, self.score)
+        return PoolWeights(*(tensor for layer in layers for tensor in (layer.weight, layer.bias)))
+
+    @classmethod
+    def from_reference(cls, state_dict: Mapping[str, Tensor], dropout: float = 0.0) -> ABMIL:
+        """The attention network and bag classifier of a CLAM-SB checkpoint, gated or not.
+
+        Its instance classifiers are left out: this network has none.
+
+        Args:
+            state_dict: parameters under CLAM's names.
+            dropout: as in the constructor; a checkpoint does not tell.
+
+        Raises:
+            ValueError: the names are not those of CLAM-SB.
+        """
+        hidden = _layer(state_dict, r"attention_net\.0")
+        gated = any(name.endswith("attention_b.0.weight") for name in state_dict)
+        if gated:
+            tanh, sigmoid = (_layer(state_dict, rf"attention_net\.\d\.attention_{branch}\.0") for branch in "ab")
+            gates = {key: torch.cat([tanh[key], sigmoid[key]]) for key in tanh}
+            score = _layer(state_dict, r"attention_net\.\d\.attention_c")
+        else:
+            gates = _layer(state_dict, r"attention_net\.\d\.module\.0")
+            score = _layer(state_dict, r"attention_net\.\d\.module\.[23]")
+        classifier = _layer(state_dict, r"classifiers")
+        heads, attention_dim = score["weight"].shape
+        hidden_dim, in_channels = hidden["weight"].shape
+        network = cls(
+            in_channels, len(classifier["bias"]), hidden_dim, attention_dim, heads, gated=gated, dropout=dropout
+        )
+        network.hidden.load_state_dict(hidden)
+        network.gates.load_state_dict(gates)
+        network.score.load_state_dict(score)
+        network.classifier.load_state_dict(classifier)
+        return network
+
+
+def _layer(state_dict: Mapping[str, Tensor], pattern: str) -> dict[str, Tensor]:
+    """Weight and bias, float32, of the one layer whose name matches."""
+    found = {}
+    for name, tensor in state_dict.items():
+        match = re.fullmatch(rf"{pattern}\.(weight|bias)", name)
+        if match:
+            found[match[1]] = tensor.float()
+    if len(found) != 2:
+        raise ValueError(f"not a CLAM-SB state dict: no layer is named like '{pattern}'")
+    return found
+
+
+def real_rows(rows: Tensor, mask: Tensor) -> Tensor:
+    """The rows ``[m, d]`` of ``[n, d]`` where ``mask`` is True; a view if they come first, as collation puts them."""
+    count = int(mask.sum())
+    return rows[:count] if bool(mask[:count].all()) else rows[mask]

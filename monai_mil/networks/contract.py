@@ -1,0 +1,146 @@
+"""What every MIL network accepts, refuses and returns.
+
+A network derives from :class:`MILNetwork` and implements :meth:`MILNetwork.describe`. The keys a network may put into
+its output, every one of them batch-first so that MONAI engines can decollate it:
+
+======================  ==================  ===============================================================
+key                     shape               meaning
+======================  ==================  ===============================================================
+``logits``              ``[b, c]``          the answer; what the network returns unless asked for the dict
+``attention``           ``[b, h, n]``       a distribution over the real instances, 0 on padding
+``attention_logits``    ``[b, h, n]``       its scores before normalisation, ``-inf`` on padding
+``bag``                 ``[b, d']``         the bag vector that is classified
+``instance_logits``     ``[b, c, n]``       class evidence of every instance
+``heatmap``             ``[b, c, n, h, w]`` class evidence of every token of every instance
+``instance_scores``     ``[b, c, n]``       what localisation uses, where it is none of the above
+``prob``                ``[b, c]``          where the network's own answer is a probability
+``mask``                ``[b, n]``          True where an instance is real; present when it was given
+======================  ==================  ===============================================================
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+
+class MILNetwork(nn.Module):
+    """Base of all networks: checks the bag at the door and returns one tensor or the whole output.
+
+    A subclass implements :meth:`describe`.
+
+    Args:
+        num_classes: ``c``.
+    """
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        self.num_classes = num_classes
+
+    def forward(self, image: Tensor, mask: Tensor | None = None, return_dict: bool = False) -> Tensor:
+        """Classify a batch of bags.
+
+        Args:
+            image: features, channel first: ``[b, d, n]`` or spatial ``[b, d, n, h, w]``.
+            mask: True where an instance is real, ``[b, n]``; None if all are. What lies under False never matters.
+            return_dict: return the whole output (see this module) instead of the logits; ignored in TorchScript.
+
+        Returns:
+            Logits ``[b, c]``, or the dict.
+
+        Raises:
+            ValueError: a bag has no instance, a real feature is not finite, or the shapes do not fit.
+        """
+        if torch.jit.is_scripting():
+            return self.describe(check_bag(image, mask), mask)["logits"]
+        if not torch.jit.is_tracing() and not torch.compiler.is_compiling():
+            image = check_bag(image.as_subclass(Tensor), mask)
+        output = self.describe(image, mask)
+        if not return_dict:
+            return output["logits"]
+        if mask is not None:
+            output["mask"] = mask
+        return output  # type: ignore[return-value]
+
+    def describe(self, image: Tensor, mask: Tensor | None) -> dict[str, Tensor]:
+        """The whole output for a checked batch; see this module for the keys."""
+        raise NotImplementedError
+
+
+def check_bag(image: Tensor, mask: Tensor | None) -> Tensor:
+    """Refuse what no network can answer; costs one pass over the features and no memory.
+
+    Args:
+        image: ``[b, d, n]`` or ``[b, d, n, h, w]``.
+        mask: ``[b, n]``, bool, or None.
+
+    Returns:
+        ``image``, with padding that is not finite replaced by 0.
+
+    Raises:
+        ValueError: see :meth:`MILNetwork.forward`.
+    """
+    if image.dim() != 3 and image.dim() != 5:
+        raise ValueError(f"a bag must be [b, d, n] or [b, d, n, h, w], got {list(image.shape)}")
+    if image.shape[0] == 0 or image.shape[2] == 0:
+        raise ValueError(f"a bag without instances has no prediction, got {list(image.shape)}")
+    if mask is not None:
+        if mask.dtype != torch.bool or mask.shape[0] != image.shape[0] or mask.shape[1] != image.shape[2]:
+            raise ValueError(
+                f"the mask must be bool [b, n] for a bag {list(image.shape)}, got {mask.dtype} {list(mask.shape)}"
+            )
+        if not bool(mask.any(dim=1).all()):
+            raise ValueError("a bag without instances has no prediction: a row of the mask is all False")
+    if bool(torch.isfinite(image.detach().sum())):
+        return image
+    return _zero_padding(image, mask)
+
+
+def _zero_padding(image: Tensor, mask: Tensor | None) -> Tensor:
+    """``image`` with 0 on padding if all that is not finite lies there; reached when a plain sum is not finite."""
+    dirty_padding = False
+    for bag in range(image.shape[0]):
+        for start in range(0, image.shape[2], 8192):
+            instances = image[bag].detach().narrow(1, start, min(8192, image.shape[2] - start))
+            finite = torch.isfinite(instances.transpose(0, 1).flatten(1)).all(dim=1)
+            if mask is not None:
+                if bool((finite | ~mask[bag, start : start + 8192]).all()):
+                    dirty_padding = dirty_padding or not bool(finite.all())
+                    continue
+            elif bool(finite.all()):
+                continue
+            first = start + int(torch.nonzero(~finite)[0])
+            raise ValueError(f"bag {bag} of the batch has features that are not finite, first in instance {first}")
+    if dirty_padding and mask is not None:
+        hole = ~mask[:, None, :]
+        if image.dim() == 5:
+            hole = hole[:, :, :, None, None]
+        return image.masked_fill(hole, 0.0)
+    return image
+
+
+def instance_scores(output: Mapping[str, Tensor]) -> Tensor:
+    """What localisation uses, the same call for every network.
+
+    A network's own ``instance_scores`` come first, then its ``heatmap`` (the highest token of an instance), then its
+    attention, averaged over heads and the same for every class.
+
+    Args:
+        output: what a network returned with ``return_dict=True``.
+
+    Returns:
+        Scores ``[b, c, n]``, higher is more suspicious.
+
+    Raises:
+        ValueError: the output holds none of them.
+    """
+    if "instance_scores" in output:
+        return output["instance_scores"]
+    if "heatmap" in output:
+        return output["heatmap"].flatten(3).amax(dim=3)
+    if "attention" in output:
+        attention = output["attention"].mean(dim=1, keepdim=True)
+        return attention.expand(-1, output["logits"].shape[1], -1)
+    raise ValueError(f"nothing to localise with among the output's keys: {', '.join(sorted(output))}")

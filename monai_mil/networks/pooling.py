@@ -1,0 +1,109 @@
+"""Mean and max pooling: the two baselines every method is held against."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from monai_mil.networks.contract import MILNetwork, check_bag
+
+
+class InstancePooling(MILNetwork):
+    """Classify every instance, ``g_i = C relu(W x_i + b) + b'``, then pool ``g_i`` over the bag.
+
+    The output holds ``logits``, ``instance_logits`` ``[b, c, n]`` and, as ``instance_scores``, their sigmoid (one
+    class or multi-label) or softmax over the classes.
+
+    Args:
+        in_channels: ``d``, width of an instance's features.
+        num_classes: ``c``.
+        hidden_dim: width of the hidden layer.
+        dropout: probability of zeroing a hidden value in training.
+        multi_label: classes do not exclude each other; changes the scores only.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        num_classes: int,
+        hidden_dim: int = 512,
+        dropout: float = 0.0,
+        multi_label: bool = False,
+    ) -> None:
+        super().__init__(num_classes)
+        self.dropout = dropout
+        self.chunk_rows = 4096
+        self.multi_label = multi_label
+        self.hidden = nn.Linear(in_channels, hidden_dim)
+        self.classifier = nn.Linear(hidden_dim, num_classes)
+
+    def describe(self, image: Tensor, mask: Tensor | None) -> dict[str, Tensor]:
+        """See :meth:`MILNetwork.forward`."""
+        return self._answer(self._instance_logits(image), mask)
+
+    @torch.no_grad()
+    def pool_chunks(self, chunks: Iterable[Tensor]) -> dict[str, Tensor]:
+        """Evaluate one bag that arrives in chunks ``[m, d]`` of any floating type.
+
+        Raises:
+            ValueError: no row came, or a feature is not finite.
+        """
+        logits = [self._classify(check_bag(rows.T[None], None)) for rows in chunks]
+        if not logits:
+            raise ValueError("a bag without instances has no prediction")
+        return self._answer(torch.cat(logits, dim=2), None)
+
+    def _instance_logits(self, image: Tensor) -> Tensor:
+        if torch.is_grad_enabled() or image.shape[2] <= self.chunk_rows:
+            return self._classify(image)
+        if not torch.jit.is_scripting() and (torch.jit.is_tracing() or torch.compiler.is_compiling()):
+            return self._classify(image)
+        return torch.cat([self._classify(chunk) for chunk in image.split(self.chunk_rows, 2)], dim=2)
+
+    def _classify(self, image: Tensor) -> Tensor:
+        rows = image.transpose(1, 2).to(self.hidden.weight.dtype)
+        hidden = F.dropout(F.relu(self.hidden(rows)), self.dropout, self.training)
+        logits = self.classifier(hidden).transpose(1, 2)
+        return logits if logits.dtype == torch.float64 else logits.float()
+
+    def _answer(self, instance_logits: Tensor, mask: Tensor | None) -> dict[str, Tensor]:
+        independent = self.multi_label or self.num_classes == 1
+        scores = torch.sigmoid(instance_logits) if independent else torch.softmax(instance_logits, dim=1)
+        if mask is not None:
+            scores = scores.masked_fill(~mask[:, None, :], 0.0)
+        return {
+            "logits": self._pool(instance_logits, mask),
+            "instance_logits": instance_logits,
+            "instance_scores": scores,
+        }
+
+    def _pool(self, instance_logits: Tensor, mask: Tensor | None) -> Tensor:
+        raise NotImplementedError
+
+
+class MeanPooling(InstancePooling):
+    """The bag's logits are the mean of its instances' logits.
+
+    See :class:`InstancePooling` for the arguments and the output.
+    """
+
+    def _pool(self, instance_logits: Tensor, mask: Tensor | None) -> Tensor:
+        if mask is None:
+            return instance_logits.mean(dim=2)
+        real = mask[:, None, :]
+        return instance_logits.masked_fill(~real, 0.0).sum(dim=2) / real.sum(dim=2)
+
+
+class MaxPooling(InstancePooling):
+    """The bag's logit of a class is the highest of its instances' logits.
+
+    See :class:`InstancePooling` for the arguments and the output.
+    """
+
+    def _pool(self, instance_logits: Tensor, mask: Tensor | None) -> Tensor:
+        if mask is not None:
+            instance_logits = instance_logits.masked_fill(~mask[:, None, :], -float("inf"))
+        return instance_logits.amax(dim=2)
