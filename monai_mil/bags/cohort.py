@@ -1,0 +1,172 @@
+"""A cohort: which slides there are, whose they are, what their labels are and how they are split."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+import math
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from monai_mil.bags.atomic import replacing
+from monai_mil.errors import CohortError
+
+SPLITS = ("train", "val", "test")
+
+
+@dataclass(frozen=True)
+class CohortSlide:
+    """One slide of a cohort.
+
+    Attributes:
+        slide_id: unique name; the bag is ``<slide_id>.h5``.
+        patient_id: all slides of one patient stay in one split.
+        path: the slide's file, None where only its bag exists.
+        split: ``train``, ``val``, ``test``, or None where the table does not say.
+        label: class index (-1: unknown), or one float for every class (NaN: unknown), or None without labels.
+        row: where the table names it, for error messages.
+    """
+
+    slide_id: str
+    patient_id: str
+    path: Path | None = None
+    split: str | None = None
+    label: int | tuple[float, ...] | None = None
+    row: str = ""
+
+
+@dataclass(frozen=True)
+class Cohort:
+    """Slides with their labels, read by ``read_cohort``.
+
+    Attributes:
+        source: the table it was read from.
+        slides: in the table's order.
+        labels: names of the label columns: one for a multi-class cohort, several for a multi-label one.
+        classes: names of the classes; the label columns themselves in a multi-label cohort.
+    """
+
+    source: Path
+    slides: tuple[CohortSlide, ...]
+    labels: tuple[str, ...] = ()
+    classes: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.slides)
+
+    def datalist(
+        self, split: str | None = None, bag_dir: str | os.PathLike[str] | None = None, *, check: bool = True
+    ) -> list[dict[str, Any]]:
+        """MONAI's data list of one split.
+
+        Args:
+            split: ``train``, ``val`` or ``test``; None for all slides.
+            bag_dir: folder of the bags; None to work on the slides themselves.
+            check: raise if a bag or slide is missing, rather than when it is read.
+
+        Returns:
+            Dictionaries with ``image`` (path of bag or slide), ``label`` (where the cohort has labels), ``slide_id``
+            and ``patient_id``.
+
+        Raises:
+            CohortError: the split is unknown or empty, or a file is missing; names table, row and column.
+        """
+        chosen = [slide for slide in self.slides if split is None or slide.split == split]
+        if split is not None and split not in SPLITS:
+            raise CohortError(f"cohort '{self.source}': split '{split}' is none of {', '.join(SPLITS)}")
+        if not chosen:
+            raise CohortError(
+                f"cohort '{self.source}': no slide has split '{split}' in column 'split'; fill it or use split_cohort"
+            )
+        items = []
+        for slide in chosen:
+            image = Path(bag_dir, f"{slide.slide_id}.h5") if bag_dir is not None else slide.path
+            if image is None:
+                raise CohortError(f"cohort '{self.source}', {slide.row}, column 'path': empty; name the slide's file")
+            if check and not image.exists():
+                column, advice = (
+                    ("path", "correct it") if bag_dir is None else ("slide_id", "run monai-mil embed first")
+                )
+                raise CohortError(
+                    f"cohort '{self.source}', {slide.row}, column '{column}': no file '{image}'; {advice}"
+                )
+            item: dict[str, Any] = {"image": str(image)}
+            if slide.label is not None:
+                item["label"] = slide.label if isinstance(slide.label, int) else list(slide.label)
+            items.append(item | {"slide_id": slide.slide_id, "patient_id": slide.patient_id})
+        return items
+
+    def write(self, path: str | os.PathLike[str]) -> Path:
+        """Write the cohort as CSV that ``read_cohort`` reads; slides are named relative to the table's folder."""
+        path = Path(path)
+        table = io.StringIO()
+        writer = csv.writer(table, lineterminator="\n")
+        writer.writerow(["slide_id", "patient_id", "path", "split", *self.labels])
+        for slide in self.slides:
+            place = "" if slide.path is None else _relative(slide.path, path.parent)
+            writer.writerow([slide.slide_id, slide.patient_id, place, slide.split or "", *self._label_text(slide)])
+        with replacing(path) as partial:
+            partial.write_text(table.getvalue(), encoding="utf-8")
+        return path
+
+    def _label_text(self, slide: CohortSlide) -> list[str]:
+        if isinstance(slide.label, int):
+            return [self.classes[slide.label] if slide.label >= 0 else ""]
+        return ["" if math.isnan(value) else f"{value:g}" for value in slide.label or ()]
+
+
+def split_cohort(cohort: Cohort, fractions: Sequence[float] = (0.6, 0.2, 0.2), seed: int = 0) -> Cohort:
+    """Assign slides to train, val and test: patients are never divided, classes are kept in proportion.
+
+    Args:
+        cohort: any; splits it already has are replaced.
+        fractions: of train, val and test; must sum to 1. A patient-grouped split meets them approximately.
+        seed: of the shuffle.
+
+    Returns:
+        The same cohort with ``split`` set.
+
+    Raises:
+        CohortError: too few patients for the fractions.
+    """
+    if len(fractions) != 3 or min(fractions) < 0 or not math.isclose(sum(fractions), 1.0, abs_tol=1e-6):
+        raise CohortError(f"cohort '{cohort.source}': fractions {tuple(fractions)} are not three shares that sum to 1")
+    strata = np.array([str(slide.label) for slide in cohort.slides])
+    patients = np.array([slide.patient_id for slide in cohort.slides])
+    rest = np.arange(len(cohort))
+    split = np.full(len(cohort), "train", dtype="<U5")
+    try:
+        for name, share in (("test", fractions[2]), ("val", fractions[1] / max(1 - fractions[2], 1e-9))):
+            taken = _draw(strata[rest], patients[rest], share, seed)
+            split[rest[taken]] = name
+            rest = rest[~taken]
+    except ValueError as error:
+        raise CohortError(
+            f"cohort '{cohort.source}': {len(set(patients))} patients cannot be split {tuple(fractions)} ({error})"
+        ) from error
+    slides = zip(cohort.slides, split.tolist(), strict=True)
+    return dataclasses.replace(cohort, slides=tuple(dataclasses.replace(slide, split=name) for slide, name in slides))
+
+
+def _draw(strata: np.ndarray, patients: np.ndarray, share: float, seed: int) -> np.ndarray:
+    """True for about ``share`` of the rows: one fold, or all but one where the share is above a half."""
+    from sklearn.model_selection import StratifiedGroupKFold
+
+    if share in (0, 1) or not len(strata):
+        return np.full(len(strata), bool(share))
+    folds = StratifiedGroupKFold(round(1 / min(share, 1 - share)), shuffle=True, random_state=seed)
+    many, few = next(folds.split(strata, strata, patients))
+    taken = np.zeros(len(strata), bool)
+    taken[few if share <= 0.5 else many] = True
+    return taken
+
+
+def _relative(path: Path, folder: Path) -> str:
+    path, folder = path.resolve(), folder.resolve()
+    return path.relative_to(folder).as_posix() if path.is_relative_to(folder) else str(path)

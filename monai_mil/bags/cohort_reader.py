@@ -1,0 +1,242 @@
+"""Reading a cohort from a CSV table or a MONAI data list; whatever is wrong is named by file, row and column."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from monai_mil.bags.cohort import SPLITS, Cohort, CohortSlide
+from monai_mil.errors import CohortError
+
+_SECTIONS = {
+    "training": "train",
+    "train": "train",
+    "validation": "val",
+    "val": "val",
+    "testing": "test",
+    "test": "test",
+    "data": None,
+}
+_SHOWN_PROBLEMS = 10
+
+
+@dataclass
+class _Table:
+    """Rows as ``(where, cells)`` and the problems found in them."""
+
+    source: Path
+    columns: list[str]
+    rows: list[tuple[str, dict[str, Any]]]
+    problems: list[str] = field(default_factory=list)
+
+    def problem(self, row: str, column: str, what: str) -> None:
+        self.problems.append(f"{row}, column '{column}': {what}")
+
+    def raise_problems(self) -> None:
+        if self.problems:
+            shown = self.problems[:_SHOWN_PROBLEMS]
+            more = len(self.problems) - len(shown)
+            lines = shown + ([f"and {more} more"] if more else [])
+            raise CohortError(f"cohort '{self.source}', " + "; ".join(lines))
+
+
+def read_cohort(
+    path: str | os.PathLike[str],
+    *,
+    labels: Sequence[str] = ("label",),
+    classes: Sequence[str] | None = None,
+    unlabelled: bool = False,
+) -> Cohort:
+    """Read and check a cohort.
+
+    A CSV table has the columns ``slide_id``, the label columns, and where wanted ``path`` (relative to the table),
+    ``patient_id`` (default: the slide id) and ``split`` (train, val, test). A MONAI data list (JSON) is a list of
+    dictionaries, or lists under ``training``, ``validation`` and ``testing``; their ``image`` is the path and the slide
+    id defaults to its name.
+
+    Args:
+        path: the table or data list.
+        labels: label columns. One names the class of every slide; of several each holds 0, 1 or nothing (unknown).
+            Empty if no labels are wanted.
+        classes: the classes in the order of a network's outputs; default the table's, sorted.
+        unlabelled: accept slides without a label (class -1, all NaN), as inference does.
+
+    Returns:
+        The cohort.
+
+    Raises:
+        CohortError: anything is missing, unknown, duplicate or unreadable; names file, row and column.
+    """
+    path = Path(path)
+    table = _read_json(path) if path.suffix.lower() == ".json" else _read_csv(path)
+    if not table.rows:
+        raise CohortError(f"cohort '{path}': no slides; add one row for every slide")
+    labels = tuple(labels)
+    required = ["slide_id", *(() if unlabelled else labels)]
+    missing = [column for column in required if column not in table.columns]
+    if missing:
+        names = " and ".join(f"'{name}'" for name in missing)
+        raise CohortError(f"cohort '{path}', row 1: no column {names}; it has {', '.join(table.columns)}")
+    known = _classes(table, labels, classes)
+    slides = tuple(_slide(table, row, cells, labels, known, unlabelled) for row, cells in table.rows)
+    _check_together(table, slides)
+    table.raise_problems()
+    return Cohort(path, slides, labels, known)
+
+
+def _read_csv(path: Path) -> _Table:
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise CohortError(f"cohort '{path}': no such file") from None
+    except UnicodeDecodeError as error:
+        raise CohortError(f"cohort '{path}': not UTF-8 (byte {error.start}); save the table as CSV UTF-8") from None
+    except OSError as error:
+        raise CohortError(f"cohort '{path}': cannot be read ({error.strerror})") from None
+    reader = csv.reader(text.splitlines())
+    header = [name.strip() for name in next(reader, [])]
+    if len(header) == 1:
+        found = next((mark for mark in (";", "\t", "|") if mark in header[0]), None)
+        if found is not None:
+            raise CohortError(f"cohort '{path}', row 1: columns are separated by {found!r}; save with commas")
+    table = _Table(path, header, [])
+    for name in sorted({name for name in header if header.count(name) > 1}):
+        table.problem("row 1", name, "stands there twice")
+    for cells in reader:
+        if not any(cell.strip() for cell in cells):
+            continue
+        row = f"row {reader.line_num}"
+        if len(cells) != len(header):
+            table.problem(row, header[min(len(cells), len(header)) - 1], f"{len(cells)} cells, not {len(header)}")
+        table.rows.append((row, {name: cell.strip() for name, cell in zip(header, cells, strict=False)}))
+    table.raise_problems()
+    return table
+
+
+def _read_json(path: Path) -> _Table:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
+    except FileNotFoundError:
+        raise CohortError(f"cohort '{path}': no such file") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise CohortError(f"cohort '{path}': not valid JSON ({error})") from None
+    rows = list(_json_rows(path, content))
+    return _Table(path, sorted({column for _, cells in rows for column in cells}), rows)
+
+
+def _json_rows(path: Path, content: Any) -> Iterator[tuple[str, dict[str, Any]]]:
+    sections = {"data": content} if isinstance(content, list) else content
+    if not isinstance(sections, dict) or not any(name in _SECTIONS for name in sections):
+        raise CohortError(f"cohort '{path}': neither a list nor sections named {', '.join(_SECTIONS)}")
+    for section, split in _SECTIONS.items():
+        items = sections.get(section, [])
+        if not isinstance(items, list):
+            raise CohortError(f"cohort '{path}': '{section}' is not a list of dictionaries")
+        for index, item in enumerate(items):
+            row = f"{section}[{index}]"
+            if not isinstance(item, dict):
+                raise CohortError(f"cohort '{path}', {row}: not a dictionary")
+            cells = {name: value if isinstance(value, list) else _text(value) for name, value in item.items()}
+            place = cells.get("path") or cells.get("image") or ""
+            cells = {"slide_id": _stem(str(place)), "path": place} | cells
+            yield row, cells if split is None else cells | {"split": split}
+
+
+def _text(value: Any) -> str:
+    return "" if value is None else str(value)
+
+
+def _stem(path: str) -> str:
+    return Path(path).stem.removesuffix(".ome")
+
+
+def _classes(table: _Table, labels: tuple[str, ...], classes: Sequence[str] | None) -> tuple[str, ...]:
+    if not labels:
+        return tuple(classes or ())
+    if len(labels) > 1:
+        return labels
+    values = [cells.get(labels[0], "") for _, cells in table.rows]
+    widths = {len(value) for value in values if isinstance(value, list)}
+    if widths:
+        return tuple(classes or (f"{labels[0]}_{k}" for k in range(max(widths))))
+    if classes is not None:
+        return tuple(map(str, classes))
+    names = {value for value in values if value}
+    return tuple(sorted(names, key=int if all(name.isdecimal() for name in names) else None))
+
+
+def _slide(
+    table: _Table, row: str, cells: dict[str, Any], labels: tuple[str, ...], classes: tuple[str, ...], unlabelled: bool
+) -> CohortSlide:
+    slide_id = cells.get("slide_id", "")
+    if not slide_id:
+        table.problem(row, "slide_id", "empty")
+    elif Path(slide_id).name != slide_id:
+        table.problem(row, "slide_id", f"'{slide_id}' cannot name a file; use no path separators")
+    split = cells.get("split") or None
+    if split is not None and split not in SPLITS:
+        table.problem(row, "split", f"'{split}' is none of {', '.join(SPLITS)}")
+    return CohortSlide(
+        slide_id=slide_id,
+        patient_id=cells.get("patient_id") or slide_id,
+        path=table.source.parent / cells["path"] if cells.get("path") else None,
+        split=split,
+        label=_label(table, row, cells, labels, classes, unlabelled),
+        row=row,
+    )
+
+
+def _label(
+    table: _Table, row: str, cells: dict[str, Any], labels: tuple[str, ...], classes: tuple[str, ...], unlabelled: bool
+) -> int | tuple[float, ...] | None:
+    if not labels:
+        return None
+    values = cells.get(labels[0], "") if len(labels) == 1 else [cells.get(name, "") for name in labels]
+    if isinstance(values, list):
+        return _multi_label(table, row, values, labels, classes, unlabelled)
+    if values in classes:
+        return classes.index(values)
+    if values or not unlabelled:
+        what = f"'{values}' is none of the classes {', '.join(classes)}" if values else "no label"
+        table.problem(row, labels[0], what)
+    return -1
+
+
+def _multi_label(
+    table: _Table, row: str, values: list[Any], labels: tuple[str, ...], classes: tuple[str, ...], unlabelled: bool
+) -> tuple[float, ...]:
+    columns = labels if len(labels) > 1 else labels * len(classes)
+    if len(values) != len(classes):
+        table.problem(row, columns[0], f"{len(values)} values for the {len(classes)} classes")
+        return ()
+    parsed = []
+    for column, value in zip(columns, map(_text, values), strict=True):
+        allowed = {"": math.nan, "nan": math.nan, "0": 0.0, "1": 1.0, "0.0": 0.0, "1.0": 1.0}
+        if value.lower() not in allowed:
+            table.problem(row, column, f"'{value}' is none of 0, 1 and empty (unknown)")
+        parsed.append(allowed.get(value.lower(), math.nan))
+    if not unlabelled and all(math.isnan(value) for value in parsed):
+        table.problem(row, columns[0], "no label in any label column")
+    return tuple(parsed)
+
+
+def _check_together(table: _Table, slides: tuple[CohortSlide, ...]) -> None:
+    """What can only be seen across rows: duplicate slides, divided patients, a half-filled split column."""
+    first: dict[str, CohortSlide] = {}
+    home: dict[str, CohortSlide] = {}
+    has_splits = any(slide.split for slide in slides)
+    for slide in slides:
+        if slide.slide_id and slide is not (earlier := first.setdefault(slide.slide_id, slide)):
+            table.problem(slide.row, "slide_id", f"'{slide.slide_id}' stands already in {earlier.row}")
+        if has_splits and slide.split is None:
+            table.problem(slide.row, "split", "empty, but other rows have one")
+        other = home.setdefault(slide.patient_id, slide)
+        if other.split != slide.split:
+            what = f"patient '{slide.patient_id}' is in '{slide.split}' but in '{other.split}' in {other.row}"
+            table.problem(slide.row, "split", what)
