@@ -1,0 +1,134 @@
+"""Tiles and regions for QuPath: GeoJSON in level-0 pixels."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from monai_mil.bags.atomic import replacing
+from monai_mil.heatmaps.colours import ColourMap, colour_index, colour_table
+from monai_mil.heatmaps.heatmap import Heatmap
+from monai_mil.heatmaps.raster import Overlap
+from monai_mil.heatmaps.regions import Region, find_regions
+
+_REGION_COLOUR = [214, 39, 40]
+
+
+def export_geojson(
+    heatmap: Heatmap,
+    path: str | Path,
+    *,
+    tiles: bool = True,
+    minimum: float | None = None,
+    top: int | None = None,
+    regions: float | None = None,
+    percentile: bool = False,
+    classification: str | None = None,
+    colour_map: ColourMap = "viridis",
+    overlap: Overlap = "max",
+) -> Path:
+    """Write a FeatureCollection that QuPath opens by drag and drop.
+
+    Every tile is a *detection* (QuPath handles hundreds of thousands) with its score and its percentile within the
+    slide as measurements, coloured by percentile. Every region is an *annotation*: the union of touching tiles (or
+    cells of tiles' blocks) of at least a threshold, with its holes, its mean and maximum score and its area. Shapes
+    end at the slide's border.
+
+    Args:
+        heatmap: the scores; of a tile with a block of scores the maximum is written.
+        path: the file, ``.geojson``.
+        tiles: write the tiles.
+        minimum: leave out tiles below this score.
+        top: write this many tiles of the highest scores at most, highest first.
+        regions: write regions of at least this score; None writes none.
+        percentile: ``minimum`` and ``regions`` are percentiles within the slide (0 to 100) in place of scores.
+        classification: QuPath class of the tiles, default the heatmap's name; regions get it with " region" appended.
+            Choose names that differ from those of human annotations.
+        colour_map: colours of the tiles.
+        overlap: how scores of overlapping tiles are combined in regions.
+    """
+    name = classification or heatmap.name
+    features: list[str] = []
+    if tiles:
+        features.extend(_tile_features(heatmap, _chosen(heatmap, minimum, top, percentile), name, colour_map))
+    if regions is not None:
+        found = find_regions(heatmap, regions, percentile=percentile, overlap=overlap)
+        features.extend(_region_features(heatmap, found, f"{name} region"))
+    path = Path(path)
+    with replacing(path) as temporary, temporary.open("w", encoding="utf-8") as file:
+        file.write('{"type":"FeatureCollection","features":[\n')
+        file.write(",\n".join(features))
+        file.write("\n]}\n")
+    return path
+
+
+def _chosen(heatmap: Heatmap, minimum: float | None, top: int | None, percentile: bool) -> np.ndarray:
+    """Indices of the tiles to write, in tile order or, with ``top``, highest score first."""
+    scores = heatmap.tile_scores
+    index = np.arange(len(scores))
+    if minimum is not None:
+        index = index[_tile_percentiles(heatmap) >= minimum if percentile else scores >= minimum]
+    return index if top is None else index[np.argsort(-scores[index], kind="stable")[:top]]
+
+
+def _tile_percentiles(heatmap: Heatmap) -> np.ndarray:
+    percentiles = heatmap.percentiles()
+    return percentiles if percentiles.ndim == 1 else percentiles.max(axis=(1, 2))
+
+
+def _tile_features(heatmap: Heatmap, index: np.ndarray, name: str, colour_map: ColourMap) -> Iterator[str]:
+    percentiles = _tile_percentiles(heatmap)[index]
+    near = np.maximum(heatmap.coords[index], 0)
+    far = np.minimum(heatmap.coords[index] + heatmap.frame.tile_size_level0, heatmap.frame.level0_size)
+    table = colour_table(colour_map)
+    score, percent = json.dumps(heatmap.name), json.dumps(f"{heatmap.name} percentile")
+    kind = json.dumps({"name": name, "color": table[-1].tolist()}, separators=(",", ":"))
+    head = '{"type":"Feature","geometry":{"type":"Polygon","coordinates":[[['
+    middles = [
+        f']]]}},"properties":{{"objectType":"detection","classification":{kind},"color":[{r},{g},{b}],'
+        f'"measurements":{{{score}:'
+        for r, g, b in table.tolist()
+    ]
+    for x0, y0, x1, y1, value, rank, colour in zip(
+        *(_texts(column) for column in (*near.T, *far.T)),
+        heatmap.tile_scores[index].tolist(),
+        percentiles.tolist(),
+        colour_index(percentiles, (0, 100)).tolist(),
+        strict=True,
+    ):
+        yield (
+            f"{head}{x0},{y0}],[{x1},{y0}],[{x1},{y1}],[{x0},{y1}],[{x0},{y0}{middles[colour]}{value:.6g},"
+            f"{percent}:{rank:.4g}}}}}}}"
+        )
+
+
+def _region_features(heatmap: Heatmap, regions: list[Region], name: str) -> Iterator[str]:
+    for region in regions:
+        properties = {
+            "objectType": "annotation",
+            "classification": {"name": name, "color": _REGION_COLOUR},
+            "isLocked": False,
+            "measurements": {
+                f"{heatmap.name} mean": float(f"{region.mean:.6g}"),
+                f"{heatmap.name} max": float(f"{region.maximum:.6g}"),
+                "area mm^2": float(f"{region.area * heatmap.frame.mpp**2 * 1e-6:.6g}"),
+            },
+        }
+        rings = ",".join(
+            "[" + ",".join(f"[{x},{y}]" for x, y in zip(*map(_texts, ring.T), strict=True)) + "]"
+            for ring in region.rings
+        )
+        yield (
+            f'{{"type":"Feature","geometry":{{"type":"Polygon","coordinates":[{rings}]}},'
+            f'"properties":{json.dumps(properties, separators=(",", ":"))}}}'
+        )
+
+
+def _texts(values: np.ndarray) -> list[str]:
+    """Pixel positions as text, to a hundredth of a pixel; every distinct position is formatted once."""
+    distinct, inverse = np.unique(values, return_inverse=True)
+    texts = [f"{value:.2f}".rstrip("0").rstrip(".") for value in distinct.tolist()]
+    return [texts[i] for i in inverse.tolist()]
