@@ -1,0 +1,192 @@
+"""Handlers that write an evaluator's predictions and heatmaps, for use in a bundle's ``handlers``."""
+
+from __future__ import annotations
+
+import csv
+import io
+import logging
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from monai_mil.bags.atomic import replacing
+from monai_mil.errors import CohortError
+from monai_mil.heatmaps.cases import case_id, cases, read_frame, read_prediction, read_scores
+from monai_mil.heatmaps.geojson import export_geojson
+from monai_mil.heatmaps.heatmap import Heatmap, assemble
+from monai_mil.heatmaps.png import export_png
+from monai_mil.heatmaps.tiff import export_tiff
+
+logger = logging.getLogger(__name__)
+
+_EXPORTS: dict[str, tuple[str, Callable[..., Path]]] = {
+    "png": (".png", export_png),
+    "geojson": (".geojson", export_geojson),
+    "tiff": (".tif", export_tiff),
+}
+
+
+class HeatmapSaver:
+    """Writes ``<output_dir>/heatmaps/<slide_id>.h5`` of every case, and further formats beside it.
+
+    A case needs ``coords`` and scores (see ``key``), and an image whose meta data holds the slide's frame, which
+    ``LoadBagd`` and ``EmbedSlided`` give. A slide whose heatmap cannot be written is logged, kept in ``failures`` and
+    reported again at the end; the others are written.
+
+    Args:
+        output_dir: the run's folder.
+        formats: any of ``png``, ``geojson`` and ``tiff``, beside the HDF5 file.
+        options: further arguments for an export, by format: ``{"geojson": {"regions": 90, "percentile": true}}``.
+        key: which tensor of a case is drawn: ``[n]``, ``[rows, n]`` or ``[rows, n, h, w]``. None takes the first there
+            is of ``scores``, ``heatmap``, ``instance_scores`` (rows are classes) and ``attention`` (rows are heads,
+            and averaged).
+        class_index: the class to draw where rows are classes; None draws the most probable one.
+        name: what the figures call the scores; default the key.
+        classes: names of the classes, for titles; None leaves the prediction out of them.
+        multi_label: classes do not exclude each other.
+    """
+
+    def __init__(
+        self,
+        output_dir: str,
+        formats: Sequence[str] = (),
+        options: Mapping[str, Mapping[str, Any]] | None = None,
+        key: str | None = None,
+        class_index: int | None = None,
+        name: str | None = None,
+        classes: Sequence[str] | None = None,
+        multi_label: bool = False,
+    ) -> None:
+        unknown = sorted((set(formats) | set(options or {})) - {*_EXPORTS, "h5"})
+        if unknown:
+            raise ValueError(f"unknown heatmap formats {', '.join(unknown)}; choose from {', '.join(_EXPORTS)}")
+        self.folder = Path(output_dir, "heatmaps")
+        self.formats = tuple(form for form in formats if form != "h5")
+        self.options = options or {}
+        self.key = key
+        self.class_index = class_index
+        self.name = name
+        self.classes = classes
+        self.multi_label = multi_label
+        self.failures: dict[str, str] = {}
+
+    def attach(self, engine: Any) -> None:
+        """Write at every iteration of ``engine`` and report at its end."""
+        from ignite.engine import Events
+
+        engine.add_event_handler(Events.STARTED, lambda _: self.failures.clear())
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self)
+        engine.add_event_handler(Events.COMPLETED, self._report)
+
+    def __call__(self, engine: Any) -> None:
+        """Write the heatmaps of the engine's current iteration."""
+        for item in cases(engine):
+            slide_id = case_id(item)
+            try:
+                heatmap = self._assemble(item)
+                heatmap.save(self.folder / f"{slide_id}.h5")
+            except Exception as error:
+                self._fail(slide_id, "h5", error)
+                continue
+            for form in self.formats:
+                suffix, export = _EXPORTS[form]
+                try:
+                    export(heatmap, self.folder / f"{slide_id}{suffix}", **self.options.get(form, {}))
+                except Exception as error:
+                    self._fail(slide_id, form, error)
+
+    def raise_failures(self) -> None:
+        """Raise a CohortError that names every slide whose heatmap could not be written, if any."""
+        if self.failures:
+            listed = "\n  ".join(self.failures.values())
+            raise CohortError(f"the heatmaps of {len(self.failures)} slides failed, the others are done:\n  {listed}")
+
+    def _assemble(self, item: Mapping[str, Any]) -> Heatmap:
+        key, scores, coords = read_scores(item, self.key, self.class_index)
+        attributes: dict[str, Any] = {}
+        if self.classes is not None:
+            attributes = read_prediction(item, self.classes, self.multi_label).attributes()
+        return assemble(scores, coords, read_frame(item), name=self.name or key, attributes=attributes)
+
+    def _fail(self, slide_id: str, form: str, error: Exception) -> None:
+        self.failures[slide_id] = f"{slide_id} ({form}): {error}"
+        logger.error("heatmap of %s", self.failures[slide_id])
+
+    def _report(self, engine: Any) -> None:
+        if self.failures:
+            logger.error("no complete heatmap of %d slides: %s", len(self.failures), ", ".join(self.failures))
+
+
+class PredictionSaver:
+    """Writes ``<output_dir>/predictions.csv``: one row a slide, replaced as a whole when the engine ends.
+
+    Columns: ``slide_id, patient_id, label, pred, prob_<class>...``; multi-label cohorts also have ``label_<class>`` (1,
+    0 or empty) and join names in ``label`` and ``pred`` by ``;``. While the engine runs, finished rows stand in
+    ``predictions.partial.csv``, so a run that is killed loses nothing but its last case. Under DistributedDataParallel
+    the rows of all processes come together in one table.
+
+    Args:
+        output_dir: the run's folder.
+        classes: names of the classes, in the order of the network's outputs.
+        multi_label: classes do not exclude each other.
+        filename: name of the table.
+    """
+
+    def __init__(
+        self, output_dir: str, classes: Sequence[str], multi_label: bool = False, filename: str = "predictions.csv"
+    ) -> None:
+        self.path = Path(output_dir, filename)
+        self.classes = tuple(classes)
+        self.multi_label = multi_label
+        self._rows: dict[str, dict[str, str]] = {}
+
+    def attach(self, engine: Any) -> None:
+        """Collect at every iteration of ``engine`` and write the table at its end."""
+        from ignite.engine import Events
+
+        engine.add_event_handler(Events.STARTED, self._start)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self)
+        engine.add_event_handler(Events.COMPLETED, self._finish)
+
+    def __call__(self, engine: Any) -> None:
+        """Add the rows of the engine's current iteration."""
+        fresh = [read_prediction(item, self.classes, self.multi_label).row() for item in cases(engine)]
+        with self._partial.open("a", encoding="utf-8", newline="") as file:
+            file.write(_csv(fresh, header=not self._rows))
+        self._rows |= {row["slide_id"]: row for row in fresh}
+
+    @property
+    def _partial(self) -> Path:
+        import ignite.distributed as idist
+
+        rank = f".{idist.get_rank()}" if idist.get_world_size() > 1 else ""
+        return self.path.with_name(f"{self.path.stem}.partial{rank}{self.path.suffix}")
+
+    def _start(self, engine: Any) -> None:
+        self._rows.clear()
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._partial.unlink(missing_ok=True)
+
+    def _finish(self, engine: Any) -> None:
+        import ignite.distributed as idist
+
+        if idist.get_world_size() > 1:
+            import torch.distributed as dist
+
+            gathered: list[dict[str, dict[str, str]]] = [{} for _ in range(idist.get_world_size())]
+            dist.all_gather_object(gathered, self._rows)
+            self._rows = {slide_id: row for rows in gathered for slide_id, row in rows.items()}
+        if idist.get_rank() == 0 and self._rows:
+            with replacing(self.path) as temporary:
+                temporary.write_text(_csv(self._rows.values(), header=True), encoding="utf-8")
+        self._partial.unlink(missing_ok=True)
+
+
+def _csv(rows: Iterable[Mapping[str, str]], header: bool) -> str:
+    rows = list(rows)
+    text = io.StringIO()
+    writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
+    if header:
+        writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
