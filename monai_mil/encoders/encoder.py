@@ -1,0 +1,103 @@
+"""A frozen feature extractor: uint8 tiles in, float16 features out."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from monai_mil.encoders.card import EncoderCard
+from monai_mil.encoders.preprocess import prepare
+from monai_mil.errors import EncoderError
+
+_FLOAT16_MAX = 65504.0
+
+
+class Encoder:
+    """Maps tiles to features; made by :func:`monai_mil.encoders.get_encoder`.
+
+    Attributes:
+        name: the card's name.
+        digest: 16 hexadecimal digits over weights and preprocessing; bags of one digest belong together. The number
+            type the network runs in is not part of it.
+        width: ``d``, the length of a feature vector.
+        grid: ``(h, w)`` of the spatial map, None when features are pooled.
+        tile_size: side of the tiles it was made for, px at ``target_mpp``; other sizes are resized.
+        target_mpp: micrometres per pixel it was made for.
+    """
+
+    def __init__(
+        self,
+        card: EncoderCard,
+        model: nn.Module,
+        *,
+        digest: str,
+        spatial: bool,
+        device: torch.device,
+        dtype: torch.dtype,
+        chunk: int,
+    ) -> None:
+        self.card = card
+        self.name = card.name
+        self.digest = digest
+        self.width = card.token_width if spatial else card.width
+        self.grid = card.grid if spatial else None
+        self.tile_size = card.tile_size
+        self.target_mpp = card.target_mpp
+        self.device = device
+        self.dtype = dtype
+        self._model = model
+        self._chunk = chunk
+
+    def __call__(self, tiles: Tensor) -> Tensor:
+        """Encode tiles.
+
+        Args:
+            tiles: uint8 RGB ``[b, 3, s, s]``, any ``s``, on any device.
+
+        Returns:
+            float16 ``[b, d]``, or spatial ``[b, d, h, w]`` whose memory is token-major (``permute(0, 2, 3, 1)`` of it
+            is contiguous), on the encoder's device. Values outside float16's range are clamped to it.
+
+        Raises:
+            EncoderError: the input is not a batch of square RGB uint8 tiles, or the network's output is not what the
+                card says.
+        """
+        _check_tiles(tiles, self.name)
+        return self._run(tiles, raw=True)
+
+    def encode(self, images: Tensor) -> Tensor:
+        """Encode images that are prepared already, ``[b, 3, input_size, input_size]`` floats as the network wants them.
+
+        For inputs that are no uint8 tiles, such as CT slices. Returns what ``__call__`` returns.
+        """
+        return self._run(images, raw=False)
+
+    def _run(self, inputs: Tensor, *, raw: bool) -> Tensor:
+        features = torch.empty(len(inputs), *(self.grid or ()), self.width, dtype=torch.float16, device=self.device)
+        with torch.inference_mode():
+            for part, target in zip(inputs.split(self._chunk), features.split(self._chunk), strict=True):
+                part = part.to(self.device, non_blocking=True)
+                images = prepare(part, self.card.preprocessing, self.dtype) if raw else part.to(self.dtype)
+                output = self._model(images)
+                if output.shape != target.shape:
+                    raise EncoderError(
+                        f"encoder '{self.name}': the network gives {list(output.shape[1:])} for a tile, "
+                        f"its card says {list(target.shape[1:])}; correct the card or the weights"
+                    )
+                target.copy_(output.clamp(-_FLOAT16_MAX, _FLOAT16_MAX))
+        return features.permute(0, 3, 1, 2) if self.grid else features
+
+    def __repr__(self) -> str:
+        grid = f", grid={self.grid}" if self.grid else ""
+        return f"Encoder({self.name!r}, width={self.width}{grid}, digest={self.digest!r}, device={str(self.device)!r})"
+
+
+def _check_tiles(tiles: Tensor, name: str) -> None:
+    if not isinstance(tiles, Tensor) or tiles.dtype != torch.uint8:
+        kind = tiles.dtype if isinstance(tiles, Tensor) else type(tiles).__name__
+        raise EncoderError(f"encoder '{name}': tiles must be a uint8 tensor, got {kind}; pass RGB values 0 to 255")
+    if tiles.ndim != 4 or tiles.shape[1] != 3 or tiles.shape[2] != tiles.shape[3] or tiles.shape[2] == 0:
+        raise EncoderError(
+            f"encoder '{name}': tiles must have shape [b, 3, s, s], got {list(tiles.shape)}; "
+            "put RGB on the second axis and cut square tiles"
+        )

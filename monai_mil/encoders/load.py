@@ -1,0 +1,88 @@
+"""From a card to an encoder that runs."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from monai_mil.encoders.card import EncoderCard
+from monai_mil.encoders.encoder import Encoder
+from monai_mil.encoders.texture import TEXTURE_VERSION, TextureBank
+from monai_mil.encoders.weights import digest_file, digest_text, digest_weights
+from monai_mil.errors import EncoderError
+
+_CPU_CHUNK = 16
+_TEXTURE_CHUNK = 4
+_GPU_CHUNK = 1024
+"""Tiles a call works on at a time; on a CPU as many as its cache holds."""
+
+
+def load_encoder(
+    card: EncoderCard,
+    *,
+    spatial: bool,
+    weights: str | Path | None,
+    device: str | torch.device,
+    dtype: torch.dtype | None,
+) -> Encoder:
+    """Build the card's network, fill it with weights and wrap it; see :func:`monai_mil.encoders.get_encoder`."""
+    device = _device(device, card.name)
+    dtype = dtype or _default_dtype(device, card)
+    model, digest = _model(card, spatial, weights)
+    model = model.eval().requires_grad_(False).to(device)
+    if card.architecture != "texture":
+        model = model.to(dtype).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    if not (card.token_width if spatial else card.width):
+        card = _measure(card, model, spatial, device, dtype)
+    chunk = _GPU_CHUNK if device.type != "cpu" else _TEXTURE_CHUNK if card.architecture == "texture" else _CPU_CHUNK
+    return Encoder(card, model, digest=digest, spatial=spatial, device=device, dtype=dtype, chunk=chunk)
+
+
+def _model(card: EncoderCard, spatial: bool, weights: str | Path | None) -> tuple[nn.Module, str]:
+    facts = f"{card.preprocessing} {card.pooling} {card.without}"
+    if card.architecture == "texture":
+        if weights is not None:
+            raise EncoderError("encoder 'texture': it has no weights; leave weights out")
+        return TextureBank(spatial), digest_text(f"{TEXTURE_VERSION} {facts}")
+    if card.architecture == "torchscript":
+        from monai_mil.encoders.backbones import load_script
+
+        path = Path(weights or card.source)
+        return load_script(path, spatial), digest_file(path, facts)
+    from monai_mil.encoders.backbones import build
+
+    model = build(card, spatial, weights)
+    return model, digest_weights(model, facts)
+
+
+def _device(device: str | torch.device, name: str) -> torch.device:
+    device = torch.device(device)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise EncoderError(f"encoder '{name}': device '{device}' is not available here; use device 'cpu'")
+    return device
+
+
+def _default_dtype(device: torch.device, card: EncoderCard) -> torch.dtype:
+    fast = device.type == "cuda" and card.architecture != "texture" and torch.cuda.is_bf16_supported()
+    return torch.bfloat16 if fast else torch.float32
+
+
+def _measure(
+    card: EncoderCard, model: nn.Module, spatial: bool, device: torch.device, dtype: torch.dtype
+) -> EncoderCard:
+    """Learn width and grid from one blank tile."""
+    side = card.preprocessing.input_size
+    with torch.inference_mode():
+        shape = model(torch.zeros(1, 3, side, side, device=device, dtype=dtype)).shape[1:]
+    if len(shape) != (3 if spatial else 1):
+        wanted = "a map [b, d, h, w]" if spatial else "vectors [b, d]"
+        raise EncoderError(
+            f"encoder '{card.name}': it does not give {wanted}, one tile gives {list(shape)}; "
+            f"{'leave spatial out' if spatial else 'ask for spatial=True'}"
+        )
+    if spatial:
+        return replace(card, token_width=shape[2], grid=(shape[0], shape[1]))
+    return replace(card, width=shape[0])
