@@ -1,0 +1,179 @@
+"""One open whole-slide image, whatever library reads it."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+
+from monai_mil.errors import SlideReadError
+from monai_mil.slides.readers import Reader, choose_reader
+from monai_mil.slides.tiff import TiffPyramid, paste
+
+_BAND_PIXELS = 2**26
+
+
+@dataclass(frozen=True)
+class Level:
+    """One resolution of a slide; ``downsample`` is level-0 pixels per pixel, the mean of both axes."""
+
+    width: int
+    height: int
+    downsample: float
+
+
+class Slide:
+    """An open slide; made by :func:`open_slide`.
+
+    Attributes:
+        path: the file.
+        slide_id: the file's name without its suffix (``d.ome.tif`` is ``d``).
+        reader: the library that reads it: ``"cucim"``, ``"openslide"`` or ``"tifffile"``.
+        size: ``(width, height)`` of level 0 in pixels.
+        mpp: micrometres per pixel of level 0, the mean of x and y.
+        levels: finest first.
+        properties: the vendor's metadata, under OpenSlide's names.
+    """
+
+    def __init__(self, path: Path, backend: Reader, mpp: float) -> None:
+        self.path = path
+        self.slide_id = slide_id(path)
+        self.reader = backend.name
+        self.mpp = mpp
+        self.size = backend.sizes[0]
+        self.levels = tuple(
+            Level(width, height, (self.size[0] / width + self.size[1] / height) / 2) for width, height in backend.sizes
+        )
+        self.properties = backend.properties
+        self.backend = backend
+
+    @property
+    def tiff(self) -> TiffPyramid | None:
+        """The stored tiles, where they may be decoded one by one."""
+        return getattr(self.backend, "tiff", None)
+
+    def axis_downsamples(self, level: int) -> tuple[float, float]:
+        """Level-0 pixels per pixel of ``level`` along x and along y."""
+        return self.size[0] / self.levels[level].width, self.size[1] / self.levels[level].height
+
+    def read(self, x: float, y: float, size: tuple[int, int], level: int = 0) -> np.ndarray:
+        """Read a region.
+
+        Args:
+            x: level-0 column of its upper-left corner; the nearest pixel of ``level`` is taken.
+            y: level-0 row of its upper-left corner.
+            size: ``(w, h)`` in pixels of ``level``.
+            level: index into ``levels``.
+
+        Returns:
+            uint8 ``[h, w, 3]`` RGB, white outside the slide; the caller's own copy.
+
+        Raises:
+            SlideReadError: the region cannot be decoded.
+        """
+        scale_x, scale_y = self.axis_downsamples(level)
+        return self.read_level(math.floor(x / scale_x + 0.5), math.floor(y / scale_y + 0.5), size, level)
+
+    def read_level(self, x: int, y: int, size: tuple[int, int], level: int) -> np.ndarray:
+        """As :meth:`read`, with ``x`` and ``y`` in pixels of ``level``."""
+        width, height = size
+        left, top = max(x, 0), max(y, 0)
+        right, bottom = min(x + width, self.levels[level].width), min(y + height, self.levels[level].height)
+        if right <= left or bottom <= top:
+            return np.full((height, width, 3), 255, np.uint8)
+        inside = self.backend.read(level, left, top, right - left, bottom - top)
+        if inside.shape == (height, width, 3):
+            return inside
+        region = np.full((height, width, 3), 255, np.uint8)
+        paste(inside, region, left - x, top - y)
+        return region
+
+    def finest_level_within(self, downsample: float) -> int:
+        """The coarsest level that is still at least as fine as ``downsample`` (up to 1 %); level 0 if none is."""
+        return max(
+            (index for index, level in enumerate(self.levels) if level.downsample <= 1.01 * downsample),
+            key=lambda index: self.levels[index].downsample,
+            default=0,
+        )
+
+    def read_scaled(self, size: tuple[int, int]) -> np.ndarray:
+        """The whole slide at ``size`` ``(w, h)``, averaged over areas; memory is bounded whatever the pyramid."""
+        import cv2
+
+        index = self.finest_level_within(min(self.size[0] / size[0], self.size[1] / size[1]))
+        level = self.levels[index]
+        factor = max(1, min(level.width // size[0], level.height // size[1]))
+        rows = max(1, _BAND_PIXELS // (level.width * factor)) * factor
+        width = -(-level.width // factor)
+        bands = []
+        for y in range(0, level.height, rows):
+            height = min(rows, level.height - y)
+            band = self.read_level(0, y, (level.width, height), index)
+            if factor > 1:
+                band = cv2.copyMakeBorder(
+                    band, 0, -height % factor, 0, -level.width % factor, borderType=cv2.BORDER_REPLICATE
+                )
+                band = cv2.resize(band, (width, band.shape[0] // factor), interpolation=cv2.INTER_AREA)
+            bands.append(band)
+        whole = bands[0] if len(bands) == 1 else np.concatenate(bands)
+        if whole.shape[1::-1] == tuple(size):
+            return whole
+        return cv2.resize(whole, size, interpolation=cv2.INTER_AREA)
+
+    def thumbnail(self, max_size: int) -> np.ndarray:
+        """The whole slide, its longer side at most ``max_size`` pixels: uint8 ``[h, w, 3]``."""
+        scale = min(1.0, max_size / max(self.size))
+        width, height = (max(1, round(side * scale)) for side in self.size)
+        return self.read_scaled((width, height))
+
+    def close(self) -> None:
+        """Release the file."""
+        self.backend.close()
+
+    def __enter__(self) -> Slide:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        width, height = self.size
+        return f"Slide('{self.path}', {width} x {height} px, {self.mpp:g} mpp, read by {self.reader})"
+
+
+def open_slide(path: str | Path, *, mpp: float | None = None) -> Slide:
+    """Open a whole-slide image with the library that reads it correctly.
+
+    Args:
+        path: SVS, tiled TIFF, OME-TIFF, DICOM WSI (any instance of the series) or another format OpenSlide knows.
+        mpp: micrometres per pixel of level 0, where the file does not say or says it wrongly.
+
+    Raises:
+        SlideReadError: missing, empty, truncated, not a slide, or without a pixel size.
+    """
+    path = Path(path)
+    backend = choose_reader(path)
+    if mpp is None:
+        if backend.mpp is None:
+            backend.close()
+            raise SlideReadError(f"slide '{path}': no pixel size (mpp) in the file; pass --mpp 0.25 if you know it")
+        x, y = backend.mpp
+        mpp = (x + y) / 2
+        if abs(x - y) > 0.02 * mpp:
+            warnings.warn(f"slide '{path}': pixels are {x:g} x {y:g} µm; taken as {mpp:g} µm squares", stacklevel=2)
+    elif not (mpp > 0 and math.isfinite(mpp)):
+        backend.close()
+        raise SlideReadError(f"slide '{path}': the given pixel size {mpp} is not a positive number of micrometres")
+    return Slide(path, backend, mpp)
+
+
+def slide_id(path: str | Path) -> str:
+    """The name a slide goes by: its file's name without the suffix (``d.ome.tif`` is ``d``)."""
+    stem = Path(path).stem
+    return stem[:-4] if stem.lower().endswith(".ome") else stem
