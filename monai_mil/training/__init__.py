@@ -6,7 +6,12 @@ import importlib
 from typing import Any
 
 _HOMES = {
+    "BestModel": "best_model",
+    "Checkpointer": "checkpointer",
+    "EarlyStop": "early_stop",
+    "EpochSeeder": "seeding",
     "FullOutputInferer": "inferers",
+    "finish_distributed": "distributed",
     "prepare_bag_batch": "batches",
 }
 

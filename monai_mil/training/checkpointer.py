@@ -1,0 +1,144 @@
+"""Save a training run every epoch and continue it after a crash as if nothing had happened."""
+
+from __future__ import annotations
+
+import random
+import re
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import ignite.distributed as idist
+import numpy as np
+import torch
+from ignite.engine import Engine, Events
+
+from monai_mil.training.files import save_atomically, unwrap
+
+
+class Stateful(Protocol):
+    """Whatever a checkpoint can hold: networks, optimizers, schedulers, :class:`BestModel`, :class:`EarlyStop`."""
+
+    def state_dict(self) -> Mapping[str, Any]:
+        """The state."""
+        ...
+
+    def load_state_dict(self, state: Any) -> Any:
+        """Restore it."""
+        ...
+
+
+class Checkpointer:
+    """Writes ``checkpoint_epoch=<e>.pt`` after every epoch and loads the newest one when training starts.
+
+    It holds the state of ``objects``, the trainer's epoch and iteration, its AMP scaler and the random generators.
+    Together with :class:`EpochSeeder` a resumed run is bit-identical to one that was never interrupted. Attach it
+    last (in ``initialize``), after everything else that acts when an epoch completes, and in every process: the first
+    one writes, all load.
+
+    Args:
+        folder: where the checkpoints are.
+        objects: what is saved, by name; DDP wrappers are taken off.
+        resume: load the newest checkpoint of ``folder`` when the trainer starts; a folder without one is no error.
+        n_saved: how many checkpoints are kept.
+        save_interval: epochs between two of them.
+    """
+
+    def __init__(
+        self,
+        folder: str | Path,
+        objects: Mapping[str, Stateful],
+        resume: bool = False,
+        n_saved: int = 2,
+        save_interval: int = 1,
+    ) -> None:
+        self.folder = Path(folder)
+        self.objects = dict(objects)
+        self.resume = resume
+        self.n_saved = n_saved
+        self.save_interval = save_interval
+
+    def attach(self, trainer: Engine) -> None:
+        """Save and load the run of ``trainer``."""
+        if self.resume:
+            trainer.add_event_handler(Events.STARTED, self.load)
+        trainer.add_event_handler(Events.EPOCH_COMPLETED(every=self.save_interval), self.save)
+
+    def save(self, trainer: Engine) -> None:
+        """Write the checkpoint of the trainer's epoch, then remove those that are too many."""
+        if idist.get_rank() != 0:
+            return
+        state: dict[str, Any] = {name: unwrap(value).state_dict() for name, value in self.objects.items()}
+        scaler = getattr(trainer, "scaler", None)
+        trainer_state = {"epoch": trainer.state.epoch, "iteration": trainer.state.iteration}
+        content = {"objects": state, "trainer": trainer_state, "random": _random_state()}
+        if scaler is not None:
+            content["scaler"] = scaler.state_dict()
+        save_atomically(content, self.folder / f"checkpoint_epoch={trainer.state.epoch}.pt")
+        for path in self.checkpoints()[: -self.n_saved]:
+            path.unlink()
+
+    def load(self, trainer: Engine) -> None:
+        """Continue from the newest checkpoint that can be read, if there is one.
+
+        Raises:
+            ValueError: a checkpoint does not hold what this run needs.
+        """
+        for path in reversed(self.checkpoints()):
+            try:
+                content = torch.load(path, map_location="cpu", weights_only=True)
+            except (OSError, RuntimeError, EOFError) as error:
+                warnings.warn(f"checkpoint '{path}' cannot be read ({error}); trying the one before", stacklevel=2)
+                continue
+            self._restore(content, path, trainer)
+            return
+
+    def checkpoints(self) -> list[Path]:
+        """The checkpoints in the folder, oldest epoch first."""
+        found = {}
+        for path in self.folder.glob("checkpoint_epoch=*.pt"):
+            if match := re.fullmatch(r"checkpoint_epoch=(\d+)\.pt", path.name):
+                found[int(match[1])] = path
+        return [found[epoch] for epoch in sorted(found)]
+
+    def _restore(self, content: dict[str, Any], path: Path, trainer: Engine) -> None:
+        saved = set(content["objects"])
+        if saved != set(self.objects):
+            raise ValueError(
+                f"checkpoint '{path}' holds {sorted(saved)}, this run needs {sorted(self.objects)}; "
+                "resume with the configuration that wrote it, or choose another folder"
+            )
+        trainer.state.epoch = content["trainer"]["epoch"]
+        trainer.state.iteration = content["trainer"]["iteration"]
+        for name, value in self.objects.items():
+            unwrap(value).load_state_dict(content["objects"][name])
+        scaler = getattr(trainer, "scaler", None)
+        if "scaler" in content and scaler is not None:
+            scaler.load_state_dict(content["scaler"])
+        if idist.get_rank() == 0:
+            _restore_random_state(content["random"])
+
+
+def _random_state() -> dict[str, Any]:
+    version, keys, gauss = random.getstate()
+    generator: Any = np.random.get_state()  # noqa: NPY002  (what MONAI's transforms use)
+    name, numpy_keys, *rest = generator
+    state: dict[str, Any] = {
+        "torch": torch.get_rng_state(),
+        "python": [version, list(keys), gauss],
+        "numpy": [name, torch.from_numpy(numpy_keys.astype(np.int64)), *rest],
+    }
+    if torch.cuda.is_available():
+        state["cuda"] = torch.cuda.get_rng_state()
+    return state
+
+
+def _restore_random_state(state: dict[str, Any]) -> None:
+    version, keys, gauss = state["python"]
+    random.setstate((version, tuple(keys), gauss))
+    name, numpy_keys, *rest = state["numpy"]
+    np.random.set_state((name, numpy_keys.numpy().astype(np.uint32), *rest))  # noqa: NPY002
+    torch.set_rng_state(state["torch"])
+    if "cuda" in state and torch.cuda.is_available():
+        torch.cuda.set_rng_state(state["cuda"])

@@ -1,0 +1,44 @@
+"""Files that are whole whenever they exist and that load with ``weights_only=True``."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+
+def save_atomically(state: Any, path: Path) -> None:
+    """``torch.save`` to a temporary name beside ``path``, then rename; numpy values become plain ones."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            torch.save(plain(state), file)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def plain(state: Any) -> Any:
+    """``state`` with numpy scalars as Python numbers and arrays as tensors: all that a weights-only load accepts."""
+    if isinstance(state, np.generic):
+        return state.item()
+    if isinstance(state, np.ndarray):
+        return torch.from_numpy(state.copy())
+    if type(state) is dict:
+        return {plain(key): plain(value) for key, value in state.items()}
+    if type(state) in (list, tuple):
+        return type(state)(plain(value) for value in state)
+    return state
+
+
+def unwrap(value: Any) -> Any:
+    """The module inside a DistributedDataParallel or DataParallel wrapper, anything else as it is."""
+    parallel = (nn.parallel.DistributedDataParallel, nn.DataParallel)
+    return value.module if isinstance(value, parallel) else value
