@@ -143,23 +143,28 @@ def read_frame(item: Mapping[str, Any]) -> SlideFrame:
     """
     slide_id = case_id(item)
     meta = _meta(item)
-    facts: dict[str, Any] = {name: meta.get(name) for name in _FRAME}
-    path = meta.get("slide_path")
-    if path is not None and (facts["mpp"] is None or facts["level0_size"] is None) and Path(path).exists():
+    path = str(meta.get("slide_path") or "") or None
+    mpp, tile_size = _known(meta.get("mpp")), _known(meta.get("tile_size_level0"))
+    size = _known(meta.get("level0_size"))
+    if path is not None and (mpp is None or size is None) and Path(path).exists():
         from monai_mil.slides import open_slide
 
-        with open_slide(path, mpp=facts["mpp"]) as slide:
-            facts["mpp"], facts["level0_size"] = slide.mpp, slide.size
-    missing = [name for name, value in facts.items() if value is None]
-    if missing:
+        with open_slide(path, mpp=None if mpp is None else float(mpp[0])) as slide:
+            mpp, size = np.array([slide.mpp]), np.array(slide.size)
+    if mpp is None or size is None or tile_size is None:
+        facts = {"mpp": mpp, "level0_size": size, "tile_size_level0": tile_size}
+        missing = ", ".join(name for name, value in facts.items() if value is None)
         raise CohortError(
-            f"slide '{slide_id}': its bag does not say {', '.join(missing)}; embed it with 'monai-mil embed', "
+            f"slide '{slide_id}': its bag does not say {missing}; embed it with 'monai-mil embed', "
             "or name the slide's file in the cohort"
         )
-    width, height = (int(side) for side in facts["level0_size"])
-    return SlideFrame(
-        slide_id, None if path is None else str(path), (width, height), facts["mpp"], facts["tile_size_level0"]
-    )
+    return SlideFrame(slide_id, path, (int(size[0]), int(size[1])), float(mpp[0]), float(tile_size[0]))
+
+
+def _known(fact: Any) -> np.ndarray | None:
+    """A number or a pair of the meta data; None for what ``LoadBagd`` writes where a bag does not say: NaN or 0."""
+    values = None if fact is None else _numbers(fact)
+    return values if values is not None and (values > 0).all() else None
 
 
 def read_scores(

@@ -67,7 +67,7 @@ def export_png(
     figure.write_title(title or heatmap.frame.slide_id, caption(heatmap))
     figure.write_scale_bar(heatmap.frame.mpp * scale[0])
     shown = (opacity * table + (1 - opacity) * _TISSUE_GREY).astype(np.uint8)
-    labels = _percentile_labels(heatmap) if percentile else [(_number(v), "") for v in np.linspace(*limits, _TICKS)]
+    labels = _percentile_labels(heatmap) if percentile else [(number(v), "") for v in np.linspace(*limits, _TICKS)]
     figure.write_colour_bar(shown, labels, f"{heatmap.name}{', percentile within the slide' if percentile else ''}")
     path = Path(path)
     with replacing(path) as temporary:
@@ -127,10 +127,11 @@ def _percentile_labels(heatmap: Heatmap) -> list[tuple[str, str]]:
     """Percentiles and, for each, the score that has it."""
     percents = np.linspace(0, 100, _TICKS)
     scores = np.percentile(heatmap.scores, percents)
-    return [(f"{percent:g} %", _number(score)) for percent, score in zip(percents, scores, strict=True)]
+    return [(f"{percent:g} %", number(score)) for percent, score in zip(percents, scores, strict=True)]
 
 
-def _number(value: float) -> str:
+def number(value: float) -> str:
+    """A score as a reader takes it in: two digits that matter."""
     return f"{value:.2g}" if value == 0 or 1e-3 <= abs(value) < 1e4 else f"{value:.1e}".replace("e-0", "e-")
 
 

@@ -1,0 +1,155 @@
+"""Pictures of the report: a slide's thumbnail, its heat layer and its most attended tiles, as data URIs."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from monai_mil.errors import MonaiMILError
+from monai_mil.heatmaps.colours import colour_index, colour_table
+from monai_mil.heatmaps.heatmap import Heatmap, canvas_geometry
+from monai_mil.heatmaps.png import number, scale_bar, thumbnail
+
+if TYPE_CHECKING:
+    from monai_mil.slides import Slide
+
+_THUMBNAIL = 720
+_TILE = 144
+
+
+@dataclass(frozen=True)
+class Tile:
+    """One of the most attended tiles: its picture, score, percentile and level-0 position."""
+
+    image: str
+    score: str
+    percentile: str
+    position: str
+
+
+@dataclass(frozen=True)
+class Panel:
+    """Everything the report shows of one slide's heatmap.
+
+    Attributes:
+        thumbnail: the slide, JPEG.
+        heat: the scores in colour, transparent where there is no tile, PNG of the same frame.
+        name: what the scores are.
+        low: the lowest score as text.
+        high: the highest score as text.
+        scale_percent: length of the scale bar in percent of the picture's width.
+        scale_text: what the bar stands for.
+        tile_um: side of a tile in micrometres, as text.
+        tiles: the tiles of the highest scores, highest first.
+        note: what could not be shown and why; empty if nothing.
+        size: width and height of the pictures in pixels.
+    """
+
+    thumbnail: str
+    heat: str
+    name: str
+    low: str
+    high: str
+    scale_percent: float
+    scale_text: str
+    tile_um: str
+    tiles: tuple[Tile, ...] = field(default=())
+    note: str = ""
+    size: tuple[int, int] = (1, 1)
+
+
+def make_panel(heatmap: Heatmap, slides: Mapping[str, str | Path] | None, count: int) -> Panel:
+    """Draw one slide.
+
+    Args:
+        heatmap: its scores.
+        slides: where the slides are, by id; the path the heatmap remembers is used for those not in it.
+        count: number of tiles to show.
+    """
+    source = (slides or {}).get(heatmap.frame.slide_id, heatmap.frame.slide_path)
+    if source is None or not Path(source).exists():
+        reason = f"The slide file {Path(source).name} was not found" if source else "The slide's file is not known"
+        return _draw(heatmap, None, 0, f"{reason}: scores only.")
+    from monai_mil.slides import open_slide
+
+    try:
+        with open_slide(source, mpp=heatmap.frame.mpp) as slide:
+            return _draw(heatmap, slide, count, "")
+    except MonaiMILError as error:
+        return _draw(heatmap, None, 0, f"The slide could not be read ({error}): scores only.")
+
+
+def colour_bar() -> str:
+    """The report's colour map as an image, low to high from left to right."""
+    return _png(colour_table("viridis")[None])
+
+
+def _draw(heatmap: Heatmap, slide: Slide | None, count: int, note: str) -> Panel:
+    shape, scale = canvas_geometry(heatmap.frame.level0_size, canvas_max=_THUMBNAIL)
+    values = heatmap.raster(canvas_max=_THUMBNAIL, percentile=True)
+    colours = colour_table("viridis")[colour_index(values, (0, 100))]
+    opaque = np.where(np.isnan(values), 0, 255).astype(np.uint8)
+    picture = thumbnail(heatmap, slide, shape) if slide else np.full((*shape, 3), 255, np.uint8)
+    length, text = scale_bar(heatmap.frame.mpp * scale[0], 0.3 * shape[1])
+    return Panel(
+        thumbnail=_jpeg(picture),
+        heat=_png(np.dstack([colours, opaque])),
+        name=heatmap.name,
+        low=number(float(heatmap.scores.min())),
+        high=number(float(heatmap.scores.max())),
+        scale_percent=round(100 * length / shape[1], 2),
+        scale_text=text,
+        tile_um=f"{heatmap.frame.tile_size_level0 * heatmap.frame.mpp:.0f}",
+        tiles=tuple(_tiles(heatmap, slide, count)) if slide else (),
+        note=note,
+        size=(shape[1], shape[0]),
+    )
+
+
+def _tiles(heatmap: Heatmap, slide: Slide, count: int) -> list[Tile]:
+    scores = heatmap.tile_scores
+    percentiles = heatmap.percentiles().reshape(len(heatmap), -1).max(axis=1)
+    tiles = []
+    for index in np.argsort(-scores, kind="stable")[:count].tolist():
+        x, y = heatmap.coords[index].tolist()
+        tiles.append(
+            Tile(
+                _jpeg(_read_tile(slide, x, y, heatmap.frame.tile_size_level0)),
+                number(float(scores[index])),
+                f"{percentiles[index]:.1f}",
+                f"{x}, {y}",
+            )
+        )
+    return tiles
+
+
+def _read_tile(slide: Slide, x: int, y: int, size: float) -> np.ndarray:
+    """One tile from the coarsest level that still has all its pixels."""
+    import cv2
+
+    level = max(i for i, level in enumerate(slide.levels) if i == 0 or size / level.downsample >= _TILE)
+    side = max(1, round(size / slide.levels[level].downsample))
+    tile = slide.read(x, y, (side, side), level)
+    return cv2.resize(tile, (_TILE, _TILE), interpolation=cv2.INTER_AREA if side >= _TILE else cv2.INTER_CUBIC)
+
+
+def _jpeg(image: np.ndarray) -> str:
+    return _data_uri(image, "JPEG", quality=82)
+
+
+def _png(image: np.ndarray) -> str:
+    return _data_uri(image, "PNG", optimize=True)
+
+
+def _data_uri(image: np.ndarray, form: str, **options: object) -> str:
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, form, **options)
+    return f"data:image/{form.lower()};base64,{base64.b64encode(buffer.getvalue()).decode()}"

@@ -1,0 +1,238 @@
+"""The report of a cohort: one HTML file that needs no network."""
+
+from __future__ import annotations
+
+import datetime
+import importlib.metadata
+import platform
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from monai_mil import __version__
+from monai_mil.bags.atomic import replacing
+from monai_mil.errors import MonaiMILError
+from monai_mil.heatmaps.charts import calibration_chart, roc_chart
+from monai_mil.heatmaps.heatmap import Heatmap
+from monai_mil.heatmaps.panels import colour_bar, make_panel
+from monai_mil.heatmaps.predictions import Predictions, read_predictions
+
+_METRICS = {
+    "auroc": "AUROC",
+    "balanced_accuracy": "Balanced accuracy",
+    "macro_f1": "Macro F1",
+    "accuracy": "Accuracy",
+}
+
+
+def write_report(
+    predictions_csv: str | Path,
+    heatmap_dir: str | Path,
+    out_html: str | Path,
+    *,
+    title: str = "Cohort report",
+    slides: Mapping[str, str | Path] | None = None,
+    max_figures: int = 12,
+    tiles: int = 8,
+    resamples: int = 1000,
+    seed: int = 0,
+    settings: Mapping[str, str] | None = None,
+) -> Path:
+    """Write the report of one cohort.
+
+    Metrics, curves and the confusion matrix are shown where the table has labels. Heatmaps are shown of the slides
+    most worth a look: wrong predictions first, the most certain ones before the others; the report says how many.
+
+    Args:
+        predictions_csv: table as :class:`PredictionSaver` writes it, binary, multi-class or multi-label.
+        heatmap_dir: folder of ``<slide_id>.h5``; slides without one are left out of the heatmaps.
+        out_html: the report.
+        title: its title.
+        slides: where the slides are, by id, if not where they were at inference.
+        max_figures: most heatmaps to show; bounds the size of the file (about 150 kB each).
+        tiles: tiles of the highest scores shown of each slide.
+        resamples: bootstrap resamples of whole patients behind the 95 % intervals.
+        seed: of the resampling.
+        settings: further lines of the footer, such as bundle and encoder.
+
+    Returns:
+        ``out_html``.
+
+    Raises:
+        CohortError: the table is invalid.
+    """
+    import jinja2
+
+    table = read_predictions(predictions_csv)
+    figures, figures_note = _figures(table, Path(heatmap_dir), slides, max_figures, tiles)
+    numbers = {figure["slide_id"]: figure["number"] for figure in figures}
+    curves = table.curves if table.labelled.any() else []
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("monai_mil.heatmaps"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    page = environment.get_template("report.html.j2").render(
+        title=title,
+        summary=_summary(table),
+        metrics=_metrics(table, resamples, seed),
+        metrics_note=_metrics_note(table, resamples),
+        curves=[name for name, _, _ in curves],
+        roc=roc_chart(curves),
+        calibration=calibration_chart(curves),
+        class_counts=_class_counts(table),
+        confusion=_confusion(table),
+        figures=figures,
+        figures_note=figures_note,
+        colour_bar=colour_bar() if figures else "",
+        columns=[{"name": name, "kind": ""} for name in ("slide", "patient", "label", "predicted")]
+        + [{"name": f"p({name})", "kind": "num"} for name in table.classes],
+        rows=[_row(table, index) | {"figure": numbers.get(table.slide_ids[index])} for index in range(len(table))],
+        settings=_settings(predictions_csv, seed, settings),
+    )
+    out_html = Path(out_html)
+    with replacing(out_html) as temporary:
+        temporary.write_text(page, encoding="utf-8")
+    return out_html
+
+
+def _summary(table: Predictions) -> str:
+    patients = len(set(table.patient_ids))
+    kind = "multi-label" if table.multi_label else "binary" if len(table.classes) == 2 else "multi-class"
+    return (
+        f"{_count(len(table), 'slide')} of {_count(patients, 'patient')}, {int(table.labelled.sum())} labelled; "
+        f"{kind}: {', '.join(table.classes)}"
+    )
+
+
+def _metrics(table: Predictions, resamples: int, seed: int) -> list[dict[str, Any]]:
+    """Cards of the metrics over all classes and, where there are several questions, of every class's AUROC."""
+    if not table.labelled.any():
+        return []
+    from monai_mil.metrics import classification_report
+
+    known = table.labelled
+    truth = table.truth[known] if table.multi_label else table.truth[known].argmax(axis=1)
+    patients = [name for name, kept in zip(table.patient_ids, known, strict=True) if kept]
+    report = classification_report(table.prob[known], truth, table.classes, groups=patients, n=resamples, seed=seed)
+    cards = [_card(name, report[key]) for key, name in _METRICS.items()]
+    if len(table.curves) > 1:
+        cards += [_card(f"AUROC, {name}", report["classes"][name]["auroc"]) for name in table.classes]
+    error = report["expected_calibration_error"]
+    cards.append({"name": "Calibration error", "value": f"{error:.3f}", "low": None, "note": "expected, ten bins"})
+    return cards
+
+
+def _card(name: str, interval: Mapping[str, float]) -> dict[str, Any]:
+    value, low, high = (interval[key] for key in ("value", "low", "high"))
+    if np.isnan(value):
+        return {"name": name, "value": "n/a", "low": None, "note": "needs slides of both outcomes"}
+    if np.isnan(low):
+        return {"name": name, "value": f"{value:.3f}", "low": None, "note": "no interval"}
+    percent = {"at": 100 * value, "left": 100 * low, "span": max(100 * (high - low), 0.5)}
+    return {"name": name, "value": f"{value:.3f}", "low": f"{low:.3f}", "high": f"{high:.3f}"} | {
+        key: round(number, 2) for key, number in percent.items()
+    }
+
+
+def _metrics_note(table: Predictions, resamples: int) -> str:
+    rule = (
+        "Classes are predicted from a probability of 0.5."
+        if table.multi_label
+        else "The most probable class is predicted."
+    )
+    return f"{rule} Intervals: percentile bootstrap, {resamples} resamples of whole patients. Bars run from 0 to 1."
+
+
+def _class_counts(table: Predictions) -> list[dict[str, Any]]:
+    labelled, predicted = np.nansum(table.truth, axis=0).astype(int), table.predicted.sum(axis=0)
+    return [
+        {"name": name, "labelled": int(labelled[c]) if table.labelled.any() else "n/a", "predicted": int(predicted[c])}
+        for c, name in enumerate(table.classes)
+    ]
+
+
+def _confusion(table: Predictions) -> list[dict[str, Any]]:
+    """One matrix of all classes, or one of yes and no for every label."""
+    known = ~np.isnan(table.truth)
+    if not known.any():
+        return []
+    if not table.multi_label:
+        rows = table.labelled
+        return [_matrix("", table.classes, table.truth[rows].argmax(axis=1), table.predicted[rows].argmax(axis=1))]
+    return [
+        _matrix(name, ("no", "yes"), table.truth[known[:, c], c].astype(int), table.predicted[known[:, c], c])
+        for c, name in enumerate(table.classes)
+    ]
+
+
+def _matrix(title: str, names: tuple[str, ...], truth: np.ndarray, predicted: np.ndarray) -> dict[str, Any]:
+    counts = np.bincount(truth * len(names) + predicted, minlength=len(names) ** 2).reshape(len(names), -1)
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    rows = [
+        {
+            "name": name,
+            "cells": [
+                {"count": int(count), "share": round(float(share), 3), "percent": f"{100 * share:.0f}"}
+                for count, share in zip(counts[i], shares[i], strict=True)
+            ],
+        }
+        for i, name in enumerate(names)
+    ]
+    return {"title": title, "names": names, "rows": rows}
+
+
+def _row(table: Predictions, index: int) -> dict[str, Any]:
+    known = bool(table.labelled[index])
+    return {
+        "slide_id": table.slide_ids[index],
+        "patient_id": table.patient_ids[index],
+        "label": table.label_text[index],
+        "pred": table.pred_text[index],
+        "verdict": ("bad" if table.wrong[index] else "good") if known else "",
+        "probs": table.prob[index].tolist(),
+    }
+
+
+def _figures(
+    table: Predictions, folder: Path, slides: Mapping[str, str | Path] | None, most: int, tiles: int
+) -> tuple[list[dict[str, Any]], str]:
+    """The heatmaps to show, most interesting first, and what is said about their choice."""
+    having = [index for index, name in enumerate(table.slide_ids) if (folder / f"{name}.h5").is_file()]
+    order = sorted(having, key=lambda index: (not table.wrong[index], -table.certainty[index]))
+    figures: list[dict[str, Any]] = []
+    unreadable = []
+    for index in order[:most]:
+        try:
+            panel = make_panel(Heatmap.load(folder / f"{table.slide_ids[index]}.h5"), slides, tiles)
+        except (MonaiMILError, ValueError) as error:
+            unreadable.append(str(error))
+            continue
+        probs = sorted(zip(table.classes, table.prob[index].tolist(), strict=True), key=lambda entry: -entry[1])
+        figures.append(_row(table, index) | {"number": len(figures) + 1, "panel": panel, "probs": probs[:6]})
+    note = (
+        f"{len(figures)} of {len(table)} slides: wrong predictions first, the most certain before the others. "
+        f"{_count(len(having), 'slide has', 'slides have')} a heatmap."
+    )
+    return figures, " ".join([note, *unreadable])
+
+
+def _settings(source: str | Path, seed: int, further: Mapping[str, str] | None) -> list[tuple[str, str]]:
+    versions = [f"monai-mil {__version__}", f"Python {platform.python_version()}"]
+    versions += [f"{name} {importlib.metadata.version(name)}" for name in ("torch", "monai", "numpy")]
+    written = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC")
+    own = {
+        "predictions": Path(source).name,
+        "written": written,
+        "versions": ", ".join(versions),
+        "bootstrap seed": str(seed),
+    }
+    return [*(further or {}).items(), *own.items()]
+
+
+def _count(number: int, one: str, many: str | None = None) -> str:
+    return f"{number} {one if number == 1 else many or one + 's'}"
