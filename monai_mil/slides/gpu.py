@@ -1,0 +1,138 @@
+"""Tiles on a CUDA device: decoded there where cuCIM can, otherwise decoded on the CPU and copied."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from monai_mil.slides.decode import decode_batches, tile_decoder
+from monai_mil.slides.plan import ReadPlan
+from monai_mil.slides.readers import CucimReader
+from monai_mil.slides.slide import Slide
+from monai_mil.slides.tiff import JPEG
+
+# nvJPEG rounds and interpolates chroma a little differently from libjpeg-turbo; wrong pixels differ by far more.
+_SAME_PICTURE = 3.0
+
+
+def stream_to_gpu(
+    slide: Slide, plan: ReadPlan, *, batch_size: int, device: torch.device, prefetch: int
+) -> Iterator[Tensor]:
+    """Yield the tiles of ``plan`` as uint8 ``[b, 3, s, s]`` on ``device``, channels-last, in order."""
+    if len(plan) and decodes_on_gpu(slide, plan, device):
+        yield from decode_on_device(slide, plan, batch_size=batch_size, device=device, prefetch=prefetch)
+    else:
+        yield from copy_to_device(slide, plan, batch_size=batch_size, device=device, prefetch=prefetch)
+
+
+def decodes_on_gpu(slide: Slide, plan: ReadPlan, device: torch.device) -> bool:
+    """Whether cuCIM decodes this slide on the device: JPEG tiles, and the first tile looks as on the CPU."""
+    reader = slide.backend
+    if not isinstance(reader, CucimReader) or reader.tiff.levels[plan.level].page.compression != JPEG:
+        return False
+    reference = np.empty((plan.tile_size, plan.tile_size, 3), np.uint8)
+    tile_decoder(slide, plan).decode(0, reference)
+    try:
+        first = next(decode_on_device(slide, plan, batch_size=1, device=device, prefetch=0))
+    except (RuntimeError, ValueError) as error:
+        warnings.warn(
+            f"slide '{slide.path}': cuCIM cannot decode it on {device} ({error}); using the CPU", stacklevel=2
+        )
+        return False
+    difference = np.abs(first[0].permute(1, 2, 0).cpu().numpy().astype(np.int16) - reference).mean()
+    if difference > _SAME_PICTURE:
+        warnings.warn(f"slide '{slide.path}': cuCIM decodes it wrongly on {device}; using the CPU", stacklevel=2)
+        return False
+    return True
+
+
+def decode_on_device(
+    slide: Slide, plan: ReadPlan, *, batch_size: int, device: torch.device, prefetch: int
+) -> Iterator[Tensor]:
+    """Let cuCIM read batches of locations straight into the device's memory, then pad and scale there."""
+    reader = slide.backend
+    assert isinstance(reader, CucimReader)
+    locations = [reader.locate(plan.level, int(x), int(y)) for x, y in zip(plan.x, plan.y, strict=True)]
+    scale = Scaler(plan, device) if plan.is_scaled else None
+    batches = reader.image.read_region(
+        locations,
+        plan.read_size,
+        plan.level,
+        batch_size=batch_size,
+        num_workers=min(8, os.cpu_count() or 1),
+        prefetch_factor=max(1, prefetch),
+        device=str(device),
+    )
+    for tiles in plan.batches(batch_size):
+        for tile in tiles:
+            reader.tiff.check(plan.level, int(plan.x[tile]), int(plan.y[tile]), *plan.inside(tile))
+        # cuCIM reuses the memory of a batch, and gives a batch of one without its first axis.
+        pixels = _as_tensor(next(batches)).to(device).clone().view(len(tiles), *plan.read_size[::-1], 3)
+        for slot, tile in enumerate(tiles):
+            width, height = plan.inside(tile)
+            pixels[slot, height:] = 255
+            pixels[slot, :, width:] = 255
+        pixels = pixels.permute(0, 3, 1, 2)
+        yield pixels if scale is None else scale(pixels)
+
+
+def copy_to_device(
+    slide: Slide, plan: ReadPlan, *, batch_size: int, device: torch.device, prefetch: int
+) -> Iterator[Tensor]:
+    """Decode on the CPU into pinned memory and copy on a stream of its own, beside the consumer's kernels."""
+
+    def allocate(shape: tuple[int, ...]) -> np.ndarray:
+        return torch.empty(shape, dtype=torch.uint8, pin_memory=True).numpy()
+
+    copying = torch.cuda.Stream(device)
+    for batch in decode_batches(slide, plan, batch_size=batch_size, prefetch=prefetch, allocate=allocate):
+        with torch.cuda.stream(copying):
+            pixels = torch.from_numpy(batch).to(device, non_blocking=True)
+        copying.synchronize()
+        pixels.record_stream(torch.cuda.current_stream(device))
+        yield pixels.permute(0, 3, 1, 2)
+
+
+class Scaler:
+    """Scales tiles as the CPU does, as two matrix products: rows, then columns.
+
+    Args:
+        plan: tells the sizes, and whether to average areas or to interpolate.
+        device: where the tiles are.
+    """
+
+    def __init__(self, plan: ReadPlan, device: torch.device) -> None:
+        weights = _area_weights if plan.averages else _linear_weights
+        width, height = plan.read_size
+        self._rows = torch.from_numpy(weights(height, plan.tile_size)).to(device)
+        self._columns = torch.from_numpy(weights(width, plan.tile_size)).to(device)
+
+    def __call__(self, tiles: Tensor) -> Tensor:
+        """Scale uint8 ``[b, 3, h, w]`` to ``[b, 3, s, s]``, channels-last."""
+        scaled = self._rows @ tiles.float() @ self._columns.T
+        return scaled.round_().clamp_(0, 255).to(torch.uint8).contiguous(memory_format=torch.channels_last)
+
+
+def _area_weights(source: int, target: int) -> np.ndarray:
+    """Share of every source pixel in every target pixel, float32 ``[target, source]``."""
+    edges = np.arange(target + 1) * (source / target)
+    pixels = np.arange(source)
+    covered = np.minimum(edges[1:, None], pixels + 1) - np.maximum(edges[:-1, None], pixels)
+    return (covered.clip(0) * (target / source)).astype(np.float32)
+
+
+def _linear_weights(source: int, target: int) -> np.ndarray:
+    """Linear interpolation between pixel centres, float32 ``[target, source]``."""
+    position = ((np.arange(target) + 0.5) * (source / target) - 0.5).clip(0, source - 1)
+    return (1 - np.abs(position[:, None] - np.arange(source))).clip(0).astype(np.float32)
+
+
+def _as_tensor(batch: Any) -> Tensor:
+    """A cuCIM batch as a tensor on its own memory, handed over by DLPack on the device."""
+    return torch.from_dlpack(batch) if hasattr(batch, "__dlpack__") else torch.as_tensor(np.asarray(batch))

@@ -1,0 +1,121 @@
+"""Where the tiles of a slide are: one slide-wide grid at a target resolution, and how much tissue each tile holds."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from monai_mil.slides.slide import Slide
+from monai_mil.slides.tissue import TissueMask
+
+
+@dataclass(frozen=True, eq=False)
+class TileGrid:
+    """Tiles of one slide in row-major order, ``n`` of them.
+
+    Attributes:
+        coords: ``x, y`` of each tile's upper-left corner in level-0 pixels, int64 ``[n, 2]``.
+        index: column and row of each tile in the slide-wide grid, int64 ``[n, 2]``.
+        tile_size: side of a tile in pixels at ``target_mpp``.
+        target_mpp: micrometres per pixel of the tiles.
+        tile_size_level0: the tiles' field of view in level-0 pixels, exact.
+        step_level0: distance of neighbouring tiles in level-0 pixels, exact.
+        overlap: of neighbouring tiles, in pixels at ``target_mpp``.
+        tissue_fraction: share of each tile's area that is tissue, float32 ``[n]``; what lies outside the slide is none.
+        level0_size: ``(width, height)`` of the slide.
+    """
+
+    coords: np.ndarray
+    index: np.ndarray
+    tile_size: int
+    target_mpp: float
+    tile_size_level0: float
+    step_level0: float
+    overlap: int
+    tissue_fraction: np.ndarray
+    level0_size: tuple[int, int]
+
+    def __len__(self) -> int:
+        return len(self.coords)
+
+    @classmethod
+    def cover(
+        cls,
+        slide: Slide,
+        tissue: TissueMask | None,
+        *,
+        tile_size: int = 256,
+        target_mpp: float | None = None,
+        magnification: float | None = None,
+        overlap: int = 0,
+        min_tissue: float = 0.25,
+    ) -> TileGrid:
+        """The tiles that show tissue, from a grid that starts at the slide's corner and covers its ragged borders.
+
+        Args:
+            slide: the open slide.
+            tissue: its tissue, or None to keep every tile.
+            tile_size: side of a tile in pixels at the target resolution.
+            target_mpp: micrometres per pixel of the tiles; default 0.5.
+            magnification: the same as a nominal objective power, ``10 / magnification`` micrometres per pixel.
+            overlap: of neighbouring tiles, in pixels at the target resolution.
+            min_tissue: keep tiles of which at least this share is tissue (and any tissue at all).
+
+        Raises:
+            ValueError: sizes that make no grid, or both ``target_mpp`` and ``magnification``.
+        """
+        if magnification is not None and target_mpp is not None:
+            raise ValueError("give target_mpp or magnification, not both")
+        target_mpp = 10.0 / magnification if magnification else target_mpp or 0.5
+        if tile_size < 1 or not 0 <= overlap < tile_size or not target_mpp > 0:
+            raise ValueError(f"tiles of {tile_size} px at {target_mpp} mpp that overlap by {overlap} px make no grid")
+        scale = target_mpp / slide.mpp
+        view, step, shared = tile_size * scale, (tile_size - overlap) * scale, overlap * scale
+        columns, rows = (max(1, math.ceil((side - shared) / step - 1e-6)) for side in slide.size)
+        starts_x, starts_y = np.arange(columns) * step, np.arange(rows) * step
+
+        if tissue is None:
+            fraction = np.ones((rows, columns), np.float32)
+            keep = np.ones((rows, columns), bool)
+        else:
+            fraction = _tissue_fractions(tissue, starts_x, starts_y, view)
+            keep = (fraction >= min_tissue) & (fraction > 0)
+        row, column = np.nonzero(keep)
+        corners = np.stack([starts_x[column], starts_y[row]], axis=1)
+        return cls(
+            coords=np.floor(corners + 0.5).astype(np.int64),
+            index=np.stack([column, row], axis=1).astype(np.int64),
+            tile_size=tile_size,
+            target_mpp=target_mpp,
+            tile_size_level0=view,
+            step_level0=step,
+            overlap=overlap,
+            tissue_fraction=fraction[keep],
+            level0_size=slide.size,
+        )
+
+
+def _tissue_fractions(tissue: TissueMask, starts_x: np.ndarray, starts_y: np.ndarray, view: float) -> np.ndarray:
+    """The share of tissue in every square of the grid, float32 ``[rows, columns]``.
+
+    The integral image of the mask, interpolated linearly, is the exact area of tissue left of and above any point.
+    """
+    import cv2
+
+    integral = cv2.integral(tissue.mask.view(np.uint8), sdepth=cv2.CV_32S)
+    down_x, down_y = tissue.downsample
+    by_row = _at(integral, np.stack([starts_y, starts_y + view]) / down_y)
+    height = by_row[1] - by_row[0]
+    by_column = _at(np.ascontiguousarray(height.T), np.stack([starts_x, starts_x + view]) / down_x)
+    area = (by_column[1] - by_column[0]).T
+    return (area * (down_x * down_y / view**2)).astype(np.float32)
+
+
+def _at(table: np.ndarray, position: np.ndarray) -> np.ndarray:
+    """Rows of ``table`` at fractional positions, clamped to its ends: ``[..., columns]``."""
+    position = np.clip(position, 0, len(table) - 1)
+    below = np.minimum(position.astype(np.int64), len(table) - 2)
+    weight = (position - below)[..., None]
+    return table[below] * (1 - weight) + table[below + 1] * weight
