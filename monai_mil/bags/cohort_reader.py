@@ -13,6 +13,7 @@ from typing import Any
 
 from monai_mil.bags.cohort import SPLITS, Cohort, CohortSlide
 from monai_mil.errors import CohortError
+from monai_mil.slides import slide_id
 
 _SECTIONS = {
     "training": "train",
@@ -144,16 +145,12 @@ def _json_rows(path: Path, content: Any) -> Iterator[tuple[str, dict[str, Any]]]
                 raise CohortError(f"cohort '{path}', {row}: not a dictionary")
             cells = {name: value if isinstance(value, list) else _text(value) for name, value in item.items()}
             place = cells.get("path") or cells.get("image") or ""
-            cells = {"slide_id": _stem(str(place)), "path": place} | cells
+            cells = {"slide_id": slide_id(str(place)), "path": place} | cells
             yield row, cells if split is None else cells | {"split": split}
 
 
 def _text(value: Any) -> str:
     return "" if value is None else str(value)
-
-
-def _stem(path: str) -> str:
-    return Path(path).stem.removesuffix(".ome")
 
 
 def _classes(table: _Table, labels: tuple[str, ...], classes: Sequence[str] | None) -> tuple[str, ...]:
@@ -174,17 +171,17 @@ def _classes(table: _Table, labels: tuple[str, ...], classes: Sequence[str] | No
 def _slide(
     table: _Table, row: str, cells: dict[str, Any], labels: tuple[str, ...], classes: tuple[str, ...], unlabelled: bool
 ) -> CohortSlide:
-    slide_id = cells.get("slide_id", "")
-    if not slide_id:
+    name = cells.get("slide_id", "")
+    if not name:
         table.problem(row, "slide_id", "empty")
-    elif Path(slide_id).name != slide_id:
-        table.problem(row, "slide_id", f"'{slide_id}' cannot name a file; use no path separators")
+    elif Path(name).name != name:
+        table.problem(row, "slide_id", f"'{name}' cannot name a file; use no path separators")
     split = cells.get("split") or None
     if split is not None and split not in SPLITS:
         table.problem(row, "split", f"'{split}' is none of {', '.join(SPLITS)}")
     return CohortSlide(
-        slide_id=slide_id,
-        patient_id=cells.get("patient_id") or slide_id,
+        slide_id=name,
+        patient_id=cells.get("patient_id") or name,
         path=table.source.parent / cells["path"] if cells.get("path") else None,
         split=split,
         label=_label(table, row, cells, labels, classes, unlabelled),

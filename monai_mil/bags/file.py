@@ -123,7 +123,8 @@ class BagFile:
             elif isinstance(rows, slice):
                 stored = self._slice(rows)
             else:
-                stored = self._gather(np.arange(self.n)[np.asarray(rows)])
+                wanted = rows if isinstance(rows, np.ndarray) else list(rows)
+                stored = self._gather(np.arange(self.n)[wanted])
         except OSError as error:
             raise BagError(f"bag '{self.path}': features cannot be read ({error}); embed the slide again") from error
         return np.moveaxis(stored, -1, 1) if self._token_major else stored

@@ -1,0 +1,58 @@
+"""Batches of bags of different sizes: padded, with a mask that says which instances are real."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from monai.data.meta_tensor import MetaTensor
+from monai.data.utils import list_data_collate
+from torch import Tensor
+
+_PADDING = {"coords": 0, "instance_labels": -1}
+
+
+def collate_bags(items: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Make one batch of several bags; MONAI's engines take it apart again with ``decollate_batch``.
+
+    Args:
+        items: dictionaries with ``image`` ``[d, n, ...]``, where ``n`` differs from bag to bag.
+
+    Returns:
+        ``image`` ``[b, d, n_max, ...]`` padded with zeros, ``mask`` ``[b, n_max]``, True where an instance is real,
+        ``coords`` padded with 0 and ``instance_labels`` with -1 where the bags have them, and every other key collated
+        as MONAI does: labels stacked, strings in a list.
+    """
+    images = [item["image"] for item in items]
+    sizes = [image.shape[1] for image in images]
+    batch: dict[str, Any] = {"image": _pad_images(images, max(sizes))}
+    batch["mask"] = torch.arange(max(sizes))[None] < torch.tensor(sizes)[:, None]
+    for key, fill in _PADDING.items():
+        if key in items[0]:
+            rows = [torch.as_tensor(item[key]) for item in items]
+            batch[key] = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=fill)
+    if isinstance(items[0].get("label"), Sequence):
+        batch["label"] = torch.tensor([item["label"] for item in items], dtype=torch.float32)
+    rest = [{key: value for key, value in item.items() if key not in batch} for item in items]
+    return batch | (list_data_collate(rest) if rest[0] else {})
+
+
+def _pad_images(images: Sequence[Tensor], largest: int) -> Tensor:
+    """Channels stay innermost in memory, as bags are stored and as networks want them."""
+    plain = [image.as_tensor() if isinstance(image, MetaTensor) else image for image in images]
+    if len(plain) == 1:
+        padded = plain[0][None]
+    else:
+        channels, _, *grid = plain[0].shape
+        memory = plain[0].new_zeros(len(plain), largest, *grid, channels)
+        padded = memory.movedim(-1, 1)
+        for target, image in zip(padded, plain, strict=True):
+            target[:, : image.shape[1]] = image
+    if not all(isinstance(image, MetaTensor) for image in images):
+        return padded
+    batch = MetaTensor(padded)
+    batch.meta = list_data_collate([image.meta for image in images])  # type: ignore[attr-defined]
+    batch.applied_operations = [image.applied_operations for image in images]  # type: ignore[attr-defined]
+    batch.is_batch = True
+    return batch

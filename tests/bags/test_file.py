@@ -1,0 +1,336 @@
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from monai_mil.bags import BagFile, BagInfo, export_clam
+from monai_mil.errors import BagError
+
+INFO = BagInfo(
+    slide_id="slide",
+    slide_path="folder/slide.svs",
+    encoder="texture",
+    encoder_digest="0123456789abcdef",
+    tile_size=256,
+    tile_size_level0=513.1,
+    overlap=32,
+    target_mpp=0.5,
+    level0_size=(20000, 10000),
+    mpp=0.2495,
+    reader="cucim",
+    tissue={"threshold": None, "min_tissue": 0.25},
+)
+
+
+def bag_arrays(n: int = 5, width: int = 8, *grid: int) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(n)
+    return rng.standard_normal((n, width, *grid)).astype(np.float16), rng.integers(0, 20000, (n, 2))
+
+
+def write_trident(path: Path, features: np.ndarray, coords: np.ndarray, encoder: str = "uni_v1") -> dict[str, object]:
+    """TRIDENT 0.3: one-row chunks, attributes on the datasets, missing values as the text 'None'."""
+    attributes = {
+        "patch_size": 256,
+        "patch_size_level0": 512,
+        "level0_magnification": 40,
+        "target_magnification": 20,
+        "overlap": 0,
+        "name": "slide_7",
+        "savetodir": "None",
+        "level0_width": 40000,
+        "level0_height": 30000,
+    }
+    with h5py.File(path, "w") as file:
+        width = features.shape[1]
+        data = file.create_dataset(
+            "features", data=features, dtype=np.float32, chunks=(1, max(width, 1)), maxshape=(None, width)
+        )
+        data.attrs.update({"name": "slide_7", "savetodir": "None", "encoder": encoder})
+        file.create_dataset("coords", data=coords.astype(np.int64), chunks=(1, 2), maxshape=(None, 2))
+        file["coords"].attrs.update(attributes)
+    return attributes
+
+
+def test_a_bag_comes_back_as_it_was_written(tmp_path):
+    features, coords = bag_arrays()
+    BagFile.write(tmp_path / "bag.h5", features, coords, INFO, {"instance_labels": np.arange(5)})
+    with BagFile(tmp_path / "bag.h5") as bag:
+        assert (bag.n, bag.width, bag.grid) == (5, 8, None)
+        assert bag.info == INFO
+        assert bag.extras == ("instance_labels",)
+        np.testing.assert_array_equal(bag.extra("instance_labels"), np.arange(5))
+        np.testing.assert_array_equal(bag.coords, coords)
+        np.testing.assert_array_equal(bag.features(), features)
+    assert [path.name for path in tmp_path.iterdir()] == ["bag.h5"]
+
+
+def test_a_spatial_bag_is_token_major_on_disk_and_channel_first_in_hand(tmp_path):
+    features, coords = bag_arrays(3, 8, 2, 4)
+    BagFile.write(tmp_path / "bag.h5", features, coords, INFO)
+    with h5py.File(tmp_path / "bag.h5") as file:
+        assert file["features"].shape == (3, 2, 4, 8)
+    with BagFile(tmp_path / "bag.h5") as bag:
+        assert (bag.width, bag.grid) == (8, (2, 4))
+        np.testing.assert_array_equal(bag.features(), features)
+        np.testing.assert_array_equal(bag.features([2, 0]), features[[2, 0]])
+
+
+def test_official_insight_files_are_read_channel_first(tmp_path):
+    features, coords = bag_arrays(3, 8, 2, 4)
+    with h5py.File(tmp_path / "slide_3.h5", "w") as file:
+        file["features"], file["coords"] = features.astype(np.float32), coords
+    with BagFile(tmp_path / "slide_3.h5") as bag:
+        assert (bag.width, bag.grid, bag.info.slide_id) == (8, (2, 4), "slide_3")
+        np.testing.assert_array_equal(bag.features(), features.astype(np.float32))
+
+
+def test_text_extras_come_back_as_text(tmp_path):
+    features, coords = bag_arrays(2)
+    names = np.array(["1.2.840.1", "1.2.840.22"])
+    BagFile.write(tmp_path / "bag.h5", features, coords, INFO, {"sop_instance_uid": names})
+    with BagFile(tmp_path / "bag.h5") as bag:
+        assert bag.extra("sop_instance_uid").tolist() == names.tolist()
+
+
+@pytest.mark.parametrize("chunks", [None, (1, 8), (32, 8), (1024, 8)])
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(rows=st.lists(st.integers(-300, 299), max_size=60), cut=st.slices(300))
+def test_any_rows_in_any_order_are_those_of_the_array(tmp_path, chunks, rows, cut):
+    features, coords = bag_arrays(300)
+    path = tmp_path / f"{chunks}.h5"
+    if not path.exists():
+        with h5py.File(path, "w") as file:
+            maxshape = None if chunks is None else (None, 8)
+            file.create_dataset("features", data=features, chunks=chunks, maxshape=maxshape)
+            file["coords"] = coords
+    with BagFile(path) as bag:
+        np.testing.assert_array_equal(bag.features(rows), features[np.array(rows, int)])
+        np.testing.assert_array_equal(bag.features(cut), features[cut])
+        mask = features[:, 0] > 0
+        np.testing.assert_array_equal(bag.features(mask), features[mask])
+        with pytest.raises(IndexError):
+            bag.features([300])
+
+
+def test_chunks_cover_the_bag_in_order(tmp_path):
+    features, coords = bag_arrays(10)
+    BagFile.write(tmp_path / "bag.h5", features, coords, INFO)
+    with BagFile(tmp_path / "bag.h5") as bag:
+        parts = list(bag.chunks(4))
+    assert [len(part) for part in parts] == [4, 4, 2]
+    np.testing.assert_array_equal(np.concatenate(parts), features)
+
+
+def test_a_million_instances_are_written_and_read_in_bounded_memory(tmp_path):
+    script = f"""
+    import resource
+    import numpy as np
+    from monai_mil.bags import BagFile, BagInfo
+    n, width = 1_000_000, 128
+    rows = np.memmap({str(tmp_path / "rows")!r}, np.float16, "w+", shape=(n, width))
+    start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    path = {str(tmp_path / "bag.h5")!r}
+    BagFile.write(path, np.broadcast_to(np.float16(1), (n, width)), np.zeros((n, 2), np.int64), BagInfo("million"))
+    with BagFile(path) as bag:
+        total = sum(int(part[:, 0].sum(dtype=np.int64)) for part in bag.chunks(4096))
+    assert total == n
+    print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - start) // 1024)
+    """
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(script)], capture_output=True, text=True, check=True)
+    assert int(done.stdout) < 100, "MiB above the start for a bag of 244 MiB"
+
+
+def test_trident_files_are_read_as_they_are(tmp_path):
+    features, coords = bag_arrays()
+    write_trident(tmp_path / "slide_7.h5", features, coords)
+    with BagFile(tmp_path / "slide_7.h5") as bag:
+        assert bag.features().dtype == np.float32
+        np.testing.assert_array_equal(bag.features(), features.astype(np.float32))
+        np.testing.assert_array_equal(bag.coords, coords)
+        assert bag.info == BagInfo(
+            slide_id="slide_7",
+            encoder="uni_v1",
+            tile_size=256,
+            tile_size_level0=512.0,
+            overlap=0,
+            target_mpp=0.5,
+            level0_size=(40000, 30000),
+            mpp=0.25,
+            version=None,
+        )
+
+
+def test_trident_s_missing_encoder_and_empty_slide_are_read(tmp_path):
+    write_trident(tmp_path / "slide_7.h5", np.empty((0, 8)), np.empty((0, 2)), encoder="None")
+    with BagFile(tmp_path / "slide_7.h5") as bag:
+        assert (bag.n, bag.width, bag.info.encoder) == (0, 8, None)
+        assert bag.features().shape == (0, 8)
+        assert list(bag.chunks(4)) == []
+
+
+def test_a_trident_user_reads_our_file(tmp_path):
+    features, coords = bag_arrays()
+    BagFile.write(tmp_path / "slide.h5", features, coords, INFO)
+    theirs = write_trident(tmp_path / "theirs.h5", features, coords)
+    with h5py.File(tmp_path / "slide.h5") as file:
+        loaded = torch.from_numpy(file["features"][:]).float()
+        attributes = dict(file["coords"].attrs)
+        assert file["features"].attrs["encoder"] == "texture"
+        assert file["coords"].dtype == np.int64
+    assert torch.equal(loaded, torch.from_numpy(features).float())
+    assert attributes.keys() == theirs.keys()
+    assert attributes["patch_size"] == 256
+    assert attributes["patch_size_level0"] == 513
+    assert (attributes["level0_magnification"], attributes["target_magnification"]) == (40, 20)
+    assert (attributes["level0_width"], attributes["level0_height"]) == (20000, 10000)
+    assert (attributes["overlap"], attributes["name"]) == (32, "slide")
+
+
+def test_clam_features_are_read_and_their_tile_size_follows_from_the_grid(tmp_path):
+    features, _ = bag_arrays(6)
+    coords = np.array([[0, 0], [0, 512], [0, 1024], [512, 0], [512, 512], [4096, 100]], np.int32)
+    with h5py.File(tmp_path / "slide_9.h5", "w") as file:
+        data = features.astype(np.float32)
+        file.create_dataset("features", data=data, chunks=(32, 8), maxshape=(None, 8))
+        file.create_dataset("coords", data=coords, chunks=(32, 2), maxshape=(None, 2))
+    with BagFile(tmp_path / "slide_9.h5") as bag:
+        assert bag.coords.dtype == np.int64
+        np.testing.assert_array_equal(bag.coords, coords)
+        np.testing.assert_array_equal(bag.features(), data)
+        assert bag.info == BagInfo(slide_id="slide_9", tile_size_level0=512.0, version=None)
+
+
+def test_clam_s_patch_size_counts_pixels_of_the_patch_level(tmp_path):
+    features, coords = bag_arrays()
+    with h5py.File(tmp_path / "slide.h5", "w") as file:
+        file["features"], file["coords"] = features, coords
+        file["coords"].attrs.update(
+            {"patch_size": 256, "patch_level": 1, "downsample": (4.0, 4.0), "level_dim": (1000, 500), "name": "slide"}
+        )
+    with BagFile(tmp_path / "slide.h5") as bag:
+        assert (bag.info.tile_size, bag.info.tile_size_level0) == (256, 1024.0)
+        assert bag.info.level0_size == (4000, 2000)
+
+
+def test_a_clam_user_reads_our_export(tmp_path):
+    features, coords = bag_arrays()
+    BagFile.write(tmp_path / "slide.h5", features, coords, INFO)
+    h5_path, pt_path = export_clam(tmp_path / "slide.h5", tmp_path / "clam")
+    assert (h5_path, pt_path) == (
+        tmp_path / "clam" / "h5_files" / "slide.h5",
+        tmp_path / "clam" / "pt_files" / "slide.pt",
+    )
+    loaded = torch.load(pt_path, weights_only=True)
+    assert loaded.dtype == torch.float32
+    np.testing.assert_array_equal(loaded.numpy(), features.astype(np.float32))
+    with h5py.File(h5_path) as file:
+        assert (file["features"].dtype, file["coords"].dtype) == (np.float32, np.int32)
+        np.testing.assert_array_equal(file["coords"][:], coords)
+    with BagFile(h5_path) as bag:
+        np.testing.assert_array_equal(bag.features(), features)
+
+
+def test_clam_takes_no_spatial_bags(tmp_path):
+    features, coords = bag_arrays(3, 8, 2, 2)
+    BagFile.write(tmp_path / "slide.h5", features, coords, INFO)
+    with pytest.raises(BagError, match=r"slide\.h5.*CLAM reads vectors"):
+        export_clam(tmp_path / "slide.h5", tmp_path)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, 65520.0, -1e30])
+def test_features_beyond_float16_are_an_error_that_names_file_and_instance(tmp_path, bad):
+    features = np.ones((5, 8), np.float32)
+    features[3, 2] = bad
+    with pytest.raises(BagError, match=r"bag\.h5.*instance 3"):
+        BagFile.write(tmp_path / "bag.h5", features, np.zeros((5, 2), int), INFO)
+    assert list(tmp_path.iterdir()) == []
+
+
+@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(features=hnp.arrays(np.float32, (3, 4), elements=st.floats(-65504, 65504, width=32)))
+def test_what_fits_float16_is_written_and_rounded_to_it(tmp_path, features):
+    BagFile.write(tmp_path / "bag.h5", features, np.zeros((3, 2), int), INFO)
+    with BagFile(tmp_path / "bag.h5") as bag:
+        np.testing.assert_array_equal(bag.features(), features.astype(np.float16))
+
+
+@pytest.mark.parametrize(
+    ("features", "coords", "message"),
+    [
+        (np.ones((5, 8)), np.zeros((4, 2), int), r"coords are int64 \[4, 2\], not integer \[5, 2\]"),
+        (np.ones((5, 8)), np.zeros((5, 2)), "coords are float64"),
+        (np.ones(5), np.zeros((5, 2), int), r"shape \[5\]"),
+    ],
+)
+def test_what_is_no_bag_is_not_written(tmp_path, features, coords, message):
+    with pytest.raises(BagError, match=message):
+        BagFile.write(tmp_path / "bag.h5", features, coords, INFO)
+
+
+def test_extras_need_a_row_for_every_instance(tmp_path):
+    with pytest.raises(BagError, match="'instance_labels' has 4 rows for 5 instances"):
+        BagFile.write(tmp_path / "b.h5", *bag_arrays(), INFO, {"instance_labels": np.zeros(4)})
+
+
+@pytest.mark.parametrize(
+    ("datasets", "message"),
+    [
+        ({"coords": np.zeros((5, 2))}, "no dataset 'features'"),
+        ({"features": np.zeros((5, 8))}, "no dataset 'coords'"),
+        ({"features": np.zeros((5, 8)), "coords": np.zeros((4, 2), int)}, "5 features but 4 coords"),
+        ({"features": np.zeros(8), "coords": np.zeros((4, 2), int)}, r"not floating point \[n, d\]"),
+        ({"features": np.zeros((5, 8), int), "coords": np.zeros((5, 2), int)}, "not floating point"),
+        ({"features": np.zeros((5, 8)), "coords": np.zeros((5, 5), int)}, r"shape \[5, 5\]"),
+    ],
+)
+def test_files_that_are_no_bags_are_named_with_their_fault(tmp_path, datasets, message):
+    with h5py.File(tmp_path / "odd.h5", "w") as file:
+        for name, data in datasets.items():
+            file[name] = data
+    with pytest.raises(BagError, match=rf"odd\.h5.*{message}"):
+        BagFile(tmp_path / "odd.h5")
+
+
+@pytest.mark.parametrize("share", [0.0, 0.01, 0.5, 0.99])
+def test_a_truncated_file_is_an_error_that_names_it(tmp_path, share):
+    BagFile.write(tmp_path / "bag.h5", *bag_arrays(500), INFO)
+    whole = (tmp_path / "bag.h5").read_bytes()
+    (tmp_path / "cut.h5").write_bytes(whole[: int(len(whole) * share)])
+    with pytest.raises(BagError, match=r"cut\.h5"), BagFile(tmp_path / "cut.h5") as bag:
+        bag.features()
+
+
+def test_missing_and_foreign_files_are_errors_that_name_them(tmp_path):
+    with pytest.raises(BagError, match=r"nothing\.h5.*no such file"):
+        BagFile(tmp_path / "nothing.h5")
+    (tmp_path / "text.h5").write_text("slide_id,label\n")
+    with pytest.raises(BagError, match=r"text\.h5.*not an HDF5 file"):
+        BagFile(tmp_path / "text.h5")
+
+
+def test_a_full_disk_is_one_clear_error_and_leaves_the_old_bag(tmp_path):
+    BagFile.write(tmp_path / "bag.h5", *bag_arrays(2), INFO)
+    script = f"""
+    import resource
+    import numpy as np
+    from monai_mil.bags import BagFile, BagInfo
+    from monai_mil.errors import BagError
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20))
+    try:
+        BagFile.write({str(tmp_path / "bag.h5")!r}, np.ones((4096, 1024)), np.zeros((4096, 2), int), BagInfo("big"))
+    except BagError as error:
+        print(error)
+    """
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(script)], capture_output=True, text=True, check=True)
+    assert "bag.h5' cannot be written (File too large); free some space" in done.stdout
+    assert [path.name for path in tmp_path.iterdir()] == ["bag.h5"]
+    with BagFile(tmp_path / "bag.h5") as bag:
+        assert bag.n == 2
