@@ -22,6 +22,7 @@ _ALL = (
         width=76,
         token_width=38,
         grid=(14, 14),
+        tile_size=256,
         licence="Apache-2.0",
         source="monai_mil.encoders.texture",
     ),

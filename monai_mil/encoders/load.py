@@ -42,7 +42,7 @@ def load_encoder(
 
 
 def _model(card: EncoderCard, spatial: bool, weights: str | Path | None) -> tuple[nn.Module, str]:
-    facts = f"{card.preprocessing} {card.pooling} {card.without}"
+    facts = _facts(card)
     if card.architecture == "texture":
         if weights is not None:
             raise EncoderError("encoder 'texture': it has no weights; leave weights out")
@@ -56,6 +56,14 @@ def _model(card: EncoderCard, spatial: bool, weights: str | Path | None) -> tupl
 
     model = build(card, spatial, weights)
     return model, digest_weights(model, facts)
+
+
+def _facts(card: EncoderCard) -> str:
+    """What changes features beside the weights, spelled out so that a new field on the card changes no digest."""
+    how = card.preprocessing
+    resize = how.resize or how.input_size
+    facts = (how.input_size, resize, how.interpolation, how.mean, how.std, card.pooling, card.without)
+    return " ".join(map(str, facts))
 
 
 def _device(device: str | torch.device, name: str) -> torch.device:

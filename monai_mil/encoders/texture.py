@@ -21,29 +21,29 @@ _LARGEST = 8.0
 _HAEMATOXYLIN = (0.650, 0.704, 0.286)
 _EOSIN = (0.072, 0.990, 0.105)
 
-# Mean and spread of each feature over H&E tissue, background included (CAMELYON16 and Aperio CMU-1 at 0.5 um a pixel):
+# Mean and spread of each feature over H&E tissue, background included (CAMELYON16 and Aperio CMU-1, 256 px at 0.5 um):
 # the mean and log variance of three stains, then per octave gradient, coherence, Laplacian, line share of H and E.
 _MEAN = (
-    *(0.33, 0.13, 0.10, -4.14, -5.92, -6.53),
-    *(-4.45, -6.38, 0.40, 0.33, -5.87, -7.51, 0.31, 0.29),
-    *(-4.36, -6.48, 0.47, 0.44, -5.51, -7.60, 0.30, 0.29),
-    *(-4.49, -6.57, 0.57, 0.57, -5.48, -7.63, 0.31, 0.31),
-    *(-4.84, -6.89, 0.73, 0.71, -5.70, -7.78, 0.33, 0.32),
+    *(0.32, 0.13, 0.09, -4.25, -6.16, -6.64),
+    *(-4.57, -6.64, 0.40, 0.34, -6.00, -7.84, 0.30, 0.28),
+    *(-4.46, -6.63, 0.46, 0.44, -5.60, -7.79, 0.30, 0.29),
+    *(-4.61, -6.69, 0.55, 0.56, -5.56, -7.72, 0.31, 0.30),
+    *(-5.00, -7.06, 0.72, 0.70, -5.83, -7.90, 0.33, 0.32),
 )
 _SPREAD = (
-    *(0.23, 0.08, 0.06, 2.06, 1.79, 1.36),
-    *(2.42, 2.16, 0.22, 0.20, 2.16, 2.29, 0.09, 0.09),
-    *(2.46, 1.95, 0.24, 0.24, 2.19, 1.80, 0.10, 0.10),
-    *(2.46, 1.90, 0.26, 0.26, 2.23, 1.72, 0.14, 0.14),
-    *(2.30, 1.82, 0.26, 0.27, 2.18, 1.68, 0.21, 0.21),
+    *(0.22, 0.08, 0.06, 2.08, 1.58, 1.34),
+    *(2.48, 2.00, 0.23, 0.21, 2.14, 1.96, 0.09, 0.09),
+    *(2.54, 1.93, 0.24, 0.24, 2.26, 1.71, 0.11, 0.10),
+    *(2.52, 1.92, 0.26, 0.27, 2.30, 1.71, 0.14, 0.14),
+    *(2.34, 1.85, 0.27, 0.28, 2.18, 1.67, 0.21, 0.21),
 )
 
 
 class TextureBank(nn.Module):
     """Local texture and stain of a tile on a 14 x 14 token grid; no weights, no randomness.
 
-    Optical density is unmixed into haematoxylin, eosin and residual. On four octaves of the first two (0.5 to 4 um a
-    pixel when tiles have 0.5) first and second derivatives give, per token: the log energy of the gradient, the
+    Optical density is unmixed into haematoxylin, eosin and residual. On four octaves of the first two (0.6 to 4.6 um
+    a pixel for tiles of 128 um) first and second derivatives give, per token: the log energy of the gradient, the
     coherence of its direction (structure tensor: fibres against speckle), the log energy of the Laplacian (blobs such
     as nuclei) and the share of line-like curvature. The mean and the log variance of the three stains complete the
     ``TOKEN_WIDTH`` features. Constants standardise them: H&E gives values around 0 with a spread around 1, and
