@@ -1,0 +1,148 @@
+"""Bag-level classification metrics, each for many weightings of the cases at once (what a bootstrap needs).
+
+All of them take the same arguments:
+
+* ``prob``: probability of the positive class ``[n]`` or ``[n, 1]``, or of every class or label ``[n, c]``;
+* ``label``: class indices ``[n]``, or for multi-label tasks 0, 1 or NaN (unknown) ``[n, c]``;
+* ``weight``: ``[n]``, or ``[k, n]`` for ``k`` results in one go; None counts every case once.
+
+They return a float, or ``[k]`` float64, and NaN where a metric is not defined (an AUROC of one class).
+"""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+Array = NDArray[Any]
+
+
+class Metric(Protocol):
+    """The signature shared by this module's metrics and taken by :func:`monai_mil.metrics.bootstrap_ci`."""
+
+    def __call__(self, prob: ArrayLike, label: ArrayLike, weight: Array | None = None) -> Any:
+        """The metric's value, or one for each weighting."""
+        ...
+
+
+def auroc(prob: ArrayLike, label: ArrayLike, weight: Array | None = None) -> Any:
+    """Area under the ROC curve; macro mean over one-versus-rest for more classes and over labels.
+
+    Classes or labels without a positive or without a negative case are left out of the mean.
+    """
+    columns = [_binary_auroc(*column) for column in _one_versus_rest(prob, label, weight)]
+    return _result(_mean(columns), weight)
+
+
+def accuracy(prob: ArrayLike, label: ArrayLike, weight: Array | None = None) -> Any:
+    """Share of correct predictions (highest probability; multi-label: each label at 0.5)."""
+    cells = _confusions(prob, label, weight)
+    hits, known = np.sum([cell[0] for cell in cells], axis=0), np.sum([cell[4] for cell in cells], axis=0)
+    if _excludes(prob, label):
+        known = known / len(cells)
+    else:
+        hits = hits + np.sum([cell[3] for cell in cells], axis=0)
+    return _result(_ratio(hits, known), weight)
+
+
+def balanced_accuracy(prob: ArrayLike, label: ArrayLike, weight: Array | None = None) -> Any:
+    """Mean recall of the classes; multi-label: mean over labels of (sensitivity + specificity) / 2 at 0.5."""
+    recalls = []
+    for true_positive, false_positive, false_negative, true_negative, _ in _confusions(prob, label, weight):
+        recalls.append(_ratio(true_positive, true_positive + false_negative))
+        if not _excludes(prob, label):
+            recalls.append(_ratio(true_negative, true_negative + false_positive))
+    return _result(_mean(recalls), weight)
+
+
+def macro_f1(prob: ArrayLike, label: ArrayLike, weight: Array | None = None) -> Any:
+    """Mean F1 of the classes that occur or are predicted; multi-label: of the labels, at 0.5.
+
+    One column of probabilities counts as the two classes it separates.
+    """
+    scores = []
+    for true_positive, false_positive, false_negative, true_negative, _ in _confusions(prob, label, weight):
+        errors = false_positive + false_negative
+        scores.append(_ratio(2 * true_positive, 2 * true_positive + errors))
+        if np.ndim(label) == 1 and _as_columns(prob).shape[1] == 1:
+            scores.append(_ratio(2 * true_negative, 2 * true_negative + errors))
+    return _result(_mean(scores), weight)
+
+
+def _one_versus_rest(prob: ArrayLike, label: ArrayLike, weight: Array | None) -> list[tuple[Array, Array, Array]]:
+    """Score, truth and weights ``[k, m]`` of the known cases, one triple for each column that asks a question."""
+    scores, truth = _as_columns(prob), np.asarray(label, dtype=float)
+    weights = _weights(weight, len(scores))
+    if len(truth) != len(scores):
+        raise ValueError(f"{len(scores)} predictions for {len(truth)} labels")
+    if truth.ndim == 2 and truth.shape != scores.shape:
+        raise ValueError(f"multi-label predictions {scores.shape} and labels {truth.shape} differ in shape")
+    if truth.ndim == 1:
+        if scores.shape[1] == 2:
+            return [(scores[:, 1], truth == 1, weights)]
+        if scores.shape[1] == 1:
+            return [(scores[:, 0], truth == 1, weights)]
+        return [(column, truth == index, weights) for index, column in enumerate(scores.T)]
+    known = ~np.isnan(truth)
+    return [(scores[rows, index], truth[rows, index] == 1, weights[:, rows]) for index, rows in enumerate(known.T)]
+
+
+def _binary_auroc(score: Array, truth: Array, weights: Array) -> Array:
+    """Probability that a positive scores higher than a negative, ties counted half, for each row of ``weights``."""
+    if len(score) == 0:
+        return np.full(len(weights), np.nan)
+    order = np.argsort(score, kind="stable")
+    starts = np.flatnonzero(np.diff(score[order], prepend=np.nan) != 0)
+    ordered = weights[:, order]
+    positive = np.add.reduceat(ordered * truth[order], starts, axis=1)
+    negative = np.add.reduceat(ordered * ~truth[order], starts, axis=1)
+    below = np.cumsum(negative, axis=1) - negative / 2
+    return _ratio((positive * below).sum(axis=1), positive.sum(axis=1) * negative.sum(axis=1))
+
+
+def _confusions(prob: ArrayLike, label: ArrayLike, weight: Array | None) -> list[tuple[Array, ...]]:
+    """True positives, false positives, false negatives, true negatives and their sum of every class or label."""
+    scores, truth = _as_columns(prob), np.asarray(label, dtype=float)
+    weights = _weights(weight, len(scores))
+    if _excludes(prob, label):
+        classes = np.arange(scores.shape[1])
+        chosen, truth = scores.argmax(axis=1)[:, None] == classes, truth[:, None] == classes
+        known = np.ones_like(chosen)
+    else:
+        truth = truth.reshape(scores.shape)
+        chosen, known, truth = scores >= 0.5, ~np.isnan(truth), truth == 1
+    cells = (chosen & truth, chosen & ~truth & known, ~chosen & truth, ~chosen & ~truth & known, known)
+    sums = [weights @ cell for cell in cells]
+    return [tuple(cell[:, index] for cell in sums) for index in range(scores.shape[1])]
+
+
+def _excludes(prob: ArrayLike, label: ArrayLike) -> bool:
+    """Whether the columns of ``prob`` are classes that exclude each other."""
+    return np.ndim(label) == 1 and _as_columns(prob).shape[1] > 1
+
+
+def _as_columns(prob: ArrayLike) -> Array:
+    scores = np.asarray(prob, dtype=float)
+    return scores[:, None] if scores.ndim == 1 else scores
+
+
+def _weights(weight: Array | None, count: int) -> Array:
+    return np.ones((1, count)) if weight is None else np.atleast_2d(np.asarray(weight, dtype=float))
+
+
+def _ratio(part: Any, whole: Any) -> Array:
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.where(np.asarray(whole) > 0, np.asarray(part) / np.asarray(whole), np.nan)
+
+
+def _mean(columns: list[Array]) -> Array:
+    """Mean over columns that are defined, NaN where none is."""
+    table = np.stack(columns)
+    defined = ~np.isnan(table)
+    return _ratio(np.where(defined, table, 0).sum(axis=0), defined.sum(axis=0))
+
+
+def _result(values: Array, weight: Array | None) -> Any:
+    return values if weight is not None and np.ndim(weight) == 2 else float(values[0])

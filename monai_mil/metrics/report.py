@@ -1,0 +1,57 @@
+"""All metrics of a cohort with their intervals, as plain numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from monai_mil.metrics.bootstrap import bootstrap_ci
+from monai_mil.metrics.classification import accuracy, auroc, balanced_accuracy, macro_f1
+from monai_mil.metrics.curves import calibration
+
+_METRICS = {"auroc": auroc, "balanced_accuracy": balanced_accuracy, "macro_f1": macro_f1, "accuracy": accuracy}
+
+
+def classification_report(
+    prob: ArrayLike,
+    label: ArrayLike,
+    classes: Sequence[str],
+    groups: Sequence[Hashable] | None = None,
+    n: int = 1000,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Metrics of all classes together and of each one against the rest.
+
+    Args:
+        prob: probabilities ``[cases, c]``.
+        label: class indices ``[cases]``, or 0, 1 or NaN (unknown) ``[cases, c]`` for multi-label tasks.
+        classes: their names, ``c`` of them.
+        groups: patient of every case; resampling keeps a patient's cases together.
+        n: bootstrap resamples.
+        seed: of the resampling.
+
+    Returns:
+        ``{"cases", "expected_calibration_error", <metric>: {"value", "low", "high"}, "classes": {<class>:
+        {"cases", "auroc": {"value", "low", "high"}}}}`` with the metrics ``auroc``, ``balanced_accuracy``,
+        ``macro_f1`` and ``accuracy``; numbers are Python's, NaN where not defined.
+
+    Raises:
+        ValueError: the number of names and of columns differ.
+    """
+    scores, truth = np.asarray(prob, dtype=float), np.asarray(label, dtype=float)
+    if scores.ndim != 2 or scores.shape[1] != len(classes):
+        raise ValueError(f"{len(classes)} class names for probabilities of shape {scores.shape}")
+    report: dict[str, Any] = {"cases": len(scores)}
+    for name, metric in _METRICS.items():
+        report[name] = asdict(bootstrap_ci(metric, scores, truth, n, seed, groups))
+    report["expected_calibration_error"] = calibration(scores, truth).expected_error
+    report["classes"] = {}
+    for index, name in enumerate(classes):
+        column = (truth == index).astype(float) if truth.ndim == 1 else truth[:, index]
+        interval = bootstrap_ci(auroc, scores[:, [index]], column[:, None], n, seed, groups)
+        report["classes"][name] = {"cases": int((column == 1).sum()), "auroc": asdict(interval)}
+    return report

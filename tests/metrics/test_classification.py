@@ -1,0 +1,85 @@
+"""The metrics agree with scikit-learn where it has them, weighted as well as not."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn import metrics as reference
+
+from monai_mil.metrics import accuracy, auroc, balanced_accuracy, macro_f1
+
+
+def cases(seed: int, count: int, classes: int) -> tuple[np.ndarray, np.ndarray]:
+    """Probabilities rounded so that ties occur, and labels in which every class occurs."""
+    generator = np.random.default_rng(seed)
+    prob = generator.dirichlet(np.ones(classes), count).round(1)
+    label = np.concatenate([np.arange(classes), generator.integers(classes, size=count - classes)])
+    return prob, label
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 10_000), st.integers(4, 40), st.integers(2, 4), st.booleans())
+def test_every_metric_equals_scikit_learn(seed: int, count: int, classes: int, weighted: bool) -> None:
+    prob, label = cases(seed, count, classes)
+    weight = np.random.default_rng(seed).integers(1, 4, count).astype(float) if weighted else None
+    predicted = prob.argmax(axis=1)
+    arguments = {"sample_weight": weight}
+    expected = np.mean(
+        [
+            reference.roc_auc_score(label == c, prob[:, c], **arguments)
+            for c in ([1] if classes == 2 else range(classes))
+        ]
+    )
+    assert auroc(prob, label, weight) == pytest.approx(expected)
+    assert accuracy(prob, label, weight) == pytest.approx(reference.accuracy_score(label, predicted, **arguments))
+    expected = reference.balanced_accuracy_score(label, predicted, **arguments)
+    assert balanced_accuracy(prob, label, weight) == pytest.approx(expected)
+    expected = reference.f1_score(label, predicted, average="macro", **arguments)
+    assert macro_f1(prob, label, weight) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("metric", [auroc, accuracy, balanced_accuracy, macro_f1])
+def test_many_weightings_at_once_equal_one_after_the_other(metric) -> None:
+    prob, label = cases(3, 30, 3)
+    weights = np.random.default_rng(0).integers(0, 3, (5, 30)).astype(float)
+    together = metric(prob, label, weights)
+    assert together.shape == (5,)
+    np.testing.assert_allclose(together, [metric(prob, label, weight) for weight in weights])
+
+
+@pytest.mark.parametrize("metric", [auroc, accuracy, balanced_accuracy, macro_f1])
+def test_one_column_and_two_columns_of_a_binary_task_agree(metric) -> None:
+    positive, label = np.random.default_rng(1).random(50), np.arange(50) % 2
+    two = np.stack([1 - positive, positive], axis=1)
+    assert metric(positive, label) == pytest.approx(metric(two, label))
+    assert metric(positive[:, None], label) == pytest.approx(metric(two, label))
+
+
+def test_an_unknown_label_counts_nowhere() -> None:
+    prob = np.random.default_rng(2).random((20, 2))
+    label = np.random.default_rng(3).integers(0, 2, (20, 2)).astype(float)
+    label[:5, 1] = np.nan
+    for metric in (auroc, balanced_accuracy, macro_f1):
+        parts = [metric(prob[:, [0]], label[:, [0]]), metric(prob[5:, [1]], label[5:, [1]])]
+        assert metric(prob, label) == pytest.approx(np.mean(parts))
+    hits = np.concatenate([(prob[:, 0] >= 0.5) == label[:, 0], (prob[5:, 1] >= 0.5) == label[5:, 1]])
+    assert accuracy(prob, label) == pytest.approx(hits.mean())
+
+
+def test_an_auroc_of_one_class_is_not_a_number() -> None:
+    assert np.isnan(auroc([0.1, 0.9], [1, 1]))
+    assert np.isnan(auroc(np.full((2, 3), 1 / 3), [1, 1]))
+
+
+def test_a_class_that_does_not_occur_is_left_out_of_the_mean() -> None:
+    prob = np.array([[0.7, 0.2, 0.1], [0.2, 0.7, 0.1], [0.6, 0.3, 0.1]])
+    assert auroc(prob, [0, 1, 0]) == 1.0
+
+
+def test_labels_that_do_not_fit_are_refused() -> None:
+    with pytest.raises(ValueError, match="3 predictions for 2 labels"):
+        auroc([0.1, 0.2, 0.3], [0, 1])
+    with pytest.raises(ValueError, match="differ in shape"):
+        auroc(np.zeros((2, 3)), np.zeros((2, 2)))
