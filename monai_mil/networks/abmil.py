@@ -5,12 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from monai_mil.networks.attention_pool import PoolWeights, attention_pool, stream_pool
-from monai_mil.networks.contract import MILNetwork, check_bag
+from monai_mil.networks.contract import MILNetwork, check_chunks
 
 
 class ABMIL(MILNetwork):
@@ -61,11 +62,12 @@ class ABMIL(MILNetwork):
 
     @torch.jit.unused
     @torch.no_grad()
-    def pool_chunks(self, chunks: Iterable[Tensor]) -> dict[str, Tensor]:
+    def pool_chunks(self, chunks: Iterable[Tensor | np.ndarray]) -> dict[str, Tensor]:
         """Evaluate one bag that does not fit into memory.
 
         Args:
-            chunks: the instances in order, ``[m, d]`` each, of any floating type; a few thousand rows are best.
+            chunks: the instances in order, ``[m, d]`` each, tensors or arrays of any floating type; a few
+                thousand rows are best. They are moved to the network's device.
 
         Returns:
             The output of a batch of one bag, as from ``forward(..., return_dict=True)``.
@@ -73,7 +75,7 @@ class ABMIL(MILNetwork):
         Raises:
             ValueError: no row came, or a feature is not finite.
         """
-        bag, scores = stream_pool((check_bag(rows.T[None], None)[0].T for rows in chunks), self._weights())
+        bag, scores = stream_pool(check_chunks(chunks, self.hidden.weight.device), self._weights())
         return self._answer(bag[None], scores[None])
 
     @torch.jit.unused

@@ -20,8 +20,9 @@ key                     shape               meaning
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -119,6 +120,14 @@ def _zero_padding(image: Tensor, mask: Tensor | None) -> Tensor:
             hole = hole[:, :, :, None, None]
         return image.masked_fill(hole, 0.0)
     return image
+
+
+def check_chunks(chunks: Iterable[Tensor | np.ndarray], device: torch.device) -> Iterator[Tensor]:
+    """The chunks ``[m, d]`` of one bag, checked one by one as :func:`check_bag` does, on ``device``."""
+    for chunk in chunks:
+        rows = torch.as_tensor(chunk)
+        check_bag(rows.T[None], None)
+        yield rows.to(device)
 
 
 def instance_scores(output: Mapping[str, Tensor]) -> Tensor:

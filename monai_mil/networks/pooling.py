@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from monai_mil.networks.contract import MILNetwork, check_bag
+from monai_mil.networks.contract import MILNetwork, check_chunks
 
 
 class InstancePooling(MILNetwork):
@@ -45,13 +46,13 @@ class InstancePooling(MILNetwork):
         return self._answer(self._instance_logits(image), mask)
 
     @torch.no_grad()
-    def pool_chunks(self, chunks: Iterable[Tensor]) -> dict[str, Tensor]:
-        """Evaluate one bag that arrives in chunks ``[m, d]`` of any floating type.
+    def pool_chunks(self, chunks: Iterable[Tensor | np.ndarray]) -> dict[str, Tensor]:
+        """Evaluate one bag that arrives in chunks ``[m, d]``, tensors or arrays of any floating type.
 
         Raises:
             ValueError: no row came, or a feature is not finite.
         """
-        logits = [self._classify(check_bag(rows.T[None], None)) for rows in chunks]
+        logits = [self._classify(rows.T[None]) for rows in check_chunks(chunks, self.hidden.weight.device)]
         if not logits:
             raise ValueError("a bag without instances has no prediction")
         return self._answer(torch.cat(logits, dim=2), None)

@@ -1,0 +1,81 @@
+"""Bag losses against their formulas."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from monai_mil.losses import BagBCE, BagCrossEntropy, MILLoss
+
+
+class LogitPenalty(nn.Module):
+    """Mean square of the logits."""
+
+    def forward(self, output: dict[str, torch.Tensor], label: torch.Tensor) -> torch.Tensor:
+        return output["logits"].square().mean()
+
+
+LOGITS = torch.tensor([[1.0, -2.0, 0.5], [0.0, 3.0, -1.0]])
+
+
+@pytest.mark.parametrize("shape", [(2,), (2, 1)])
+def test_cross_entropy_with_smoothing_and_class_weights(shape: tuple[int, ...]) -> None:
+    label = torch.tensor([0, 2]).reshape(shape)
+    loss = BagCrossEntropy(label_smoothing=0.1, class_weights=[1, 2, 3])({"logits": LOGITS}, label)
+    weights = torch.tensor([1.0, 2.0, 3.0])
+    target = 0.9 * F.one_hot(torch.tensor([0, 2]), 3) + 0.1 / 3
+    expected = -(weights * target * LOGITS.log_softmax(1)).sum() / (1 + 3)
+    torch.testing.assert_close(loss, expected)
+
+
+def test_bce_smooths_and_weighs_labels() -> None:
+    label = torch.tensor([[1.0, 0.0, 1.0], [0.0, 1.0, 0.0]])
+    loss = BagBCE(label_smoothing=0.2, positive_weights=[1, 2, 3])({"logits": LOGITS}, label)
+    target = label * 0.8 + 0.1
+    positive, negative = F.logsigmoid(LOGITS), F.logsigmoid(-LOGITS)
+    expected = -(torch.tensor([1.0, 2.0, 3.0]) * target * positive + (1 - target) * negative).mean()
+    torch.testing.assert_close(loss, expected)
+
+
+def test_an_unknown_label_has_no_loss_and_no_gradient() -> None:
+    logits = LOGITS.clone().requires_grad_()
+    label = torch.tensor([[1.0, float("nan"), 1.0], [0.0, 1.0, float("nan")]])
+    loss = BagBCE()({"logits": logits}, label)
+    known = ~label.isnan()
+    torch.testing.assert_close(loss, F.binary_cross_entropy_with_logits(LOGITS[known], label[known]))
+    loss.backward()
+    assert (logits.grad[~known] == 0).all()
+    assert (logits.grad[known] != 0).all()
+
+
+def test_a_batch_without_any_known_label_has_loss_zero() -> None:
+    logits = LOGITS.clone().requires_grad_()
+    loss = BagBCE()({"logits": logits}, torch.full((2, 3), float("nan")))
+    loss.backward()
+    assert loss == 0
+    assert (logits.grad == 0).all()
+
+
+def test_terms_are_weighted_summed_and_kept_by_name() -> None:
+    label = torch.tensor([0, 1])
+    loss = MILLoss({"bag": BagCrossEntropy(), "penalty": LogitPenalty()}, {"penalty": 0.5})
+    value = loss({"logits": LOGITS}, label)
+    bag, penalty = F.cross_entropy(LOGITS, label), LOGITS.square().mean()
+    torch.testing.assert_close(value, bag + 0.5 * penalty)
+    torch.testing.assert_close(loss.last, {"bag": bag, "penalty": penalty})
+    assert not loss.last["bag"].requires_grad
+
+
+def test_losses_are_float32_for_half_precision_logits() -> None:
+    label = torch.tensor([0, 1])
+    assert MILLoss()({"logits": LOGITS.bfloat16()}, label).dtype == torch.float32
+    assert BagBCE()({"logits": LOGITS.bfloat16()}, F.one_hot(label, 3)).dtype == torch.float32
+
+
+def test_weights_without_a_term_are_refused() -> None:
+    with pytest.raises(ValueError, match="weights without a term: anchor"):
+        MILLoss(weights={"anchor": 1.0})
+    with pytest.raises(ValueError, match="at least one term"):
+        MILLoss({})

@@ -1,0 +1,255 @@
+"""What architecture.md promises of every network; each class that monai_mil.networks exports enters by itself.
+
+A network whose constructor does not take ``(in_channels, num_classes)`` or whose bags are spatial says so in a class
+attribute ``contract_example``: a function that returns a small network and the shape ``[d, ...]`` of one instance.
+"""
+
+from __future__ import annotations
+
+import inspect
+import io
+
+import onnxruntime
+import pytest
+import torch
+from torch import Tensor, nn
+
+import monai_mil.networks
+from monai_mil.networks import MILNetwork, instance_scores
+
+CHANNELS, CLASSES = 12, 3
+EXPORTED = [getattr(monai_mil.networks, name) for name in monai_mil.networks.__all__]
+NETWORKS = [
+    item for item in EXPORTED if inspect.isclass(item) and issubclass(item, nn.Module) and item is not MILNetwork
+]
+KEYS = {
+    "logits": "bc",
+    "attention": "bhn",
+    "attention_logits": "bhn",
+    "bag": "bd",
+    "instance_logits": "bcn",
+    "heatmap": "bcnyx",
+    "instance_scores": "bcn",
+    "prob": "bc",
+    "mask": "bn",
+}
+
+
+@pytest.fixture(params=NETWORKS, ids=lambda network: network.__name__)
+def example(request: pytest.FixtureRequest) -> tuple[nn.Module, tuple[int, ...]]:
+    torch.manual_seed(0)
+    if hasattr(request.param, "contract_example"):
+        network, instance = request.param.contract_example()
+    else:
+        network, instance = request.param(CHANNELS, CLASSES), (CHANNELS,)
+    return network.eval(), instance
+
+
+@pytest.fixture
+def network(example: tuple[nn.Module, tuple[int, ...]]) -> nn.Module:
+    return example[0]
+
+
+@pytest.fixture
+def instance(example: tuple[nn.Module, tuple[int, ...]]) -> tuple[int, ...]:
+    return example[1]
+
+
+def bag(instance: tuple[int, ...], n: int, batch: int = 1) -> Tensor:
+    """Features ``[b, d, n, ...]``."""
+    return torch.randn(batch, instance[0], n, *instance[1:])
+
+
+def padded(image: Tensor, real: int) -> tuple[Tensor, Tensor]:
+    """The bag with random padding behind its ``real`` instances, and the mask."""
+    mask = torch.zeros(len(image), image.shape[2], dtype=torch.bool)
+    mask[:, :real] = True
+    return image, mask
+
+
+def test_networks_are_found() -> None:
+    assert {"ABMIL", "MeanPooling", "MaxPooling"} <= {network.__name__ for network in NETWORKS}
+
+
+@pytest.mark.parametrize("n", [1, 2, 7])
+def test_logits_are_one_tensor_for_any_bag_size(network: nn.Module, instance: tuple[int, ...], n: int) -> None:
+    logits = network(bag(instance, n, batch=2))
+    assert type(logits) is Tensor
+    assert logits.shape == (2, network.num_classes)
+    assert torch.isfinite(logits).all()
+
+
+def test_the_output_holds_documented_keys_and_shapes_only(network: nn.Module, instance: tuple[int, ...]) -> None:
+    output = network(*padded(bag(instance, 5, batch=2), 4), return_dict=True)
+    sizes = {"b": 2, "c": network.num_classes, "n": 5}
+    assert "logits" in output
+    for key, value in output.items():
+        assert value.shape[0] == 2, f"{key} is not batch-first and cannot be decollated"
+        if key in KEYS:
+            assert value.dim() == len(KEYS[key])
+            expected = [sizes.get(axis, size) for axis, size in zip(KEYS[key], value.shape, strict=True)]
+            assert list(value.shape) == expected, key
+
+
+def test_the_dict_and_the_tensor_agree(network: nn.Module, instance: tuple[int, ...]) -> None:
+    image = bag(instance, 6)
+    torch.testing.assert_close(network(image), network(image, return_dict=True)["logits"], rtol=0, atol=0)
+
+
+def test_padding_never_changes_a_result(network: nn.Module, instance: tuple[int, ...]) -> None:
+    image, mask = padded(bag(instance, 9, batch=2), 6)
+    alone = network(image[:, :, :6], return_dict=True)
+    for filler in (0.0, 1e4, float("nan")):
+        image = image.clone()
+        image[:, :, 6:] = filler
+        output = network(image, mask, return_dict=True)
+        torch.testing.assert_close(output["logits"], alone["logits"], rtol=0, atol=1e-6)
+        scores = instance_scores(output)[:, :, :6]
+        torch.testing.assert_close(scores, instance_scores(alone), rtol=0, atol=1e-6)
+
+
+def test_bags_of_a_batch_do_not_influence_each_other(network: nn.Module, instance: tuple[int, ...]) -> None:
+    image = bag(instance, 5, batch=3)
+    apart = torch.cat([network(one) for one in image.split(1)])
+    torch.testing.assert_close(network(image), apart, rtol=0, atol=1e-6)
+
+
+def test_attention_is_a_distribution_over_real_instances(network: nn.Module, instance: tuple[int, ...]) -> None:
+    output = network(*padded(bag(instance, 8, batch=2), 5), return_dict=True)
+    if "attention" not in output:
+        pytest.skip("the network has no attention")
+    attention = output["attention"]
+    assert (attention >= 0).all()
+    assert (attention[:, :, 5:] == 0).all()
+    torch.testing.assert_close(attention.sum(2), torch.ones(attention.shape[:2]))
+
+
+def test_instance_scores_cover_every_class_and_instance(network: nn.Module, instance: tuple[int, ...]) -> None:
+    output = network(bag(instance, 7, batch=2), return_dict=True)
+    scores = instance_scores(output)
+    assert scores.shape == (2, network.num_classes, 7)
+    assert torch.isfinite(scores).all()
+
+
+def test_an_empty_bag_is_refused(network: nn.Module, instance: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match="without instances"):
+        network(bag(instance, 0))
+    with pytest.raises(ValueError, match="without instances"):
+        network(*padded(bag(instance, 3), 0))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_features_that_are_not_finite_are_refused(network: nn.Module, instance: tuple[int, ...], value: float) -> None:
+    image = bag(instance, 6, batch=2)
+    image[1, 0, 4] = value
+    with pytest.raises(ValueError, match=r"bag 1 .* not finite, first in instance 4"):
+        network(image)
+
+
+def test_huge_but_finite_features_are_not_refused(network: nn.Module, instance: tuple[int, ...]) -> None:
+    image = torch.full_like(bag(instance, 40), 3e37)
+    assert torch.isinf(image.sum())
+    network(image)
+
+
+@pytest.mark.parametrize("shape", [(4,), (2, 3), (1, 5)])
+def test_a_mask_that_does_not_fit_is_refused(
+    network: nn.Module, instance: tuple[int, ...], shape: tuple[int, ...]
+) -> None:
+    with pytest.raises((ValueError, IndexError)):
+        network(bag(instance, 4), torch.ones(shape, dtype=torch.bool))
+    with pytest.raises(ValueError, match="bool"):
+        network(bag(instance, 4), torch.ones(1, 4))
+
+
+def test_a_transposed_view_gives_the_same_result(network: nn.Module, instance: tuple[int, ...]) -> None:
+    image = bag(instance, 30)
+    view = image.transpose(1, 2).contiguous().transpose(1, 2)
+    torch.testing.assert_close(network(view), network(image), rtol=0, atol=1e-6)
+
+
+def test_half_precision_features_are_widened(network: nn.Module, instance: tuple[int, ...]) -> None:
+    image = bag(instance, 30).half()
+    torch.testing.assert_close(network(image), network(image.float()), rtol=0, atol=1e-6)
+
+
+def test_gradients_reach_every_parameter_and_the_input(network: nn.Module, instance: tuple[int, ...]) -> None:
+    image = bag(instance, 6, batch=2).requires_grad_()
+    network.train()(image).square().sum().backward()
+    assert image.grad is not None
+    assert torch.isfinite(image.grad).all()
+    without = [name for name, parameter in network.named_parameters() if parameter.grad is None]
+    assert not without, "DDP would wait for these"
+
+
+def test_autocast_keeps_the_answer_and_attention_in_float32(network: nn.Module, instance: tuple[int, ...]) -> None:
+    image = bag(instance, 20)
+    exact = network(image, return_dict=True)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        output = network(image, return_dict=True)
+    torch.testing.assert_close(output["logits"].float(), exact["logits"], rtol=0.05, atol=0.05)
+    for key in ("attention", "attention_logits", "heatmap"):
+        if key in output:
+            assert output[key].dtype == torch.float32
+
+
+def test_it_scripts_with_the_same_result_and_errors(network: nn.Module, instance: tuple[int, ...]) -> None:
+    stored = io.BytesIO()
+    torch.jit.save(torch.jit.script(network), stored)
+    stored.seek(0)
+    scripted = torch.jit.load(stored)
+    for n in (1, 7, 1000):
+        image = bag(instance, n)
+        torch.testing.assert_close(scripted(image), network(image), rtol=0, atol=1e-5)
+    image, mask = padded(bag(instance, 9, batch=2), 6)
+    torch.testing.assert_close(scripted(image, mask), network(image, mask), rtol=0, atol=1e-5)
+    with pytest.raises(torch.jit.Error, match="without instances"):
+        scripted(bag(instance, 0))
+
+
+def test_a_trace_of_one_bag_size_works_for_others(network: nn.Module, instance: tuple[int, ...]) -> None:
+    traced = torch.jit.trace(network, (bag(instance, 40),))
+    for n in (1, 7, 1000):
+        image = bag(instance, n)
+        torch.testing.assert_close(traced(image), network(image), rtol=0, atol=1e-5)
+
+
+def test_onnx_takes_any_bag_size(network: nn.Module, instance: tuple[int, ...], tmp_path) -> None:
+    path = tmp_path / "network.onnx"
+    torch.onnx.export(
+        network,
+        (bag(instance, 40),),
+        str(path),
+        input_names=["image"],
+        output_names=["pred"],
+        dynamic_axes={"image": {0: "b", 2: "n"}},
+        dynamo=False,
+    )
+    session = onnxruntime.InferenceSession(path)
+    for n in (1, 7, 1000):
+        image = bag(instance, n)
+        (pred,) = session.run(None, {"image": image.numpy()})
+        torch.testing.assert_close(torch.from_numpy(pred), network(image), rtol=0, atol=1e-5)
+
+
+def test_torch_export_takes_any_bag_size(network: nn.Module, instance: tuple[int, ...]) -> None:
+    size = torch.export.Dim("n", min=2, max=100_000)
+    program = torch.export.export(network, (bag(instance, 40),), dynamic_shapes=({2: size},)).module()
+    image = bag(instance, 321)
+    torch.testing.assert_close(program(image), network(image), rtol=0, atol=1e-5)
+
+
+def test_evaluation_in_chunks_equals_training_mode_s_whole(network: nn.Module, instance: tuple[int, ...]) -> None:
+    image = bag(instance, 10_001)
+    whole = network(image, return_dict=True)
+    with torch.no_grad():
+        chunked = network(image, return_dict=True)
+    assert whole.keys() == chunked.keys()
+    for key in whole:
+        torch.testing.assert_close(chunked[key], whole[key], rtol=1e-5, atol=1e-6)
+
+
+def test_the_state_dict_loads_strictly_into_a_second_network(network: nn.Module) -> None:
+    state = {name: value.clone() for name, value in network.state_dict().items()}
+    network.load_state_dict(state, strict=True)
+    assert state
