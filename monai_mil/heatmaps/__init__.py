@@ -6,9 +6,11 @@ from importlib import import_module
 from typing import Any
 
 _EXPORTS = {
+    "Colouring": "colours",
     "Heatmap": "heatmap",
     "SlideFrame": "heatmap",
     "assemble": "heatmap",
+    "colour_table": "colours",
     "percentile_ranks": "heatmap",
     "export_geojson": "geojson",
     "export_png": "png",

@@ -9,7 +9,7 @@ from markupsafe import Markup, escape
 
 from monai_mil.metrics import calibration, roc_curve
 
-_SIZE, _LEFT, _TOP, _PLOT = 300, 42, 10, 240
+_SIZE, _LEFT, _TOP, _PLOT = 300, 50, 10, 238
 
 
 def roc_chart(curves: Sequence[tuple[str, np.ndarray, np.ndarray]]) -> Markup:

@@ -2,11 +2,33 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Literal, get_args
 
 import numpy as np
 
 ColourMap = Literal["viridis", "cividis", "inferno", "magma", "plasma"]
+
+
+@dataclass(frozen=True, eq=False)
+class Colouring:
+    """Scores to colours.
+
+    Attributes:
+        table: colour of each of 256 steps, uint8 ``[256, k]`` (see :func:`colour_table`).
+        limits: scores at the two ends of the table; what lies beyond takes an end.
+        outside: colour where there is no score.
+    """
+
+    table: np.ndarray
+    limits: tuple[float, float]
+    outside: tuple[int, ...] = (255, 255, 255)
+
+    def __call__(self, scores: np.ndarray) -> np.ndarray:
+        """Colours uint8 ``[..., k]`` of scores ``[...]``, NaN meaning none."""
+        colours = self.table[colour_index(scores, self.limits)]
+        colours[np.isnan(scores)] = self.outside
+        return colours
 
 
 def colour_table(name: ColourMap) -> np.ndarray:

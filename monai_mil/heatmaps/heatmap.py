@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -87,6 +87,7 @@ class Heatmap:
         downsample: float | None = None,
         overlap: Overlap = "max",
         percentile: bool = False,
+        colours: Callable[[np.ndarray], np.ndarray] | None = None,
     ) -> np.ndarray:
         """Draw the scores on the whole slide's frame.
 
@@ -100,13 +101,16 @@ class Heatmap:
                 exactly one of the two.
             overlap: how scores of overlapping tiles are combined, ``max`` or ``mean``.
             percentile: draw percentiles (0 to 100) in place of scores.
+            colours: draw what it makes of the scores in place of them, see :class:`monai_mil.heatmaps.Colouring`.
 
         Returns:
-            float32 ``[height, width]``, NaN where no tile lies.
+            float32 ``[height, width]``, NaN where no tile lies; with ``colours`` its type, ``[height, width, ...]``.
         """
         shape, scale = canvas_geometry(self.frame.level0_size, canvas_max=canvas_max, downsample=downsample)
         scores = self.percentiles() if percentile else self.scores
-        return paint(self.coords, scores, self.frame.tile_size_level0, shape=shape, scale=scale, overlap=overlap)
+        return paint(
+            self.coords, scores, self.frame.tile_size_level0, shape=shape, scale=scale, overlap=overlap, colours=colours
+        )
 
     def save(self, path: str | Path) -> Path:
         """Write the heatmap to ``path`` (HDF5) under a temporary name, then rename it; returns the path."""

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from monai_mil.errors import MonaiMILError
-from monai_mil.heatmaps.colours import colour_index, colour_table
+from monai_mil.heatmaps.colours import Colouring, colour_table
 from monai_mil.heatmaps.heatmap import Heatmap, canvas_geometry
 from monai_mil.heatmaps.png import number, scale_bar, thumbnail
 
@@ -92,14 +92,14 @@ def colour_bar() -> str:
 
 def _draw(heatmap: Heatmap, slide: Slide | None, count: int, note: str) -> Panel:
     shape, scale = canvas_geometry(heatmap.frame.level0_size, canvas_max=_THUMBNAIL)
-    values = heatmap.raster(canvas_max=_THUMBNAIL, percentile=True)
-    colours = colour_table("viridis")[colour_index(values, (0, 100))]
-    opaque = np.where(np.isnan(values), 0, 255).astype(np.uint8)
+    opaque = np.pad(colour_table("viridis"), ((0, 0), (0, 1)), constant_values=255)
+    colouring = Colouring(opaque, (0, 100), outside=(0, 0, 0, 0))
+    heat = heatmap.raster(canvas_max=_THUMBNAIL, percentile=True, colours=colouring)
     picture = thumbnail(heatmap, slide, shape) if slide else np.full((*shape, 3), 255, np.uint8)
     length, text = scale_bar(heatmap.frame.mpp * scale[0], 0.3 * shape[1])
     return Panel(
         thumbnail=_jpeg(picture),
-        heat=_png(np.dstack([colours, opaque])),
+        heat=_png(heat),
         name=heatmap.name,
         low=number(float(heatmap.scores.min())),
         high=number(float(heatmap.scores.max())),

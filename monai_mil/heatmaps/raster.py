@@ -6,6 +6,7 @@ Tiles of a slide-wide grid share few distinct x and few distinct y. All work is 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -45,6 +46,7 @@ def paint(
     shape: tuple[int, int],
     scale: tuple[float, float],
     overlap: Overlap = "max",
+    colours: Callable[[np.ndarray], np.ndarray] | None = None,
 ) -> np.ndarray:
     """Draw tiles on a canvas; see :meth:`monai_mil.heatmaps.Heatmap.raster` for the geometry.
 
@@ -55,9 +57,11 @@ def paint(
         shape: canvas height and width in pixels.
         scale: level-0 pixels per canvas pixel, in x and y.
         overlap: ``max`` or ``mean``.
+        colours: maps scores ``[r, c]`` to what is drawn for them, ``[r, c, ...]``; called once for each distinct
+            rectangle rather than for each pixel.
 
     Returns:
-        float32 ``[height, width]``, NaN where no tile lies.
+        float32 ``[height, width]``, NaN where no tile lies, or what ``colours`` makes of that.
     """
     blocks = _blocks(scores)
     columns, column = np.unique(coords[:, 0], return_inverse=True)
@@ -66,11 +70,13 @@ def paint(
     y_bounds = _pixel_bounds(rows, tile_size, blocks.shape[1], scale[1])
     cells = _combine(blocks, x_bounds, y_bounds, column, row, overlap)
     if cells is None:
-        return _paint_one_by_one(blocks, x_bounds[column], y_bounds[row], shape, overlap)
-    across = np.full((len(cells.values) + 1, shape[1]), np.nan, np.float32)
-    across[:-1] = _expand(cells.values.T, cells.x, shape[1]).T
-    index = _expand(np.arange(len(cells.values))[:, None], cells.y, shape[0], fill=-1)[:, 0]
-    return across[index]
+        values = _paint_one_by_one(blocks, x_bounds[column], y_bounds[row], shape, overlap)
+        return values if colours is None else colours(values)
+    surrounded = np.pad(cells.values, ((0, 1), (0, 1)), constant_values=np.nan)
+    drawn = surrounded if colours is None else colours(surrounded)
+    row_of_pixel = _expand(np.arange(len(cells.values)), cells.y, shape[0], fill=-1)
+    column_of_pixel = _expand(np.arange(cells.values.shape[1]), cells.x, shape[1], fill=-1)
+    return np.take(drawn, column_of_pixel, axis=1)[row_of_pixel]
 
 
 def cells(

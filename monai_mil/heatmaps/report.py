@@ -140,12 +140,11 @@ def _card(name: str, interval: Mapping[str, float]) -> dict[str, Any]:
 
 
 def _metrics_note(table: Predictions, resamples: int) -> str:
-    rule = (
-        "Classes are predicted from a probability of 0.5."
-        if table.multi_label
-        else "The most probable class is predicted."
+    one, many = "The most probable class is predicted.", "Classes of a probability of at least 0.5 are predicted."
+    return (
+        f"{many if table.multi_label else one} Below each figure its 95 % interval: percentile bootstrap, {resamples} "
+        "resamples of whole patients; bars run from 0 to 1."
     )
-    return f"{rule} Intervals: percentile bootstrap, {resamples} resamples of whole patients. Bars run from 0 to 1."
 
 
 def _class_counts(table: Predictions) -> list[dict[str, Any]]:

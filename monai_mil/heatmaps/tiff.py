@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from monai_mil.heatmaps.colours import ColourMap, colour_index, colour_table
+from monai_mil.heatmaps.colours import Colouring, ColourMap, colour_table
 from monai_mil.heatmaps.heatmap import Heatmap, canvas_geometry
 from monai_mil.heatmaps.raster import Overlap, paint
 
@@ -70,7 +70,7 @@ def export_tiff(
     path.parent.mkdir(parents=True, exist_ok=True)
     write_pyramid(
         path,
-        _bands(heatmap, (height, width), downsample, limits, percentile, colour_table(colour_map), overlap),
+        _bands(heatmap, (height, width), downsample, percentile, Colouring(colour_table(colour_map), limits), overlap),
         mpp=frame.mpp * downsample,
         size=(width, height),
         compression="lzw",
@@ -84,9 +84,8 @@ def _bands(
     heatmap: Heatmap,
     shape: tuple[int, int],
     downsample: int,
-    limits: tuple[float, float],
     percentile: bool,
-    table: np.ndarray,
+    colouring: Colouring,
     overlap: Overlap,
 ) -> Iterator[np.ndarray]:
     """The coloured canvas in bands of rows, RGB uint8; only the tiles that touch a band are drawn for it."""
@@ -96,16 +95,15 @@ def _bands(
     for row in range(0, shape[0], _BAND):
         rows = min(_BAND, shape[0] - row)
         touches = (top + size + downsample > row * downsample) & (top - downsample < (row + rows) * downsample)
-        band = np.full((rows, shape[1], 3), 255, np.uint8)
-        if touches.any():
-            values = paint(
+        if not touches.any():
+            yield np.full((rows, shape[1], 3), colouring.outside, np.uint8)
+        else:
+            yield paint(
                 heatmap.coords[touches] - (0, row * downsample),
                 scores[touches],
                 size,
                 shape=(rows, shape[1]),
                 scale=(downsample, downsample),
                 overlap=overlap,
+                colours=colouring,
             )
-            scored = ~np.isnan(values)
-            band[scored] = table[colour_index(values[scored], limits)]
-        yield band
