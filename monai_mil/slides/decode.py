@@ -14,7 +14,7 @@ import numpy as np
 
 from monai_mil.slides.plan import ReadPlan
 from monai_mil.slides.slide import Slide
-from monai_mil.slides.tiff import TiffPyramid, paste
+from monai_mil.slides.tiff import TiffPyramid, paste, pixel_buffer
 
 _SHARED_BYTES = 512 * 2**20
 _TILES_PER_TASK = 16
@@ -154,7 +154,7 @@ class StoredTileDecoder:
         with self._lock:
             shared = self._shared.get(stored)
             if shared is None and len(self._shared) < self._most_shared:
-                pixels = self._free.pop() if self._free else np.empty(self._stored_shape, np.uint8)
+                pixels = self._free.pop() if self._free else pixel_buffer(self._stored_shape)
                 shared = self._shared[stored] = _SharedTile(pixels)
             return shared
 
@@ -168,7 +168,7 @@ class StoredTileDecoder:
         """Memory of this thread, the same at every call."""
         buffer = getattr(self._scratch, name, None)
         if buffer is None:
-            buffer = np.empty(shape, np.uint8)
+            buffer = pixel_buffer(shape)
             setattr(self._scratch, name, buffer)
         return buffer
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -12,6 +11,7 @@ from monai_mil.slides.decode import decode_batches
 from monai_mil.slides.grid import TileGrid
 from monai_mil.slides.plan import ReadPlan
 from monai_mil.slides.slide import Slide
+from monai_mil.slides.tiff import pixel_buffer
 
 
 def stream_tiles(
@@ -47,9 +47,5 @@ def stream_tiles(
 
 
 def _on_cpu(slide: Slide, plan: ReadPlan, batch_size: int, prefetch: int) -> Iterator[Tensor]:
-    for batch in decode_batches(slide, plan, batch_size=batch_size, prefetch=prefetch, allocate=_allocate):
+    for batch in decode_batches(slide, plan, batch_size=batch_size, prefetch=prefetch, allocate=pixel_buffer):
         yield torch.from_numpy(batch).permute(0, 3, 1, 2)
-
-
-def _allocate(shape: tuple[int, ...]) -> np.ndarray:
-    return np.empty(shape, np.uint8)

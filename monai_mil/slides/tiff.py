@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import weakref
@@ -174,11 +175,23 @@ class TiffPyramid:
         """Read a region that lies inside ``level``, in pixels of that level: uint8 ``[height, width, 3]``."""
         stored = self.levels[level]
         region = np.empty((height, width, 3), np.uint8)
-        pixels = np.empty((stored.tile_height, stored.tile_width, 3), np.uint8)
+        pixels = pixel_buffer((stored.tile_height, stored.tile_width, 3))
         for tile, tile_x, tile_y in self.tiles_in(level, x, y, width, height):
             self.decode(level, tile, pixels)
             paste(pixels, region, tile_x - x, tile_y - y)
         return region
+
+
+def pixel_buffer(shape: tuple[int, ...]) -> np.ndarray:
+    """Uninitialised uint8 memory to decode JPEG tiles into, 16 bytes past a multiple of 32.
+
+    libjpeg-turbo writes rows that begin at multiples of 32 bytes around the cache, which takes 30 % longer for pixels
+    that are used at once.
+    """
+    size = math.prod(shape)
+    memory = np.empty(size + 32, np.uint8)
+    start = (16 - memory.ctypes.data) % 32
+    return memory[start : start + size].reshape(shape)
 
 
 def paste(source: np.ndarray, target: np.ndarray, x: int, y: int) -> None:
