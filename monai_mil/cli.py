@@ -1,0 +1,165 @@
+"""``monai-mil``: what users do that is no verb of ``python -m monai.bundle``.
+
+Only typer and rich are imported here; each command imports the rooms it needs when it runs, so that ``--help`` and
+``embed`` start at once.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from monai_mil.errors import MonaiMILError
+
+app = typer.Typer(
+    name="monai-mil",
+    help="Multiple-instance learning for whole-slide images: slides in, predictions and heatmaps out.",
+    epilog="Train, evaluate and predict with MONAI itself: python -m monai.bundle run --config_file "
+    "bundles/mil_baselines/configs/train.json --bundle_root bundles/mil_baselines --dataset_dir COHORT",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+)
+
+
+def main() -> None:
+    """Run the command line; an error the user caused is one line on stderr and exit code 1."""
+    try:
+        app()
+    except MonaiMILError as error:
+        Console(stderr=True, soft_wrap=True).print(f"[bold red]error:[/] {_escaped(str(error))}", highlight=False)
+        sys.exit(1)
+
+
+@app.command(
+    epilog="[bold]Examples[/]\n\n"
+    "monai-mil embed slides/ --out bags/\n\n"
+    "monai-mil embed cohort.csv --out bags/ --encoder uni --weights uni.safetensors --device cuda\n\n"
+    "monai-mil embed scan.svs --out bags/ --mpp 0.25"
+)
+def embed(
+    slides: Annotated[list[Path], typer.Argument(help="Slides, folders of slides, or a cohort table (.csv, .json).")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the bags, one HDF5 file a slide.")],
+    encoder: Annotated[str, typer.Option(help="An encoder's name ('monai-mil doctor' lists them) or file.")] = "texture",
+    weights: Annotated[Path | None, typer.Option(help="Local weights of the encoder, safetensors or .pt.")] = None,
+    spatial: Annotated[bool, typer.Option("--spatial", help="Keep the token map of each tile, not one vector.")] = False,
+    tile_size: Annotated[int | None, typer.Option(help="Tile side in pixels [default: the encoder's].")] = None,
+    target_mpp: Annotated[
+        float | None, typer.Option(help="Micrometres per pixel to read at [default: the encoder's].")
+    ] = None,
+    overlap: Annotated[int, typer.Option(help="Overlap of neighbouring tiles, in pixels at the target mpp.")] = 0,
+    min_tissue: Annotated[float, typer.Option(help="Smallest fraction of tissue of a tile that is kept.")] = 0.25,
+    mpp: Annotated[float | None, typer.Option(help="Level-0 pixel size of slides whose files lack it.")] = None,
+    batch_size: Annotated[int, typer.Option(help="Tiles the encoder sees at once.")] = 64,
+    device: Annotated[str, typer.Option(help="Where the encoder runs: cpu, cuda, cuda:1 ...")] = "cpu",
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace bags made with other settings.")] = False,
+    scheduler: Annotated[str | None, typer.Option(help="Address of a dask scheduler to spread slides over.")] = None,
+) -> None:
+    """Turn slides into bags of features; run it again to go on where it stopped."""
+    from monai_mil.bags import embed_cohort
+    from monai_mil.encoders import get_encoder
+
+    report = embed_cohort(
+        slides,
+        out,
+        get_encoder(encoder, spatial=spatial, weights=weights, device=device),
+        tile_size=tile_size,
+        target_mpp=target_mpp,
+        overlap=overlap,
+        min_tissue=min_tissue,
+        mpp=mpp,
+        batch_size=batch_size,
+        overwrite=overwrite,
+        scheduler=scheduler,
+    )
+    raise typer.Exit(code=1 if report.failed else 0)
+
+
+@app.command(epilog="[bold]Example[/]\n\nmonai-mil report runs/predictions.csv --heatmaps runs/heatmaps")
+def report(
+    predictions: Annotated[Path, typer.Argument(help="predictions.csv as the bundle's inference writes it.")],
+    heatmaps: Annotated[Path | None, typer.Option(help="Folder of heatmaps [default: beside the predictions].")] = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="The HTML file [default: report.html beside].")] = None,
+    title: Annotated[str, typer.Option(help="Title of the report.")] = "Cohort report",
+) -> None:
+    """Write one HTML page with metrics, curves, heatmaps and the most attended tiles of a cohort."""
+    from monai_mil.heatmaps import write_report
+
+    out = out or predictions.with_name("report.html")
+    write_report(predictions, heatmaps or predictions.with_name("heatmaps"), out, title=title)
+    typer.echo(out)
+
+
+@app.command(epilog="[bold]Example[/]\n\nmonai-mil demo runs/demo --seed 1")
+def demo(
+    folder: Annotated[Path, typer.Argument(help="Where everything is written.")] = Path("demo"),
+    seed: Annotated[int, typer.Option(help="Seed of the cohort and of the training.")] = 0,
+    bundle: Annotated[Path | None, typer.Option(help="Folder of the bundle mil_baselines.")] = None,
+) -> None:
+    """Make a synthetic cohort, embed it, train, evaluate, predict and report: the whole way in minutes."""
+    from monai_mil.demo import run_demo
+
+    run_demo(folder, seed=seed, bundle=bundle)
+
+
+@app.command(epilog="[bold]Example[/]\n\nmonai-mil doctor")
+def doctor() -> None:
+    """Say what works here: libraries, slide readers, encoders, GPU, and what to install for what is missing."""
+    import platform
+    from importlib.metadata import PackageNotFoundError, version
+
+    import torch
+
+    from monai_mil import __version__
+    from monai_mil.encoders import encoder_report
+    from monai_mil.slides import reader_report
+
+    console = Console()
+    console.print(
+        f"[bold]monai-mil {__version__}[/], Python {platform.python_version()}, {platform.system()} "
+        f"{platform.machine()}, {os.cpu_count()} cores"
+    )
+    if torch.cuda.is_available():
+        console.print(f"GPU: {torch.cuda.get_device_name(0)}, CUDA {torch.version.cuda}")
+    else:
+        console.print("GPU: none that torch can use; everything runs on the CPU")
+
+    packages = Table("package", "version", title="Libraries", title_justify="left")
+    for name in ("torch", "monai", "pytorch-ignite", "numpy", "h5py", "timm", "torchvision", "transformers", "dask"):
+        try:
+            packages.add_row(name, version(name))
+        except PackageNotFoundError:
+            packages.add_row(name, "[dim]not installed[/]")
+    console.print(packages)
+
+    readers = Table("reader", "works", "version", "note", title="Slide readers", title_justify="left")
+    for reader in reader_report():
+        readers.add_row(reader.name, _tick(reader.available), reader.version, _escaped(reader.note))
+    console.print(readers)
+
+    encoders = Table("encoder", "works", "width", "grid", "note", title="Encoders", title_justify="left")
+    for card, available, note in encoder_report():
+        grid = f"{card.grid[0]} x {card.grid[1]}" if card.grid else "-"
+        encoders.add_row(card.name, _tick(available), str(card.width), grid, _escaped(note))
+    console.print(encoders)
+
+
+def _tick(works: bool) -> str:
+    return "[green]yes[/]" if works else "[red]no[/]"
+
+
+def _escaped(text: str) -> str:
+    from rich.markup import escape
+
+    return escape(text)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,147 @@
+"""The main job on a synthetic cohort, step by step and with the commands a user would type."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from rich.console import Console
+from rich.markup import escape
+
+from monai_mil import __version__
+from monai_mil.errors import MonaiMILError
+
+NUM_SLIDES = 48
+BUNDLE = "mil_baselines"
+
+
+def run_demo(folder: Path, *, seed: int = 0, bundle: Path | None = None) -> None:
+    """Slides, bags, a trained model, test metrics, heatmaps and a report, all under ``folder``; finished steps are kept.
+
+    Args:
+        folder: where everything is written.
+        seed: of the slides and of the training.
+        bundle: folder of the bundle ``mil_baselines``; default the one beside the package's source.
+
+    Raises:
+        MonaiMILError: the bundle is not there, the folder holds another demo, or a step failed.
+    """
+    console = Console(highlight=False)
+    bundle = _bundle(bundle)
+    folder = folder.resolve()
+    _claim(folder, seed)
+    start = time.perf_counter()
+
+    _step(console, f"1. {NUM_SLIDES} synthetic slides, half of them with planted tumour")
+    cohort = _make_slides(folder, seed)
+    _step(console, "2. slides to bags of features", f"monai-mil embed {cohort} --out {folder / 'bags'}")
+    _embed(cohort, folder / "bags")
+
+    configs, models, test = bundle / "configs", folder / "models", folder / "test"
+    common = ["--bundle_root", str(bundle), "--dataset_dir", str(folder)]
+    trained = ["--ckpt_dir", str(models), "--output_dir", str(test), "--seed", str(seed), *common]
+    _step(console, "3. train gated attention-based MIL")
+    _monai(console, [configs / "train.json"], [*trained, "--resume", "True"], folder / "logs" / "train.log")
+    _step(console, "4. evaluate on the test slides")
+    _monai(console, [configs / "train.json", configs / "evaluate.json"], trained, folder / "logs" / "evaluate.log")
+    _step(console, "5. predict from the slides themselves: tiles, features, prediction and heatmap in one go")
+    predicted = ["--cohort_file", str(cohort), "--split", "test", "--ckpt_path", str(models / "model.pt")]
+    names = ("inference", "inference_heatmap", "inference_slides")
+    files = [configs / f"{name}.json" for name in names]
+    _monai(console, files, [*predicted, "--output_dir", str(test), *common], folder / "logs" / "inference.log")
+    _step(console, "6. report", f"monai-mil report {test / 'predictions.csv'}")
+    _report(console, folder)
+    console.print(f"\nDone in {time.perf_counter() - start:.0f} s. Look at")
+    for what, place in (
+        ("the report", test / "report.html"),
+        ("predictions", test / "predictions.csv"),
+        ("heatmaps", test / "heatmaps"),
+        ("the model", models / "model.pt"),
+    ):
+        console.print(f"  {what:<12} {place}", soft_wrap=True)
+
+
+def _bundle(given: Path | None) -> Path:
+    bundle = (given or Path(__file__).resolve().parents[1] / "bundles" / BUNDLE).resolve()
+    if not (bundle / "configs" / "train.json").exists():
+        raise MonaiMILError(f"no bundle in '{bundle}'; bundles come with the repository: clone it or pass --bundle FOLDER")
+    return bundle
+
+
+def _claim(folder: Path, seed: int) -> None:
+    """Note in ``folder`` whose demo it holds; refuse to mix two."""
+    mark, ours = folder / "demo.json", {"seed": seed, "num_slides": NUM_SLIDES, "version": __version__}
+    if mark.exists() and json.loads(mark.read_text()) != ours:
+        raise MonaiMILError(f"'{folder}' holds another demo ({mark.read_text().strip()}); choose another folder")
+    folder.mkdir(parents=True, exist_ok=True)
+    mark.write_text(json.dumps(ours) + "\n")
+
+
+def _step(console: Console, title: str, command: str = "") -> None:
+    console.print(f"\n[bold]{title}[/]", soft_wrap=True)
+    if command:
+        console.print(f"  [dim]{command}[/]", soft_wrap=True)
+
+
+def _make_slides(folder: Path, seed: int) -> Path:
+    from monai_mil.bags import make_slide_cohort
+
+    cohort = folder / "cohort.csv"
+    if not cohort.exists():
+        make_slide_cohort(folder, num_slides=NUM_SLIDES, seed=seed, workers=2)
+    return cohort
+
+
+def _embed(cohort: Path, bags: Path) -> None:
+    from monai_mil.bags import embed_cohort
+
+    failed = embed_cohort(cohort, bags, "texture").failed
+    if failed:
+        raise MonaiMILError(f"{len(failed)} slides of the demo were not embedded; the first: {failed[0].error}")
+
+
+def _monai(console: Console, files: list[Path], options: list[str], log: Path) -> None:
+    """``python -m monai.bundle run``, its output in ``log``."""
+    config = str([str(path) for path in files]) if len(files) > 1 else str(files[0])
+    arguments = ["-m", "monai.bundle", "run", "--config_file", config, *options]
+    shown = " ".join(f'"{word}"' if "'" in word else shlex.quote(word) for word in arguments)
+    console.print(f"  [dim]python {escape(shown)}[/]", soft_wrap=True)
+    log.parent.mkdir(exist_ok=True)
+    with log.open("w") as file, console.status(f"running, log in {log}"):
+        code = subprocess.run([sys.executable, *arguments], stdout=file, stderr=subprocess.STDOUT, check=False).returncode
+    if code:
+        tail = "\n".join(log.read_text(errors="replace").splitlines()[-15:])
+        raise MonaiMILError(f"the step ended with code {code}; the end of '{log}':\n{tail}")
+
+
+def _report(console: Console, folder: Path) -> None:
+    """The HTML report, and on the screen how well slides and tiles were told apart."""
+    import csv
+
+    import numpy as np
+
+    from monai_mil.bags import tile_truth
+    from monai_mil.heatmaps import Heatmap, write_report
+    from monai_mil.metrics import auroc, bootstrap_ci, instance_auroc
+
+    test = folder / "test"
+    write_report(test / "predictions.csv", test / "heatmaps", test / "report.html", title="monai-mil demo")
+    with (test / "predictions.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    prob = np.array([[float(row["prob_normal"]), float(row["prob_tumor"])] for row in rows])
+    label = np.array([int(row["label"] == "tumor") for row in rows])
+    interval = bootstrap_ci(auroc, prob, label, groups=[row["patient_id"] for row in rows])
+    console.print(f"  slides: AUROC {interval.value:.3f} (95 % interval {interval.low:.3f} to {interval.high:.3f})")
+
+    scores, truths = [], []
+    for row in rows:
+        if row["label"] == "tumor":
+            heatmap = Heatmap.load(test / "heatmaps" / f"{row['slide_id']}.h5")
+            mask = folder / "masks" / f"{row['slide_id']}.npz"
+            scores.append(heatmap.scores)
+            truths.append(tile_truth(mask, heatmap.coords, heatmap.frame.tile_size_level0) >= 0.5)
+    console.print(f"  tiles:  AUROC {instance_auroc(scores, truths):.3f} of the attention, mean of the tumour slides")

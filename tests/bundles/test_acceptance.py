@@ -1,0 +1,152 @@
+"""What the model zoo, MONAI's verbs, MONAI Label and MONAI Deploy ask of every bundle; a new bundle enters by itself."""
+
+import json
+import shutil
+import subprocess
+
+import pytest
+import torch
+from monai.bundle import ConfigParser, ConfigWorkflow, ckpt_export, load, onnx_export, verify_metadata, verify_net_in_out
+
+from tests.bundles.common import BUNDLES, COHORTS, NAMES, config, metadata, network_width
+from tests.conftest import ROOT, shared
+
+pytestmark = pytest.mark.parametrize("name", NAMES)
+
+SCHEMA_MD5 = "76e1add273836515d0bbb3bc71962474"
+
+
+def network(name):
+    parser = ConfigParser()
+    parser.read_config(config(name, "inference"))
+    net = parser.get_parsed_content("network_def")
+    net.load_state_dict(torch.load(BUNDLES / name / "models" / "model.pt", weights_only=True))
+    return net.eval()
+
+
+def bag(name, instances, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(1, network_width(name), instances, generator=generator)
+
+
+def tracked_files(name):
+    listed = subprocess.run(["git", "ls-files", f"bundles/{name}"], cwd=ROOT, capture_output=True, text=True, check=True)
+    return [ROOT / line for line in listed.stdout.splitlines()]
+
+
+def test_the_files_the_zoo_asks_for_are_there(name):
+    present = {str(path.relative_to(BUNDLES / name)) for path in (BUNDLES / name).rglob("*") if path.is_file()}
+    wanted = ["metadata", "train", "evaluate", "inference", "multi_gpu_train"]
+    assert {f"configs/{file}.json" for file in wanted} <= present
+    assert {"LICENSE", "docs/README.md", "models/model.pt", "configs/logging.conf"} <= present
+
+
+def test_the_name_does_not_mislead_monai_label(name):
+    assert "classification" not in name
+    assert "detection" not in name
+    assert not (BUNDLES / name / "scripts").exists(), "two bundles' `scripts` clash in one process"
+
+
+def test_configs_are_formatted_as_the_zoo_does_it(name):
+    for path in (BUNDLES / name).rglob("*.json"):
+        text = path.read_text()
+        assert text == json.dumps(json.loads(text), indent=4) + "\n", f"{path} is not formatted with indent=4"
+
+
+def test_no_large_file_and_no_personal_path_is_shipped(name):
+    for path in tracked_files(name):
+        assert path.stat().st_size < 1 << 20, f"{path} is larger than 1 MiB"
+        if path.suffix in (".json", ".md", ".conf"):
+            assert not any(part in path.read_text() for part in ("/home/", "/Users/", "/root/", "/tmp/", "/workspace/"))
+
+
+def test_metadata_follows_the_schema(name, tmp_path):
+    schema = tmp_path / "schema.json"
+    shutil.copy(shared("data/monai/meta_schema_20240725.json"), schema)
+    verify_metadata(meta_file=config(name, "metadata")[0], filepath=schema, hash_val=SCHEMA_MD5, hash_type="md5")
+
+
+def test_metadata_says_what_the_zoo_checks(name):
+    meta = metadata(name)
+    assert meta["version"] in meta["changelog"]
+    assert list(meta["network_data_format"]["inputs"])[0] == "image"
+    assert list(meta["network_data_format"]["outputs"])[0] == "pred"
+    assert meta["network_data_format"]["outputs"]["pred"]["channel_def"]
+    assert meta["name"]
+    assert meta["description"].isascii()
+    assert not set('"<&') & set(meta["description"])
+
+
+@pytest.mark.parametrize("instances", [1, 2, 5000])
+def test_the_network_takes_a_bag_of_any_size(name, instances):
+    meta, inference = config(name, "metadata")[0], config(name, "inference")[0]
+    verify_net_in_out(net_id="network_def", meta_file=meta, config_file=inference, device="cpu", any=instances)
+
+
+def test_torchscript_answers_as_the_network_does(name, tmp_path):
+    model_ts = tmp_path / "model.ts"
+    ckpt_export(
+        net_id="network_def",
+        filepath=str(model_ts),
+        ckpt_file=str(BUNDLES / name / "models" / "model.pt"),
+        meta_file=config(name, "metadata")[0],
+        config_file=config(name, "inference"),
+    )
+    exported, eager = torch.jit.load(model_ts), network(name)
+    for instances in (1, 7, 1000):
+        image = bag(name, instances)
+        torch.testing.assert_close(exported(image), eager(image), atol=1e-5, rtol=0)
+
+
+def test_onnx_answers_as_the_network_does_for_any_bag_size(name, tmp_path):
+    import onnxruntime
+
+    model_onnx = tmp_path / "model.onnx"
+    onnx_export(
+        net_id="network_def",
+        filepath=str(model_onnx),
+        ckpt_file=str(BUNDLES / name / "models" / "model.pt"),
+        meta_file=config(name, "metadata")[0],
+        config_file=config(name, "inference"),
+        use_trace=True,
+        input_shape=[1, network_width(name), 16],
+        converter_kwargs={
+            "input_names": ["image"],
+            "output_names": ["pred"],
+            "dynamic_axes": {"image": {2: "n"}},
+            "dynamo": False,
+        },
+    )
+    session, eager = onnxruntime.InferenceSession(model_onnx), network(name)
+    for instances in (1, 7, 1000):
+        image = bag(name, instances)
+        (pred,) = session.run(None, {"image": image.numpy()})
+        torch.testing.assert_close(torch.from_numpy(pred), eager(image).detach(), atol=1e-5, rtol=1e-4)
+
+
+def test_load_gives_the_shipped_weights(name):
+    loaded = load(name, bundle_dir=str(BUNDLES), workflow_type="inference")
+    shipped = torch.load(BUNDLES / name / "models" / "model.pt", weights_only=True)
+    assert loaded.state_dict().keys() == shipped.keys()
+    for key, value in loaded.state_dict().items():
+        assert torch.equal(value.cpu(), shipped[key]), key
+
+
+@pytest.mark.parametrize(
+    ("files", "workflow_type"), [(["train"], "train"), (["train", "evaluate"], "train"), (["inference"], "infer")]
+)
+def test_the_properties_monai_looks_up_stand_where_it_looks(name, files, workflow_type, cohort_of, tmp_path):
+    if name not in COHORTS:
+        pytest.fail(f"tests/bundles/common.py does not say how to make a cohort for '{name}'")
+    workflow = ConfigWorkflow(
+        config_file=config(name, *files),
+        meta_file=config(name, "metadata")[0],
+        logging_file=str(BUNDLES / name / "configs" / "logging.conf"),
+        workflow_type=workflow_type,
+        bundle_root=str(BUNDLES / name),
+        dataset_dir=str(cohort_of(name)),
+        ckpt_dir=str(tmp_path),
+        output_dir=str(tmp_path),
+    )
+    workflow.initialize()
+    assert not workflow.check_properties()
