@@ -167,7 +167,7 @@ def _combine(
             value = np.where(tile >= 0, blocks[tile, y_cell[:, None], x_cell], np.float32(np.nan))
             total = np.fmax(total, value) if overlap == "max" else _add(total, value)
             count += tile >= 0
-    return Cells(x.edges, y.edges, total if overlap == "max" else total / np.maximum(count, 1))
+    return Cells(x.edges, y.edges, total if overlap == "max" else total / np.maximum(count, 1).astype(np.float32))
 
 
 def _add(total: np.ndarray, value: np.ndarray) -> np.ndarray:

@@ -1,0 +1,100 @@
+import json
+
+import cv2
+import numpy as np
+import pytest
+import tifffile
+from cucim import CuImage
+from openslide import OpenSlide
+
+from monai_mil.heatmaps import Colouring, assemble, colour_table, export_png, export_tiff
+from monai_mil.heatmaps.png import scale_bar
+from monai_mil.slides import open_slide
+from tests.conftest import shared
+from tests.heatmaps.examples import frame, grid_heatmap, slide_heatmap
+
+SLIDE = "data/wsi/CMU-1-Small-Region.svs"
+
+
+def coloured(heatmap, downsample, limits=(0, 100), percentile=True):
+    colouring = Colouring(colour_table("viridis"), limits)
+    return heatmap.raster(downsample=downsample, percentile=percentile, colours=colouring)
+
+
+@pytest.mark.parametrize("ome", [False, True])
+def test_cucim_and_openslide_read_every_pixel_and_the_mpp(tmp_path, ome):
+    heatmap = grid_heatmap(20, 15, step=203.2, tile=203.2)
+    path = export_tiff(heatmap, tmp_path / "a.tif", ome=ome)
+    downsample = 16
+    expected = coloured(heatmap, downsample)
+    height, width = expected.shape[:2]
+    with OpenSlide(str(path)) as slide:
+        assert slide.dimensions == (width, height)
+        assert float(slide.properties["openslide.mpp-x"]) == pytest.approx(0.5 * downsample)
+        np.testing.assert_array_equal(np.asarray(slide.read_region((0, 0), 0, (width, height)))[..., :3], expected)
+    image = CuImage(str(path))
+    assert image.spacing()[:2] == pytest.approx([0.5 * downsample] * 2)
+    np.testing.assert_array_equal(np.asarray(image.read_region((0, 0), (width, height))), expected)
+
+
+def test_the_tiff_opens_as_a_slide_on_the_slide_s_frame(tmp_path):
+    heatmap = grid_heatmap(20, 15, step=200, tile=200)
+    path = export_tiff(heatmap, tmp_path / "a.tif", downsample=2)
+    with open_slide(path) as slide:
+        assert slide.mpp * slide.size[0] == pytest.approx(0.5 * heatmap.frame.level0_size[0], abs=slide.mpp)
+        assert len(slide.levels) > 1
+
+
+def test_bands_join_without_a_seam(tmp_path):
+    heatmap = grid_heatmap(3, 90, step=51.7, tile=64.0)
+    path = export_tiff(heatmap, tmp_path / "a.tif", downsample=2)
+    expected = coloured(heatmap, 2)
+    assert len(expected) > 2048, "the image has more than two bands"
+    np.testing.assert_array_equal(tifffile.imread(path, level=0), expected)
+
+
+def test_the_tiff_says_what_its_colours_mean(tmp_path):
+    path = export_tiff(grid_heatmap(), tmp_path / "a.tif", percentile=False, limits=(0.0, 2.0), downsample=8)
+    with tifffile.TiffFile(path) as file:
+        meaning = json.loads(file.pages[0].description)
+    assert meaning["limits"] == [0.0, 2.0]
+    assert (meaning["values"], meaning["downsample"], meaning["slide"]) == ("score", 8, "slide")
+    np.testing.assert_array_equal(tifffile.imread(path, level=0), coloured(grid_heatmap(), 8, (0, 2), False))
+
+
+def test_the_figure_shows_a_real_slide_and_leaves_tissue_outside_tiles_as_it_is(tmp_path):
+    source = shared(SLIDE)
+    heatmap = slide_heatmap(source)
+    drawn = cv2.imread(str(export_png(heatmap, tmp_path / "a.png", canvas_max=800)))[..., ::-1]
+    with open_slide(source) as slide:
+        picture = slide.thumbnail(800)
+    values = heatmap.raster(canvas_max=800)
+    top, left = round(5 * 800 / 60), round(1.5 * 800 / 60)
+    shown = drawn[top : top + len(picture), left : left + picture.shape[1]]
+    outside = np.isnan(values)
+    assert 0.2 < outside.mean() < 0.95
+    np.testing.assert_array_equal(shown[outside], picture[outside])
+    assert np.abs(shown[~outside].astype(int) - picture[~outside]).mean() > 20
+    assert drawn.shape[1] > left + picture.shape[1] + 100, "room for the colour bar"
+
+
+def test_a_figure_without_its_slide_is_drawn_on_white(tmp_path):
+    heatmap = assemble([0.5], [[0, 0]], frame(slide_path="gone.svs"))
+    drawn = cv2.imread(str(export_png(heatmap, tmp_path / "a.png", canvas_max=300, percentile=False)))
+    assert (drawn == 255).all(axis=2).mean() > 0.8
+
+
+def test_a_long_title_does_not_break_the_figure(tmp_path):
+    heatmap = assemble([0.5], [[0, 0]], frame(slide_id="s" * 400), name="n" * 300)
+    assert export_png(heatmap, tmp_path / "a.png", canvas_max=200).stat().st_size > 0
+
+
+@pytest.mark.parametrize(
+    ("mpp", "longest", "text"), [(0.5, 400, "200 µm"), (0.5, 2000, "1 mm"), (10, 1000, "10 mm"), (0.1, 15, "1 µm")]
+)
+def test_scale_bars_are_round_numbers(mpp, longest, text):
+    length, written = scale_bar(mpp, longest)
+    assert written == text
+    assert length <= longest
+    number, unit = written.split()
+    assert length * mpp == pytest.approx(float(number) * (1000 if unit == "mm" else 1))

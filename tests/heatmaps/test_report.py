@@ -1,0 +1,143 @@
+import csv
+import re
+
+import numpy as np
+import pytest
+
+from monai_mil.errors import CohortError
+from monai_mil.heatmaps import assemble, write_report
+from monai_mil.metrics import auroc
+from tests.conftest import shared
+from tests.heatmaps.examples import frame, slide_heatmap
+
+SLIDE = "data/wsi/CMU-1-Small-Region.svs"
+
+
+def write_table(path, classes, n=24, multi_label=False, labels=True, slide_ids=None):
+    rng = np.random.default_rng(0)
+    table = []
+    for index in range(n):
+        truth = index % len(classes)
+        logits = rng.normal(size=len(classes)) + 1.5 * (np.arange(len(classes)) == truth)
+        prob = 1 / (1 + np.exp(-logits)) if multi_label else np.exp(logits) / np.exp(logits).sum()
+        row = {"slide_id": (slide_ids or {}).get(index, f"slide_{index}"), "patient_id": f"p{index // 2}"}
+        row["label"] = classes[truth] if labels else ""
+        chosen = [name for name, p in zip(classes, prob, strict=True) if p >= 0.5]
+        row["pred"] = ";".join(chosen) if multi_label else classes[prob.argmax()]
+        row |= {f"prob_{name}": f"{p:.6f}" for name, p in zip(classes, prob, strict=True)}
+        if multi_label:
+            row |= {f"label_{name}": "" if index == 0 else str(int(name == classes[truth])) for name in classes}
+        table.append(row)
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, table[0])
+        writer.writeheader()
+        writer.writerows(table)
+    return table
+
+
+def save_heatmap(folder, slide_id, **changes):
+    heatmap = assemble([0.2, 0.8], [[0, 0], [100, 0]], frame(slide_id=slide_id, **changes))
+    heatmap.save(folder / f"{slide_id}.h5")
+
+
+def report(tmp_path, **options):
+    path = write_report(tmp_path / "a.csv", tmp_path / "heatmaps", tmp_path / "a.html", resamples=50, **options)
+    return path.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("classes", "multi_label"), [(("normal", "tumor"), False), (("a", "b", "c"), False), (("x", "y"), True)]
+)
+def test_every_kind_of_cohort_has_its_metrics_and_curves(tmp_path, classes, multi_label):
+    table = write_table(tmp_path / "a.csv", classes, multi_label=multi_label)
+    page = report(tmp_path)
+    prob = np.array([[float(row[f"prob_{name}"]) for name in classes] for row in table])
+    label = [classes.index(row["label"]) for row in table]
+    if multi_label:
+        label = np.array([[float(row[f"label_{name}"] or "nan") for name in classes] for row in table])
+    assert f'<div class="figure-value">{auroc(prob, label):.3f}</div>' in page
+    assert page.count('class="line s') == 2 * (1 if len(classes) == 2 and not multi_label else len(classes))
+    assert page.count("Confusion matrix") == (len(classes) if multi_label else 1)
+    assert page.count("<tr>\n<td>slide_") == len(table)
+
+
+def test_a_cohort_without_labels_has_predictions_only(tmp_path):
+    write_table(tmp_path / "a.csv", ("normal", "tumor"), labels=False)
+    page = report(tmp_path)
+    assert "predictions only, no metrics" in page
+    assert "<svg" not in page
+    assert "Confusion matrix" not in page
+
+
+def test_a_cohort_of_one_class_has_a_report(tmp_path):
+    write_table(tmp_path / "a.csv", ("normal", "tumor"), n=1)
+    assert "needs slides of both outcomes" in report(tmp_path)
+
+
+def test_the_page_needs_no_network(tmp_path):
+    slide = shared(SLIDE)
+    write_table(tmp_path / "a.csv", ("normal", "tumor"), slide_ids={0: "CMU-1-Small-Region"})
+    slide_heatmap(slide).save(tmp_path / "heatmaps" / "CMU-1-Small-Region.h5")
+    page = report(tmp_path, tiles=5)
+    sources = re.findall(r'(?:src|href|url)\s*[=(]\s*"?([^">)]+)', page)
+    assert sources
+    assert all(source.startswith(("data:image/", "#slide-")) for source in sources)
+    assert "http" not in page
+    assert page.count('alt="tile at ') == 5
+    assert page.count("data:image/jpeg;base64,") == 6, "five tiles and the thumbnail"
+
+
+def test_names_from_the_table_cannot_write_html(tmp_path):
+    name = '<script>alert("x")</script>'
+    write_table(tmp_path / "a.csv", ("<i>normal", "tumor"), slide_ids={0: name})
+    page = report(tmp_path, title="<b>title")
+    assert name not in page
+    assert "<i>normal" not in page
+    assert "<b>title" not in page
+    assert "&lt;script&gt;" in page
+
+
+def test_wrong_and_certain_predictions_are_shown_first_and_their_number_is_bounded(tmp_path):
+    table = write_table(tmp_path / "a.csv", ("normal", "tumor"))
+    for row in table:
+        save_heatmap(tmp_path / "heatmaps", row["slide_id"])
+    page = report(tmp_path, max_figures=9)
+    shown = re.findall(r"<section.*?<h3>(.*?)</h3>", page, flags=re.DOTALL)
+
+    def interest(row):
+        return row["pred"] == row["label"], -max(float(row["prob_normal"]), float(row["prob_tumor"]))
+
+    assert shown == [row["slide_id"] for row in sorted(table, key=interest)][:9]
+    assert "9 of 24 slides: wrong predictions first" in page
+    assert page.count('href="#slide-') == 9
+
+
+def test_a_missing_slide_and_a_damaged_heatmap_are_said_and_not_fatal(tmp_path):
+    write_table(tmp_path / "a.csv", ("normal", "tumor"))
+    save_heatmap(tmp_path / "heatmaps", "slide_1", slide_path="gone/slide_1.svs")
+    (tmp_path / "heatmaps" / "slide_2.h5").write_bytes(b"nothing")
+    page = report(tmp_path)
+    assert "The slide file slide_1.svs was not found: scores only." in page
+    assert "slide_2.h5&#39; cannot be read" in page or "slide_2.h5&#39;: cannot be read" in page
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "the table has no rows"),
+        ("slide_id,label\na,x\n", "no column pred, prob_<class>; it has slide_id, label"),
+        ("slide_id,pred,prob_x\na,x,0.5\na,x,0.5\n", "slide 'a' stands there twice"),
+        ("slide_id,pred,prob_x\na,x,1.5\n", "row 2, column 'prob_x': '1.5' is no number from 0 to 1"),
+        ("slide_id,pred,prob_x\na,x,\n", "row 2: a probability is empty"),
+        ("slide_id,label,pred,prob_x,prob_y\na,z,x,0.5,0.5\n", "row 2, column 'label': 'z' is none of x, y"),
+    ],
+)
+def test_an_invalid_table_is_named_with_row_and_column(tmp_path, text, message):
+    (tmp_path / "a.csv").write_text(text)
+    with pytest.raises(CohortError, match=message):
+        report(tmp_path)
+
+
+def test_a_missing_table_is_named(tmp_path):
+    with pytest.raises(CohortError, match=r"a\.csv.*run inference first"):
+        report(tmp_path)

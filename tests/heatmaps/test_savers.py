@@ -1,0 +1,172 @@
+import csv
+import logging
+
+import numpy as np
+import pytest
+import torch
+from monai.bundle import ConfigParser
+from monai.data import DataLoader, Dataset, MetaTensor
+from monai.engines import SupervisedEvaluator
+
+from monai_mil.bags import LoadBagd, collate_bags, make_bag_cohort, read_cohort
+from monai_mil.errors import CohortError
+from monai_mil.heatmaps import Heatmap, HeatmapSaver, PredictionSaver
+from monai_mil.heatmaps.cases import read_frame, read_prediction, read_scores
+from monai_mil.networks import ABMIL
+from monai_mil.training import FullOutputInferer, prepare_bag_batch
+
+CLASSES = ("normal", "tumor")
+
+
+@pytest.fixture(scope="module")
+def cohort(tmp_path_factory):
+    return read_cohort(make_bag_cohort(tmp_path_factory.mktemp("cohort"), num_bags=11, width=16, bag_size=(9, 40)))
+
+
+def evaluate(cohort, handlers, network=None):
+    items = cohort.datalist(bag_dir=cohort.source.parent / "bags")
+    network = network or ABMIL(16, 2)
+    evaluator = SupervisedEvaluator(
+        device=torch.device("cpu"),
+        val_data_loader=DataLoader(Dataset(items, LoadBagd()), batch_size=2, collate_fn=collate_bags),
+        network=network,
+        inferer=FullOutputInferer(),
+        prepare_batch=prepare_bag_batch,
+        val_handlers=handlers,
+    )
+    evaluator.run()
+    return network, [LoadBagd()(item) for item in items]
+
+
+def rows(path):
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_the_files_hold_what_the_network_said_of_each_bag(cohort, tmp_path):
+    savers = [
+        HeatmapSaver(str(tmp_path), formats=["png", "geojson", "tiff"], classes=CLASSES),
+        PredictionSaver(str(tmp_path), classes=CLASSES),
+    ]
+    network, bags = evaluate(cohort, savers)
+    table = rows(tmp_path / "predictions.csv")
+    assert [row["slide_id"] for row in table] == [slide.slide_id for slide in cohort.slides]
+    for row, bag in zip(table, bags, strict=True):
+        with torch.no_grad():
+            output = network(bag["image"][None], return_dict=True)
+        prob = output["logits"].softmax(dim=1)[0]
+        assert float(row["prob_tumor"]) == pytest.approx(float(prob[1]), abs=1e-5)
+        assert row["pred"] == CLASSES[int(prob.argmax())]
+        assert row["label"] == CLASSES[bag["label"]]
+        assert row["patient_id"] == bag["patient_id"]
+        heatmap = Heatmap.load(tmp_path / "heatmaps" / f"{row['slide_id']}.h5")
+        np.testing.assert_allclose(heatmap.scores, output["attention"][0, 0], rtol=1e-4, atol=1e-7)
+        np.testing.assert_array_equal(heatmap.coords, bag["coords"])
+        assert heatmap.frame.tile_size_level0 == bag["image"].meta["tile_size_level0"]
+        assert heatmap.attributes["prediction"] == row["pred"]
+    written = {path.suffix for path in (tmp_path / "heatmaps").iterdir()}
+    assert written == {".h5", ".png", ".geojson", ".tif"}
+    assert not list(tmp_path.glob("*partial*"))
+
+
+def test_savers_are_made_from_a_bundle_s_json(tmp_path):
+    parser = ConfigParser(
+        {
+            "handlers": [
+                {"_target_": "monai_mil.heatmaps.HeatmapSaver", "output_dir": str(tmp_path), "formats": ["png"]},
+                {"_target_": "monai_mil.heatmaps.PredictionSaver", "output_dir": str(tmp_path), "classes": ["a", "b"]},
+            ]
+        }
+    )
+    made = parser.get_parsed_content("handlers")
+    assert [type(handler) for handler in made] == [HeatmapSaver, PredictionSaver]
+
+
+def test_one_failing_export_is_reported_and_the_rest_is_written(cohort, tmp_path, caplog):
+    blocked = cohort.slides[1].slide_id
+    (tmp_path / "heatmaps" / f"{blocked}.png").mkdir(parents=True)
+    saver = HeatmapSaver(str(tmp_path), formats=["png"])
+    with caplog.at_level(logging.ERROR):
+        evaluate(cohort, [saver])
+    assert list(saver.failures) == [blocked]
+    assert f"no complete heatmap of 1 slides: {blocked}" in caplog.text
+    assert len([path for path in (tmp_path / "heatmaps").glob("*.png") if path.is_file()]) == len(cohort) - 1
+    with pytest.raises(CohortError, match=rf"heatmaps of 1 slides failed.*\n  {blocked} \(png\)"):
+        saver.raise_failures()
+
+
+def test_rows_of_a_killed_run_stand_in_the_partial_table(cohort, tmp_path):
+    class Killed(BaseException):
+        pass
+
+    class Network(ABMIL):
+        def describe(self, image, mask):
+            calls.append(image.shape)
+            if len(calls) == 3:
+                raise Killed
+            return super().describe(image, mask)
+
+    calls = []
+    with pytest.raises(Killed):
+        evaluate(cohort, [PredictionSaver(str(tmp_path), classes=CLASSES)], Network(16, 2))
+    assert not (tmp_path / "predictions.csv").exists()
+    partial = rows(tmp_path / "predictions.partial.csv")
+    assert [row["slide_id"] for row in partial] == [slide.slide_id for slide in cohort.slides[:4]]
+
+
+def case(**changes):
+    meta = {"slide_id": "a", "slide_path": "", "level0_size": (500, 400), "mpp": 0.5, "tile_size_level0": 100.0}
+    image = MetaTensor(torch.zeros(4, 3), meta=meta | changes.pop("meta", {}))
+    pred = torch.tensor([0.2, 0.8])
+    return {"image": image, "coords": torch.tensor([[0, 0], [100, 0], [0, 0]]), "pred": pred} | changes
+
+
+def test_padding_is_removed():
+    item = case(attention=torch.tensor([[0.5, 0.5, 0.0], [0.1, 0.9, 0.0]]), mask=torch.tensor([True, True, False]))
+    name, scores, coords = read_scores(item, None, None)
+    assert name == "attention"
+    np.testing.assert_allclose(scores, [0.3, 0.7], rtol=1e-6)
+    assert coords.tolist() == [[0, 0], [100, 0]]
+
+
+def test_rows_that_are_classes_give_the_most_probable_class_s_or_the_chosen_one_s():
+    item = case(heatmap=torch.arange(2 * 3 * 4.0).reshape(2, 3, 2, 2), attention=torch.zeros(1, 3))
+    for chosen, expected in ((None, 12.0), (0, 0.0)):
+        name, scores, _ = read_scores(item, None, chosen)
+        assert (name, scores.shape, scores[0, 0, 0]) == ("heatmap", (3, 2, 2), expected)
+
+
+@pytest.mark.parametrize("unknown", [{"mpp": float("nan")}, {"level0_size": (0, 0)}, {"tile_size_level0": None}])
+def test_a_bag_without_its_frame_is_named_with_what_is_missing(unknown):
+    with pytest.raises(CohortError, match=f"slide 'a': its bag does not say {next(iter(unknown))}"):
+        read_frame(case(meta=unknown))
+
+
+def test_multi_label_rows_keep_what_is_unknown():
+    item = case(pred=torch.tensor([0.9, 0.6, 0.1]), label=torch.tensor([1.0, float("nan"), 0.0]))
+    row = read_prediction(item, ("x", "y", "z"), True).row()
+    assert (row["pred"], row["label"]) == ("x;y", "x")
+    assert [row[f"label_{name}"] for name in "xyz"] == ["1", "", "0"]
+
+
+def test_one_sigmoid_output_is_the_second_class():
+    row = read_prediction(case(pred=torch.tensor([0.75]), label=-1), CLASSES, False).row()
+    assert (row["pred"], row["prob_normal"], row["label"]) == ("tumor", "0.25", "")
+
+
+@pytest.mark.parametrize(
+    ("pred", "message"), [([0.1, 0.2, 0.7], "3 predictions for the 2 classes"), ([3.0, -2.0], "no probabilities")]
+)
+def test_predictions_that_do_not_fit_are_refused(pred, message):
+    with pytest.raises(CohortError, match=message):
+        read_prediction(case(pred=torch.tensor(pred)), CLASSES, False)
+
+
+def test_a_slide_id_that_leaves_the_folder_is_refused():
+    with pytest.raises(CohortError, match="cannot name a file"):
+        read_prediction(case(slide_id="../a"), CLASSES, False)
+
+
+def test_an_unknown_format_is_named():
+    with pytest.raises(ValueError, match="unknown heatmap formats pdf; choose from png, geojson, tiff"):
+        HeatmapSaver("out", formats=["pdf"])
