@@ -1,12 +1,16 @@
-"""Files that are whole or absent: written beside their final name, then renamed."""
+"""Files that are whole or absent: written beside their final name, then renamed; a full disk is a plain error."""
 
 from __future__ import annotations
 
 import errno
+import io
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+
+import h5py
 
 from monai_mil.errors import BagError
 
@@ -29,6 +33,43 @@ def replacing(path: Path) -> Iterator[Path]:
         raise write_error(path, error) from error
     finally:
         partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def replacing_hdf5(path: Path) -> Iterator[h5py.File]:
+    """Give an empty HDF5 file that becomes ``path`` if the block ends well.
+
+    Raises:
+        BagError: as ``replacing``.
+    """
+    with replacing(path) as partial, _ErrorKeepingFile(partial, "w+") as raw:
+        with h5py.File(raw, "w") as file:
+            yield file
+        if raw.error is not None:
+            raise raw.error
+
+
+class _ErrorKeepingFile(io.FileIO):
+    """A file whose failed writes look well to HDF5, which crashes the process on closing a file it cannot flush."""
+
+    error: OSError | None = None
+
+    def write(self, data: Any, /) -> int:
+        view = memoryview(data).cast("B")
+        try:
+            written = 0
+            while written < len(view):
+                written += super().write(view[written:])
+        except OSError as error:
+            self.error = self.error or error
+        return len(view)
+
+    def truncate(self, size: int | None = None, /) -> int:
+        try:
+            return super().truncate(size)
+        except OSError as error:
+            self.error = self.error or error
+            return size or 0
 
 
 def write_error(path: Path, error: BaseException) -> BagError:

@@ -10,7 +10,7 @@ from types import TracebackType
 import h5py
 import numpy as np
 
-from monai_mil.bags.atomic import replacing
+from monai_mil.bags.atomic import replacing, replacing_hdf5
 from monai_mil.bags.info import BagInfo, info_attributes, read_info, trident_attributes
 from monai_mil.errors import BagError
 
@@ -176,7 +176,7 @@ class BagFile:
         path, coords, extras = Path(path), np.asarray(coords), dict(extras or {})
         _check_shapes(path, features, coords, extras)
         token_major = np.moveaxis(features, 1, -1) if features.ndim == 4 else features
-        with replacing(path) as partial, h5py.File(partial, "w") as file:
+        with replacing_hdf5(path) as file:
             _write_features(path, file, token_major, info)
             stored = file.create_dataset("coords", data=coords.astype(np.int64, copy=False))
             stored.attrs.update(trident_attributes(info, path.parent))
@@ -211,7 +211,7 @@ def export_clam(bag: str | os.PathLike[str], folder: str | os.PathLike[str]) -> 
         features, coords, slide_id = source.features().astype(np.float32), source.coords, source.info.slide_id
     h5_path = Path(folder, "h5_files", f"{slide_id}.h5")
     pt_path = Path(folder, "pt_files", f"{slide_id}.pt")
-    with replacing(h5_path) as partial, h5py.File(partial, "w") as file:
+    with replacing_hdf5(h5_path) as file:
         rows = (32, features.shape[1])
         file.create_dataset("features", data=features, chunks=rows, maxshape=(None, features.shape[1]))
         file.create_dataset("coords", data=coords.astype(np.int32), chunks=(32, 2), maxshape=(None, 2))

@@ -17,7 +17,7 @@ _BAND = 512
 _CONCENTRATION = 100.0  # stored as uint8: 100 is a concentration of 1
 _HAEMATOXYLIN = np.array([0.65, 0.70, 0.29])
 _EOSIN = np.array([0.10, 0.92, 0.38])
-_TEXTURE = 1024
+_TEXTURE = 512
 _SMALLEST_LESION_UM = 170.0
 
 
