@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from monai_mil.errors import CohortError
-from monai_mil.heatmaps.heatmap import SlideFrame
+from monai_mil.heatmaps.heatmap import SlideFrame, as_array
 
 _FRAME = ("level0_size", "mpp", "tile_size_level0")
 
@@ -217,11 +217,7 @@ def _meta(item: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _numbers(values: Any) -> np.ndarray:
-    """A tensor, array or number as an array of at least one dimension; bfloat16 becomes float32."""
-    if hasattr(values, "detach"):
-        values = values.detach().cpu()
-        values = values.float() if values.is_floating_point() else values
-    return np.atleast_1d(np.asarray(values))
+    return np.atleast_1d(as_array(values))
 
 
 def _probabilities(logits: np.ndarray, multi_label: bool) -> np.ndarray:

@@ -169,8 +169,8 @@ def assemble(
     Raises:
         ValueError: no tile, shapes that do not fit, a score that is not finite, or a tile wholly outside the slide.
     """
-    scores = np.ascontiguousarray(_array(scores), dtype=np.float32)
-    coords = np.ascontiguousarray(_array(coords), dtype=np.int64)
+    scores = np.ascontiguousarray(as_array(scores), dtype=np.float32)
+    coords = np.ascontiguousarray(as_array(coords), dtype=np.int64)
     where = f"heatmap of '{frame.slide_id}'"
     if scores.ndim not in (1, 3) or coords.shape != (len(scores), 2):
         raise ValueError(
@@ -219,7 +219,8 @@ def canvas_geometry(
     return (rows, columns), (width / columns, height / rows)
 
 
-def _array(values: Any) -> np.ndarray:
+def as_array(values: Any) -> np.ndarray:
+    """A tensor of any device and type, an array or a list as an array; bfloat16 becomes float32."""
     if hasattr(values, "detach"):
         values = values.detach().cpu()
         values = values.float().numpy() if values.is_floating_point() else values.numpy()

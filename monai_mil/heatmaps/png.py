@@ -132,7 +132,9 @@ def _percentile_labels(heatmap: Heatmap) -> list[tuple[str, str]]:
 
 def number(value: float) -> str:
     """A score as a reader takes it in: two digits that matter."""
-    return f"{value:.2g}" if value == 0 or 1e-3 <= abs(value) < 1e4 else f"{value:.1e}".replace("e-0", "e-")
+    if 100 <= abs(value) < 1e4:
+        return f"{value:.0f}"
+    return f"{value:.2g}" if value == 0 or 1e-3 <= abs(value) < 100 else f"{value:.1e}".replace("e-0", "e-")
 
 
 def _font(size: float, bold: bool = False) -> ImageFont.FreeTypeFont:

@@ -68,29 +68,28 @@ def paint(
     rows, row = np.unique(coords[:, 1], return_inverse=True)
     x_bounds = _pixel_bounds(columns, tile_size, blocks.shape[2], scale[0])
     y_bounds = _pixel_bounds(rows, tile_size, blocks.shape[1], scale[1])
-    cells = _combine(blocks, x_bounds, y_bounds, column, row, overlap)
-    if cells is None:
+    partition = _combine(blocks, x_bounds, y_bounds, column, row, overlap)
+    if partition is None:
         values = _paint_one_by_one(blocks, x_bounds[column], y_bounds[row], shape, overlap)
         return values if colours is None else colours(values)
-    surrounded = np.pad(cells.values, ((0, 1), (0, 1)), constant_values=np.nan)
+    surrounded = np.pad(partition.values, ((0, 1), (0, 1)), constant_values=np.nan)
     drawn = surrounded if colours is None else colours(surrounded)
-    row_of_pixel = _expand(np.arange(len(cells.values)), cells.y, shape[0], fill=-1)
-    column_of_pixel = _expand(np.arange(cells.values.shape[1]), cells.x, shape[1], fill=-1)
+    row_of_pixel = _expand(np.arange(len(partition.values)), partition.y, shape[0], fill=-1)
+    column_of_pixel = _expand(np.arange(partition.values.shape[1]), partition.x, shape[1], fill=-1)
     return np.take(drawn, column_of_pixel, axis=1)[row_of_pixel]
 
 
-def cells(
-    coords: np.ndarray, scores: np.ndarray, tile_size: float, *, overlap: Overlap = "max", snap: float = 1.0
-) -> Cells | None:
+def cells(coords: np.ndarray, scores: np.ndarray, tile_size: float, *, overlap: Overlap = "max") -> Cells | None:
     """The exact partition of the tiles in level-0 coordinates, for outlines.
+
+    A tile's far side is moved to a neighbour's near side when closer than one pixel: integer coordinates of a grid
+    with a fractional step leave gaps and overlaps of less than that.
 
     Args:
         coords: upper-left corners in level-0 pixels, ``[n, 2]``.
         scores: ``[n]`` or ``[n, h, w]``.
         tile_size: side of a tile in level-0 pixels.
         overlap: ``max`` or ``mean``.
-        snap: a tile's far side is moved to a neighbour's near side when closer than this many pixels, because integer
-            coordinates of a grid with a fractional step leave gaps and overlaps of less than one pixel.
 
     Returns:
         The partition, or None where tiles share so few coordinates that it would be larger than a raster.
@@ -98,8 +97,8 @@ def cells(
     blocks = _blocks(scores)
     columns, column = np.unique(coords[:, 0], return_inverse=True)
     rows, row = np.unique(coords[:, 1], return_inverse=True)
-    x_bounds = _snapped_bounds(columns, tile_size, blocks.shape[2], snap)
-    y_bounds = _snapped_bounds(rows, tile_size, blocks.shape[1], snap)
+    x_bounds = _snapped_bounds(columns, tile_size, blocks.shape[2])
+    y_bounds = _snapped_bounds(rows, tile_size, blocks.shape[1])
     return _combine(blocks, x_bounds, y_bounds, column, row, overlap)
 
 
@@ -118,12 +117,12 @@ def _pixel_bounds(positions: np.ndarray, tile_size: float, count: int, scale: fl
     return bounds
 
 
-def _snapped_bounds(positions: np.ndarray, tile_size: float, count: int, snap: float) -> np.ndarray:
+def _snapped_bounds(positions: np.ndarray, tile_size: float, count: int) -> np.ndarray:
     """Sides of every cell of a tile at each position, float64 ``[m, count + 1]``."""
     far = positions + tile_size
     nearest = np.searchsorted(positions, far)
     for neighbour in (np.clip(nearest - 1, 0, len(positions) - 1), np.clip(nearest, 0, len(positions) - 1)):
-        close = (np.abs(positions[neighbour] - far) < snap) & (positions[neighbour] > positions)
+        close = (np.abs(positions[neighbour] - far) < 1) & (positions[neighbour] > positions)
         far = np.where(close, positions[neighbour], far)
     return positions[:, None] + (far - positions)[:, None] * np.linspace(0, 1, count + 1)
 

@@ -109,8 +109,9 @@ class HeatmapSaver:
         return assemble(scores, coords, read_frame(item), name=self.name or key, attributes=attributes)
 
     def _fail(self, slide_id: str, form: str, error: Exception) -> None:
-        self.failures[slide_id] = f"{slide_id} ({form}): {error}"
-        logger.error("heatmap of %s", self.failures[slide_id])
+        message = f"{slide_id} ({form}): {error}"
+        logger.error("heatmap of %s", message)
+        self.failures[slide_id] = "\n  ".join(filter(None, [self.failures.get(slide_id), message]))
 
     def _report(self, engine: Any) -> None:
         if self.failures:

@@ -8,7 +8,7 @@ from cucim import CuImage
 from openslide import OpenSlide
 
 from monai_mil.heatmaps import Colouring, assemble, colour_table, export_png, export_tiff
-from monai_mil.heatmaps.png import scale_bar
+from monai_mil.heatmaps.png import number, scale_bar
 from monai_mil.slides import open_slide
 from tests.conftest import shared
 from tests.heatmaps.examples import frame, grid_heatmap, slide_heatmap
@@ -98,3 +98,11 @@ def test_scale_bars_are_round_numbers(mpp, longest, text):
     assert length <= longest
     number, unit = written.split()
     assert length * mpp == pytest.approx(float(number) * (1000 if unit == "mm" else 1))
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0, "0"), (0.0123, "0.012"), (0.00045, "4.5e-4"), (12.3, "12"), (224, "224"), (-3e7, "-3.0e+07")],
+)
+def test_scores_are_short_to_read(value, text):
+    assert number(value) == text
