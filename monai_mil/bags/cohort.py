@@ -7,6 +7,7 @@ import dataclasses
 import io
 import math
 import os
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -155,12 +156,19 @@ def split_cohort(cohort: Cohort, fractions: Sequence[float] = (0.6, 0.2, 0.2), s
 
 
 def _draw(strata: np.ndarray, patients: np.ndarray, share: float, seed: int) -> np.ndarray:
-    """True for about ``share`` of the rows: one fold, or all but one where the share is above a half."""
+    """True for about ``share`` of the rows: one fold, or all but one where the share is above a half.
+
+    A small cohort gets fewer, larger folds, so that each can hold every class.
+    """
     from sklearn.model_selection import StratifiedGroupKFold
 
     if share in (0, 1) or not len(strata):
         return np.full(len(strata), bool(share))
-    folds = StratifiedGroupKFold(round(1 / min(share, 1 - share)), shuffle=True, random_state=seed)
+    largest_class = max(Counter(strata.tolist()).values())
+    count = min(round(1 / min(share, 1 - share)), largest_class, len(set(patients.tolist())))
+    if count < 2:
+        raise ValueError("too few of them in every class")
+    folds = StratifiedGroupKFold(count, shuffle=True, random_state=seed)
     many, few = next(folds.split(strata, strata, patients))
     taken = np.zeros(len(strata), bool)
     taken[few if share <= 0.5 else many] = True
