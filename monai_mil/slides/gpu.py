@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -36,6 +37,7 @@ def decodes_on_gpu(slide: Slide, plan: ReadPlan, device: torch.device) -> bool:
     reader = slide.backend
     if not isinstance(reader, CucimReader) or reader.tiff.levels[plan.level].page.compression != JPEG:
         return False
+    plan = replace(plan, x=plan.x[:1], y=plan.y[:1])
     reference = np.empty((plan.tile_size, plan.tile_size, 3), np.uint8)
     tile_decoder(slide, plan).decode(0, reference)
     try:
@@ -60,7 +62,7 @@ def decode_on_device(
     assert isinstance(reader, CucimReader)
     locations = [reader.locate(plan.level, int(x), int(y)) for x, y in zip(plan.x, plan.y, strict=True)]
     scale = Scaler(plan, device) if plan.is_scaled else None
-    batches = reader.image.read_region(
+    regions = reader.image.read_region(
         locations,
         plan.read_size,
         plan.level,
@@ -69,11 +71,12 @@ def decode_on_device(
         prefetch_factor=max(1, prefetch),
         device=str(device),
     )
+    batches = iter(regions)  # a single location gives a bare image instead of an iterator
     for tiles in plan.batches(batch_size):
         for tile in tiles:
             reader.tiff.check(plan.level, int(plan.x[tile]), int(plan.y[tile]), *plan.inside(tile))
         # cuCIM reuses the memory of a batch, and gives a batch of one without its first axis.
-        pixels = _as_tensor(next(batches)).to(device).clone().view(len(tiles), *plan.read_size[::-1], 3)
+        pixels = _as_tensor(next(batches), device).clone().view(len(tiles), *plan.read_size[::-1], 3)
         for slot, tile in enumerate(tiles):
             width, height = plan.inside(tile)
             pixels[slot, height:] = 255
@@ -133,6 +136,7 @@ def _linear_weights(source: int, target: int) -> np.ndarray:
     return (1 - np.abs(position[:, None] - np.arange(source))).clip(0).astype(np.float32)
 
 
-def _as_tensor(batch: Any) -> Tensor:
-    """A cuCIM batch as a tensor on its own memory, handed over by DLPack on the device."""
-    return torch.from_dlpack(batch) if hasattr(batch, "__dlpack__") else torch.as_tensor(np.asarray(batch))
+def _as_tensor(batch: Any, device: torch.device) -> Tensor:
+    """A cuCIM batch as a tensor on cuCIM's own memory, through the array interface it offers for that memory."""
+    on_gpu = hasattr(batch, "__cuda_array_interface__")
+    return torch.as_tensor(batch if on_gpu else np.asarray(batch), device=device)

@@ -148,12 +148,12 @@ class _OnCPU:
     def without_small(self, mask: np.ndarray, min_area: float, connectivity: int) -> np.ndarray:
         import cv2
 
-        _, labels, stats, _ = cv2.connectedComponentsWithStats(
+        _, labels = cv2.connectedComponents(
             np.ascontiguousarray(mask).view(np.uint8), connectivity=4 * connectivity, ltype=cv2.CV_32S
         )
-        large = stats[:, cv2.CC_STAT_AREA] >= min_area
+        large = np.bincount(labels.ravel()) >= min_area
         large[0] = False
-        return large[labels]
+        return large.take(labels.view(np.ndarray))
 
     def to_numpy(self, mask: np.ndarray) -> np.ndarray:
         return np.ascontiguousarray(mask)

@@ -1,0 +1,69 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from monai_mil.errors import SlideReadError
+from monai_mil.slides import TileGrid, open_slide, segment_tissue, stream_tiles
+from monai_mil.slides.gpu import decode_on_device, decodes_on_gpu
+from monai_mil.slides.plan import ReadPlan
+from tests.slides.conftest import overwrite_tile
+
+CPU = torch.device("cpu")
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+
+
+@pytest.mark.parametrize("batch_size", [1, 4, 64])
+@pytest.mark.parametrize("target_mpp", [0.5, 1.0, 1.7, 4.0, 0.3])
+def test_cucim_s_batches_become_the_tiles_of_the_cpu(jpeg_slide: Path, batch_size: int, target_mpp: float) -> None:
+    with open_slide(jpeg_slide) as slide:
+        grid = TileGrid.cover(slide, None, target_mpp=target_mpp)
+        plan = ReadPlan.of(slide, grid)
+        batches = list(decode_on_device(slide, plan, batch_size=batch_size, device=CPU, prefetch=2))
+        expected = torch.cat(list(stream_tiles(slide, grid)))
+    assert all(batch.is_contiguous(memory_format=torch.channels_last) for batch in batches)
+    rounding = 2 if plan.is_scaled else 0
+    assert (torch.cat(batches).int() - expected.int()).abs().max() <= rounding
+
+
+def test_a_damaged_tile_is_an_error_there_too(tmp_path: Path, jpeg_slide: Path) -> None:
+    with open_slide(overwrite_tile(jpeg_slide, tmp_path / "a.tif", 14)) as slide:
+        plan = ReadPlan.of(slide, TileGrid.cover(slide, None))
+        with pytest.raises(SlideReadError, match=r"\(512, 512\)"):
+            list(decode_on_device(slide, plan, batch_size=4, device=CPU, prefetch=2))
+
+
+def test_a_slide_is_decoded_where_its_first_tile_looks_right(
+    jpeg_slide: Path, lossless_slide: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with open_slide(lossless_slide) as slide:
+        assert not decodes_on_gpu(slide, ReadPlan.of(slide, TileGrid.cover(slide, None)), CPU)
+    with open_slide(jpeg_slide) as slide:
+        plan = ReadPlan.of(slide, TileGrid.cover(slide, None))
+        assert decodes_on_gpu(slide, plan, CPU)
+        monkeypatch.setattr(slide.backend, "locate", lambda level, x, y: (x + 40, y))
+        with pytest.warns(UserWarning, match="decodes it wrongly"):
+            assert not decodes_on_gpu(slide, plan, CPU)
+
+
+@needs_gpu
+@pytest.mark.parametrize("target_mpp", [0.5, 1.0, 1.7])
+def test_a_cuda_stream_shows_the_tiles_of_the_cpu(jpeg_slide: Path, lossless_slide: Path, target_mpp: float) -> None:
+    for path, tolerance in ((jpeg_slide, 3.0), (lossless_slide, 0.6)):
+        with open_slide(path) as slide:
+            grid = TileGrid.cover(slide, None, target_mpp=target_mpp)
+            on_gpu = torch.cat(list(stream_tiles(slide, grid, device="cuda")))
+            on_cpu = torch.cat(list(stream_tiles(slide, grid)))
+        assert on_gpu.is_cuda
+        assert on_gpu.is_contiguous(memory_format=torch.channels_last)
+        assert (on_gpu.cpu().float() - on_cpu.float()).abs().mean() <= tolerance
+
+
+@needs_gpu
+def test_tissue_on_the_gpu_is_the_tissue_of_the_cpu(jpeg_slide: Path) -> None:
+    pytest.importorskip("cupy")
+    with open_slide(jpeg_slide) as slide:
+        np.testing.assert_array_equal(segment_tissue(slide, device="cuda").mask, segment_tissue(slide).mask)

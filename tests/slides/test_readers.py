@@ -1,0 +1,186 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import cucim.clara
+import numpy as np
+import openslide
+import pytest
+import tifffile
+
+from monai_mil.errors import SlideReadError
+from monai_mil.slides import open_slide, reader_report, write_pyramid
+from tests.conftest import shared
+from tests.slides.conftest import overwrite_tile
+
+
+def write_tiff(path: Path, image: np.ndarray, **options: Any) -> Path:
+    options = {"tile": (256, 256), "resolution": (20_000, 20_000), "resolutionunit": "CENTIMETER", **options}
+    tifffile.imwrite(path, image, photometric="rgb", metadata=None, **options)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("options", "reader"),
+    [
+        ({}, "cucim"),
+        ({"compression": "lzw"}, "cucim"),
+        ({"compression": "lzw", "predictor": 2}, "cucim"),
+        ({"compression": "adobe_deflate"}, "tifffile"),
+        ({"compression": "adobe_deflate", "predictor": 2}, "tifffile"),
+        ({"compression": "deflate", "predictor": 2}, "tifffile"),
+        ({"compression": "packbits"}, "tifffile"),
+        ({"compression": "zstd"}, "tifffile"),
+        ({"compression": "aperio_jp2000_rgb"}, "tifffile"),
+        ({"compression": "webp", "compressionargs": {"lossless": True}}, "tifffile"),
+    ],
+    ids=str,
+)
+def test_every_lossless_codec_is_read_exactly(
+    tmp_path: Path, image: np.ndarray, options: dict[str, Any], reader: str
+) -> None:
+    with open_slide(write_tiff(tmp_path / "a.tif", image, **options)) as slide:
+        assert slide.reader == reader
+        assert slide.mpp == pytest.approx(0.5)
+        np.testing.assert_array_equal(slide.read(0, 0, slide.size), image)
+        np.testing.assert_array_equal(slide.read(301, 77, (500, 400)), image[77:477, 301:801])
+
+
+def test_cucim_never_opens_a_file_with_deflate(
+    tmp_path: Path, image: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def crash(path: str) -> None:
+        pytest.fail(f"cuCIM was given {path}")
+
+    monkeypatch.setattr(cucim.clara, "CuImage", crash)
+    path = tmp_path / "label_page_is_deflate.tif"
+    with tifffile.TiffWriter(path) as tiff:
+        tile = {"tile": (256, 256), "photometric": "rgb", "metadata": None}
+        tiff.write(image, compression="jpeg", resolution=(20_000, 20_000), resolutionunit="CENTIMETER", **tile)
+        tiff.write(image[:100, :100], compression="adobe_deflate", predictor=2, photometric="rgb", metadata=None)
+    with open_slide(path) as slide:
+        assert slide.reader == "tifffile"
+        assert slide.read(0, 0, (64, 64)).shape == (64, 64, 3)
+
+
+def test_what_no_reader_decodes_says_how_to_convert(tmp_path: Path, image: np.ndarray) -> None:
+    for name, options in {
+        "lerc": {"compression": "lerc"},
+        "strips": {"tile": None},
+        "planes": {"planarconfig": "separate"},
+    }.items():
+        with pytest.raises(SlideReadError, match=f"{name}.tif.*vips tiffsave"):
+            open_slide(write_tiff(tmp_path / f"{name}.tif", image, **options))
+
+
+def test_ome_pyramid_keeps_its_levels_and_pixel_size(tmp_path: Path, image: np.ndarray) -> None:
+    write_pyramid(tmp_path / "d.ome.tif", image, mpp=0.25, compression="lzw", downsamples=(1, 4), ome=True)
+    with open_slide(tmp_path / "d.ome.tif") as slide:
+        assert (slide.slide_id, slide.mpp, len(slide.levels)) == ("d", 0.25, 2)
+        np.testing.assert_array_equal(slide.read(0, 0, slide.size), image)
+
+
+@pytest.mark.parametrize(
+    ("name", "mpp"), [("CMU-1-Small-Region.svs", 0.499), ("CMU-1-Small-Region_pyramid.tif", 0.499)]
+)
+def test_jpeg_slides_have_the_pixels_and_pixel_size_openslide_gives(name: str, mpp: float) -> None:
+    path = shared(f"data/wsi/{name}")
+    with open_slide(path) as slide, openslide.OpenSlide(path) as other:
+        assert (slide.reader, slide.mpp) == ("cucim", pytest.approx(mpp))
+        assert [(level.width, level.height) for level in slide.levels] == list(other.level_dimensions)
+        expected = np.asarray(other.read_region((0, 0), 0, other.dimensions))[..., :3]
+        np.testing.assert_array_equal(slide.read(0, 0, slide.size), expected)
+        assert slide.tiff is not None
+        np.testing.assert_array_equal(slide.tiff.read(0, 0, 0, *slide.size), expected)
+
+
+def test_aperio_properties_have_openslide_s_names() -> None:
+    path = shared("data/wsi/CMU-1-Small-Region.svs")
+    with open_slide(path) as slide, openslide.OpenSlide(path) as other:
+        expected = {key: value for key, value in other.properties.items() if key.startswith("aperio.")}
+        assert {key: value for key, value in slide.properties.items() if key.startswith("aperio.")} == expected
+
+
+def test_jpeg_2000_slide_needs_mpp_and_has_openslide_s_pixels() -> None:
+    path = shared("data/wsi/TCGA-CR-7395-01A-01-TS1.svs")
+    with pytest.raises(SlideReadError, match=r"no pixel size \(mpp\) in the file; pass --mpp 0.25 if you know it"):
+        open_slide(path)
+    with open_slide(path, mpp=0.25) as slide, openslide.OpenSlide(path) as other:
+        assert slide.mpp == 0.25
+        expected = np.asarray(other.read_region((1111, 900), 0, (700, 600)))[..., :3]
+        np.testing.assert_array_equal(slide.read(1111, 900, (700, 600)), expected)
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "mpp"),
+    [
+        ("wsi_jpeg.dcm", (957, 715), 16.783),
+        ("multiframe_camelyon_challenge_image.dcm", (1152, 700), 28.9685),
+        ("boxes_0.dcm", (16, 16), 0.499),
+        ("boxes_1.dcm", (16, 16), 0.499),
+    ],
+)
+def test_dicom_slides_are_read(name: str, size: tuple[int, int], mpp: float) -> None:
+    with open_slide(shared(f"data/wsi/{name}")) as slide:
+        assert (slide.reader, slide.size, slide.mpp) == ("openslide", size, pytest.approx(mpp, rel=1e-4))
+        assert slide.read(0, 0, size).std() > 0
+
+
+def test_screen_resolution_is_no_pixel_size(tmp_path: Path, image: np.ndarray) -> None:
+    path = write_tiff(tmp_path / "a.tif", image, resolution=(72, 72), resolutionunit="INCH")
+    with pytest.raises(SlideReadError, match="no pixel size"):
+        open_slide(path)
+    with open_slide(path, mpp=0.3) as slide:
+        assert slide.mpp == 0.3
+
+
+def test_resolution_per_inch_and_unlike_axes(tmp_path: Path, image: np.ndarray) -> None:
+    path = write_tiff(tmp_path / "a.tif", image, resolution=(50_800, 25_400), resolutionunit="INCH")
+    with pytest.warns(UserWarning, match=r"pixels are 0.5 x 1 µm"), open_slide(path) as slide:
+        assert slide.mpp == pytest.approx(0.75)
+
+
+def test_bad_files_give_one_clear_error_each(tmp_path: Path, jpeg_slide: Path) -> None:
+    (tmp_path / "text.svs").write_text("hello")
+    (tmp_path / "empty.svs").touch()
+    whole = jpeg_slide.read_bytes()
+    (tmp_path / "cut.tif").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "stub.tif").write_bytes(whole[:100])
+    for name, message in {
+        "missing.svs": "no such file",
+        "empty.svs": "the file is empty",
+        "text.svs": "not a whole-slide image",
+        "cut.tif": "truncated|damaged",
+        "stub.tif": "truncated|damaged",
+        "": "is a folder",
+    }.items():
+        with pytest.raises(SlideReadError, match=message) as caught:
+            open_slide(tmp_path / name)
+        assert str(tmp_path / name) in str(caught.value)
+        assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("content", [None, b"\x55"], ids=["cut short", "overwritten"])
+def test_a_damaged_tile_is_an_error_that_names_its_position(
+    tmp_path: Path, jpeg_slide: Path, content: bytes | None
+) -> None:
+    path = overwrite_tile(jpeg_slide, tmp_path / "a.tif", 7, content)
+    with open_slide(path) as slide:
+        slide.read(0, 0, (256, 256))
+        with pytest.raises(SlideReadError, match=r"a.tif.*\(256, 256\)"):
+            slide.read(200, 200, (256, 256))
+
+
+@pytest.mark.parametrize("mpp", [0.0, -1.0, float("nan"), float("inf")])
+def test_a_given_pixel_size_must_make_sense(jpeg_slide: Path, mpp: float) -> None:
+    with pytest.raises(SlideReadError, match="not a positive number"):
+        open_slide(jpeg_slide, mpp=mpp)
+
+
+def test_report_names_every_reader() -> None:
+    assert {name: available for name, available, _, _ in reader_report()} == {
+        "cucim": True,
+        "openslide": True,
+        "tifffile": True,
+    }

@@ -1,0 +1,109 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from monai_mil.slides import TissueSettings, open_slide, segment_tissue, write_pyramid
+from monai_mil.slides.tissue import _OnCPU, otsu, saturation_by_table
+from tests.conftest import shared
+
+TISSUE, BACKGROUND = (190, 90, 150), (243, 243, 245)
+
+
+def write(path: Path, mask: np.ndarray, noise: float = 3.0, **options: float) -> Path:
+    """A slide at 1 mpp with tissue where ``mask`` (8 px a pixel) is True."""
+    large = cv2.resize(mask.astype(np.uint8), None, fx=8, fy=8, interpolation=cv2.INTER_NEAREST)[..., None]
+    image = np.where(large, TISSUE, BACKGROUND) + np.random.default_rng(0).normal(0, noise, (*large.shape[:2], 3))
+    write_pyramid(path, image.clip(0, 255).astype(np.uint8), mpp=1.0, **options)
+    return path
+
+
+@pytest.fixture
+def blobs() -> np.ndarray:
+    mask = np.zeros((150, 200), bool)
+    mask[20:80, 30:120] = True
+    mask[40:43, 50:53] = False  # a hole of 576 square micrometres
+    mask[30:70, 80:110] = False  # one of 76,800
+    mask[120:124, 180:184] = True  # a speck of 1024
+    mask[100:140, 20:90] = True
+    return mask
+
+
+def test_mask_is_the_tissue_without_specks_and_pinholes(tmp_path: Path, blobs: np.ndarray) -> None:
+    expected = blobs.copy()
+    expected[40:43, 50:53] = True
+    expected[120:124, 180:184] = False
+    with open_slide(write(tmp_path / "a.tif", blobs, downsamples=(1, 8))) as slide:
+        found = segment_tissue(slide)
+    assert found.mask.shape == blobs.shape
+    assert found.downsample == (8.0, 8.0)
+    assert (found.mask ^ expected).mean() < 0.01
+    assert not found.mask[118:126, 178:186].any()
+    assert found.mask[38:45, 48:55].all()
+    assert not found.mask[40:60, 90:100].any()
+
+
+def test_the_mask_hardly_depends_on_the_levels_a_slide_has(tmp_path: Path, blobs: np.ndarray) -> None:
+    masks = []
+    for name, downsamples in (("one", (1,)), ("three", (1, 2, 8)), ("two", (1, 4))):
+        with open_slide(write(tmp_path / f"{name}.tif", blobs, downsamples=downsamples)) as slide:
+            masks.append(segment_tissue(slide).mask)
+    for mask in masks[1:]:
+        assert mask.shape == masks[0].shape
+        assert (mask ^ masks[0]).mean() < 0.01
+
+
+@pytest.mark.parametrize("noise", [0.0, 3.0, 8.0])
+def test_a_blank_slide_has_no_tissue(tmp_path: Path, noise: float) -> None:
+    with open_slide(write(tmp_path / "a.tif", np.zeros((100, 100), bool), noise)) as slide:
+        assert not segment_tissue(slide).mask.any()
+
+
+def test_a_given_threshold_replaces_otsu(tmp_path: Path, blobs: np.ndarray) -> None:
+    with open_slide(write(tmp_path / "a.tif", blobs)) as slide:
+        assert segment_tissue(slide, TissueSettings(threshold=0.99)).fraction == 0
+        assert segment_tissue(slide, TissueSettings(threshold=0.2)).fraction == pytest.approx(blobs.mean(), abs=0.02)
+
+
+def test_otsu_maximises_the_variance_between_classes() -> None:
+    from skimage.filters import threshold_otsu
+
+    values = np.random.default_rng(0).normal([[60], [140]], 12, (2, 5000)).clip(0, 255).astype(np.uint8)
+    histogram = np.bincount(values.ravel(), minlength=256)
+    assert otsu(histogram, 0) == threshold_otsu(hist=(histogram, np.arange(256)))
+    assert otsu(histogram, 100) == float("inf")
+
+
+def test_the_gpu_s_saturation_is_opencv_s() -> None:
+    largest, smallest = np.meshgrid(np.arange(256), np.arange(256))
+    possible = smallest <= largest
+    image = np.stack([largest[possible], smallest[possible], smallest[possible]], -1).astype(np.uint8)[None]
+    np.testing.assert_array_equal(_OnCPU().saturation(image), saturation_by_table(image.max(2), image.min(2)))
+
+
+def test_clean_up_steps_are_scikit_image_s() -> None:
+    from skimage import filters, measure, morphology
+
+    values = (np.random.default_rng(0).random((90, 110)) * 255).astype(np.uint8)
+    cpu = _OnCPU()
+    median = cpu.median(values, 5)
+    np.testing.assert_array_equal(median, filters.median(values, np.ones((5, 5)), mode="nearest"))
+    mask = median > 140
+    square = np.ones((5, 5), bool)
+    padded = np.pad(mask, 2)
+    closed = morphology.erosion(morphology.dilation(padded, square), square)[2:-2, 2:-2]
+    np.testing.assert_array_equal(cpu.close(mask, 2), closed)
+    for connectivity in (1, 2):
+        labels = measure.label(mask, connectivity=connectivity)
+        large = np.bincount(labels.ravel()) >= 20
+        large[0] = False
+        np.testing.assert_array_equal(cpu.without_small(mask, 20, connectivity), large[labels])
+
+
+def test_real_slides_have_plausible_tissue() -> None:
+    for name, share in (("CMU-1-Small-Region_pyramid.tif", 0.35), ("multiframe_camelyon_challenge_image.dcm", 0.21)):
+        with open_slide(shared(f"data/wsi/{name}")) as slide:
+            assert segment_tissue(slide).fraction == pytest.approx(share, abs=0.05)
