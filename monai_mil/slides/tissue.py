@@ -182,13 +182,13 @@ class _OnGPU:
         return self.cupy.bincount(values.ravel(), minlength=256).get()
 
     def close(self, mask: Any, radius: int) -> Any:
-        from cucim.skimage.morphology import binary_dilation, binary_erosion
+        from cucim.skimage.morphology import dilation, erosion
 
         if radius < 1:
             return mask
         square = self.cupy.ones((2 * radius + 1,) * 2, bool)
-        padded = self.cupy.pad(mask, radius)
-        return binary_erosion(binary_dilation(padded, square), square)[radius:-radius, radius:-radius]
+        padded = self.cupy.pad(mask.view(self.cupy.uint8), radius)
+        return erosion(dilation(padded, square), square)[radius:-radius, radius:-radius].astype(bool)
 
     def without_small(self, mask: Any, min_area: float, connectivity: int) -> Any:
         from cucim.skimage.measure import label
