@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
 import torch
 from torch import Tensor, nn
 
@@ -10,6 +13,8 @@ from monai_mil.encoders.preprocess import prepare
 from monai_mil.errors import EncoderError
 
 _FLOAT16_MAX = 65504.0
+
+_Part = tuple[Tensor, Tensor]
 
 
 class Encoder:
@@ -35,6 +40,7 @@ class Encoder:
         device: torch.device,
         dtype: torch.dtype,
         chunk: int,
+        side_by_side: bool,
     ) -> None:
         self.card = card
         self.name = card.name
@@ -47,6 +53,7 @@ class Encoder:
         self.dtype = dtype
         self._model = model
         self._chunk = chunk
+        self._side_by_side = side_by_side
 
     def __call__(self, tiles: Tensor) -> Tensor:
         """Encode tiles.
@@ -74,22 +81,43 @@ class Encoder:
 
     def _run(self, inputs: Tensor, *, raw: bool) -> Tensor:
         features = torch.empty(len(inputs), *(self.grid or ()), self.width, dtype=torch.float16, device=self.device)
-        with torch.inference_mode():
-            for part, target in zip(inputs.split(self._chunk), features.split(self._chunk), strict=True):
-                part = part.to(self.device, non_blocking=True)
-                images = prepare(part, self.card.preprocessing, self.dtype) if raw else part.to(self.dtype)
-                output = self._model(images)
-                if output.shape != target.shape:
-                    raise EncoderError(
-                        f"encoder '{self.name}': the network gives {list(output.shape[1:])} for a tile, "
-                        f"its card says {list(target.shape[1:])}; correct the card or the weights"
-                    )
-                target.copy_(output.clamp(-_FLOAT16_MAX, _FLOAT16_MAX))
+        parts = list(zip(inputs.split(self._chunk), features.split(self._chunk), strict=True))
+        if self._side_by_side:
+            _each_on_its_own_thread(lambda part: self._fill(*part, raw=raw), parts)
+        else:
+            for part in parts:
+                self._fill(*part, raw=raw)
         return features.permute(0, 3, 1, 2) if self.grid else features
+
+    @torch.inference_mode()
+    def _fill(self, inputs: Tensor, features: Tensor, *, raw: bool) -> None:
+        inputs = inputs.to(self.device, non_blocking=True)
+        images = prepare(inputs, self.card.preprocessing, self.dtype) if raw else inputs.to(self.dtype)
+        output = self._model(images)
+        if output.shape != features.shape:
+            raise EncoderError(
+                f"encoder '{self.name}': the network gives {list(output.shape[1:])} for a tile, "
+                f"its card says {list(features.shape[1:])}; correct the card or the weights"
+            )
+        features.copy_(output.clamp(-_FLOAT16_MAX, _FLOAT16_MAX))
 
     def __repr__(self) -> str:
         grid = f", grid={self.grid}" if self.grid else ""
         return f"Encoder({self.name!r}, width={self.width}{grid}, digest={self.digest!r}, device={str(self.device)!r})"
+
+
+def _each_on_its_own_thread(call: Callable[[_Part], None], parts: list[_Part]) -> None:
+    """Run small operators single-threaded, parts side by side: waiting for one another would cost more than they do."""
+    threads = min(torch.get_num_threads(), len(parts))
+    if threads <= 1:
+        for part in parts:
+            call(part)
+        return
+    try:
+        with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            list(pool.map(call, parts))
+    finally:
+        torch.set_num_threads(torch.get_num_threads())  # workers changed what threads of the future start with
 
 
 def _check_tiles(tiles: Tensor, name: str) -> None:

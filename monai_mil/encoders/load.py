@@ -37,8 +37,18 @@ def load_encoder(
         model = model.to(dtype).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if not (card.token_width if spatial else card.width):
         card = _measure(card, model, spatial, device, dtype)
-    chunk = _GPU_CHUNK if device.type != "cpu" else _TEXTURE_CHUNK if card.architecture == "texture" else _CPU_CHUNK
-    return Encoder(card, model, digest=digest, spatial=spatial, device=device, dtype=dtype, chunk=chunk)
+    on_cpu = device.type == "cpu"
+    texture = card.architecture == "texture"
+    return Encoder(
+        card,
+        model,
+        digest=digest,
+        spatial=spatial,
+        device=device,
+        dtype=dtype,
+        chunk=_GPU_CHUNK if not on_cpu else _TEXTURE_CHUNK if texture else _CPU_CHUNK,
+        side_by_side=on_cpu and texture,
+    )
 
 
 def _model(card: EncoderCard, spatial: bool, weights: str | Path | None) -> tuple[nn.Module, str]:

@@ -1,6 +1,7 @@
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import cv2
 import numpy as np
@@ -57,6 +58,22 @@ def test_a_tile_s_features_do_not_depend_on_its_batch():
     tiles = random_tiles(9, 224)
     alone = torch.cat([encoder(tile[None]) for tile in tiles])
     assert torch.equal(encoder(tiles), alone)
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_threads_change_neither_features_nor_torch_s_settings(threads):
+    encoder = get_encoder("texture")
+    tiles = random_tiles(9, 224)
+    expected = encoder(tiles)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        assert torch.equal(encoder(tiles), expected)
+        assert torch.get_num_threads() == threads
+        with ThreadPoolExecutor(1) as pool:
+            assert pool.submit(torch.get_num_threads).result() == threads
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_the_token_map_follows_the_tile():
