@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from functools import lru_cache
@@ -37,7 +38,8 @@ def embed_with_dask(
 
     with ExitStack() as stack:
         if scheduler is None:
-            cluster = stack.enter_context(LocalCluster(n_workers=workers, threads_per_worker=1, dashboard_address=None))
+            local = {"dashboard_address": None, "silence_logs": logging.ERROR}
+            cluster = stack.enter_context(LocalCluster(n_workers=workers, threads_per_worker=1, **local))
             client = stack.enter_context(Client(cluster))
         else:
             client = stack.enter_context(Client(scheduler))

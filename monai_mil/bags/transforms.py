@@ -35,7 +35,7 @@ class LoadBagd(MapTransform):
         keys: keys of the paths.
         width: number of feature channels the network takes; None for any.
         encoder: name of the encoder the network was trained with; files that name none are taken.
-        extras: further datasets of the file to set, for example ``instance_labels``.
+        extras: further numeric datasets of the file to set, for example ``instance_labels``.
         allow_missing_keys: skip absent keys.
 
     Raises:
