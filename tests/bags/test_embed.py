@@ -143,7 +143,6 @@ def test_two_processes_share_a_cohort_and_do_no_slide_twice(slide_cohort, refere
 def test_a_full_disk_fails_the_slide_and_a_later_run_goes_on(slide_cohort, reference, tmp_path):
     assert start(slide_cohort, tmp_path / "bags", tmp_path / "log", seconds=0.0, limit=4096).wait() == 4
     record = json.loads(next((tmp_path / "bags" / "runs").iterdir()).read_text())
-    assert "bag" in record["slides"][0]["error"] or "rows" in record["slides"][0]["error"]
     assert "cannot be written (File too large); free some space" in record["slides"][0]["error"]
     assert not list((tmp_path / "bags").glob("*.h5"))
     before = encoded(tmp_path / "log")
