@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from monai_mil.networks.attention_pool import PoolWeights, attention_pool, stream_pool
-from monai_mil.networks.contract import MILNetwork, check_chunks
+from monai_mil.networks.contract import MILNetwork, check_chunks, exact_dtype
 
 
 class ABMIL(MILNetwork):
@@ -102,8 +102,7 @@ class ABMIL(MILNetwork):
         if gates.shape[2] > self.attention_dim:
             gated = gated * torch.sigmoid(gates[:, :, self.attention_dim :])
         scores = self.score(gated).transpose(1, 2)
-        if scores.dtype != torch.float64:
-            scores = scores.float()
+        scores = scores.to(exact_dtype(scores.dtype))
         if mask is not None:
             scores = scores.masked_fill(~mask[:, None, :], -float("inf"))
             hidden = hidden.masked_fill(~mask[:, :, None], 0.0)

@@ -14,6 +14,9 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from monai_mil.networks.columns import write_columns
+from monai_mil.networks.contract import exact_dtype
+
 CHUNK_ROWS = {"cpu": 2048, "cuda": 65536}
 """Rows worked on at once: a chunk's activations stay in the cache of a CPU core and fill a GPU."""
 
@@ -72,29 +75,30 @@ def stream_pool(chunks: Iterable[Tensor], weights: PoolWeights, dropout: float =
     Raises:
         ValueError: there was no row.
     """
-    exact = _exact(weights.score_weight.dtype)
+    exact = exact_dtype(weights.score_weight.dtype)
     heads, width = len(weights.score_weight), len(weights.hidden_weight)
     device = weights.score_weight.device
     largest = torch.full((heads, 1), -torch.inf, dtype=exact, device=device)
     total = torch.zeros(heads, 1, dtype=exact, device=device)
     pooled = torch.zeros(heads, width, dtype=exact, device=device)
-    scores_of_chunks = []
+    count, seen = 0, torch.empty(heads, 65536, dtype=exact, device=device)
     for rows in chunks:
         dtype = compute_dtype(rows, weights)
         with torch.autocast(rows.device.type, enabled=False):
             cast = PoolWeights(*(tensor.to(dtype) for tensor in weights[:4]), *(w.to(exact) for w in weights[4:]))
             hidden, gates = _activations(rows.to(dtype), cast, dropout)
-            scores = _scores(gates, cast).T.contiguous()
+            scores = _scores(gates, cast).T
             bound = torch.maximum(largest, scores.amax(dim=1, keepdim=True))
             shrink = (largest - bound).exp()
             share = (scores - bound).exp()
             total = total * shrink + share.sum(dim=1, keepdim=True)
             pooled = pooled * shrink + share @ hidden.to(exact)
             largest = bound
-            scores_of_chunks.append(scores)
-    if not scores_of_chunks:
+            seen = write_columns(seen, count, scores)
+            count += scores.shape[1]
+    if count == 0:
         raise ValueError("a bag without instances has no prediction")
-    return pooled / total, torch.cat(scores_of_chunks, dim=1)
+    return pooled / total, seen[:, :count].clone()
 
 
 class _AttentionPool(torch.autograd.Function):
@@ -104,7 +108,7 @@ class _AttentionPool(torch.autograd.Function):
     def forward(
         ctx: Any, rows: Tensor, dropout: float, dtype: torch.dtype, *parameters: Tensor
     ) -> tuple[Tensor, Tensor]:
-        exact = _exact(parameters[0].dtype)
+        exact = exact_dtype(parameters[0].dtype)
         with torch.autocast(rows.device.type, enabled=False):
             cast = PoolWeights(*(p.to(dtype) for p in parameters[:4]), *(p.to(exact) for p in parameters[4:]))
             hidden = torch.empty(len(rows), len(cast.hidden_weight), dtype=dtype, device=rows.device)
@@ -152,10 +156,6 @@ class _AttentionPool(torch.autograd.Function):
                     grad_rows[part] = d_hidden @ weights.hidden_weight
                 start += len(chunk)
         return grad_rows, None, None, *(s.to(p.dtype) for s, p in zip(sums, parameters, strict=True))
-
-
-def _exact(dtype: torch.dtype) -> torch.dtype:
-    return torch.float64 if dtype == torch.float64 else torch.float32
 
 
 def _activations(

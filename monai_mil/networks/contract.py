@@ -122,6 +122,11 @@ def _zero_padding(image: Tensor, mask: Tensor | None) -> Tensor:
     return image
 
 
+def exact_dtype(dtype: torch.dtype) -> torch.dtype:
+    """The type of attention and logits for parameters of ``dtype``: float32 or better."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
 def check_chunks(chunks: Iterable[Tensor | np.ndarray], device: torch.device) -> Iterator[Tensor]:
     """The chunks ``[m, d]`` of one bag, checked one by one as :func:`check_bag` does, on ``device``."""
     for chunk in chunks:

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from monai_mil.networks.contract import MILNetwork, check_chunks
+from monai_mil.networks.columns import write_columns
+from monai_mil.networks.contract import MILNetwork, check_chunks, exact_dtype
 
 
 class InstancePooling(MILNetwork):
@@ -52,23 +53,35 @@ class InstancePooling(MILNetwork):
         Raises:
             ValueError: no row came, or a feature is not finite.
         """
-        logits = [self._classify(rows.T[None]) for rows in check_chunks(chunks, self.hidden.weight.device)]
-        if not logits:
+        weight = self.classifier.weight
+        count, logits = (
+            0,
+            torch.empty(1, self.num_classes, 65536, dtype=exact_dtype(weight.dtype), device=weight.device),
+        )
+        for rows in check_chunks(chunks, weight.device):
+            logits = write_columns(logits, count, self._classify(rows.T[None]))
+            count += len(rows)
+        if count == 0:
             raise ValueError("a bag without instances has no prediction")
-        return self._answer(torch.cat(logits, dim=2), None)
+        return self._answer(logits[:, :, :count].clone(), None)
 
     def _instance_logits(self, image: Tensor) -> Tensor:
         if torch.is_grad_enabled() or image.shape[2] <= self.chunk_rows:
             return self._classify(image)
         if not torch.jit.is_scripting() and (torch.jit.is_tracing() or torch.compiler.is_compiling()):
             return self._classify(image)
-        return torch.cat([self._classify(chunk) for chunk in image.split(self.chunk_rows, 2)], dim=2)
+        shape = (image.shape[0], self.num_classes, image.shape[2])
+        logits = torch.empty(shape, dtype=exact_dtype(self.classifier.weight.dtype), device=image.device)
+        for start in range(0, image.shape[2], self.chunk_rows):
+            end = min(start + self.chunk_rows, image.shape[2])
+            logits[:, :, start:end] = self._classify(image[:, :, start:end])
+        return logits
 
     def _classify(self, image: Tensor) -> Tensor:
         rows = image.transpose(1, 2).to(self.hidden.weight.dtype)
         hidden = F.dropout(F.relu(self.hidden(rows)), self.dropout, self.training)
         logits = self.classifier(hidden).transpose(1, 2)
-        return logits if logits.dtype == torch.float64 else logits.float()
+        return logits.to(exact_dtype(logits.dtype))
 
     def _answer(self, instance_logits: Tensor, mask: Tensor | None) -> dict[str, Tensor]:
         independent = self.multi_label or self.num_classes == 1

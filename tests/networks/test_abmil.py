@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import resource
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from monai_mil.networks import ABMIL
+from monai_mil.networks import ABMIL, MeanPooling
 from tests.conftest import shared
 
 
@@ -112,6 +115,21 @@ def test_a_bag_in_chunks_from_elsewhere_equals_the_whole_bag() -> None:
     assert output.keys() == whole.keys()
     for key in output:
         torch.testing.assert_close(output[key], whole[key], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("cls", [ABMIL, MeanPooling])
+def test_a_long_bag_from_elsewhere_leaves_no_memory_behind(cls: type[ABMIL | MeanPooling]) -> None:
+    network = cls(1024, 2)
+    block = torch.randn(4096, 1024).half()
+
+    def resident() -> int:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+
+    network.pool_chunks(block.clone() for _ in range(4))
+    before = resident()
+    grown = []
+    network.pool_chunks(grown.append(resident() - before) or block.clone() for _ in range(30))
+    assert max(grown) < 100e6
 
 
 def test_chunks_are_checked_like_a_bag() -> None:
