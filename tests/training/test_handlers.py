@@ -53,10 +53,10 @@ def run_best_model(values: list[float], path: Path, mode: str = "max") -> BestMo
     return best
 
 
-def test_the_best_validation_s_weights_are_kept_as_a_bare_state_dict(tmp_path: Path) -> None:
+def test_the_latest_of_the_best_validations_is_kept_as_a_bare_state_dict(tmp_path: Path) -> None:
     best = run_best_model([0.5, 0.8, 0.8, 0.7], tmp_path / "models" / "model.pt")
-    assert (best.best, best.best_epoch) == (0.8, 2)
-    assert saved_bias(tmp_path / "models" / "model.pt") == 2
+    assert (best.best, best.best_epoch) == (0.8, 3)
+    assert saved_bias(tmp_path / "models" / "model.pt") == 3
     assert torch.load(tmp_path / "models" / "model.pt", weights_only=True).keys() == {"weight", "bias"}
 
 
