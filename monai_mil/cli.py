@@ -47,12 +47,16 @@ def main() -> None:
 def embed(
     slides: Annotated[list[Path], typer.Argument(help="Slides, folders of slides, or a cohort table (.csv, .json).")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the bags, one HDF5 file a slide.")],
-    encoder: Annotated[str, typer.Option(help="An encoder's name ('monai-mil doctor' lists them) or file.")] = "texture",
+    encoder: Annotated[
+        str, typer.Option(help="An encoder's name ('monai-mil doctor' lists them) or file.")
+    ] = "texture",
     weights: Annotated[Path | None, typer.Option(help="Local weights of the encoder, safetensors or .pt.")] = None,
-    spatial: Annotated[bool, typer.Option("--spatial", help="Keep the token map of each tile, not one vector.")] = False,
-    tile_size: Annotated[int | None, typer.Option(help="Tile side in pixels [default: the encoder's].")] = None,
+    spatial: Annotated[
+        bool, typer.Option("--spatial", help="Keep the token map of each tile, not one vector.")
+    ] = False,
+    tile_size: Annotated[int | None, typer.Option(help="Tile side in pixels.", show_default="the encoder's")] = None,
     target_mpp: Annotated[
-        float | None, typer.Option(help="Micrometres per pixel to read at [default: the encoder's].")
+        float | None, typer.Option(help="Micrometres per pixel to read at.", show_default="the encoder's")
     ] = None,
     overlap: Annotated[int, typer.Option(help="Overlap of neighbouring tiles, in pixels at the target mpp.")] = 0,
     min_tissue: Annotated[float, typer.Option(help="Smallest fraction of tissue of a tile that is kept.")] = 0.25,
@@ -60,14 +64,19 @@ def embed(
     batch_size: Annotated[int, typer.Option(help="Tiles the encoder sees at once.")] = 64,
     device: Annotated[str, typer.Option(help="Where the encoder runs: cpu, cuda, cuda:1 ...")] = "cpu",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace bags made with other settings.")] = False,
-    scheduler: Annotated[str | None, typer.Option(help="Address of a dask scheduler to spread slides over.")] = None,
+    workers: Annotated[int, typer.Option(help="Processes on this machine; over 1 needs the extra 'scale'.")] = 1,
+    scheduler: Annotated[str | None, typer.Option(help="Address of a Dask scheduler to spread slides over.")] = None,
 ) -> None:
     """Turn slides into bags of features; run it again to go on where it stopped."""
-    from monai_mil.bags import embed_cohort
+    from monai_mil.bags import embed_cohort, find_slides
     from monai_mil.encoders import get_encoder
 
+    tables = [path for path in slides if path.suffix.lower() in (".csv", ".json")]
+    if tables and len(slides) > 1:
+        raise typer.BadParameter(f"'{tables[0]}' is a cohort table: give it alone, or slides and folders only")
+    listed = [found for path in slides for found in (find_slides(path) if path.is_dir() else [path])]
     report = embed_cohort(
-        slides,
+        tables[0] if tables else listed,
         out,
         get_encoder(encoder, spatial=spatial, weights=weights, device=device),
         tile_size=tile_size,
@@ -76,7 +85,9 @@ def embed(
         min_tissue=min_tissue,
         mpp=mpp,
         batch_size=batch_size,
+        device=device,
         overwrite=overwrite,
+        workers=workers,
         scheduler=scheduler,
     )
     raise typer.Exit(code=1 if report.failed else 0)
@@ -85,8 +96,12 @@ def embed(
 @app.command(epilog="[bold]Example[/]\n\nmonai-mil report runs/predictions.csv --heatmaps runs/heatmaps")
 def report(
     predictions: Annotated[Path, typer.Argument(help="predictions.csv as the bundle's inference writes it.")],
-    heatmaps: Annotated[Path | None, typer.Option(help="Folder of heatmaps [default: beside the predictions].")] = None,
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="The HTML file [default: report.html beside].")] = None,
+    heatmaps: Annotated[
+        Path | None, typer.Option(help="Folder of heatmaps.", show_default="heatmaps beside the predictions")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="The HTML file.", show_default="report.html beside")
+    ] = None,
     title: Annotated[str, typer.Option(help="Title of the report.")] = "Cohort report",
 ) -> None:
     """Write one HTML page with metrics, curves, heatmaps and the most attended tiles of a cohort."""
@@ -140,15 +155,25 @@ def doctor() -> None:
     console.print(packages)
 
     readers = Table("reader", "works", "version", "note", title="Slide readers", title_justify="left")
-    for reader in reader_report():
-        readers.add_row(reader.name, _tick(reader.available), reader.version, _escaped(reader.note))
+    for reader, available, release, note in reader_report():
+        readers.add_row(reader, _tick(available), release, _escaped(note))
     console.print(readers)
 
-    encoders = Table("encoder", "works", "width", "grid", "note", title="Encoders", title_justify="left")
-    for card, available, note in encoder_report():
-        grid = f"{card.grid[0]} x {card.grid[1]}" if card.grid else "-"
-        encoders.add_row(card.name, _tick(available), str(card.width), grid, _escaped(note))
+    encoders = Table(
+        "encoder", "ready", "width", "tile", "mpp", "what is missing", title="Encoders", title_justify="left"
+    )
+    for status in encoder_report():
+        card = status.card
+        encoders.add_row(
+            card.name,
+            _tick(status.ready),
+            str(card.width),
+            str(card.tile_size),
+            f"{card.target_mpp:g}",
+            _escaped(status.missing),
+        )
     console.print(encoders)
+    console.print("Any timm model by its name, a TorchScript file or a local weight file can be an encoder too.")
 
 
 def _tick(works: bool) -> str:

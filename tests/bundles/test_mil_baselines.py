@@ -1,0 +1,255 @@
+"""The bundle mil_baselines at work: trained, stopped, resumed, evaluated, and run on bags and on slides."""
+
+import csv
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+
+from monai_mil.heatmaps import Heatmap
+from tests.bundles.common import BUNDLES, config, run_bundle
+from tests.conftest import ROOT, shared
+
+NAME = "mil_baselines"
+
+
+@pytest.fixture(scope="module")
+def cohort(cohort_of):
+    return cohort_of(NAME)
+
+
+@pytest.fixture(scope="module")
+def trained(cohort, tmp_path_factory):
+    """A run of three epochs, its folder and what it printed."""
+    folder = tmp_path_factory.mktemp("trained")
+    return folder, train(folder, cohort, epochs=3).stdout
+
+
+def train(folder, cohort, *, epochs, files=("train",), **options):
+    places = {"dataset_dir": cohort, "ckpt_dir": folder / "models", "output_dir": folder / "eval"}
+    overrides = {"encoder": "synthetic", "train::trainer::max_epochs": epochs, **places}
+    return run_bundle(NAME, list(files), cwd=folder, **(overrides | options))
+
+
+def losses(log):
+    return [float(value) for value in re.findall(r"train_loss: ([\d.]+)", log)]
+
+
+def aurocs(log):
+    return [float(value) for value in re.findall(r"Metrics -- val_auroc: ([\d.]+)", log)]
+
+
+def weights(folder):
+    return torch.load(folder / "models" / "model.pt", weights_only=True)
+
+
+def rows(path):
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_training_learns_and_keeps_a_bare_state_dict(trained):
+    folder, log = trained
+    assert aurocs(log)[-1] > 0.9
+    assert losses(log)[-1] < losses(log)[0]
+    assert all(isinstance(value, torch.Tensor) for value in weights(folder).values())
+
+
+def test_evaluation_writes_metrics_and_predictions_of_the_test_split(trained, cohort):
+    folder, _ = trained
+    train(folder, cohort, epochs=3, files=("train", "evaluate"))
+    assert float((folder / "eval" / "metrics.csv").read_text().split(",")[1]) > 0.9
+    predictions = rows(folder / "eval" / "predictions.csv")
+    assert {row["slide_id"] for row in predictions} == split_of(cohort, "test")
+    assert all(row["label"] in ("normal", "tumor") for row in predictions)
+
+
+def split_of(cohort, split):
+    return {row["slide_id"] for row in rows(cohort / "cohort.csv") if row["split"] == split}
+
+
+def test_inference_needs_nothing_but_bags_and_writes_one_row_a_slide(trained, cohort, tmp_path):
+    folder, _ = trained
+    options = {"dataset_dir": cohort, "ckpt_path": folder / "models" / "model.pt", "output_dir": tmp_path}
+    run_bundle(NAME, ["inference"], cwd=tmp_path, encoder="synthetic", **options)
+    predictions = rows(tmp_path / "predictions.csv")
+    assert len(predictions) == len(list((cohort / "bags").glob("*.h5")))
+    for row in predictions:
+        assert float(row["prob_normal"]) + float(row["prob_tumor"]) == pytest.approx(1, abs=1e-4)
+
+
+def test_inference_with_heatmaps_writes_attention_that_sums_to_one(trained, cohort, tmp_path):
+    folder, _ = trained
+    options = {"dataset_dir": cohort, "ckpt_path": folder / "models" / "model.pt", "output_dir": tmp_path}
+    options |= {"cohort_file": cohort / "cohort.csv", "split": "test", "heatmap_formats": "['geojson']"}
+    run_bundle(NAME, ["inference", "inference_heatmap"], cwd=tmp_path, encoder="synthetic", **options)
+    maps = sorted((tmp_path / "heatmaps").glob("*.h5"))
+    assert {path.stem for path in maps} == split_of(cohort, "test")
+    for path in maps:
+        assert Heatmap.load(path).scores.sum() == pytest.approx(1, abs=1e-3)
+        assert json.loads(path.with_suffix(".geojson").read_text())["type"] == "FeatureCollection"
+
+
+@pytest.mark.parametrize("method", ["abmil", "mean_pooling", "max_pooling"])
+def test_one_key_chooses_the_method(method, cohort, tmp_path):
+    log = train(tmp_path, cohort, epochs=15, network_def=f"%methods::{method}").stdout
+    assert aurocs(log)[-1] > 0.7
+
+
+def test_several_labels_of_which_some_are_missing_train(tmp_path):
+    from monai_mil.bags import make_bag_cohort
+
+    table = make_bag_cohort(tmp_path, num_bags=40, width=16, seed=1)
+    lines = table.read_text().splitlines()
+    out = [lines[0].replace("label", "tumor,second")]
+    for index, line in enumerate(lines[1:]):
+        before, label = line.rsplit(",", 1)
+        out.append(f"{before},{int(label == 'tumor')},{'' if index % 3 == 0 else index % 2}")
+    table.write_text("\n".join(out) + "\n")
+    columns = "['tumor', 'second']"
+    options = {"label_columns": columns, "class_names": columns, "multi_label": True, "in_channels": 16}
+    log = train(tmp_path, tmp_path, epochs=3, **options).stdout
+    assert aurocs(log)
+    train(tmp_path, tmp_path, epochs=3, files=("train", "evaluate"), **options)
+    assert {"prob_tumor", "prob_second"} <= rows(tmp_path / "eval" / "predictions.csv")[0].keys()
+
+
+def test_two_runs_with_one_seed_are_the_same(trained, cohort, tmp_path):
+    folder, log = trained
+    again = train(tmp_path, cohort, epochs=3).stdout
+    assert losses(again) == losses(log)
+    for name, value in weights(folder).items():
+        assert torch.equal(weights(tmp_path)[name], value), name
+
+
+def test_a_run_killed_in_an_epoch_resumes_to_the_same_weights(cohort, tmp_path):
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    whole.mkdir()
+    killed.mkdir()
+    train(whole, cohort, epochs=5)
+
+    command = [sys.executable, "-m", "monai.bundle", "run", "--config_file", str(config(NAME, "train"))]
+    options = {"bundle_root": BUNDLES / NAME, "dataset_dir": cohort, "encoder": "synthetic"}
+    options |= {"ckpt_dir": killed / "models", "output_dir": killed / "eval", "train::trainer::max_epochs": 5}
+    command += [word for key, value in options.items() for word in (f"--{key}", str(value))]
+    # One process group, killed once the checkpoint of epoch 3 stands: the run is then somewhere in epoch 4.
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+    deadline = time.monotonic() + 120
+    while not (killed / "models" / "checkpoints" / "checkpoint_epoch=3.pt").exists():
+        assert process.poll() is None, "training ended before it could be killed"
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    assert not (killed / "models" / "checkpoints" / "checkpoint_epoch=5.pt").exists()
+
+    train(killed, cohort, epochs=5, resume=True)
+    for name, value in weights(whole).items():
+        assert torch.equal(weights(killed)[name], value), name
+
+
+def test_two_processes_train_one_model(cohort, tmp_path):
+    for attempt in range(2):  # gloo itself now and then aborts at the interpreter's exit
+        folder = tmp_path / str(attempt)
+        folder.mkdir()
+        done = train(folder, cohort, epochs=2, files=("train", "multi_gpu_train"), processes=2, check=False)
+        if done.returncode == 0:
+            break
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
+    assert not any(name.startswith("module.") for name in weights(folder))
+    assert len(aurocs(done.stdout)) == 2, "only the first process reports"
+
+
+def test_the_exported_bundle_needs_only_its_own_folder(cohort, tmp_path):
+    exported = tmp_path / NAME
+    subprocess.run([sys.executable, ROOT / "scripts" / "export_zoo.py", NAME, tmp_path], check=True, capture_output=True)
+    checks = (
+        "import monai_mil, sys; from monai.bundle import verify_net_in_out, run, load;"
+        f"assert monai_mil.__file__.startswith({str(exported)!r}), monai_mil.__file__;"
+        "args = dict(net_id='network_def', meta_file='configs/metadata.json', config_file='configs/inference.json');"
+        "[verify_net_in_out(**args, device='cpu', any=n) for n in (1, 2, 5000)];"
+        f"run(config_file='configs/inference.json', dataset_dir={str(cohort)!r}, encoder='synthetic', output_dir='eval')"
+    )
+    environment = os.environ | {"PYTHONPATH": str(exported), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, "-c", checks], cwd=exported, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert rows(exported / "eval" / "predictions.csv")
+
+
+def slide_folder(tmp_path, *names):
+    folder = tmp_path / "slides"
+    folder.mkdir()
+    for name in names:
+        shutil.copy(shared("data/wsi") / name, folder)
+    return folder
+
+
+def infer_slides(folder, out, **options):
+    files = ["inference", "inference_heatmap", "inference_slides"]
+    return run_bundle(NAME, files, cwd=out, dataset_dir=folder, output_dir=out / "eval", **options)
+
+
+def test_real_slides_go_from_file_to_heatmap(tmp_path):
+    folder = slide_folder(tmp_path, "CMU-1-Small-Region.svs", "CMU-1-Small-Region_pyramid.tif")
+    infer_slides(folder, tmp_path)
+    assert len(rows(tmp_path / "eval" / "predictions.csv")) == 2
+    one, two = (Heatmap.load(path) for path in sorted((tmp_path / "eval" / "heatmaps").glob("*.h5")))
+    assert one.frame.level0_size == two.frame.level0_size == (2220, 2967)
+    assert len(one.scores) > 20
+    for picture in (tmp_path / "eval" / "heatmaps").glob("*.png"):
+        assert picture.stat().st_size > 10_000
+
+
+def test_a_dicom_slide_goes_from_file_to_heatmap(tmp_path):
+    slide = shared("data/wsi/wsi_jpeg.dcm")
+    infer_slides(slide, tmp_path, target_mpp=16.8, tile_size=64)
+    assert Heatmap.load(tmp_path / "eval" / "heatmaps" / "wsi_jpeg.h5").frame.level0_size == (957, 715)
+
+
+def test_a_slide_without_mpp_is_named_and_works_once_it_is_given(tmp_path):
+    folder = slide_folder(tmp_path, "TCGA-CR-7395-01A-01-TS1.svs", "CMU-1-Small-Region.svs")
+    done = infer_slides(folder, tmp_path, check=False)
+    assert done.returncode != 0
+    assert re.search(r"TCGA-CR-7395.*no pixel size \(mpp\) in the file; pass --mpp", done.stderr)
+    assert [row["slide_id"] for row in rows(tmp_path / "eval" / "predictions.csv")] == ["CMU-1-Small-Region"]
+    infer_slides(folder, tmp_path, mpp=0.5)
+    assert len(rows(tmp_path / "eval" / "predictions.csv")) == 2
+
+
+def test_bad_slides_are_named_and_the_others_are_done(tmp_path):
+    import tifffile
+
+    folder = slide_folder(tmp_path, "CMU-1-Small-Region.svs")
+    (folder / "text.svs").write_text("not a slide")
+    whole = (folder / "CMU-1-Small-Region.svs").read_bytes()
+    (folder / "truncated.svs").write_bytes(whole[: len(whole) // 3])
+    white = np.full((1024, 1024, 3), 255, np.uint8)
+    tifffile.imwrite(folder / "white.tif", white, tile=(256, 256), photometric="rgb", resolution=(20000, 20000), resolutionunit=3)
+    done = infer_slides(folder, tmp_path, check=False)
+    assert done.returncode != 0
+    for name in ("text.svs", "truncated.svs", "white.tif"):
+        assert done.stderr.count(name) >= 1, name
+    assert "3 of 4 cases failed" in done.stderr
+    assert [row["slide_id"] for row in rows(tmp_path / "eval" / "predictions.csv")] == ["CMU-1-Small-Region"]
+
+
+@pytest.mark.parametrize(
+    "verb",
+    [
+        ["verify_net_in_out", "--net_id", "network_def", "--any", "777", "--device", "cpu"],
+        ["ckpt_export", "--net_id", "network_def", "--filepath", "{out}/model.ts", "--ckpt_file", "models/model.pt"],
+    ],
+)
+def test_the_verbs_work_from_the_bundle_s_folder(verb, tmp_path):
+    command = [sys.executable, "-m", "monai.bundle", *(word.format(out=tmp_path) for word in verb)]
+    command += ["--meta_file", "configs/metadata.json", "--config_file", "configs/inference.json"]
+    done = subprocess.run(command, cwd=BUNDLES / NAME, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
