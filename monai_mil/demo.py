@@ -20,7 +20,7 @@ BUNDLE = "mil_baselines"
 
 
 def run_demo(folder: Path, *, seed: int = 0, bundle: Path | None = None) -> None:
-    """Slides, bags, a trained model, test metrics, heatmaps and a report, all under ``folder``; finished steps are kept.
+    """Slides, bags, a model, test metrics, heatmaps and a report, all under ``folder``; finished steps are kept.
 
     Args:
         folder: where everything is written.
@@ -68,7 +68,9 @@ def run_demo(folder: Path, *, seed: int = 0, bundle: Path | None = None) -> None
 def _bundle(given: Path | None) -> Path:
     bundle = (given or Path(__file__).resolve().parents[1] / "bundles" / BUNDLE).resolve()
     if not (bundle / "configs" / "train.json").exists():
-        raise MonaiMILError(f"no bundle in '{bundle}'; bundles come with the repository: clone it or pass --bundle FOLDER")
+        raise MonaiMILError(
+            f"no bundle in '{bundle}'; bundles come with the repository: clone it or pass --bundle FOLDER"
+        )
     return bundle
 
 
@@ -112,7 +114,9 @@ def _monai(console: Console, files: list[Path], options: list[str], log: Path) -
     console.print(f"  [dim]python {escape(shown)}[/]", soft_wrap=True)
     log.parent.mkdir(exist_ok=True)
     with log.open("w") as file, console.status(f"running, log in {log}"):
-        code = subprocess.run([sys.executable, *arguments], stdout=file, stderr=subprocess.STDOUT, check=False).returncode
+        code = subprocess.run(
+            [sys.executable, *arguments], stdout=file, stderr=subprocess.STDOUT, check=False
+        ).returncode
     if code:
         tail = "\n".join(log.read_text(errors="replace").splitlines()[-15:])
         raise MonaiMILError(f"the step ended with code {code}; the end of '{log}':\n{tail}")

@@ -19,3 +19,7 @@ class BagError(MonaiMILError):
 
 class CohortError(MonaiMILError):
     """A cohort table or datalist is invalid; names file, row and column."""
+
+
+class OutputError(MonaiMILError):
+    """A result cannot be written: disk full, no permission."""

@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from monai_mil.bags.atomic import replacing
 from monai_mil.errors import CohortError
+from monai_mil.files import replacing
 
 SPLITS = ("train", "val", "test")
 

@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from filelock import FileLock, Timeout
 
-from monai_mil.bags.atomic import replacing
 from monai_mil.bags.embed import EmbedSettings, embed_slide, tile_slide
 from monai_mil.bags.file import BagFile
 from monai_mil.bags.info import BagInfo
 from monai_mil.bags.partial import PartialRows
 from monai_mil.errors import BagError, MonaiMILError
+from monai_mil.files import replacing
 from monai_mil.slides import TileGrid, TissueMask, open_slide
 
 if TYPE_CHECKING:

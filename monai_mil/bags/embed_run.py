@@ -11,14 +11,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from monai_mil import __version__
-from monai_mil.bags.atomic import replacing
 from monai_mil.bags.cohort import Cohort
 from monai_mil.bags.cohort_reader import read_cohort
 from monai_mil.bags.embed import EmbedSettings
 from monai_mil.bags.embed_job import EmbedJob, SlideResult, run_job
 from monai_mil.bags.embed_progress import EmbedProgress
 from monai_mil.encoders import get_encoder
-from monai_mil.errors import BagError
+from monai_mil.errors import OutputError
+from monai_mil.files import replacing
 from monai_mil.slides import TissueSettings, slide_id
 
 if TYPE_CHECKING:
@@ -195,6 +195,6 @@ class _Manifest:
         try:
             with replacing(self._path) as partial:
                 partial.write_text(json.dumps(record, indent=4) + "\n")
-        except BagError:
+        except OutputError:
             return None
         return self._path

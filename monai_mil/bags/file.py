@@ -10,9 +10,9 @@ from types import TracebackType
 import h5py
 import numpy as np
 
-from monai_mil.bags.atomic import replacing, replacing_hdf5
 from monai_mil.bags.info import BagInfo, info_attributes, read_info, trident_attributes
 from monai_mil.errors import BagError
+from monai_mil.files import replacing, replacing_hdf5
 
 _BLOCK_BYTES = 4 << 20
 _TOKEN_MAJOR = "nhwd"

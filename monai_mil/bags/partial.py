@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from monai_mil.bags.atomic import replacing, write_error
 from monai_mil.bags.file import not_finite
 from monai_mil.errors import BagError
+from monai_mil.files import replacing, write_error
 
 
 class PartialRows:

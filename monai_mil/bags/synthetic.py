@@ -12,10 +12,10 @@ from pathlib import Path
 
 import numpy as np
 
-from monai_mil.bags.atomic import replacing
 from monai_mil.bags.cohort import Cohort, CohortSlide, split_cohort
 from monai_mil.bags.file import BagFile
 from monai_mil.bags.info import BagInfo
+from monai_mil.files import replacing
 
 _SLIDE_CLASSES = ("normal", "tumor")
 

@@ -14,7 +14,7 @@ from monai_mil.encoders.texture import TEXTURE_VERSION, TextureBank
 from monai_mil.encoders.weights import digest_file, digest_text, digest_weights
 from monai_mil.errors import EncoderError
 
-_CPU_CHUNK = 16
+_CPU_CHUNK = 8
 _TEXTURE_CHUNK = 4
 _GPU_CHUNK = 1024
 """Tiles a call works on at a time; on a CPU as many as its cache holds."""

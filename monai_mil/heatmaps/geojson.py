@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from monai_mil.bags.atomic import replacing
+from monai_mil.files import replacing
 from monai_mil.heatmaps.colours import ColourMap, colour_index, colour_table
 from monai_mil.heatmaps.heatmap import Heatmap
 from monai_mil.heatmaps.raster import Overlap

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from monai_mil.bags.atomic import replacing
 from monai_mil.errors import BagError
+from monai_mil.files import replacing_hdf5
 from monai_mil.heatmaps.raster import Overlap, paint
 
 FORMAT = "monai-mil heatmap 1"
@@ -114,10 +114,8 @@ class Heatmap:
 
     def save(self, path: str | Path) -> Path:
         """Write the heatmap to ``path`` (HDF5) under a temporary name, then rename it; returns the path."""
-        import h5py
-
         path = Path(path)
-        with replacing(path) as temporary, h5py.File(temporary, "w") as file:
+        with replacing_hdf5(path) as file:
             file.attrs["format"] = FORMAT
             file.attrs["name"] = self.name
             file.attrs["frame"] = json.dumps(asdict(self.frame))

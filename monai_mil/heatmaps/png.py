@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from monai_mil.bags.atomic import replacing
+from monai_mil.files import replacing
 from monai_mil.heatmaps.colours import ColourMap, colour_index, colour_table
 from monai_mil.heatmaps.heatmap import Heatmap, canvas_geometry
 from monai_mil.heatmaps.raster import Overlap

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from monai_mil import __version__
-from monai_mil.bags.atomic import replacing
 from monai_mil.errors import MonaiMILError
+from monai_mil.files import replacing
 from monai_mil.heatmaps.charts import calibration_chart, roc_chart
 from monai_mil.heatmaps.heatmap import Heatmap
 from monai_mil.heatmaps.panels import colour_bar, make_panel

@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from monai_mil.bags.atomic import replacing
 from monai_mil.errors import CohortError
+from monai_mil.files import replacing
 from monai_mil.heatmaps.cases import case_id, cases, read_frame, read_prediction, read_scores
 from monai_mil.heatmaps.geojson import export_geojson
 from monai_mil.heatmaps.heatmap import Heatmap, assemble

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import itertools
 import math
-import os
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+
+from monai_mil.files import replacing
 
 _CLASSIC_TIFF_LIMIT = 2**32 - 2**25
 _SMALLEST_LEVEL = 1024
@@ -64,35 +65,30 @@ def write_pyramid(
         raise ValueError(f"cannot write an image of size {size} with mpp {mpp} and tiles of {tile} px")
     factors = _check_downsamples(downsamples or _default_downsamples(size))
 
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     bigtiff = 4 * size[0] * size[1] > _CLASSIC_TIFF_LIMIT
     bands: Iterable[np.ndarray] = image
-    try:
-        with tifffile.TiffWriter(partial, bigtiff=bigtiff, ome=ome) as tiff:
-            for level, factor in enumerate(factors):
-                width, height = (math.ceil(side / factor) for side in size)
-                step = factors[level + 1] // factor if level + 1 < len(factors) else 1
-                reduced = _spool(path.parent, math.ceil(width / step), math.ceil(height / step)) if step > 1 else None
-                tiff.write(
-                    _tiles(bands, (width, height), tile, step, reduced),
-                    shape=(height, width, 3),
-                    dtype=np.uint8,
-                    tile=(tile, tile),
-                    photometric="rgb",
-                    compression=compression,
-                    compressionargs={"level": quality} if compression == "jpeg" else None,
-                    predictor=compression == "lzw",
-                    resolution=(1e4 / (mpp * factor),) * 2,
-                    resolutionunit="CENTIMETER",
-                    subfiletype=1 if level else 0,
-                    subifds=len(factors) - 1 if ome and level == 0 else None,
-                    software="monai-mil",
-                    **_metadata(level, mpp, ome, description),
-                )
-                bands = [] if reduced is None else _rows(reduced, tile)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with replacing(path) as partial, tifffile.TiffWriter(partial, bigtiff=bigtiff, ome=ome) as tiff:
+        for level, factor in enumerate(factors):
+            width, height = (math.ceil(side / factor) for side in size)
+            step = factors[level + 1] // factor if level + 1 < len(factors) else 1
+            reduced = _spool(path.parent, math.ceil(width / step), math.ceil(height / step)) if step > 1 else None
+            tiff.write(
+                _tiles(bands, (width, height), tile, step, reduced),
+                shape=(height, width, 3),
+                dtype=np.uint8,
+                tile=(tile, tile),
+                photometric="rgb",
+                compression=compression,
+                compressionargs={"level": quality} if compression == "jpeg" else None,
+                predictor=compression == "lzw",
+                resolution=(1e4 / (mpp * factor),) * 2,
+                resolutionunit="CENTIMETER",
+                subfiletype=1 if level else 0,
+                subifds=len(factors) - 1 if ome and level == 0 else None,
+                software="monai-mil",
+                **_metadata(level, mpp, ome, description),
+            )
+            bands = [] if reduced is None else _rows(reduced, tile)
 
 
 def _default_downsamples(size: tuple[int, int]) -> list[int]:

@@ -10,19 +10,15 @@ import numpy as np
 import torch
 from torch import nn
 
+from monai_mil.files import replacing
+
 
 def save_atomically(state: Any, path: Path) -> None:
     """``torch.save`` to a temporary name beside ``path``, then rename; numpy values become plain ones."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            torch.save(plain(state), file)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        torch.save(plain(state), file)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def plain(state: Any) -> Any:

@@ -322,11 +322,11 @@ def test_a_full_disk_is_one_clear_error_and_leaves_the_old_bag(tmp_path):
     import resource
     import numpy as np
     from monai_mil.bags import BagFile, BagInfo
-    from monai_mil.errors import BagError
+    from monai_mil.errors import OutputError
     resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20))
     try:
         BagFile.write({str(tmp_path / "bag.h5")!r}, np.ones((4096, 1024)), np.zeros((4096, 2), int), BagInfo("big"))
-    except BagError as error:
+    except OutputError as error:
         print(error)
     """
     done = subprocess.run([sys.executable, "-c", textwrap.dedent(script)], capture_output=True, text=True, check=True)

@@ -1,4 +1,4 @@
-"""What the model zoo, MONAI's verbs, MONAI Label and MONAI Deploy ask of every bundle; a new bundle enters by itself."""
+"""What the model zoo, MONAI's verbs, Label and Deploy ask of every bundle; a new bundle enters by itself."""
 
 import json
 import shutil
@@ -6,7 +6,15 @@ import subprocess
 
 import pytest
 import torch
-from monai.bundle import ConfigParser, ConfigWorkflow, ckpt_export, load, onnx_export, verify_metadata, verify_net_in_out
+from monai.bundle import (
+    ConfigParser,
+    ConfigWorkflow,
+    ckpt_export,
+    load,
+    onnx_export,
+    verify_metadata,
+    verify_net_in_out,
+)
 
 from tests.bundles.common import BUNDLES, COHORTS, NAMES, config, metadata, network_width
 from tests.conftest import ROOT, shared
@@ -30,7 +38,9 @@ def bag(name, instances, seed=0):
 
 
 def tracked_files(name):
-    listed = subprocess.run(["git", "ls-files", f"bundles/{name}"], cwd=ROOT, capture_output=True, text=True, check=True)
+    listed = subprocess.run(
+        ["git", "ls-files", f"bundles/{name}"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
     return [ROOT / line for line in listed.stdout.splitlines()]
 
 
@@ -69,8 +79,8 @@ def test_metadata_follows_the_schema(name, tmp_path):
 def test_metadata_says_what_the_zoo_checks(name):
     meta = metadata(name)
     assert meta["version"] in meta["changelog"]
-    assert list(meta["network_data_format"]["inputs"])[0] == "image"
-    assert list(meta["network_data_format"]["outputs"])[0] == "pred"
+    assert next(iter(meta["network_data_format"]["inputs"])) == "image"
+    assert next(iter(meta["network_data_format"]["outputs"])) == "pred"
     assert meta["network_data_format"]["outputs"]["pred"]["channel_def"]
     assert meta["name"]
     assert meta["description"].isascii()

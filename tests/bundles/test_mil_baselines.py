@@ -170,13 +170,16 @@ def test_two_processes_train_one_model(cohort, tmp_path):
 
 def test_the_exported_bundle_needs_only_its_own_folder(cohort, tmp_path):
     exported = tmp_path / NAME
-    subprocess.run([sys.executable, ROOT / "scripts" / "export_zoo.py", NAME, tmp_path], check=True, capture_output=True)
+    subprocess.run(
+        [sys.executable, ROOT / "scripts" / "export_zoo.py", NAME, tmp_path], check=True, capture_output=True
+    )
     checks = (
         "import monai_mil, sys; from monai.bundle import verify_net_in_out, run, load;"
         f"assert monai_mil.__file__.startswith({str(exported)!r}), monai_mil.__file__;"
         "args = dict(net_id='network_def', meta_file='configs/metadata.json', config_file='configs/inference.json');"
         "[verify_net_in_out(**args, device='cpu', any=n) for n in (1, 2, 5000)];"
-        f"run(config_file='configs/inference.json', dataset_dir={str(cohort)!r}, encoder='synthetic', output_dir='eval')"
+        f"run(config_file='configs/inference.json', dataset_dir={str(cohort)!r},"
+        "encoder='synthetic', output_dir='eval')"
     )
     environment = os.environ | {"PYTHONPATH": str(exported), "OMP_NUM_THREADS": "1"}
     done = subprocess.run([sys.executable, "-c", checks], cwd=exported, env=environment, capture_output=True, text=True)
@@ -232,7 +235,9 @@ def test_bad_slides_are_named_and_the_others_are_done(tmp_path):
     whole = (folder / "CMU-1-Small-Region.svs").read_bytes()
     (folder / "truncated.svs").write_bytes(whole[: len(whole) // 3])
     white = np.full((1024, 1024, 3), 255, np.uint8)
-    tifffile.imwrite(folder / "white.tif", white, tile=(256, 256), photometric="rgb", resolution=(20000, 20000), resolutionunit=3)
+    tifffile.imwrite(
+        folder / "white.tif", white, tile=(256, 256), photometric="rgb", resolution=(20000, 20000), resolutionunit=3
+    )
     done = infer_slides(folder, tmp_path, check=False)
     assert done.returncode != 0
     for name in ("text.svs", "truncated.svs", "white.tif"):

@@ -8,11 +8,12 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import h5py
+from monai_mil.errors import OutputError
 
-from monai_mil.errors import BagError
+if TYPE_CHECKING:
+    import h5py
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -22,7 +23,7 @@ def replacing(path: Path) -> Iterator[Path]:
     """Give a temporary name in ``path``'s folder; it becomes ``path`` if the block ends well, else it is removed.
 
     Raises:
-        BagError: the block could not write (disk full, no permission); names ``path`` and the system's reason.
+        OutputError: the block could not write (disk full, no permission); names ``path`` and the system's reason.
     """
     partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -40,8 +41,10 @@ def replacing_hdf5(path: Path) -> Iterator[h5py.File]:
     """Give an empty HDF5 file that becomes ``path`` if the block ends well.
 
     Raises:
-        BagError: as ``replacing``.
+        OutputError: as ``replacing``.
     """
+    import h5py
+
     with replacing(path) as partial, _ErrorKeepingFile(partial, "w+") as raw:
         with h5py.File(raw, "w") as file:
             yield file
@@ -72,7 +75,7 @@ class _ErrorKeepingFile(io.FileIO):
             return size or 0
 
 
-def write_error(path: Path, error: BaseException) -> BagError:
+def write_error(path: Path, error: BaseException) -> OutputError:
     """The error for a file that could not be written, with the system's reason."""
     cause: BaseException | None = error
     while cause is not None and not getattr(cause, "errno", None):
@@ -80,4 +83,4 @@ def write_error(path: Path, error: BaseException) -> BagError:
     number: int | None = getattr(cause, "errno", None)
     reason = os.strerror(number) if number else str(error)
     advice = "free some space" if number in _FULL else "check the folder"
-    return BagError(f"'{path}' cannot be written ({reason}); {advice} and run again")
+    return OutputError(f"'{path}' cannot be written ({reason}); {advice} and run again")
