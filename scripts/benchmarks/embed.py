@@ -24,7 +24,7 @@ from monai_mil.errors import EncoderError
 from monai_mil.slides import Slide, TileGrid, open_slide, segment_tissue, stream_tiles
 
 SIZE = 6144
-CHUNK = 16
+CHUNK = 8
 SAMPLE = 32
 
 

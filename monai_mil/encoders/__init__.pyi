@@ -1,0 +1,14 @@
+from .card import EncoderCard, Preprocessing
+from .encoder import Encoder
+from .registry import get_encoder, list_encoders
+from .report import EncoderStatus, encoder_report
+
+__all__ = [
+    "Encoder",
+    "EncoderCard",
+    "EncoderStatus",
+    "Preprocessing",
+    "encoder_report",
+    "get_encoder",
+    "list_encoders",
+]
