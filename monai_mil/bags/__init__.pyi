@@ -1,0 +1,45 @@
+from .cohort import Cohort, CohortSlide, split_cohort
+from .cohort_reader import read_cohort
+from .collate import collate_bags
+from .dataset import ResilientDataset
+from .embed import EmbedSettings, embed_slide, tile_slide
+from .embed_job import SlideResult
+from .embed_run import EmbedReport, embed_cohort
+from .file import BagFile, export_clam
+from .find import bag_datalist, find_slides, slide_datalist
+from .info import BagInfo
+from .mnist_bags import make_mnist_bags
+from .synthetic import (
+    make_bag_cohort,
+    make_slide_cohort,
+    tile_truth,
+)
+from .transforms import EmbedSlided, LoadBagd, SampleInstancesd
+
+__all__ = [
+    "BagFile",
+    "BagInfo",
+    "Cohort",
+    "CohortSlide",
+    "EmbedReport",
+    "EmbedSettings",
+    "EmbedSlided",
+    "LoadBagd",
+    "ResilientDataset",
+    "SampleInstancesd",
+    "SlideResult",
+    "bag_datalist",
+    "collate_bags",
+    "embed_cohort",
+    "embed_slide",
+    "export_clam",
+    "find_slides",
+    "make_bag_cohort",
+    "make_mnist_bags",
+    "make_slide_cohort",
+    "read_cohort",
+    "slide_datalist",
+    "split_cohort",
+    "tile_slide",
+    "tile_truth",
+]
