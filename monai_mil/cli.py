@@ -9,13 +9,16 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
 from monai_mil.errors import MonaiMILError
+
+if TYPE_CHECKING:
+    from monai_mil.encoders import EncoderStatus
 
 app = typer.Typer(
     name="monai-mil",
@@ -147,7 +150,7 @@ def doctor() -> None:
         console.print("GPU: none that torch can use; everything runs on the CPU")
 
     packages = Table("package", "version", title="Libraries", title_justify="left")
-    for name in ("torch", "monai", "pytorch-ignite", "numpy", "h5py", "timm", "torchvision", "transformers", "dask"):
+    for name in ("torch", "monai", "pytorch-ignite", "numpy", "h5py", "timm", "torchvision", "dask"):
         try:
             packages.add_row(name, version(name))
         except PackageNotFoundError:
@@ -159,21 +162,27 @@ def doctor() -> None:
         readers.add_row(reader, _tick(available), release, _escaped(note))
     console.print(readers)
 
-    encoders = Table(
-        "encoder", "ready", "width", "tile", "mpp", "what is missing", title="Encoders", title_justify="left"
-    )
-    for status in encoder_report():
+    encoders = Table("encoder", "ready", "width", "tile", "mpp", "weights", title="Encoders", title_justify="left")
+    statuses = encoder_report()
+    for status in statuses:
         card = status.card
-        encoders.add_row(
-            card.name,
-            _tick(status.ready),
-            str(card.width),
-            str(card.tile_size),
-            f"{card.target_mpp:g}",
-            _escaped(status.missing),
-        )
+        facts = (str(card.width), str(card.tile_size), f"{card.target_mpp:g}")
+        encoders.add_row(card.name, _tick(status.ready), *facts, _weights_place(status))
     console.print(encoders)
-    console.print("Any timm model by its name, a TorchScript file or a local weight file can be an encoder too.")
+    for problem in sorted({status.problem for status in statuses if status.problem}):
+        console.print(f"[red]missing:[/] {_escaped(problem)}")
+    console.print(
+        "download: fetched at first use. gated: request access on the Hugging Face page named, then 'hf auth login'. "
+        "Without a network, pass the weights with --weights FILE. timm models by name and TorchScript files work too."
+    )
+
+
+def _weights_place(status: EncoderStatus) -> str:
+    if not status.card.repo:
+        return "built in"
+    if status.cached:
+        return "on this machine"
+    return f"{'gated' if status.card.gated else 'download'}: {status.card.repo}"
 
 
 def _tick(works: bool) -> str:

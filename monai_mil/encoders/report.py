@@ -11,32 +11,31 @@ from monai_mil.errors import EncoderError
 
 @dataclass(frozen=True)
 class EncoderStatus:
-    """One encoder on this machine."""
+    """One encoder on this machine.
+
+    Attributes:
+        card: the encoder.
+        cached: its weights are here.
+        problem: what else is to be done before it runs, such as installing a package; empty if nothing.
+    """
 
     card: EncoderCard
-    ready: bool
-    """It runs now, without a network."""
-    missing: str
-    """What to do before it runs; empty when ready."""
+    cached: bool
+    problem: str
+
+    @property
+    def ready(self) -> bool:
+        """It runs now, without a network."""
+        return self.cached and not self.problem
 
 
 def encoder_report() -> list[EncoderStatus]:
     """The state of every encoder known by name; nothing is downloaded."""
     timm_problem = _timm_problem()
-    return [_status(card, timm_problem) for card in CARDS.values()]
-
-
-def _status(card: EncoderCard, timm_problem: str) -> EncoderStatus:
-    if not card.needs:
-        return EncoderStatus(card, ready=True, missing="")
-    steps = [timm_problem] if timm_problem else []
-    if not _is_cached(card):
-        access = f"request access to {card.repo} and log in with 'hf auth login', or " if card.gated else ""
-        steps.append(
-            f"weights of {card.repo} are not on this machine: {access or 'downloaded at first use, or '}"
-            "pass a local file with --weights"
-        )
-    return EncoderStatus(card, ready=not steps, missing="; ".join(steps))
+    return [
+        EncoderStatus(card, _is_cached(card), timm_problem) if card.needs else EncoderStatus(card, True, "")
+        for card in CARDS.values()
+    ]
 
 
 def _timm_problem() -> str:

@@ -100,10 +100,11 @@ def test_the_report_says_what_each_encoder_lacks(monkeypatch, tmp_path):
     report = {status.card.name: status for status in encoder_report()}
     assert set(report) == set(CARDS)
     assert report["texture"].ready
-    assert not report["texture"].missing
+    assert not report["texture"].problem
     assert not report["uni"].ready
-    assert "request access to MahmoodLab/UNI" in report["uni"].missing
-    assert "request access" not in report["resnet18"].missing
+    assert not report["uni"].cached
+    assert report["uni"].card.gated
+    assert not report["resnet18"].card.gated
 
 
 @pytest.mark.parametrize("absent", ["timm", "torchvision"])
@@ -113,7 +114,7 @@ def test_without_timm_the_error_says_what_to_install(monkeypatch, absent):
     monkeypatch.setitem(sys.modules, absent, None)
     with pytest.raises(EncoderError, match=r"pip install 'monai-mil\[encoders\]'"):
         get_encoder("resnet18")
-    assert "monai-mil[encoders]" in next(s.missing for s in encoder_report() if s.card.name == "uni")
+    assert "monai-mil[encoders]" in next(s.problem for s in encoder_report() if s.card.name == "uni")
     assert get_encoder("texture").name == "texture"
 
 
