@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from monai_mil.heatmaps import Heatmap
-from tests.bundles.common import BUNDLES, config, run_bundle
+from tests.bundles.common import BUNDLES, config, network_width, run_bundle
 from tests.conftest import ROOT, shared
 
 NAME = "mil_baselines"
@@ -244,6 +244,44 @@ def test_bad_slides_are_named_and_the_others_are_done(tmp_path):
         assert done.stderr.count(name) >= 1, name
     assert "3 of 4 cases failed" in done.stderr
     assert [row["slide_id"] for row in rows(tmp_path / "eval" / "predictions.csv")] == ["CMU-1-Small-Region"]
+
+
+def test_bad_bags_are_named_and_the_others_are_done(trained, tmp_path):
+    import h5py
+
+    from monai_mil.bags import make_bag_cohort, read_cohort
+
+    table = make_bag_cohort(tmp_path, num_bags=12, width=network_width(NAME), seed=2)
+    names = [slide.slide_id for slide in read_cohort(table).slides]
+    bags = [tmp_path / "bags" / f"{name}.h5" for name in names]
+    narrow = make_bag_cohort(tmp_path / "narrow", num_bags=12, width=8, seed=2).parent / "bags"
+    with h5py.File(bags[0], "r+") as file:
+        file["features"][3, 5] = np.nan
+    shutil.copy(narrow / bags[1].name, bags[1])
+    bags[2].write_bytes(bags[2].read_bytes()[:3000])
+    bags[3].unlink()
+    options = {"dataset_dir": tmp_path, "cohort_file": table, "output_dir": tmp_path, "encoder": "synthetic"}
+    options["ckpt_path"] = trained[0] / "models" / "model.pt"
+    done = run_bundle(NAME, ["inference"], cwd=tmp_path, check=False, **options)
+    assert done.returncode != 0
+    assert "4 of 12 cases failed" in done.stderr
+    summary = done.stderr[done.stderr.rindex("cases failed") :]
+    for bag, reason in zip(
+        bags, ["NaN", "8 feature channels", "not an HDF5 file|truncated", "no such file"], strict=False
+    ):
+        assert re.search(rf"{bag.name}.*({reason})", summary), (bag.name, summary)
+    assert [row["slide_id"] for row in rows(tmp_path / "predictions.csv")] == names[4:]
+
+    options["encoder"] = "uni"
+    done = run_bundle(NAME, ["inference"], cwd=tmp_path, check=False, **options)
+    assert "made by encoder 'synthetic', the network was trained with 'uni'" in done.stderr
+
+
+def test_mnist_bags_are_learned_as_published(tmp_path):
+    options = {"dataset_dir": shared("data/mnist"), "ckpt_dir": tmp_path, "output_dir": tmp_path}
+    options["train::trainer::max_epochs"] = 8
+    log = run_bundle(NAME, ["train", "mnist_bags"], cwd=tmp_path, **options).stdout
+    assert aurocs(log)[-1] >= 0.95
 
 
 @pytest.mark.parametrize(
