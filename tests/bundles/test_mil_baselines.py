@@ -67,6 +67,9 @@ def test_evaluation_writes_metrics_and_predictions_of_the_test_split(trained, co
     folder, _ = trained
     train(folder, cohort, epochs=3, files=("train", "evaluate"))
     assert float((folder / "eval" / "metrics.csv").read_text().split(",")[1]) > 0.9
+    report = json.loads((folder / "eval" / "metrics.json").read_text())
+    assert report["cases"] == len(split_of(cohort, "test"))
+    assert report["auroc"]["low"] <= report["auroc"]["value"] <= report["auroc"]["high"]
     predictions = rows(folder / "eval" / "predictions.csv")
     assert {row["slide_id"] for row in predictions} == split_of(cohort, "test")
     assert all(row["label"] in ("normal", "tumor") for row in predictions)
