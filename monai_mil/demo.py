@@ -15,7 +15,7 @@ from rich.markup import escape
 from monai_mil import __version__
 from monai_mil.errors import MonaiMILError
 
-NUM_SLIDES = 48
+NUM_SLIDES = 60
 BUNDLE = "mil_baselines"
 
 
