@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import random
 import re
 import warnings
@@ -35,7 +36,7 @@ class Checkpointer:
     It holds the state of ``objects``, the trainer's epoch and iteration, its AMP scaler and the random generators.
     Together with :class:`EpochSeeder` a resumed run is bit-identical to one that was never interrupted. Attach it
     last (in ``initialize``), after everything else that acts when an epoch completes, and in every process: the first
-    one writes, all load.
+    one writes, all load. The number of processes, the batch size and the data may change between runs.
 
     Args:
         folder: where the checkpoints are.
@@ -66,7 +67,10 @@ class Checkpointer:
         trainer.add_event_handler(Events.EPOCH_COMPLETED(every=self.save_interval), self.save)
 
     def save(self, trainer: Engine) -> None:
-        """Write the checkpoint of the trainer's epoch, then remove those that are too many."""
+        """Write the checkpoint of the trainer's epoch, then remove those that are too many.
+
+        Checkpoints of later epochs go too: they are of a run that this one replaces.
+        """
         if idist.get_rank() != 0:
             return
         state: dict[str, Any] = {name: unwrap(value).state_dict() for name, value in self.objects.items()}
@@ -75,24 +79,30 @@ class Checkpointer:
         content = {"objects": state, "trainer": trainer_state, "random": _random_state()}
         if scaler is not None:
             content["scaler"] = scaler.state_dict()
-        save_atomically(content, self.folder / f"checkpoint_epoch={trainer.state.epoch}.pt")
-        for path in self.checkpoints()[: -self.n_saved]:
+        newest = self.folder / f"checkpoint_epoch={trainer.state.epoch}.pt"
+        save_atomically(content, newest)
+        found = self.checkpoints()
+        count = found.index(newest) + 1
+        for path in found[: max(count - self.n_saved, 0)] + found[count:]:
             path.unlink()
 
     def load(self, trainer: Engine) -> None:
-        """Continue from the newest checkpoint that can be read, if there is one.
+        """Continue from the newest checkpoint that can be read; begin anew if there is none at all.
 
         Raises:
-            ValueError: a checkpoint does not hold what this run needs.
+            ValueError: a checkpoint does not hold what this run needs, or there are some and none can be read.
         """
-        for path in reversed(self.checkpoints()):
+        found = self.checkpoints()
+        for path in reversed(found):
             try:
                 content = torch.load(path, map_location="cpu", weights_only=True)
-            except (OSError, RuntimeError, EOFError) as error:
+            except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
                 warnings.warn(f"checkpoint '{path}' cannot be read ({error}); trying the one before", stacklevel=2)
                 continue
             self._restore(content, path, trainer)
             return
+        if found:
+            raise ValueError(f"no checkpoint in '{self.folder}' can be read; remove them to train from the beginning")
 
     def checkpoints(self) -> list[Path]:
         """The checkpoints in the folder, oldest epoch first."""
@@ -109,15 +119,30 @@ class Checkpointer:
                 f"checkpoint '{path}' holds {sorted(saved)}, this run needs {sorted(self.objects)}; "
                 "resume with the configuration that wrote it, or choose another folder"
             )
-        trainer.state.epoch = content["trainer"]["epoch"]
-        trainer.state.iteration = content["trainer"]["iteration"]
+        epoch = content["trainer"]["epoch"]
+        length = trainer.state.epoch_length
+        trainer.state.epoch = epoch
+        trainer.state.iteration = content["trainer"]["iteration"] if length is None else epoch * length
         for name, value in self.objects.items():
+            _warn_of_another_plan(name, value, content["objects"][name])
             unwrap(value).load_state_dict(content["objects"][name])
         scaler = getattr(trainer, "scaler", None)
         if "scaler" in content and scaler is not None:
             scaler.load_state_dict(content["scaler"])
         if idist.get_rank() == 0:
             _restore_random_state(content["random"])
+
+
+def _warn_of_another_plan(name: str, value: Stateful, saved: Mapping[str, Any]) -> None:
+    """A learning-rate schedule keeps the length it was made for: past it, a cosine rises again."""
+    for key in ("T_max", "total_steps", "t_total"):
+        planned = getattr(value, key, None)
+        if planned is not None and key in saved and saved[key] != planned:
+            warnings.warn(
+                f"'{name}' continues the schedule of the checkpoint, {key} {saved[key]}, not {planned}; "
+                "for another length begin a new run",
+                stacklevel=2,
+            )
 
 
 def _random_state() -> dict[str, Any]:

@@ -19,7 +19,7 @@ def key_score(evaluator: Engine, mode: Mode) -> float | None:
         mode: ``"max"`` if a high metric is good, ``"min"`` if a low one is.
 
     Returns:
-        The score, or None with a warning if the metric is not a number.
+        The score, or None with a warning if the metric is not a finite number.
 
     Raises:
         ValueError: the evaluator has no key metric.
@@ -28,9 +28,9 @@ def key_score(evaluator: Engine, mode: Mode) -> float | None:
     if name is None or name not in evaluator.state.metrics:
         raise ValueError("the evaluator has no key metric; give it 'key_val_metric'")
     value = float(evaluator.state.metrics[name])
-    if math.isnan(value):
+    if not math.isfinite(value):
         warnings.warn(
-            f"validation metric '{name}' is not a number (an AUROC needs bags of more than one class); "
+            f"validation metric '{name}' is {value}, not a finite number (an AUROC needs bags of more than one class); "
             "this epoch cannot become the best one",
             stacklevel=2,
         )

@@ -72,11 +72,11 @@ def test_a_low_metric_can_be_the_good_one(tmp_path: Path) -> None:
 
 
 def test_a_metric_that_is_not_a_number_warns_and_never_blocks_a_later_best(tmp_path: Path) -> None:
-    with pytest.warns(UserWarning, match="'metric' is not a number"):
+    with pytest.warns(UserWarning, match="'metric' is nan, not a finite number"):
         best = run_best_model([float("nan"), float("nan")], tmp_path / "model.pt")
     assert best.best is None
     assert saved_bias(tmp_path / "model.pt") == 2
-    with pytest.warns(UserWarning, match="not a number"):
+    with pytest.warns(UserWarning, match="not a finite number"):
         run_best_model([float("nan"), 0.6, float("nan")], tmp_path / "model.pt")
     assert saved_bias(tmp_path / "model.pt") == 2
 
@@ -92,6 +92,11 @@ def test_a_restored_best_model_is_not_overwritten_by_a_worse_one(tmp_path: Path)
     assert evaluator.get_stats() == {"rank": 0, "best_validation_epoch": 1, "best_validation_metric": 0.9}
 
 
+@pytest.mark.filterwarnings("ignore:validation metric")
+def test_an_infinite_metric_cannot_become_the_best(tmp_path: Path) -> None:
+    assert run_best_model([0.5, float("inf"), 0.6], tmp_path / "model.pt").best == 0.6
+
+
 def test_early_stop_ends_training_after_its_patience() -> None:
     evaluator = Validation([0.5, 0.6, 0.55, 0.6, 0.58, 0.9])
     trainer, stop = trainer_with(evaluator), EarlyStop(patience=3)
@@ -105,7 +110,7 @@ def test_early_stop_counts_improvement_from_min_delta_and_survives_nan() -> None
     evaluator = Validation([0.5, 0.505, float("nan"), 0.9])
     trainer, stop = trainer_with(evaluator), EarlyStop(patience=2, min_delta=0.01)
     stop.attach(evaluator, trainer)
-    with pytest.warns(UserWarning, match="not a number"):
+    with pytest.warns(UserWarning, match="not a finite number"):
         trainer.run([0], max_epochs=10)
     assert trainer.state.epoch == 3
 
@@ -164,6 +169,50 @@ def test_a_checkpoint_of_another_configuration_is_refused(tmp_path: Path) -> Non
     Checkpointer(tmp_path, {"teacher": nn.Linear(1, 1)}, resume=True).attach(other)
     with pytest.raises(ValueError, match=r"holds \['network'\], this run needs \['teacher'\]"):
         other.run([0], max_epochs=2)
+
+
+def train(folder: Path, epochs: int, batches: int, resume: bool) -> list[tuple[int, int]]:
+    """Run a trainer with a cosine schedule; returns epoch and batch of every iteration."""
+    network, seen = nn.Linear(1, 1), []
+    scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(torch.optim.SGD(network.parameters(), 0.1), epochs)
+    trainer = Engine(lambda engine, batch: seen.append((engine.state.epoch, batch)))
+    Checkpointer(folder, {"network": network, "scheduler": scheduler}, resume=resume).attach(trainer)
+    trainer.run(list(range(batches)), max_epochs=epochs)
+    return seen
+
+
+def test_a_new_run_in_the_folder_of_an_old_one_keeps_its_own_checkpoints(tmp_path: Path) -> None:
+    train(tmp_path, epochs=6, batches=1, resume=False)
+    train(tmp_path, epochs=2, batches=1, resume=False)
+    names = sorted(path.name for path in tmp_path.iterdir())
+    assert names == ["checkpoint_epoch=1.pt", "checkpoint_epoch=2.pt"]
+
+
+@pytest.mark.filterwarnings("ignore:'scheduler' continues")
+def test_a_run_resumed_with_another_number_of_batches_trains_whole_epochs(tmp_path: Path) -> None:
+    train(tmp_path, epochs=3, batches=30, resume=False)
+    assert train(tmp_path, epochs=5, batches=20, resume=True) == [(e, b) for e in (4, 5) for b in range(20)]
+
+
+def test_a_schedule_of_another_length_than_the_checkpoint_s_is_told(tmp_path: Path) -> None:
+    train(tmp_path, epochs=2, batches=1, resume=False)
+    with pytest.warns(UserWarning, match="'scheduler' continues the schedule of the checkpoint, T_max 2, not 4"):
+        train(tmp_path, epochs=4, batches=1, resume=True)
+
+
+@pytest.mark.parametrize("content", [b"", bytes(1000), b"PK\3\4"], ids=["empty", "zeros", "truncated"])
+def test_a_run_never_begins_anew_over_checkpoints_that_cannot_be_read(tmp_path: Path, content: bytes) -> None:
+    train(tmp_path, epochs=2, batches=1, resume=False)
+    (tmp_path / "checkpoint_epoch=2.pt").write_bytes(content)
+    with pytest.warns(UserWarning, match=r"checkpoint_epoch=2\.pt' cannot be read"):
+        assert train(tmp_path, epochs=2, batches=1, resume=True) == [(2, 0)]
+    for path in tmp_path.iterdir():
+        path.write_bytes(content)
+    with (
+        pytest.warns(UserWarning, match="cannot be read"),
+        pytest.raises(ValueError, match="remove them to train from"),
+    ):
+        train(tmp_path, epochs=3, batches=1, resume=True)
 
 
 def test_finishing_without_a_process_group_does_nothing() -> None:
