@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -57,7 +57,7 @@ def bootstrap_ci(
     return Interval(value, float(low), float(high))
 
 
-def _resamples(label: ArrayLike, n: int, seed: int, groups: Sequence[Hashable] | None) -> list[Array]:
+def _resamples(label: ArrayLike, n: int, seed: int, groups: Sequence[Hashable] | None) -> Iterator[Array]:
     """How often each case is drawn: blocks ``[k, cases]`` that add up to ``n`` resamples."""
     truth = np.asarray(label, dtype=float)
     group_of_case = np.arange(len(truth)) if groups is None else _index(groups)
@@ -65,14 +65,13 @@ def _resamples(label: ArrayLike, n: int, seed: int, groups: Sequence[Hashable] |
         raise ValueError(f"{len(group_of_case)} groups for {len(truth)} cases")
     stratum = _strata(truth, group_of_case)
     generator = np.random.default_rng(seed)
-    blocks = []
     for start in range(0, n, _BLOCK):
         drawn = np.zeros((min(_BLOCK, n - start), len(stratum)))
         for members in (np.flatnonzero(stratum == name) for name in np.unique(stratum)):
             picks = generator.integers(len(members), size=(len(drawn), len(members)))
-            np.add.at(drawn, (np.arange(len(drawn))[:, None], members[picks]), 1)
-        blocks.append(drawn[:, group_of_case])
-    return blocks
+            row = len(members) * np.arange(len(drawn))[:, None]
+            drawn[:, members] = np.bincount((picks + row).ravel(), minlength=picks.size).reshape(picks.shape)
+        yield drawn[:, group_of_case]
 
 
 def _index(groups: Sequence[Hashable]) -> np.ndarray:

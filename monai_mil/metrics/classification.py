@@ -6,7 +6,8 @@ All of them take the same arguments:
 * ``label``: class indices ``[n]``, or for multi-label tasks 0, 1 or NaN (unknown) ``[n, c]``;
 * ``weight``: ``[n]``, or ``[k, n]`` for ``k`` results in one go; None counts every case once.
 
-They return a float, or ``[k]`` float64, and NaN where a metric is not defined (an AUROC of one class).
+They return a float, or ``[k]`` float64, and NaN where a metric is not defined (an AUROC of one class). They raise a
+``ValueError`` for predictions that are not numbers, for shapes that differ and for labels that are no class.
 """
 
 from __future__ import annotations
@@ -73,12 +74,8 @@ def macro_f1(prob: ArrayLike, label: ArrayLike, weight: Array | None = None) -> 
 
 def _one_versus_rest(prob: ArrayLike, label: ArrayLike, weight: Array | None) -> list[tuple[Array, Array, Array]]:
     """Score, truth and weights ``[k, m]`` of the known cases, one triple for each column that asks a question."""
-    scores, truth = _as_columns(prob), np.asarray(label, dtype=float)
+    scores, truth = read_cases(prob, label)
     weights = _weights(weight, len(scores))
-    if len(truth) != len(scores):
-        raise ValueError(f"{len(scores)} predictions for {len(truth)} labels")
-    if truth.ndim == 2 and truth.shape != scores.shape:
-        raise ValueError(f"multi-label predictions {scores.shape} and labels {truth.shape} differ in shape")
     if truth.ndim == 1:
         if scores.shape[1] == 2:
             return [(scores[:, 1], truth == 1, weights)]
@@ -104,7 +101,7 @@ def _binary_auroc(score: Array, truth: Array, weights: Array) -> Array:
 
 def _confusions(prob: ArrayLike, label: ArrayLike, weight: Array | None) -> list[tuple[Array, ...]]:
     """True positives, false positives, false negatives, true negatives and their sum of every class or label."""
-    scores, truth = _as_columns(prob), np.asarray(label, dtype=float)
+    scores, truth = read_cases(prob, label)
     weights = _weights(weight, len(scores))
     if _excludes(prob, label):
         classes = np.arange(scores.shape[1])
@@ -116,6 +113,28 @@ def _confusions(prob: ArrayLike, label: ArrayLike, weight: Array | None) -> list
     cells = (chosen & truth, chosen & ~truth & known, ~chosen & truth, ~chosen & ~truth & known, known)
     sums = [weights @ cell for cell in cells]
     return [tuple(cell[:, index] for cell in sums) for index in range(scores.shape[1])]
+
+
+def read_cases(prob: ArrayLike, label: ArrayLike) -> tuple[Array, Array]:
+    """Probabilities ``[n, c]`` and labels ``[n]`` or ``[n, c]`` as float64.
+
+    Raises:
+        ValueError: a prediction is not a number, the shapes differ, or a label ``[n]`` is no class index.
+    """
+    scores, truth = _as_columns(prob), np.asarray(label, dtype=float)
+    if len(truth) != len(scores):
+        raise ValueError(f"{len(scores)} predictions for {len(truth)} labels")
+    if truth.ndim == 2 and truth.shape != scores.shape:
+        raise ValueError(f"multi-label predictions {scores.shape} and labels {truth.shape} differ in shape")
+    if np.isnan(scores).any():
+        raise ValueError(f"the prediction of case {np.argwhere(np.isnan(scores))[0, 0]} is not a number")
+    classes = max(scores.shape[1], 2)
+    if truth.ndim == 1 and not (known := np.isin(truth, np.arange(classes))).all():
+        case = int(known.argmin())
+        raise ValueError(
+            f"label {truth[case]:g} of case {case} is no class from 0 to {classes - 1}; leave out unknown ones"
+        )
+    return scores, truth
 
 
 def _excludes(prob: ArrayLike, label: ArrayLike) -> bool:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
-from monai_mil.metrics.classification import Array
+from monai_mil.metrics.classification import Array, read_cases
 
 
 @dataclass(frozen=True)
@@ -61,8 +61,11 @@ def calibration(prob: ArrayLike, label: ArrayLike, bins: int = 10) -> Calibratio
             second one's probability, more by that of the predicted class, labels each on its own.
         label: class indices ``[n]``, or 0, 1 or NaN (unknown) ``[n, c]``.
         bins: number of equal bins.
+
+    Raises:
+        ValueError: as the metrics of :mod:`monai_mil.metrics.classification`.
     """
-    confidence, truth = _claims(np.asarray(prob, dtype=float), np.asarray(label, dtype=float))
+    confidence, truth = _claims(*read_cases(prob, label))
     place = np.minimum((confidence * bins).astype(int), bins - 1)
     count = np.bincount(place, minlength=bins)
     used = count > 0
@@ -73,12 +76,10 @@ def calibration(prob: ArrayLike, label: ArrayLike, bins: int = 10) -> Calibratio
 
 
 def _claims(prob: Array, truth: Array) -> tuple[Array, Array]:
-    """Stated probabilities and whether each came true, both ``[m]``."""
+    """Stated probabilities and whether each came true, both ``[m]``, of ``prob`` ``[n, c]``."""
     if truth.ndim == 2:
         known = ~np.isnan(truth)
         return prob[known], truth[known] == 1
-    if prob.ndim == 1 or prob.shape[1] == 1:
-        return prob.reshape(-1), truth == 1
-    if prob.shape[1] == 2:
-        return prob[:, 1], truth == 1
+    if prob.shape[1] <= 2:
+        return prob[:, -1], truth == 1
     return prob.max(axis=1), prob.argmax(axis=1) == truth

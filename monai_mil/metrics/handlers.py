@@ -28,8 +28,11 @@ class AUROCMetric(CumulativeIterationMetric):
         return y_pred.detach().float(), y.detach().float()
 
     def aggregate(self) -> float:
-        """The AUROC; NaN, with a warning, if no class has positive and negative bags."""
+        """The AUROC; NaN, with a warning, if no class has positive and negative bags or training has diverged."""
         prob, label = self.get_buffer()
+        if torch.isnan(prob).any():
+            warnings.warn("no AUROC: predictions are not numbers; training has diverged", stacklevel=2)
+            return math.nan
         if label.shape[1] == 1 and prob.shape[1] > 1:
             label = label[:, 0]
         value = auroc(prob.cpu().numpy(), label.cpu().numpy())

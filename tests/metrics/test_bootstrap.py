@@ -11,6 +11,10 @@ from monai_mil.metrics import auroc, balanced_accuracy, bootstrap_ci, classifica
 from monai_mil.metrics.bootstrap import _resamples
 
 
+def draws(*arguments) -> np.ndarray:
+    return np.concatenate(list(_resamples(*arguments)))
+
+
 def test_the_same_seed_gives_the_same_interval() -> None:
     prob, label = np.random.default_rng(0).random(40), np.arange(40) % 2
     assert bootstrap_ci(auroc, prob, label, seed=1) == bootstrap_ci(auroc, prob, label, seed=1)
@@ -21,7 +25,7 @@ def test_an_interval_equals_a_plain_loop_over_the_same_resamples() -> None:
     prob, label = np.random.default_rng(0).random(30), np.arange(30) % 3 == 0
     interval = bootstrap_ci(auroc, prob, label, n=50, seed=4)
     values = []
-    for draw in np.concatenate(_resamples(label, 50, 4, None)).astype(int):
+    for draw in draws(label, 50, 4, None).astype(int):
         cases = np.repeat(np.arange(30), draw)
         values.append(auroc(prob[cases], label[cases]))
     assert [interval.low, interval.high] == pytest.approx(np.quantile(values, [0.025, 0.975]))
@@ -39,13 +43,13 @@ def test_95_percent_intervals_cover_the_truth_about_95_times_in_100() -> None:
 
 def test_all_cases_of_a_patient_are_drawn_together() -> None:
     patients = np.repeat(np.arange(10), 3)
-    for draw in np.concatenate(_resamples(patients % 2, 20, 0, patients.tolist())):
+    for draw in draws(patients % 2, 20, 0, patients.tolist()):
         assert (draw.reshape(10, 3) == draw.reshape(10, 3)[:, :1]).all()
 
 
 def test_no_resample_loses_a_class() -> None:
     label = np.array([0] * 50 + [1, 2, 2])
-    for draw in np.concatenate(_resamples(label, 200, 0, None)):
+    for draw in draws(label, 200, 0, None):
         assert set(np.unique(label[draw > 0])) == {0, 1, 2}
     assert not np.isnan(bootstrap_ci(auroc, np.eye(3)[label], label).low)
 

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn import metrics as reference
 
-from monai_mil.metrics import accuracy, auroc, balanced_accuracy, macro_f1
+from monai_mil.metrics import accuracy, auroc, balanced_accuracy, calibration, macro_f1
 
 
 def cases(seed: int, count: int, classes: int) -> tuple[np.ndarray, np.ndarray]:
@@ -83,3 +83,13 @@ def test_labels_that_do_not_fit_are_refused() -> None:
         auroc([0.1, 0.2, 0.3], [0, 1])
     with pytest.raises(ValueError, match="differ in shape"):
         auroc(np.zeros((2, 3)), np.zeros((2, 2)))
+
+
+@pytest.mark.parametrize("metric", [auroc, accuracy, balanced_accuracy, macro_f1, calibration])
+def test_what_is_not_a_number_has_no_metric(metric) -> None:
+    diverged = np.full((4, 2), np.nan)
+    with pytest.raises(ValueError, match="prediction of case 0 is not a number"):
+        metric(diverged, [0, 0, 1, 1])
+    for unknown in (np.nan, -1, 2):
+        with pytest.raises(ValueError, match="of case 1 is no class from 0 to 1"):
+            metric([0.2, 0.4, 0.6], [0, unknown, 1])

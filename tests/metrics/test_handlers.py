@@ -45,3 +45,10 @@ def test_bags_of_one_class_warn_and_give_nan() -> None:
     metric(torch.rand(4, 2), torch.ones(4, 1))
     with pytest.warns(UserWarning, match="4 bags all have the same label"):
         assert np.isnan(metric.aggregate())
+
+
+def test_a_network_that_has_diverged_has_no_auroc() -> None:
+    metric = AUROCMetric()
+    metric(torch.full((4, 2), torch.nan), torch.tensor([0, 0, 1, 1])[:, None])
+    with pytest.warns(UserWarning, match="diverged"):
+        assert np.isnan(metric.aggregate())
