@@ -14,7 +14,8 @@ class BagCrossEntropy(nn.Module):
 
     Args:
         label_smoothing: share ``e`` of the target spread over all classes, ``(1 - e) onehot + e / c``.
-        class_weights: factor of each class; the mean is then weighted too.
+        class_weights: factor of each class. The mean stays that over bags: divided by the sum of their weights, as
+            torch does, a batch of one bag would not know them.
     """
 
     class_weights: Tensor | None
@@ -29,7 +30,8 @@ class BagCrossEntropy(nn.Module):
         logits = output["logits"].float()
         weights = None if self.class_weights is None else self.class_weights.to(logits.device)
         target = label.to(logits.device).long().flatten()
-        return F.cross_entropy(logits, target, weight=weights, label_smoothing=self.label_smoothing)
+        losses = F.cross_entropy(logits, target, weight=weights, label_smoothing=self.label_smoothing, reduction="none")
+        return losses.mean()
 
 
 class BagBCE(nn.Module):

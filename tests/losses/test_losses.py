@@ -26,8 +26,16 @@ def test_cross_entropy_with_smoothing_and_class_weights(shape: tuple[int, ...]) 
     loss = BagCrossEntropy(label_smoothing=0.1, class_weights=[1, 2, 3])({"logits": LOGITS}, label)
     weights = torch.tensor([1.0, 2.0, 3.0])
     target = 0.9 * F.one_hot(torch.tensor([0, 2]), 3) + 0.1 / 3
-    expected = -(weights * target * LOGITS.log_softmax(1)).sum() / (1 + 3)
+    expected = -(weights * target * LOGITS.log_softmax(1)).sum() / 2
     torch.testing.assert_close(loss, expected)
+
+
+def test_class_weights_count_in_batches_of_one_bag() -> None:
+    label = torch.tensor([0, 2])
+    weighted = BagCrossEntropy(class_weights=[1, 2, 3])
+    parts = [weighted({"logits": LOGITS[[bag]]}, label[[bag]]) for bag in range(2)]
+    torch.testing.assert_close(parts[1], 3 * F.cross_entropy(LOGITS[[1]], label[[1]]))
+    torch.testing.assert_close(weighted({"logits": LOGITS}, label), torch.stack(parts).mean())
 
 
 def test_bce_smooths_and_weighs_labels() -> None:
