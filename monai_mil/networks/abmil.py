@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from monai_mil.networks.attention_pool import PoolWeights, attention_pool, stream_pool
-from monai_mil.networks.contract import MILNetwork, check_chunks, exact_dtype
+from monai_mil.networks.contract import MILNetwork, check_chunks, exact_dtype, exact_matmul
 
 
 class ABMIL(MILNetwork):
@@ -31,7 +31,10 @@ class ABMIL(MILNetwork):
         attention_dim: rows of ``V`` and ``U``.
         heads: number of attention distributions.
         gated: use the sigmoid branch.
-        dropout: probability of zeroing a value of ``h`` in training.
+        dropout: probability of zeroing a value of ``h`` in training, below 1.
+
+    Raises:
+        ValueError: ``dropout`` is not in [0, 1).
     """
 
     def __init__(
@@ -45,6 +48,8 @@ class ABMIL(MILNetwork):
         dropout: float = 0.0,
     ) -> None:
         super().__init__(num_classes)
+        if not 0 <= dropout < 1:
+            raise ValueError(f"dropout must be at least 0 and below 1, got {dropout}")
         self.attention_dim = attention_dim
         self.dropout = dropout
         self.hidden = nn.Linear(in_channels, hidden_dim)
@@ -83,11 +88,13 @@ class ABMIL(MILNetwork):
         """Bag by bag over the real instances only, in chunks of them."""
         weights, dropout = self._weights(), self.dropout if self.training else 0.0
         bags, scores = [], []
+        lengths = [] if mask is None else front_lengths(mask)
         for index, rows in enumerate(image.mT):
             if mask is None:
                 bag, bag_scores = attention_pool(rows, weights, dropout)
             else:
-                bag, real_scores = attention_pool(real_rows(rows, mask[index]), weights, dropout)
+                real = rows[mask[index]] if lengths[index] < 0 else rows[: lengths[index]]
+                bag, real_scores = attention_pool(real, weights, dropout)
                 bag_scores = real_scores.new_full((len(real_scores), len(rows)), -torch.inf)
                 bag_scores = bag_scores.masked_scatter(mask[index], real_scores)
             bags.append(bag)
@@ -96,7 +103,8 @@ class ABMIL(MILNetwork):
 
     def _whole(self, image: Tensor, mask: Tensor | None) -> dict[str, Tensor]:
         """The same in plain operations on the whole batch: what TorchScript, traces and ONNX hold."""
-        hidden = F.dropout(F.relu(self.hidden(image.transpose(1, 2))), self.dropout, self.training)
+        rows = image.transpose(1, 2).to(self.hidden.weight.dtype)
+        hidden = F.dropout(F.relu(self.hidden(rows)), self.dropout, self.training)
         gates = self.gates(hidden)
         gated = torch.tanh(gates[:, :, : self.attention_dim])
         if gates.shape[2] > self.attention_dim:
@@ -106,12 +114,12 @@ class ABMIL(MILNetwork):
         if mask is not None:
             scores = scores.masked_fill(~mask[:, None, :], -float("inf"))
             hidden = hidden.masked_fill(~mask[:, :, None], 0.0)
-        return self._answer(torch.matmul(torch.softmax(scores, dim=2), hidden.to(scores.dtype)), scores)
+        return self._answer(exact_matmul(torch.softmax(scores, dim=2), hidden), scores)
 
     def _answer(self, bag: Tensor, scores: Tensor) -> dict[str, Tensor]:
         bag = bag.flatten(1)
         return {
-            "logits": self.classifier(bag.to(self.classifier.weight.dtype)),
+            "logits": exact_matmul(bag, self.classifier.weight.T) + self.classifier.bias,
             "attention": torch.softmax(scores, dim=2),
             "attention_logits": scores,
             "bag": bag,
@@ -168,7 +176,11 @@ def _layer(state_dict: Mapping[str, Tensor], pattern: str) -> dict[str, Tensor]:
     return found
 
 
-def real_rows(rows: Tensor, mask: Tensor) -> Tensor:
-    """The rows ``[m, d]`` of ``[n, d]`` where ``mask`` is True; a view if they come first, as collation puts them."""
-    count = int(mask.sum())
-    return rows[:count] if bool(mask[:count].all()) else rows[mask]
+def front_lengths(mask: Tensor) -> list[int]:
+    """Number of real instances of every bag of ``mask`` ``[b, n]`` where they come first, as collation puts them.
+
+    -1 where they do not. One wait for the device in all.
+    """
+    counts = mask.sum(dim=1)
+    in_front = mask == (torch.arange(mask.shape[1], device=mask.device) < counts[:, None])
+    return torch.where(in_front.all(dim=1), counts, -1).tolist()

@@ -49,7 +49,7 @@ def attention_pool(rows: Tensor, weights: PoolWeights, dropout: float = 0.0) -> 
         The bag vectors ``[h, i]`` and the attention scores before softmax ``[h, n]``, both float32 or better.
     """
     if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (rows, *weights)):
-        return _AttentionPool.apply(rows, dropout, compute_dtype(rows, weights), *weights)
+        return _AttentionPool.apply(rows, dropout, compute_dtype(weights.hidden_weight), *weights)
     return stream_pool(split_rows(rows), weights, dropout)
 
 
@@ -60,12 +60,11 @@ def split_rows(rows: Tensor) -> Iterator[Tensor]:
         yield rows[start : start + step]
 
 
-def compute_dtype(rows: Tensor, weights: PoolWeights) -> torch.dtype:
+def compute_dtype(weight: Tensor) -> torch.dtype:
     """The autocast type where autocast is on, else the parameters' type (float16 features are widened)."""
-    device = rows.device.type
-    if torch.is_autocast_enabled(device) and weights.hidden_weight.dtype != torch.float64:
-        return torch.get_autocast_dtype(device)
-    return weights.hidden_weight.dtype
+    if torch.is_autocast_enabled(weight.device.type) and weight.dtype != torch.float64:
+        return torch.get_autocast_dtype(weight.device.type)
+    return weight.dtype
 
 
 @torch.no_grad()
@@ -75,17 +74,16 @@ def stream_pool(chunks: Iterable[Tensor], weights: PoolWeights, dropout: float =
     Raises:
         ValueError: there was no row.
     """
-    exact = exact_dtype(weights.score_weight.dtype)
+    dtype, exact = compute_dtype(weights.hidden_weight), exact_dtype(weights.score_weight.dtype)
     heads, width = len(weights.score_weight), len(weights.hidden_weight)
     device = weights.score_weight.device
+    cast = PoolWeights(*(tensor.to(dtype) for tensor in weights[:4]), *(tensor.to(exact) for tensor in weights[4:]))
     largest = torch.full((heads, 1), -torch.inf, dtype=exact, device=device)
     total = torch.zeros(heads, 1, dtype=exact, device=device)
     pooled = torch.zeros(heads, width, dtype=exact, device=device)
     count, seen = 0, torch.empty(heads, 65536, dtype=exact, device=device)
     for rows in chunks:
-        dtype = compute_dtype(rows, weights)
-        with torch.autocast(rows.device.type, enabled=False):
-            cast = PoolWeights(*(tensor.to(dtype) for tensor in weights[:4]), *(w.to(exact) for w in weights[4:]))
+        with torch.autocast(device.type, enabled=False):
             hidden, gates = _activations(rows.to(dtype), cast, dropout)
             scores = _scores(gates, cast).T
             bound = torch.maximum(largest, scores.amax(dim=1, keepdim=True))

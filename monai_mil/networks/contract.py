@@ -127,6 +127,15 @@ def exact_dtype(dtype: torch.dtype) -> torch.dtype:
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
+def exact_matmul(left: Tensor, right: Tensor) -> Tensor:
+    """``left @ right`` in float32 or better, under autocast too: sums over a bag and logits need the digits."""
+    dtype = exact_dtype(left.dtype)
+    if torch.jit.is_scripting():
+        return torch.matmul(left.to(dtype), right.to(dtype)).to(dtype)
+    with torch.autocast(left.device.type, enabled=False):
+        return torch.matmul(left.to(dtype), right.to(dtype))
+
+
 def check_chunks(chunks: Iterable[Tensor | np.ndarray], device: torch.device) -> Iterator[Tensor]:
     """The chunks ``[m, d]`` of one bag, checked one by one as :func:`check_bag` does, on ``device``."""
     for chunk in chunks:

@@ -176,6 +176,22 @@ def test_bfloat16_training_follows_float32() -> None:
     assert torch.cosine_similarity(*gradients, dim=0) > 0.999
 
 
+def test_logits_keep_the_digits_that_rank_bags_under_autocast() -> None:
+    network = ABMIL(8, 2)
+    with torch.no_grad():
+        network.classifier.bias += 8
+    images = torch.randn(1, 8, 1) + 1e-2 * torch.randn(40, 8, 1)
+    for describe in (network._in_chunks, network._whole):
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            logits = describe(images, None)["logits"]
+        assert len(logits[:, 0].unique()) > len(logits[:, 0].bfloat16().unique())
+
+
+def test_a_dropout_that_leaves_nothing_is_refused() -> None:
+    with pytest.raises(ValueError, match="dropout must be at least 0 and below 1"):
+        ABMIL(4, 2, dropout=1.0)
+
+
 def test_training_keeps_only_the_activations() -> None:
     saved = []
     network = ABMIL(64, 2, hidden_dim=32, attention_dim=16)

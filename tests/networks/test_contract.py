@@ -170,7 +170,15 @@ def test_a_transposed_view_gives_the_same_result(network: nn.Module, instance: t
 
 def test_half_precision_features_are_widened(network: nn.Module, instance: tuple[int, ...]) -> None:
     image = bag(instance, 30).half()
-    torch.testing.assert_close(network(image), network(image.float()), rtol=0, atol=1e-6)
+    expected = network(image.float())
+    forms = (
+        network,
+        torch.jit.script(network),
+        torch.jit.trace(network, (image,)),
+        torch.compile(network, backend="eager"),
+    )
+    for form in forms:
+        torch.testing.assert_close(form(image), expected, rtol=0, atol=1e-6)
 
 
 def test_gradients_reach_every_parameter_and_the_input(network: nn.Module, instance: tuple[int, ...]) -> None:
@@ -187,8 +195,8 @@ def test_autocast_keeps_the_answer_and_attention_in_float32(network: nn.Module, 
     exact = network(image, return_dict=True)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         output = network(image, return_dict=True)
-    torch.testing.assert_close(output["logits"].float(), exact["logits"], rtol=0.05, atol=0.05)
-    for key in ("attention", "attention_logits", "heatmap"):
+    torch.testing.assert_close(output["logits"], exact["logits"], rtol=0.05, atol=0.05)
+    for key in ("attention", "attention_logits", "heatmap", "bag"):
         if key in output:
             assert output[key].dtype == torch.float32
 
