@@ -254,8 +254,10 @@ def _write_features(path: Path, file: h5py.File, features: np.ndarray, info: Bag
 
 def not_finite(features: np.ndarray) -> int | None:
     """Index of the first row of a float16 array ``[n, ...]`` that holds NaN or infinity, None where there is none."""
-    # numpy has no fast float16 arithmetic: NaN and infinity are the values whose exponent bits are all set.
-    exponent = np.ascontiguousarray(features).view(np.uint16) & np.uint16(0x7C00)
-    if exponent.size == 0 or exponent.max() < 0x7C00:
+    # numpy has no fast float16 arithmetic, but of the bit patterns the NaNs and infinities are the largest: among all
+    # of them read as unsigned numbers if negative, among the positive ones (read as signed numbers) otherwise.
+    bits = np.ascontiguousarray(features).view(np.uint16)
+    if bits.size == 0 or (bits.max() < 0xFC00 and bits.view(np.int16).max() < 0x7C00):
         return None
+    exponent = bits & np.uint16(0x7C00)
     return int(np.flatnonzero((exponent == 0x7C00).reshape(len(features), -1).any(axis=1))[0])

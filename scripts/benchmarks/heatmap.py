@@ -94,7 +94,10 @@ def _png_in_a_process(folder: Path) -> tuple[float, float]:
     code = (
         "import sys, resource; sys.path.insert(0, sys.argv[2]); from pathlib import Path\n"
         "from benchmarks.heatmap import figure; figure(Path(sys.argv[1]))\n"
-        "use = resource.getrusage(resource.RUSAGE_SELF); print(use.ru_utime + use.ru_stime, use.ru_maxrss / 1024)"
+        "use = resource.getrusage(resource.RUSAGE_SELF)\n"
+        # ru_maxrss would be this process's peak where that is higher: a child inherits it.
+        "status = dict(line.split(':') for line in Path('/proc/self/status').read_text().splitlines())\n"
+        "print(use.ru_utime + use.ru_stime, int(status['VmHWM'].split()[0]) / 1024)"
     )
     _slide(folder / "slide.tif")
     scripts = Path(__file__).resolve().parents[1]

@@ -30,7 +30,7 @@ def run() -> list[Figure]:
             "by row": partial(_write_chunked, paths["by row"], wide, coords, 1),
             "by 32 rows": partial(_write_chunked, paths["by 32 rows"], wide, coords, 32),
         }
-        written = cpu_seconds(write)
+        written = cpu_seconds(write, rounds=7)
         read = cpu_seconds({"bag": lambda: _read_bag(paths["bag"])} | _each(paths, _read_all))
         some = cpu_seconds(
             {"bag": lambda: _read_bag(paths["bag"], rows)} | _each(paths, partial(_read_rows, rows=rows))

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from monai_mil.bags import BagFile, BagInfo, export_clam
+from monai_mil.bags.file import not_finite
 from monai_mil.errors import BagError
 
 INFO = BagInfo(
@@ -334,3 +335,13 @@ def test_a_full_disk_is_one_clear_error_and_leaves_the_old_bag(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["bag.h5"]
     with BagFile(tmp_path / "bag.h5") as bag:
         assert bag.n == 2
+
+
+def test_every_float16_that_is_not_finite_is_found_and_no_other():
+    every = np.arange(1 << 16, dtype=np.uint16).view(np.float16)
+    for value in every:
+        assert (not_finite(np.full((1, 1), value)) is None) == bool(np.isfinite(value)), value
+    features = np.zeros((5, 3), np.float16)
+    for row, value in ((4, np.nan), (2, -np.inf)):
+        features[row, 1] = value
+        assert not_finite(features) == row
