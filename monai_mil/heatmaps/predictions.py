@@ -23,7 +23,7 @@ class Predictions:
         classes: names of the classes.
         prob: probability of every class, float64 ``[n, c]``.
         truth: 1 where a class is true, 0 where not, NaN where unknown, float64 ``[n, c]``.
-        multi_label: classes do not exclude each other.
+        multi_label: classes do not exclude each other; one class alone has nothing to exclude.
         pred_text: the ``pred`` column.
         label_text: the ``label`` column.
     """
@@ -85,6 +85,8 @@ def read_predictions(path: str | Path) -> Predictions:
             rows = list(csv.DictReader(file))
     except OSError as error:
         raise CohortError(f"predictions '{path}': cannot be read ({error.strerror}); run inference first") from error
+    except UnicodeDecodeError as error:
+        raise CohortError(f"predictions '{path}': not UTF-8 text ({error.reason}); save it as UTF-8 CSV") from error
     if not rows:
         raise CohortError(f"predictions '{path}': the table has no rows; run inference first")
     columns = [name for name in rows[0] if name]
@@ -96,7 +98,7 @@ def read_predictions(path: str | Path) -> Predictions:
     if len(set(slide_ids)) < len(rows):
         twice = next(name for name in slide_ids if slide_ids.count(name) > 1)
         raise CohortError(f"predictions '{path}': slide '{twice}' stands there twice; keep one row a slide")
-    multi_label = any(f"label_{name}" in columns for name in classes)
+    multi_label = len(classes) == 1 or any(f"label_{name}" in columns for name in classes)
     prob = np.array(
         [[_unit(path, number, row, f"prob_{name}") for name in classes] for number, row in enumerate(rows, 2)]
     )

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from monai_mil.errors import CohortError
-from monai_mil.files import replacing
+from monai_mil.files import replacing, write_error
 from monai_mil.heatmaps.cases import case_id, cases, read_frame, read_prediction, read_scores
 from monai_mil.heatmaps.geojson import export_geojson
 from monai_mil.heatmaps.heatmap import Heatmap, assemble
@@ -150,10 +150,17 @@ class PredictionSaver:
         engine.add_event_handler(Events.COMPLETED, self._finish)
 
     def __call__(self, engine: Any) -> None:
-        """Add the rows of the engine's current iteration."""
+        """Add the rows of the engine's current iteration.
+
+        Raises:
+            OutputError: they cannot be written.
+        """
         fresh = [read_prediction(item, self.classes, self.multi_label).row() for item in cases(engine)]
-        with self._partial.open("a", encoding="utf-8", newline="") as file:
-            file.write(_csv(fresh, header=not self._rows))
+        try:
+            with self._partial.open("a", encoding="utf-8", newline="") as file:
+                file.write(_csv(fresh, header=not self._rows))
+        except OSError as error:
+            raise write_error(self._partial, error) from error
         self._rows |= {row["slide_id"]: row for row in fresh}
 
     @property

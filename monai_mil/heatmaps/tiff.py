@@ -38,7 +38,7 @@ def export_tiff(
         heatmap: the scores.
         path: the file, ``.tif`` or, with ``ome``, ``.ome.tif``.
         downsample: level-0 pixels per pixel of the file; default the largest power of two that leaves 8 pixels a
-            tile (or a cell of a tile's block).
+            tile and one a cell of a tile's block.
         percentile: colour by percentile within the slide in place of the score itself.
         limits: scores at the ends of the colour map when ``percentile`` is off; default their minimum and maximum.
         colour_map: name of the colour map.
@@ -49,8 +49,8 @@ def export_tiff(
 
     frame = heatmap.frame
     if downsample is None:
-        cell = frame.tile_size_level0 / (heatmap.scores.shape[1] if heatmap.scores.ndim == 3 else 1)
-        downsample = max(1, 2 ** math.floor(math.log2(max(cell / 8, 1))))
+        cells_a_tile = max((8, *heatmap.scores.shape[1:]))
+        downsample = 2 ** math.floor(math.log2(max(frame.tile_size_level0 / cells_a_tile, 1)))
     if percentile:
         limits = (0.0, 100.0)
     elif limits is None:

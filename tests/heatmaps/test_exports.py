@@ -53,6 +53,13 @@ def test_bands_join_without_a_seam(tmp_path):
     np.testing.assert_array_equal(tifffile.imread(path, level=0), expected)
 
 
+@pytest.mark.parametrize(("block", "downsample"), [((), 32), ((4, 4), 32), ((10, 14), 16)])
+def test_the_tiff_is_no_larger_than_its_scores_need(tmp_path, block, downsample):
+    heatmap = assemble(np.random.default_rng(0).random((1, *block)), [[0, 0]], frame((2000, 1000), 256.0))
+    with tifffile.TiffFile(export_tiff(heatmap, tmp_path / "a.tif")) as file:
+        assert json.loads(file.pages[0].description)["downsample"] == downsample
+
+
 def test_the_tiff_says_what_its_colours_mean(tmp_path):
     path = export_tiff(grid_heatmap(), tmp_path / "a.tif", percentile=False, limits=(0.0, 2.0), downsample=8)
     with tifffile.TiffFile(path) as file:

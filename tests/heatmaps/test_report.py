@@ -138,6 +138,19 @@ def test_an_invalid_table_is_named_with_row_and_column(tmp_path, text, message):
         report(tmp_path)
 
 
+def test_one_class_alone_is_a_question_of_yes_and_no(tmp_path):
+    (tmp_path / "a.csv").write_text("slide_id,pred,prob_x,label_x\na,x,0.9,1\nb,,0.2,0\nc,x,0.6,0\n")
+    assert re.findall(r'figure-value">(.*?)<', report(tmp_path))[0] == "1.000"
+    (tmp_path / "a.csv").write_text("slide_id,label,pred,prob_x\na,x,x,0.9\n")
+    assert "predictions only, no metrics" in report(tmp_path)
+
+
+def test_a_table_in_another_encoding_is_named(tmp_path):
+    (tmp_path / "a.csv").write_bytes("slide_id,pred,prob_é\na,é,1\n".encode("latin-1"))
+    with pytest.raises(CohortError, match=r"a\.csv': not UTF-8 text"):
+        report(tmp_path)
+
+
 def test_a_missing_table_is_named(tmp_path):
     with pytest.raises(CohortError, match=r"a\.csv.*run inference first"):
         report(tmp_path)

@@ -4,12 +4,13 @@ import logging
 import numpy as np
 import pytest
 import torch
+from ignite.engine import Engine, Events
 from monai.bundle import ConfigParser
 from monai.data import DataLoader, Dataset, MetaTensor
 from monai.engines import SupervisedEvaluator
 
 from monai_mil.bags import LoadBagd, collate_bags, make_bag_cohort, read_cohort
-from monai_mil.errors import CohortError
+from monai_mil.errors import CohortError, OutputError
 from monai_mil.heatmaps import Heatmap, HeatmapSaver, PredictionSaver
 from monai_mil.heatmaps.cases import read_frame, read_prediction, read_scores
 from monai_mil.networks import ABMIL
@@ -112,6 +113,15 @@ def test_rows_of_a_killed_run_stand_in_the_partial_table(cohort, tmp_path):
     assert not (tmp_path / "predictions.csv").exists()
     partial = rows(tmp_path / "predictions.partial.csv")
     assert [row["slide_id"] for row in partial] == [slide.slide_id for slide in cohort.slides[:4]]
+
+
+def test_a_table_that_cannot_be_written_is_named(cohort, tmp_path):
+    saver = PredictionSaver(str(tmp_path / "out"), classes=CLASSES)
+    saver._partial.mkdir(parents=True)
+    engine = Engine(lambda engine, batch: [{"pred": torch.tensor([0.5, 0.5]), "slide_id": "a"}])
+    engine.add_event_handler(Events.ITERATION_COMPLETED, saver)
+    with pytest.raises(OutputError, match=r"predictions\.partial\.csv' cannot be written"):
+        engine.run([0])
 
 
 def case(**changes):
