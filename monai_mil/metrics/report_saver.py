@@ -9,8 +9,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import ignite.distributed as idist
 import torch
+import torch.distributed as dist
 from ignite.engine import Engine, Events
+from torch import Tensor
 
 from monai_mil.files import replacing
 from monai_mil.metrics.handlers import pred_and_label
@@ -23,7 +26,7 @@ class ReportSaver:
     """Writes ``<output_dir>/metrics.json``, a :func:`monai_mil.metrics.classification_report`, when an evaluator ends.
 
     Reads ``pred`` (probabilities) and ``label`` of the decollated output and ``patient_id`` of the batch, whose cases
-    the bootstrap keeps together. For one process; what is not defined is null.
+    the bootstrap keeps together. With several processes it tells of the cases of all; what is not defined is null.
 
     Args:
         output_dir: the run's folder.
@@ -37,40 +40,43 @@ class ReportSaver:
         self.classes = tuple(classes)
         self.n = n
         self.seed = seed
-        self._preds: list[torch.Tensor] = []
-        self._labels: list[torch.Tensor] = []
-        self._patients: list[str] = []
+        self._cases: list[tuple[Tensor, Tensor, str]] = []
 
     def attach(self, engine: Engine) -> None:
         """Collect at every iteration of ``engine`` and write at its end."""
-        engine.add_event_handler(Events.STARTED, self._clear)
+        engine.add_event_handler(Events.STARTED, lambda: self._cases.clear())
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._collect)
         engine.add_event_handler(Events.COMPLETED, self._write)
-
-    def _clear(self, engine: Engine) -> None:
-        self._preds.clear()
-        self._labels.clear()
-        self._patients.clear()
 
     def _collect(self, engine: Engine) -> None:
         output: Any = engine.state.output
         batch: Any = engine.state.batch
-        pred, label = pred_and_label(output)
-        self._preds.append(pred.detach().float().cpu())
-        self._labels.append(label.float().cpu())
-        first = sum(map(len, self._preds)) - len(pred)
-        self._patients += [str(item.get("patient_id", first + index)) for index, item in enumerate(batch)]
+        preds, labels = (values.detach().float().cpu() for values in pred_and_label(output))
+        for item, pred, label in zip(batch, preds, labels, strict=True):
+            own = f"case {len(self._cases)} of process {idist.get_rank()}"
+            self._cases.append((pred, label, str(item.get("patient_id", own))))
 
     def _write(self, engine: Engine) -> None:
-        label = torch.cat(self._labels)
+        preds, labels, patients = zip(*self._gathered(), strict=True)
+        if idist.get_rank() != 0:
+            return
+        label = torch.stack(labels)
         truth = label[:, 0] if label.shape[1] == 1 and len(self.classes) > 1 else label
-        prob = torch.cat(self._preds).numpy()
-        report = classification_report(prob, truth.numpy(), self.classes, self._patients, self.n, self.seed)
+        prob = torch.stack(preds).numpy()
+        report = classification_report(prob, truth.numpy(), self.classes, patients, self.n, self.seed)
         with replacing(self.path) as temporary:
             temporary.write_text(json.dumps(_nulled(report), indent=4) + "\n")
         for name in ("auroc", "balanced_accuracy", "macro_f1"):
             figure = report[name]
             logger.info("%s %.4f (95 %% interval %.4f to %.4f)", name, figure["value"], figure["low"], figure["high"])
+
+    def _gathered(self) -> list[tuple[Tensor, Tensor, str]]:
+        """The cases of all processes."""
+        if idist.get_world_size() == 1:
+            return self._cases
+        parts: list[list[tuple[Tensor, Tensor, str]]] = [[] for _ in range(idist.get_world_size())]
+        dist.all_gather_object(parts, self._cases)
+        return [case for part in parts for case in part]
 
 
 def _nulled(value: Any) -> Any:

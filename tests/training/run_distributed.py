@@ -14,7 +14,7 @@ from monai.transforms import Activationsd
 from torch.nn.parallel import DistributedDataParallel
 
 from monai_mil.losses import MILLoss
-from monai_mil.metrics import AUROC
+from monai_mil.metrics import AUROC, ReportSaver
 from monai_mil.networks import ABMIL
 from monai_mil.training import (
     BestModel,
@@ -61,6 +61,7 @@ def main() -> None:
     best, stop = BestModel(network, folder / "model.pt"), EarlyStop(patience=3)
     best.attach(evaluator)
     stop.attach(evaluator, trainer)
+    ReportSaver(folder, ["normal", "tumor"], n=10).attach(evaluator)
     Checkpointer(folder, {"network": network, "optimizer": optimizer, "best": best, "stop": stop}).attach(trainer)
     trainer.run()
     draw = torch.rand(1).item()

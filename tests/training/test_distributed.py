@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -36,7 +37,9 @@ def test_two_processes_stop_together_and_one_of_them_writes(tmp_path: Path) -> N
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "checkpoint_epoch=3.pt",
         "checkpoint_epoch=4.pt",
+        "metrics.json",
         "model.pt",
     ]
+    assert json.loads((tmp_path / "metrics.json").read_text())["cases"] == 8, "the cases of both processes"
     state = torch.load(tmp_path / "model.pt", weights_only=True)
     assert not any(name.startswith("module.") for name in state)
