@@ -179,7 +179,7 @@ def read_scores(
         class_index: row of a tensor with one row a class; None takes the most probable class.
 
     Raises:
-        CohortError: there are no scores or no coordinates, or their numbers differ.
+        CohortError: there are no scores, no coordinates or no such class, or the numbers differ.
     """
     slide_id = case_id(item)
     known = ("scores", "heatmap", "instance_scores", "attention")
@@ -191,10 +191,13 @@ def read_scores(
         )
     rows, coords = _numbers(item[key]), _numbers(item["coords"])
     rows = rows[None] if rows.ndim == 1 else rows
-    if class_index is None and "attention" in key:
+    if "attention" in key:
         scores = rows.mean(axis=0)
     else:
-        scores = rows[min(_class(item) if class_index is None else class_index, len(rows) - 1)]
+        row = 0 if len(rows) == 1 else _class(item) if class_index is None else class_index
+        if not 0 <= row < len(rows):
+            raise CohortError(f"slide '{slide_id}': no class {row} among the {len(rows)} rows of '{key}'")
+        scores = rows[row]
     mask = item.get("mask")
     if mask is not None:
         real = _numbers(mask).astype(bool)

@@ -144,6 +144,13 @@ def test_rows_that_are_classes_give_the_most_probable_class_s_or_the_chosen_one_
     for chosen, expected in ((None, 12.0), (0, 0.0)):
         name, scores, _ = read_scores(item, None, chosen)
         assert (name, scores.shape, scores[0, 0, 0]) == ("heatmap", (3, 2, 2), expected)
+    with pytest.raises(CohortError, match="no class 2 among the 2 rows of 'heatmap'"):
+        read_scores(item, None, 2)
+
+
+def test_heads_are_averaged_whatever_class_is_chosen():
+    item = case(attention=torch.tensor([[0.5, 0.25, 0.25], [0.1, 0.9, 0.0]]))
+    np.testing.assert_allclose(read_scores(item, None, 1)[1], [0.3, 0.575, 0.125])
 
 
 @pytest.mark.parametrize("unknown", [{"mpp": float("nan")}, {"level0_size": (0, 0)}, {"tile_size_level0": None}])

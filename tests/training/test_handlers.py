@@ -60,12 +60,6 @@ def test_the_latest_of_the_best_validations_is_kept_as_a_bare_state_dict(tmp_pat
     assert torch.load(tmp_path / "models" / "model.pt", weights_only=True).keys() == {"weight", "bias"}
 
 
-def test_the_latest_of_equally_good_validations_is_kept(tmp_path: Path) -> None:
-    best = run_best_model([0.5, 0.8, 0.8, 0.7], tmp_path / "model.pt")
-    assert best.best_epoch == 3
-    assert saved_bias(tmp_path / "model.pt") == 3
-
-
 def test_a_low_metric_can_be_the_good_one(tmp_path: Path) -> None:
     run_best_model([0.5, 0.2, 0.3], tmp_path / "model.pt", mode="min")
     assert saved_bias(tmp_path / "model.pt") == 2
