@@ -142,9 +142,9 @@ class Heatmap:
                 frame = json.loads(file.attrs["frame"])
                 attributes = json.loads(file.attrs["attributes"])
                 coords, scores, name = file["coords"][:], file["scores"][:], str(file.attrs["name"])
-        except (OSError, KeyError) as error:
+            return assemble(scores, coords, SlideFrame(**frame), name=name, attributes=attributes)
+        except (OSError, KeyError, TypeError, ValueError) as error:
             raise BagError(f"heatmap '{path}': cannot be read ({error}); make it again with inference") from error
-        return assemble(scores, coords, SlideFrame(**frame), name=name, attributes=attributes)
 
 
 def assemble(

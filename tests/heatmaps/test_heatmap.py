@@ -1,6 +1,7 @@
 import subprocess
 import sys
 
+import h5py
 import numpy as np
 import pytest
 import torch
@@ -68,6 +69,15 @@ def test_wrong_input_is_named(scores, coords, message):
 def test_a_frame_without_measure_is_refused(change):
     with pytest.raises(ValueError, match="must be a positive number"):
         frame(**change)
+
+
+@pytest.mark.parametrize("fact", ["frame", "attributes"])
+def test_a_file_with_damaged_facts_is_named(tmp_path, fact):
+    path = grid_heatmap().save(tmp_path / "a.h5")
+    with h5py.File(path, "r+") as file:
+        file.attrs[fact] = "{"
+    with pytest.raises(BagError, match=r"a\.h5': cannot be read"):
+        Heatmap.load(path)
 
 
 def test_a_damaged_or_foreign_file_is_named(tmp_path):
