@@ -36,6 +36,11 @@ class PoolWeights(NamedTuple):
     score_weight: Tensor  # [h, a]
     score_bias: Tensor  # [h]
 
+    def cast(self, dtype: torch.dtype) -> PoolWeights:
+        """The large products' parameters as ``dtype``, those of the scores as float32 or better."""
+        exact = exact_dtype(self.score_weight.dtype)
+        return PoolWeights(*(tensor.to(dtype) for tensor in self[:4]), *(tensor.to(exact) for tensor in self[4:]))
+
 
 def attention_pool(rows: Tensor, weights: PoolWeights, dropout: float = 0.0) -> tuple[Tensor, Tensor]:
     """Pool one bag.
@@ -77,7 +82,7 @@ def stream_pool(chunks: Iterable[Tensor], weights: PoolWeights, dropout: float =
     dtype, exact = compute_dtype(weights.hidden_weight), exact_dtype(weights.score_weight.dtype)
     heads, width = len(weights.score_weight), len(weights.hidden_weight)
     device = weights.score_weight.device
-    cast = PoolWeights(*(tensor.to(dtype) for tensor in weights[:4]), *(tensor.to(exact) for tensor in weights[4:]))
+    cast = weights.cast(dtype)
     largest = torch.full((heads, 1), -torch.inf, dtype=exact, device=device)
     total = torch.zeros(heads, 1, dtype=exact, device=device)
     pooled = torch.zeros(heads, width, dtype=exact, device=device)
@@ -108,7 +113,7 @@ class _AttentionPool(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor]:
         exact = exact_dtype(parameters[0].dtype)
         with torch.autocast(rows.device.type, enabled=False):
-            cast = PoolWeights(*(p.to(dtype) for p in parameters[:4]), *(p.to(exact) for p in parameters[4:]))
+            cast = PoolWeights(*parameters).cast(dtype)
             hidden = torch.empty(len(rows), len(cast.hidden_weight), dtype=dtype, device=rows.device)
             gates = torch.empty(len(rows), len(cast.gate_weight), dtype=dtype, device=rows.device)
             scores = torch.empty(len(rows), len(cast.score_weight), dtype=exact, device=rows.device)
@@ -130,7 +135,7 @@ class _AttentionPool(torch.autograd.Function):
         rows, hidden, gates, scores, bag, *parameters = ctx.saved_tensors
         dtype, exact = hidden.dtype, scores.dtype
         with torch.autocast(rows.device.type, enabled=False):
-            weights = PoolWeights(*(p.to(dtype) for p in parameters[:4]), *(p.to(exact) for p in parameters[4:]))
+            weights = PoolWeights(*parameters).cast(dtype)
             sums = [torch.zeros_like(p, dtype=exact) for p in parameters]
             grad_rows = torch.empty_like(rows) if ctx.needs_input_grad[0] else None
             attention = scores.softmax(dim=1)

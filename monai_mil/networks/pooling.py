@@ -53,11 +53,8 @@ class InstancePooling(MILNetwork):
         Raises:
             ValueError: no row came, or a feature is not finite.
         """
-        weight = self.classifier.weight
-        count, logits = (
-            0,
-            torch.empty(1, self.num_classes, 65536, dtype=exact_dtype(weight.dtype), device=weight.device),
-        )
+        weight, count = self.classifier.weight, 0
+        logits = torch.empty(1, self.num_classes, 65536, dtype=exact_dtype(weight.dtype), device=weight.device)
         for rows in check_chunks(chunks, weight.device):
             logits = write_columns(logits, count, self._classify(rows.T[None]))
             count += len(rows)
