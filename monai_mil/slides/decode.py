@@ -121,6 +121,9 @@ class StoredTileDecoder:
         plan, level = self._plan, self._plan.level
         x, y = int(plan.x[tile]), int(plan.y[tile])
         width, height = plan.inside(tile)
+        if width < 1 or height < 1:  # the last pixels of level 0 may round to none of a coarser level
+            out[:] = 255
+            return
         canvas = self._buffer("canvas", (plan.read_size[1], plan.read_size[0], 3)) if plan.is_scaled else out
         stored_tiles = list(self._tiff.tiles_in(level, x, y, width, height))
         first, stored_x, stored_y = stored_tiles[0]

@@ -68,8 +68,11 @@ class TileGrid:
         """
         if magnification is not None and target_mpp is not None:
             raise ValueError("give target_mpp or magnification, not both")
-        target_mpp = 10.0 / magnification if magnification else target_mpp or 0.5
-        if tile_size < 1 or not 0 <= overlap < tile_size or not target_mpp > 0:
+        if magnification is not None:
+            target_mpp = 10.0 / magnification if magnification > 0 else math.nan
+        elif target_mpp is None:
+            target_mpp = 0.5
+        if tile_size < 1 or not 0 <= overlap < tile_size or not 0 < target_mpp < math.inf:
             raise ValueError(f"tiles of {tile_size} px at {target_mpp} mpp that overlap by {overlap} px make no grid")
         scale = target_mpp / slide.mpp
         view, step, shared = tile_size * scale, (tile_size - overlap) * scale, overlap * scale

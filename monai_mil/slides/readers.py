@@ -3,7 +3,8 @@
 Measured with cuCIM 26.6, OpenSlide 4.0.1 and imagecodecs 2026.3 on files of every codec:
 
 * cuCIM reads uncompressed, LZW and JPEG tiles exactly. It ends the process when it opens a file in which any page has
-  Deflate with a predictor, sees only level 0 of OME pyramids, and returns damaged JPEG tiles white.
+  Deflate with a predictor or lacks its table of offsets, sees only level 0 of OME pyramids, and returns damaged JPEG
+  tiles white.
 * OpenSlide reads nearly every vendor's format, DICOM included, and blends neighbouring pixels at levels whose
   downsample is not a whole number.
 * imagecodecs decodes Deflate exactly and JPEG 2000 as OpenSlide does, in less time, and WebP, which neither can.
@@ -20,7 +21,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from monai_mil.errors import SlideReadError
-from monai_mil.slides.tiff import TiffPyramid
+from monai_mil.slides.tiff import TiffPyramid, positive_pair
 
 # TIFF compression tags: none, LZW, JPEG; and Deflate (both), PackBits, JPEG 2000 (both), Zstandard, WebP, JPEG XL.
 _BY_CUCIM = {1, 5, 7}
@@ -73,8 +74,16 @@ class CucimReader:
     def read(self, level: int, x: int, y: int, width: int, height: int) -> np.ndarray:
         """Pixels of a region that lies inside the level, uint8 ``[height, width, 3]``."""
         self.tiff.check(level, x, y, width, height)
-        region = self.image.read_region(self.locate(level, x, y), (width, height), level)
-        return np.array(region)
+        try:
+            region = np.array(self.image.read_region(self.locate(level, x, y), (width, height), level))
+            if region.shape != (height, width, 3):
+                raise ValueError(f"pixels {list(region.shape)} are not RGB")
+        except (RuntimeError, ValueError) as error:
+            raise SlideReadError(
+                f"slide '{self.tiff.path}': {width} x {height} px at ({x}, {y}) of level {level} cannot be decoded "
+                f"({_one_line(error)}); the file is damaged, copy it again"
+            ) from error
+        return region
 
     def close(self) -> None:
         """Release the file."""
@@ -111,8 +120,8 @@ class OpenSlideReader:
         self._path = path
         self.sizes = list(self._slide.level_dimensions)
         self.properties = dict(self._slide.properties)
-        x, y = (self.properties.get(f"openslide.mpp-{axis}") for axis in "xy")
-        self.mpp = (float(x), float(y)) if x and y else None
+        x, y = (self.properties.get(f"openslide.mpp-{axis}", "") for axis in "xy")
+        self.mpp = positive_pair(x, y)
 
     def read(self, level: int, x: int, y: int, width: int, height: int) -> np.ndarray:
         """Pixels of a region that lies inside the level, uint8 ``[height, width, 3]``."""
@@ -144,12 +153,15 @@ def choose_reader(path: Path) -> Reader:
     Raises:
         SlideReadError: missing, empty, truncated, not a slide, or in a form that no library here reads.
     """
-    if not path.exists():
-        raise SlideReadError(f"slide '{path}': no such file; check the path")
-    if path.is_dir():
-        raise SlideReadError(f"slide '{path}': is a folder; name the slide's file")
-    with path.open("rb") as file:
-        magic = file.read(4)
+    try:
+        with path.open("rb") as file:
+            magic = file.read(4)
+    except FileNotFoundError:
+        raise SlideReadError(f"slide '{path}': no such file; check the path") from None
+    except IsADirectoryError:
+        raise SlideReadError(f"slide '{path}': is a folder; name the slide's file") from None
+    except OSError as error:
+        raise SlideReadError(f"slide '{path}': cannot be read ({error.strerror}); check the file") from error
     if not magic:
         raise SlideReadError(f"slide '{path}': the file is empty; copy it again")
     vendor = _vendor(path)
@@ -165,11 +177,14 @@ def choose_reader(path: Path) -> Reader:
 def _choose_for_tiff(path: Path, vendor: str | None) -> Reader:
     tiff = TiffPyramid(path)
     if not tiff.levels:
+        tiff.close()
         raise SlideReadError(f"slide '{path}': its pixels are not stored as tiles of 8-bit RGB; {_CONVERT}")
-    if tiff.compression in _BY_CUCIM and not tiff.has_deflate and not tiff.is_sub_ifd_pyramid and _has_cucim():
+    suits_cucim = tiff.compression in _BY_CUCIM and not (tiff.has_deflate or tiff.has_gaps or tiff.is_sub_ifd_pyramid)
+    if suits_cucim and _has_cucim():
         reader = CucimReader(tiff)
         if reader.sizes == [(level.width, level.height) for level in tiff.levels]:
             return reader
+        reader.image.close()
     if tiff.compression in _BY_CUCIM | _BY_IMAGECODECS:
         return TiffReader(tiff)
     tiff.close()

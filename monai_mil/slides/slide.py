@@ -14,7 +14,7 @@ from monai_mil.errors import SlideReadError
 from monai_mil.slides.readers import Reader, choose_reader
 from monai_mil.slides.tiff import TiffPyramid, paste
 
-_BAND_PIXELS = 2**26
+_BAND_PIXELS = 2**25
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ class Slide:
         paste(inside, region, left - x, top - y)
         return region
 
-    def finest_level_within(self, downsample: float) -> int:
+    def coarsest_level_within(self, downsample: float) -> int:
         """The coarsest level that is still at least as fine as ``downsample`` (up to 1 %); level 0 if none is."""
         return max(
             (index for index, level in enumerate(self.levels) if level.downsample <= 1.01 * downsample),
@@ -104,19 +104,21 @@ class Slide:
         """The whole slide at ``size`` ``(w, h)``, averaged over areas; memory is bounded whatever the pyramid."""
         import cv2
 
-        index = self.finest_level_within(min(self.size[0] / size[0], self.size[1] / size[1]))
+        index = self.coarsest_level_within(min(self.size[0] / size[0], self.size[1] / size[1]))
         level = self.levels[index]
+        # Over whole levels the stored tiles take half the time and memory that cuCIM does.
+        read = self.backend.read if self.tiff is None else self.tiff.read
         factor = max(1, min(level.width // size[0], level.height // size[1]))
         rows = max(1, _BAND_PIXELS // (level.width * factor)) * factor
         width = -(-level.width // factor)
         bands = []
         for y in range(0, level.height, rows):
             height = min(rows, level.height - y)
-            band = self.read_level(0, y, (level.width, height), index)
+            band = read(index, 0, y, level.width, height)
             if factor > 1:
-                band = cv2.copyMakeBorder(
-                    band, 0, -height % factor, 0, -level.width % factor, borderType=cv2.BORDER_REPLICATE
-                )
+                below, right = -height % factor, -level.width % factor
+                if below or right:
+                    band = cv2.copyMakeBorder(band, 0, below, 0, right, borderType=cv2.BORDER_REPLICATE)
                 band = cv2.resize(band, (width, band.shape[0] // factor), interpolation=cv2.INTER_AREA)
             bands.append(band)
         whole = bands[0] if len(bands) == 1 else np.concatenate(bands)
@@ -147,29 +149,33 @@ class Slide:
         return f"Slide('{self.path}', {width} x {height} px, {self.mpp:g} mpp, read by {self.reader})"
 
 
-def open_slide(path: str | Path, *, mpp: float | None = None) -> Slide:
+def open_slide(path: str | Path, *, mpp: float | None = None, default_mpp: float | None = None) -> Slide:
     """Open a whole-slide image with the library that reads it correctly.
 
     Args:
         path: SVS, tiled TIFF, OME-TIFF, DICOM WSI (any instance of the series) or another format OpenSlide knows.
-        mpp: micrometres per pixel of level 0, where the file does not say or says it wrongly.
+        mpp: micrometres per pixel of level 0, whatever the file says.
+        default_mpp: micrometres per pixel of level 0, where the file does not say.
 
     Raises:
         SlideReadError: missing, empty, truncated, not a slide, or without a pixel size.
     """
     path = Path(path)
+    for given in (mpp, default_mpp):
+        if given is not None and not (given > 0 and math.isfinite(given)):
+            raise SlideReadError(
+                f"slide '{path}': the given pixel size {given} is not a positive number of micrometres"
+            )
     backend = choose_reader(path)
-    if mpp is None:
-        if backend.mpp is None:
-            backend.close()
-            raise SlideReadError(f"slide '{path}': no pixel size (mpp) in the file; pass --mpp 0.25 if you know it")
+    if mpp is None and backend.mpp is not None:
         x, y = backend.mpp
         mpp = (x + y) / 2
         if abs(x - y) > 0.02 * mpp:
             warnings.warn(f"slide '{path}': pixels are {x:g} x {y:g} µm; taken as {mpp:g} µm squares", stacklevel=2)
-    elif not (mpp > 0 and math.isfinite(mpp)):
+    mpp = mpp or default_mpp
+    if mpp is None:
         backend.close()
-        raise SlideReadError(f"slide '{path}': the given pixel size {mpp} is not a positive number of micrometres")
+        raise SlideReadError(f"slide '{path}': no pixel size (mpp) in the file; pass --mpp 0.25 if you know it")
     return Slide(path, backend, mpp)
 
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import html
 import math
 import os
 import re
-import weakref
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,23 +59,25 @@ class TiffPyramid:
         try:
             with tifffile.TiffFile(path) as tiff:
                 pages: list[Any] = list(tiff.pages)
+                self.has_gaps = not all(map(_is_complete, pages))
                 self.has_deflate = any(page.compression in _DEFLATE for page in pages)
                 self.is_sub_ifd_pyramid = bool(pages[0].subifds)
                 self.description = pages[0].description
                 self.ome_metadata = tiff.ome_metadata if tiff.is_ome else None
                 self.resolution_mpp = _resolution_mpp(pages[0])
                 self.levels = tuple(_stored_levels(tiff))
-        except (tifffile.TiffFileError, ValueError, IndexError, KeyError, TypeError) as error:
+                if not all(_is_complete(level.page) for level in self.levels):
+                    raise ValueError("the table of its tiles is incomplete")
+        except Exception as error:  # a damaged header makes tifffile stumble in many ways
             raise SlideReadError(f"slide '{path}': damaged or not a slide ({error}); copy it again") from error
         size = path.stat().st_size
         if any((level.offsets + level.byte_counts).max(initial=0) > size for level in self.levels):
             raise SlideReadError(f"slide '{path}': truncated, its tiles reach beyond its {size} bytes; copy it again")
-        self._file = os.open(path, os.O_RDONLY)
-        self._closer = weakref.finalize(self, os.close, self._file)
+        self._file = path.open("rb", buffering=0)
 
     def close(self) -> None:
         """Close the file."""
-        self._closer()
+        self._file.close()
 
     @property
     def compression(self) -> int:
@@ -96,13 +98,16 @@ class TiffPyramid:
             return _ome_mpp(self.ome_metadata)
         aperio = self.properties.get("aperio.MPP")
         if aperio is not None:
-            return _positive(aperio, aperio)
+            return positive_pair(aperio, aperio)
         return self.resolution_mpp
 
     def encoded(self, level: int, tile: int) -> bytes:
         """The bytes of a stored tile; empty where the writer left it out."""
         stored = self.levels[level]
-        return os.pread(self._file, int(stored.byte_counts[tile]), int(stored.offsets[tile]))
+        try:
+            return os.pread(self._file.fileno(), int(stored.byte_counts[tile]), int(stored.offsets[tile]))
+        except OSError as error:
+            raise SlideReadError(f"slide '{self.path}': cannot be read ({error.strerror}); check the disk") from error
 
     def decode(self, level: int, tile: int, out: np.ndarray) -> None:
         """Decode a stored tile.
@@ -228,6 +233,11 @@ def _stored_levels(tiff: Any) -> Iterator[StoredLevel]:
         )
 
 
+def _is_complete(page: Any) -> bool:
+    """Whether the page says where each of its tiles or strips lies."""
+    return len(page.dataoffsets) == len(page.databytecounts) == math.prod(page.chunked)
+
+
 def _reduces(page: Any, finer: Any) -> bool:
     """Whether ``page`` can be the same image as ``finer`` with fewer pixels: both axes shrink by the same factor."""
     factor = finer.imagewidth / page.imagewidth
@@ -244,19 +254,20 @@ def _resolution_mpp(page: Any) -> tuple[float, float] | None:
 
 
 def _ome_mpp(xml: str) -> tuple[float, float] | None:
-    pixels = re.search(r"<Pixels\b[^>]*>", xml)
+    pixels = re.search(r"<Pixels\b[^>]*>", html.unescape(xml).replace("\u03bc", "\u00b5"))
     attributes = dict(re.findall(r'(\w+)="([^"]*)"', pixels.group() if pixels else ""))
     scales = {"µm": 1.0, "um": 1.0, "nm": 1e-3, "mm": 1e3}
     scale_x, scale_y = (scales.get(attributes.get(f"PhysicalSize{axis}Unit", "µm")) for axis in "XY")
-    mpp = _positive(attributes.get("PhysicalSizeX", ""), attributes.get("PhysicalSizeY", ""))
+    mpp = positive_pair(attributes.get("PhysicalSizeX", ""), attributes.get("PhysicalSizeY", ""))
     if mpp is None or scale_x is None or scale_y is None:
         return None
     return mpp[0] * scale_x, mpp[1] * scale_y
 
 
-def _positive(x: str, y: str) -> tuple[float, float] | None:
+def positive_pair(x: str, y: str) -> tuple[float, float] | None:
+    """Two positive numbers, or None where one of the texts is none."""
     try:
-        mpp = float(x), float(y)
+        pair = float(x), float(y)
     except ValueError:
         return None
-    return mpp if min(mpp) > 0 else None
+    return pair if min(pair) > 0 and math.isfinite(sum(pair)) else None

@@ -108,7 +108,7 @@ def otsu(histogram: np.ndarray, min_contrast: float) -> float:
 def _overview(slide: Slide, mpp: float) -> tuple[np.ndarray, tuple[float, float]]:
     """The slide at about ``mpp``: a level as it is if one lies within a factor of 2, otherwise averaged down to it."""
     downsample = max(1.0, mpp / slide.mpp)
-    level = slide.levels[slide.finest_level_within(downsample)]
+    level = slide.levels[slide.coarsest_level_within(downsample)]
     if downsample < 2 * level.downsample:
         width, height = level.width, level.height
     else:

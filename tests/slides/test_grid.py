@@ -106,7 +106,18 @@ def test_magnification_is_ten_over_mpp() -> None:
         TileGrid.cover(slide, None, magnification=20, target_mpp=0.5)
 
 
-@pytest.mark.parametrize("options", [{"overlap": 256}, {"overlap": -1}, {"tile_size": 0}, {"target_mpp": -0.5}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"overlap": 256},
+        {"overlap": -1},
+        {"tile_size": 0},
+        {"target_mpp": -0.5},
+        {"target_mpp": 0.0},
+        {"target_mpp": np.inf},
+        {"magnification": 0},
+    ],
+)
 def test_impossible_grids_are_refused(options: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="make no grid"):
         TileGrid.cover(bare_slide([(4000, 4000)], 0.25), None, **options)

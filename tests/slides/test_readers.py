@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import subprocess
+import sys
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +14,7 @@ import tifffile
 
 from monai_mil.errors import SlideReadError
 from monai_mil.slides import open_slide, reader_report, write_pyramid
+from monai_mil.slides.tiff import _ome_mpp
 from tests.conftest import shared
 from tests.slides.conftest import overwrite_tile
 
@@ -135,6 +139,12 @@ def test_screen_resolution_is_no_pixel_size(tmp_path: Path, image: np.ndarray) -
         assert slide.mpp == 0.3
 
 
+@pytest.mark.parametrize("unit", ["µm", "\u03bcm", "&#181;m", "um"])
+def test_micrometres_of_ome_are_read_however_they_are_spelled(unit: str) -> None:
+    xml = f'<Pixels PhysicalSizeX="0.5" PhysicalSizeXUnit="{unit}" PhysicalSizeY="0.5" PhysicalSizeYUnit="{unit}"/>'
+    assert _ome_mpp(xml) == (0.5, 0.5)
+
+
 def test_resolution_per_inch_and_unlike_axes(tmp_path: Path, image: np.ndarray) -> None:
     path = write_tiff(tmp_path / "a.tif", image, resolution=(50_800, 25_400), resolutionunit="INCH")
     with pytest.warns(UserWarning, match=r"pixels are 0.5 x 1 µm"), open_slide(path) as slide:
@@ -176,6 +186,51 @@ def test_a_damaged_tile_is_an_error_that_names_its_position(
 def test_a_given_pixel_size_must_make_sense(jpeg_slide: Path, mpp: float) -> None:
     with pytest.raises(SlideReadError, match="not a positive number"):
         open_slide(jpeg_slide, mpp=mpp)
+
+
+def test_a_damaged_header_is_an_error_and_never_ends_the_process(tmp_path: Path, image: np.ndarray) -> None:
+    """Bytes of the page directories overwritten at random, in a process of its own: cuCIM can crash on them."""
+    write_pyramid(tmp_path / "whole.tif", image[:500, :600], mpp=0.5, downsamples=(1, 4))
+    script = f"""
+    import random
+    import tifffile
+    from pathlib import Path
+    from monai_mil.errors import SlideReadError
+    from monai_mil.slides import open_slide
+    folder = Path({str(tmp_path)!r})
+    whole = (folder / "whole.tif").read_bytes()
+    with tifffile.TiffFile(folder / "whole.tif") as tiff:
+        pages = [page.offset for page in tiff.pages]
+        offsets = {{page.index: page.tags["TileOffsets"].offset for page in tiff.pages}}
+    chance = random.Random(0)
+    changes = [{{offset: 0}} for offset in offsets.values()]
+    changes += [{{chance.choice(pages) + chance.randrange(250): chance.randrange(256)}} for _ in range(300)]
+    failed = 0
+    for change in changes:
+        damaged = bytearray(whole)
+        for place, value in change.items():
+            damaged[place % len(damaged)] = value
+        (folder / "damaged.tif").write_bytes(damaged)
+        try:
+            with open_slide(folder / "damaged.tif", mpp=0.5) as slide:
+                slide.read(0, 0, (300, 300))
+        except SlideReadError as error:
+            assert "damaged.tif" in str(error)
+            failed += 1
+    print(failed)
+    """
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(script)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert int(done.stdout) > 50
+
+
+def test_a_file_without_permission_is_named(jpeg_slide: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(self: Path, *args: object, **options: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "open", refuse)  # a superuser may open everything
+    with pytest.raises(SlideReadError, match=r"jpeg.tif': cannot be read \(Permission denied\)"):
+        open_slide(jpeg_slide)
 
 
 def test_report_names_every_reader() -> None:

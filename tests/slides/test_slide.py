@@ -1,11 +1,15 @@
 from __future__ import annotations
 
+import subprocess
+import sys
+import textwrap
 from pathlib import Path
 
 import numpy as np
 import pytest
 import tifffile
 
+from monai_mil.errors import SlideReadError
 from monai_mil.slides import open_slide, slide_id, write_pyramid
 from tests.slides.conftest import textured
 
@@ -75,3 +79,52 @@ def test_scaling_in_bands_changes_nothing(lossless_slide: Path, monkeypatch: pyt
 )
 def test_slide_id_is_the_file_name_without_suffix(path: str, name: str) -> None:
     assert slide_id(path) == name
+
+
+def test_a_level_that_is_far_too_fine_is_averaged_in_bounded_memory(tmp_path: Path) -> None:
+    path = tmp_path / "single.tif"
+    write_pyramid(path, (np.full((512, 16384, 3), 200, np.uint8) for _ in range(32)), size=(16384, 16384), mpp=0.25)
+    script = f"""
+    import resource
+    import cv2
+    from monai_mil.slides import open_slide
+    with open_slide({str(path)!r}) as slide:
+        slide.levels = slide.levels[:1]
+        start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        assert slide.thumbnail(500).shape == (500, 500, 3)
+        print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - start) // 1024)
+    """
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(script)], capture_output=True, text=True, check=True)
+    assert int(done.stdout) < 200, "MiB for a level of 768 MiB"
+
+
+def test_a_default_pixel_size_never_replaces_the_file_s_own(jpeg_slide: Path, tmp_path: Path) -> None:
+    with open_slide(jpeg_slide, default_mpp=0.25) as slide:
+        assert slide.mpp == pytest.approx(0.5)
+    with open_slide(jpeg_slide, mpp=0.25) as slide:
+        assert slide.mpp == 0.25
+    tifffile.imwrite(tmp_path / "no_mpp.tif", textured(300, 300), tile=(256, 256), photometric="rgb", metadata=None)
+    with open_slide(tmp_path / "no_mpp.tif", default_mpp=0.25) as slide:
+        assert slide.mpp == 0.25
+
+
+def test_slides_leave_no_file_open_whether_they_can_be_read_or_not(tmp_path: Path, jpeg_slide: Path) -> None:
+    open_files = Path("/proc/self/fd")
+    if not open_files.exists():
+        pytest.skip("this system does not list open files")
+    tifffile.imwrite(tmp_path / "strips.tif", textured(64, 64), photometric="rgb", metadata=None)
+    tifffile.imwrite(tmp_path / "no_mpp.tif", textured(64, 64), tile=(64, 64), photometric="rgb", metadata=None)
+    errors = []
+
+    def open_all() -> int:
+        with open_slide(jpeg_slide) as slide:
+            slide.read(0, 0, (8, 8))
+        for name in ("strips.tif", "no_mpp.tif"):
+            try:
+                open_slide(tmp_path / name)
+            except SlideReadError as error:
+                errors.append(error)  # a traceback that is kept keeps no file open
+        return len(list(open_files.iterdir()))
+
+    before = open_all()
+    assert max(open_all() for _ in range(5)) <= before

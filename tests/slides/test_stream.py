@@ -7,6 +7,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import tifffile
 import torch
 
 from monai_mil.errors import SlideReadError
@@ -14,7 +15,7 @@ from monai_mil.slides import Slide, TileGrid, open_slide, segment_tissue, stream
 from monai_mil.slides import decode as decode_module
 from monai_mil.slides.plan import ReadPlan
 from tests.conftest import shared
-from tests.slides.conftest import overwrite_tile
+from tests.slides.conftest import overwrite_tile, textured
 
 
 def by_regions(slide: Slide, grid: TileGrid) -> np.ndarray:
@@ -112,6 +113,30 @@ def test_an_empty_grid_streams_nothing(jpeg_slide: Path) -> None:
         grid = TileGrid.cover(slide, None)
         empty = TileGrid(**{**vars(grid), "coords": grid.coords[:0]})
         assert list(stream_tiles(slide, empty)) == []
+
+
+def test_a_tile_that_rounds_to_beyond_its_level_is_white(tmp_path: Path) -> None:
+    """Column 1024 of 1025 lies nearest to pixel 256 of a level that is 256 px wide."""
+    image = textured(1025, 700)
+    with tifffile.TiffWriter(tmp_path / "a.tif") as tiff:
+        for step in (1, 4):
+            level = np.ascontiguousarray(image[:700:step, : 1024 if step > 1 else None : step])
+            tiff.write(level, tile=(128, 128), photometric="rgb", metadata=None, subfiletype=int(step > 1))
+    with open_slide(tmp_path / "a.tif", mpp=0.25) as slide:
+        grid = TileGrid.cover(slide, None, tile_size=64, target_mpp=1.0)
+        plan = ReadPlan.of(slide, grid)
+        assert (plan.level, plan.x.max(), slide.levels[1].width) == (1, 256, 256)
+        tiles = streamed(slide, grid)
+        assert (tiles[plan.x == 256] == 255).all()
+        np.testing.assert_array_equal(tiles, by_regions(slide, grid))
+
+
+def test_a_slide_closed_too_early_is_an_error_not_another_file_s_pixels(jpeg_slide: Path) -> None:
+    slide = open_slide(jpeg_slide)
+    grid = TileGrid.cover(slide, None)
+    slide.close()
+    with open_slide(jpeg_slide), pytest.raises(ValueError, match="closed file"):
+        list(stream_tiles(slide, grid))
 
 
 def test_threads_end_when_the_consumer_stops_early(jpeg_slide: Path) -> None:
