@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import math
 import os
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from monai_mil.bags.cohort import SPLITS, Cohort, CohortSlide
+from monai_mil.bags.info import names_a_file
 from monai_mil.errors import CohortError
 from monai_mil.slides import slide_id
 
@@ -25,6 +27,8 @@ _SECTIONS = {
     "data": None,
 }
 _SHOWN_PROBLEMS = 10
+_NAN = "nan"
+"""How pandas may write a missing value."""
 
 
 @dataclass
@@ -92,16 +96,14 @@ def read_cohort(
 
 
 def _read_csv(path: Path) -> _Table:
+    reader = csv.reader(io.StringIO(_text_of(path), newline=""), strict=True)
     try:
-        text = path.read_text(encoding="utf-8-sig")
-    except FileNotFoundError:
-        raise CohortError(f"cohort '{path}': no such file") from None
-    except UnicodeDecodeError as error:
-        raise CohortError(f"cohort '{path}': not UTF-8 (byte {error.start}); save the table as CSV UTF-8") from None
-    except OSError as error:
-        raise CohortError(f"cohort '{path}': cannot be read ({error.strerror})") from None
-    reader = csv.reader(text.splitlines())
-    header = [name.strip() for name in next(reader, [])]
+        lines = [(reader.line_num, cells) for cells in reader]
+    except csv.Error as error:
+        raise CohortError(
+            f"cohort '{path}', row {reader.line_num}: not CSV ({error}); look for a quotation mark without its partner"
+        ) from None
+    header = _without_empty_end(next(iter(lines), (1, []))[1])
     if len(header) == 1:
         found = next((mark for mark in (";", "\t", "|") if mark in header[0]), None)
         if found is not None:
@@ -109,24 +111,44 @@ def _read_csv(path: Path) -> _Table:
     table = _Table(path, header, [])
     for name in sorted({name for name in header if header.count(name) > 1}):
         table.problem("row 1", name, "stands there twice")
-    for cells in reader:
-        if not any(cell.strip() for cell in cells):
+    for number, cells in lines[1:]:
+        filled = _without_empty_end(cells)
+        if not filled:
             continue
-        row = f"row {reader.line_num}"
-        if len(cells) != len(header):
+        row = f"row {number}"
+        if len(cells) < len(header) or len(filled) > len(header):
             table.problem(row, header[min(len(cells), len(header)) - 1], f"{len(cells)} cells, not {len(header)}")
-        table.rows.append((row, {name: cell.strip() for name, cell in zip(header, cells, strict=False)}))
+        filled += [""] * (len(header) - len(filled))
+        table.rows.append((row, dict(zip(header, filled, strict=False))))
     table.raise_problems()
     return table
 
 
+def _text_of(path: Path) -> str:
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            return file.read()
+    except FileNotFoundError:
+        raise CohortError(f"cohort '{path}': no such file; check the path") from None
+    except UnicodeDecodeError as error:
+        raise CohortError(f"cohort '{path}': not UTF-8 (byte {error.start}); save the table as CSV UTF-8") from None
+    except OSError as error:
+        raise CohortError(f"cohort '{path}': cannot be read ({error.strerror}); check the file") from None
+
+
+def _without_empty_end(cells: list[str]) -> list[str]:
+    """The cells without blanks around them and without the empty ones that spreadsheets put behind the last."""
+    stripped = [cell.strip() for cell in cells]
+    while stripped and not stripped[-1]:
+        stripped.pop()
+    return stripped
+
+
 def _read_json(path: Path) -> _Table:
     try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
-    except FileNotFoundError:
-        raise CohortError(f"cohort '{path}': no such file") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise CohortError(f"cohort '{path}': not valid JSON ({error})") from None
+        content = json.loads(_text_of(path))
+    except json.JSONDecodeError as error:
+        raise CohortError(f"cohort '{path}': not valid JSON ({error}); correct it there") from None
     rows = list(_json_rows(path, content))
     return _Table(path, sorted({column for _, cells in rows for column in cells}), rows)
 
@@ -144,6 +166,11 @@ def _json_rows(path: Path, content: Any) -> Iterator[tuple[str, dict[str, Any]]]
             if not isinstance(item, dict):
                 raise CohortError(f"cohort '{path}', {row}: not a dictionary")
             cells = {name: value if isinstance(value, list) else _text(value) for name, value in item.items()}
+            listed = [name for name in ("image", "path", "slide_id", "patient_id") if isinstance(cells.get(name), list)]
+            if listed:
+                raise CohortError(
+                    f"cohort '{path}', {row}, column '{listed[0]}': a list; give one item for every slide"
+                )
             place = cells.get("path") or cells.get("image") or ""
             cells = {"slide_id": slide_id(str(place)), "path": place} | cells
             yield row, cells if split is None else cells | {"split": split}
@@ -164,8 +191,15 @@ def _classes(table: _Table, labels: tuple[str, ...], classes: Sequence[str] | No
         return tuple(classes or (f"{labels[0]}_{k}" for k in range(max(widths))))
     if classes is not None:
         return tuple(map(str, classes))
-    names = {value for value in values if value}
-    return tuple(sorted(names, key=int if all(name.isdecimal() for name in names) else None))
+    names = {value for value in values if value and value.lower() != _NAN}
+    return tuple(sorted(names, key=float if all(map(_is_number, names)) else None))
+
+
+def _is_number(name: str) -> bool:
+    try:
+        return math.isfinite(float(name))
+    except ValueError:
+        return False
 
 
 def _slide(
@@ -174,8 +208,8 @@ def _slide(
     name = cells.get("slide_id", "")
     if not name:
         table.problem(row, "slide_id", "empty")
-    elif Path(name).name != name:
-        table.problem(row, "slide_id", f"'{name}' cannot name a file; use no path separators")
+    elif not names_a_file(name):
+        table.problem(row, "slide_id", f"'{name}' cannot name a file; use no path separators and no leading dot")
     split = cells.get("split") or None
     if split is not None and split not in SPLITS:
         table.problem(row, "split", f"'{split}' is none of {', '.join(SPLITS)}")
@@ -199,9 +233,11 @@ def _label(
         return _multi_label(table, row, values, labels, classes, unlabelled)
     if values in classes:
         return classes.index(values)
-    if values or not unlabelled:
-        what = f"'{values}' is none of the classes {', '.join(classes)}" if values else "no label"
-        table.problem(row, labels[0], what)
+    known = values and values.lower() != _NAN
+    if known or not unlabelled:
+        table.problem(
+            row, labels[0], f"'{values}' is none of the classes {', '.join(classes)}" if known else "no label"
+        )
     return -1
 
 
@@ -214,7 +250,7 @@ def _multi_label(
         return ()
     parsed = []
     for column, value in zip(columns, map(_text, values), strict=True):
-        allowed = {"": math.nan, "nan": math.nan, "0": 0.0, "1": 1.0, "0.0": 0.0, "1.0": 1.0}
+        allowed = {"": math.nan, _NAN: math.nan, "0": 0.0, "1": 1.0, "0.0": 0.0, "1.0": 1.0}
         if value.lower() not in allowed:
             table.problem(row, column, f"'{value}' is none of 0, 1 and empty (unknown)")
         parsed.append(allowed.get(value.lower(), math.nan))

@@ -42,7 +42,11 @@ class EmbedSettings:
         cls, encoder: Encoder, *, tile_size: int | None = None, target_mpp: float | None = None, **settings: Any
     ) -> EmbedSettings:
         """Settings whose tile size and resolution are the encoder's own where none are given."""
-        return cls(tile_size or encoder.tile_size, target_mpp or encoder.target_mpp, **settings)
+        return cls(
+            encoder.tile_size if tile_size is None else tile_size,
+            encoder.target_mpp if target_mpp is None else target_mpp,
+            **settings,
+        )
 
     def tissue_record(self) -> dict[str, Any]:
         """What the bag file keeps of the tissue settings; plain JSON values."""

@@ -18,7 +18,7 @@ from filelock import FileLock, Timeout
 from monai_mil.bags.embed import EmbedSettings, embed_slide, tile_slide
 from monai_mil.bags.file import BagFile
 from monai_mil.bags.info import BagInfo
-from monai_mil.bags.partial import PartialRows
+from monai_mil.bags.partial import PartialRows, discard_rows, header_of
 from monai_mil.errors import BagError, MonaiMILError
 from monai_mil.files import replacing
 from monai_mil.slides import TileGrid, TissueMask, open_slide
@@ -85,8 +85,10 @@ def run_job(job: EmbedJob, encoder: Encoder, on_tiles: OnTiles, *, wait: bool) -
     try:
         job.unfinished.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(job.unfinished.with_suffix(".lock"), timeout=-1 if wait else 0):
-            if job.bag.exists() and not job.overwrite:
-                return SlideResult(job.slide_id, str(job.path), "kept", _check_kept(job, encoder))
+            kept = _kept(job, encoder)
+            if kept is not None:
+                discard_rows(job.unfinished)
+                return SlideResult(job.slide_id, str(job.path), "kept", kept)
             tiles = _embed(job, encoder, on_tiles)
             return SlideResult(job.slide_id, str(job.path), "embedded", tiles, time.perf_counter() - start)
     except Timeout:
@@ -98,10 +100,10 @@ def run_job(job: EmbedJob, encoder: Encoder, on_tiles: OnTiles, *, wait: bool) -
 
 def _embed(job: EmbedJob, encoder: Encoder, on_tiles: OnTiles) -> int:
     """Encode what is missing, then write mask and bag; returns the number of tiles."""
-    for file in (job.bag, job.mask):
+    for file in (job.bag, job.mask, header_of(job.unfinished)):
         for left_by_killed_run in file.parent.glob(f".{glob.escape(file.name)}.*.tmp"):
             left_by_killed_run.unlink(missing_ok=True)
-    with open_slide(job.path, mpp=job.settings.mpp) as slide:
+    with open_slide(job.path, default_mpp=job.settings.mpp) as slide:
         grid, tissue = tile_slide(slide, job.settings)
         info = job.settings.info(slide, grid, encoder, job.slide_id)
         shape = (len(grid), encoder.width, *(encoder.grid or ()))
@@ -114,7 +116,7 @@ def _embed(job: EmbedJob, encoder: Encoder, on_tiles: OnTiles) -> int:
                     on_tiles(rows.done, len(grid))
             _write_mask(job.mask, tissue)
             BagFile.write(job.bag, rows.read(), grid.coords, info)
-    rows.discard()
+    discard_rows(job.unfinished)
     return len(grid)
 
 
@@ -137,21 +139,36 @@ def _write_mask(path: Path, tissue: TissueMask) -> None:
         partial.write_bytes(cv2.imencode(".png", tissue.mask.astype(np.uint8) * 255)[1].tobytes())
 
 
+def _kept(job: EmbedJob, encoder: Encoder) -> int | None:
+    """Number of tiles in the bag that exists and can stay; None if there is none, or it is to be replaced."""
+    if not job.bag.exists():
+        return None
+    try:
+        return _check_kept(job, encoder)
+    except BagError:
+        if job.overwrite:
+            return None
+        raise
+
+
 def _check_kept(job: EmbedJob, encoder: Encoder) -> int:
     """Number of tiles in the bag that exists; BagError if this run would make another one."""
     settings = job.settings
     wanted: dict[str, Any] = {
         "encoder": encoder.name,
         "encoder_digest": encoder.digest,
+        "width": encoder.width,
+        "grid": encoder.grid,
         "tile_size": settings.tile_size,
         "target_mpp": settings.target_mpp,
         "overlap": settings.overlap,
         "tissue": settings.tissue_record(),
     }
-    if settings.mpp is not None:
-        wanted["mpp"] = settings.mpp
     with BagFile(job.bag) as bag:
-        n, found = bag.n, {name: getattr(bag.info, name) for name in wanted}
+        n, found = bag.n, vars(bag.info) | {"width": bag.width, "grid": bag.grid}
+    if settings.mpp not in (None, found["mpp"]):
+        with open_slide(job.path, default_mpp=settings.mpp) as slide:
+            wanted["mpp"] = slide.mpp
     different = [f"{name} {found[name]} instead of {wanted[name]}" for name in wanted if found[name] != wanted[name]]
     if different:
         raise BagError(

@@ -82,7 +82,8 @@ def embed_cohort(
         mpp: micrometres per pixel of slides that do not say it themselves.
         batch_size: tiles a step.
         device: of an encoder given by name; tiles are decoded where the encoder is.
-        overwrite: make existing bags anew; without it a bag of other settings or another encoder is an error.
+        overwrite: replace bags of other settings or another encoder, and damaged ones, which are errors without it.
+            Bags that fit are kept, so that this too can be killed, resumed and shared.
         progress: show a bar, and at the end what failed.
         workers: processes on this machine (more than one needs the extra ``scale``).
         scheduler: address of a Dask scheduler to spread the slides over (needs the extra ``scale``).

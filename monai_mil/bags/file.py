@@ -171,7 +171,8 @@ class BagFile:
             extras: further datasets with one row per instance, for example ``instance_labels``.
 
         Raises:
-            BagError: a feature is NaN or beyond float16, lengths differ, or the disk is full; names the file.
+            BagError: a feature is NaN or beyond float16, or lengths differ; names the file.
+            OutputError: the file cannot be written, because the disk is full for example.
         """
         path, coords, extras = Path(path), np.asarray(coords), dict(extras or {})
         _check_shapes(path, features, coords, extras)
@@ -201,7 +202,8 @@ def export_clam(bag: str | os.PathLike[str], folder: str | os.PathLike[str]) -> 
         The two files.
 
     Raises:
-        BagError: the bag is spatial or cannot be read, or the disk is full.
+        BagError: the bag is spatial or cannot be read.
+        OutputError: a file cannot be written, because the disk is full for example.
     """
     import torch
 

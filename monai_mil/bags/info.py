@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -82,16 +82,24 @@ def read_info(
     coords: np.ndarray,
 ) -> BagInfo:
     """Read the frame of a bag from its attributes: our own, else TRIDENT's, else CLAM's, else from the grid itself."""
-    if _PREFIX + "slide_id" in file_attributes:
-        return _own_info(_known(file_attributes))
     attributes = _known(coord_attributes)
     encoder = _known(feature_attributes).get("encoder")
-    name = str(attributes.get("name", slide_id))
-    if {"patch_size", "level0_magnification", "target_magnification"} <= attributes.keys():
-        return _trident_info(name, encoder, attributes)
-    if {"patch_size", "patch_level"} <= attributes.keys():
-        return _clam_info(name, encoder, attributes)
-    return BagInfo(slide_id=slide_id, encoder=encoder, tile_size_level0=_grid_step(coords), version=None)
+    if _PREFIX + "slide_id" in file_attributes:
+        info = _own_info(_known(file_attributes))
+    elif {"patch_size", "level0_magnification", "target_magnification"} <= attributes.keys():
+        info = _trident_info(str(attributes.get("name", slide_id)), encoder, attributes)
+    elif {"patch_size", "patch_level"} <= attributes.keys():
+        info = _clam_info(str(attributes.get("name", slide_id)), encoder, attributes, coords)
+    else:
+        info = BagInfo(slide_id=slide_id, encoder=encoder, tile_size_level0=_grid_step(coords), version=None)
+    return info if names_a_file(info.slide_id) else replace(info, slide_id=slide_id)
+
+
+def names_a_file(slide_id: str) -> bool:
+    """Whether files can be named by it without leaving their folder or being hidden there."""
+    return (
+        slide_id.isprintable() and not slide_id.startswith(".") and not {"/", "\\"} & set(slide_id) and slide_id != ""
+    )
 
 
 def _known(attributes: Mapping[str, Any]) -> dict[str, Any]:
@@ -125,17 +133,24 @@ def _trident_info(name: str, encoder: str | None, attributes: dict[str, Any]) ->
     )
 
 
-def _clam_info(name: str, encoder: str | None, attributes: dict[str, Any]) -> BagInfo:
-    """CLAM's ``patch_size`` counts pixels of ``patch_level``, which is ``downsample`` times coarser than level 0."""
-    downsample = float(np.ravel(attributes.get("downsample", 1.0))[0])
+def _clam_info(name: str, encoder: str | None, attributes: dict[str, Any], coords: np.ndarray) -> BagInfo:
+    """CLAM's ``patch_size`` counts pixels of ``patch_level``, which is ``downsample`` times coarser than level 0.
+
+    Tiles that were reduced further, by ``custom_downsample``, show as much more of the slide. A file that names a
+    level but not how coarse it is leaves the tiles' size to their distance.
+    """
     size = int(attributes["patch_size"])
-    level0_size = np.ravel(attributes["level_dim"]) * downsample if "level_dim" in attributes else None
+    downsample = attributes.get("downsample", None if attributes["patch_level"] else 1.0)
+    if downsample is None:
+        return BagInfo(name, encoder=encoder, tile_size=size, tile_size_level0=_grid_step(coords), version=None)
+    scale_x, scale_y = np.broadcast_to(np.ravel(downsample), 2).tolist()
+    width, height = attributes.get("level_dim", (None, None))
     return BagInfo(
         slide_id=name,
         encoder=encoder,
         tile_size=size,
-        tile_size_level0=size * downsample,
-        level0_size=None if level0_size is None else (round(level0_size[0]), round(level0_size[1])),
+        tile_size_level0=size * scale_x * float(attributes.get("custom_downsample", 1)),
+        level0_size=None if width is None else (round(width * scale_x), round(height * scale_y)),
         version=None,
     )
 

@@ -26,12 +26,12 @@ class PartialRows:
         done: number of rows there are.
 
     Raises:
-        BagError: the folder cannot be written.
+        OutputError: the folder cannot be written.
     """
 
     def __init__(self, path: Path, header: dict[str, Any], shape: tuple[int, ...], batch_size: int) -> None:
         self.path = path
-        self._header = path.with_suffix(".json")
+        self._header = header_of(path)
         self._stored = (shape[0], *shape[2:], shape[1])  # token-major, as the bag file
         self._row_bytes = 2 * int(np.prod(shape[1:]))
         content = json.dumps(header | {"shape": shape, "batch_size": batch_size}, sort_keys=True)
@@ -43,7 +43,7 @@ class PartialRows:
             rows = min(self.path.stat().st_size // self._row_bytes, shape[0])
             self.done = rows if rows == shape[0] else rows // batch_size * batch_size
         else:
-            self.discard()
+            discard_rows(path)
             with replacing(self._header) as partial:
                 partial.write_text(content)
             self.done = 0
@@ -54,7 +54,12 @@ class PartialRows:
             raise write_error(self.path, error) from error
 
     def append(self, features: np.ndarray) -> None:
-        """Add the next rows, float16 ``[m, d]`` or ``[m, d, h, w]``; raises BagError on NaN or a full disk."""
+        """Add the next rows, float16 ``[m, d]`` or ``[m, d, h, w]``.
+
+        Raises:
+            BagError: a value is NaN or infinite.
+            OutputError: the disk is full.
+        """
         bad = not_finite(features)
         if bad is not None:
             raise BagError(f"'{self.path}': the encoder gave NaN or values beyond 65504 for tile {self.done + bad}")
@@ -77,7 +82,13 @@ class PartialRows:
         except OSError as error:
             raise write_error(self.path, error) from error
 
-    def discard(self) -> None:
-        """Remove rows and header."""
-        self._header.unlink(missing_ok=True)
-        self.path.unlink(missing_ok=True)
+
+def header_of(rows: Path) -> Path:
+    """Where the header of a file of rows lies."""
+    return rows.with_suffix(".json")
+
+
+def discard_rows(rows: Path) -> None:
+    """Remove rows and header, if there are any."""
+    header_of(rows).unlink(missing_ok=True)
+    rows.unlink(missing_ok=True)

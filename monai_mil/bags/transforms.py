@@ -133,7 +133,7 @@ class EmbedSlided(MapTransform):
 
         embedded = dict(data)
         for key in self.key_iterator(embedded):
-            with open_slide(embedded[key], mpp=self.settings.mpp) as slide:
+            with open_slide(embedded[key], default_mpp=self.settings.mpp) as slide:
                 grid, _ = tile_slide(slide, self.settings)
                 batches = embed_slide(slide, grid, self.encoder, batch_size=self.batch_size, device=self.device)
                 features = torch.cat([batch.cpu() for batch in batches])
