@@ -77,10 +77,13 @@ def _facts(card: EncoderCard) -> str:
 
 
 def _device(device: str | torch.device, name: str) -> torch.device:
-    device = torch.device(device)
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise EncoderError(f"encoder '{name}': device '{device}' is not available here; use device 'cpu'")
-    return device
+    try:
+        found = torch.device(device)
+    except RuntimeError as error:
+        raise EncoderError(f"encoder '{name}': '{device}' is no device; use 'cpu', 'cuda' or 'cuda:1'") from error
+    if found.type == "cuda" and (found.index or 0) >= torch.cuda.device_count():
+        raise EncoderError(f"encoder '{name}': device '{found}' is not available here; use device 'cpu'")
+    return found
 
 
 def _default_dtype(device: torch.device, card: EncoderCard) -> torch.dtype:

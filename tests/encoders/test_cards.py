@@ -126,10 +126,14 @@ def test_unknown_names_are_answered_with_the_known_ones(timm):
 
 
 def test_a_device_that_is_absent_is_an_error():
-    if torch.cuda.is_available():
-        pytest.skip("this machine has a GPU")
-    with pytest.raises(EncoderError, match="device 'cuda' is not available"):
-        get_encoder("texture", device="cuda")
+    absent = f"cuda:{torch.cuda.device_count()}"
+    with pytest.raises(EncoderError, match=f"device '{absent}' is not available"):
+        get_encoder("texture", device=absent)
+
+
+def test_what_is_no_device_is_an_error():
+    with pytest.raises(EncoderError, match="'gpu' is no device; use 'cpu', 'cuda'"):
+        get_encoder("texture", device="gpu")
 
 
 def test_a_changed_card_is_an_encoder_of_its_own():
