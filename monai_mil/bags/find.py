@@ -26,10 +26,15 @@ def slide_datalist(place: str | os.PathLike[str]) -> list[dict[str, str]]:
     """MONAI data list (``image``, ``slide_id``) of the slides of a folder, or of one slide.
 
     Raises:
-        CohortError: there is no slide.
+        CohortError: there is no slide, or two have one name.
     """
     slides = find_slides(place) if Path(place).is_dir() else [Path(place)]
-    return [{"image": str(path), "slide_id": slide_id(path)} for path in slides]
+    first: dict[str, Path] = {}
+    for path in slides:
+        other = first.setdefault(slide_id(path), path)
+        if other != path:
+            raise CohortError(f"slides '{other}' and '{path}' have one name, '{slide_id(path)}'; rename one of them")
+    return [{"image": str(path), "slide_id": name} for name, path in first.items()]
 
 
 def bag_datalist(folder: str | os.PathLike[str]) -> list[dict[str, str]]:
