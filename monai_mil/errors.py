@@ -21,5 +21,9 @@ class CohortError(MonaiMILError):
     """A cohort table or datalist is invalid; names file, row and column."""
 
 
+class SettingsError(MonaiMILError):
+    """Settings that fit no slide; names the setting and what it may be."""
+
+
 class OutputError(MonaiMILError):
     """A result cannot be written: disk full, no permission."""

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from monai_mil.bags.info import BagInfo
-from monai_mil.errors import BagError
+from monai_mil.errors import BagError, SettingsError
 from monai_mil.slides import Slide, TileGrid, TissueMask, TissueSettings, segment_tissue, stream_tiles
 
 if TYPE_CHECKING:
@@ -28,6 +28,9 @@ class EmbedSettings:
         min_tissue: least share of tissue in a tile.
         tissue: how tissue is found.
         mpp: micrometres per level-0 pixel for slides that do not say it themselves.
+
+    Raises:
+        SettingsError: a value fits no slide.
     """
 
     tile_size: int
@@ -36,6 +39,13 @@ class EmbedSettings:
     min_tissue: float = 0.25
     tissue: TissueSettings = field(default_factory=TissueSettings)
     mpp: float | None = None
+
+    def __post_init__(self) -> None:
+        _must(self.tile_size >= 1, "tile size", self.tile_size, "at least 1 px")
+        _must(self.target_mpp > 0, "target mpp", self.target_mpp, "above 0 µm a pixel")
+        _must(0 <= self.overlap < self.tile_size, "overlap", self.overlap, f"from 0 to {self.tile_size - 1} px")
+        _must(0 <= self.min_tissue <= 1, "min tissue", self.min_tissue, "a fraction from 0 to 1")
+        _must(self.mpp is None or self.mpp > 0, "mpp", self.mpp, "above 0 µm a pixel")
 
     @classmethod
     def for_encoder(
@@ -69,6 +79,12 @@ class EmbedSettings:
             reader=slide.reader,
             tissue=self.tissue_record(),
         )
+
+
+def _must(true: bool, setting: str, value: object, allowed: str) -> None:
+    """Raise a SettingsError unless ``true``."""
+    if not true:
+        raise SettingsError(f"{setting} {value}: must be {allowed}")
 
 
 def tile_slide(slide: Slide, settings: EmbedSettings) -> tuple[TileGrid, TissueMask]:

@@ -16,6 +16,7 @@ import torch
 
 from monai_mil.bags import BagFile, BagInfo, EmbedSettings, embed_cohort, embed_slide, read_cohort, tile_slide
 from monai_mil.encoders import get_encoder
+from monai_mil.errors import SettingsError
 from monai_mil.slides import open_slide, write_pyramid
 from tests.bags.counting import CountingEncoder, encoded
 from tests.conftest import ROOT
@@ -283,3 +284,19 @@ def test_dask_workers_embed_the_same_bags(slide_cohort, reference, bad_slides, t
 def test_embedding_does_not_import_monai():
     script = "import sys, monai_mil.bags.embed_run; sys.exit('monai' in sys.modules or 'timm' in sys.modules)"
     subprocess.run([sys.executable, "-c", script], check=True)
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ({"overlap": 256}, "overlap 256: must be from 0 to 255 px"),
+        ({"tile_size": 0}, "tile size 0: must be at least 1 px"),
+        ({"target_mpp": -0.5}, "target mpp -0.5: must be above 0"),
+        ({"min_tissue": 25}, "min tissue 25: must be a fraction"),
+        ({"mpp": 0.0}, "mpp 0.0: must be above 0"),
+    ],
+)
+def test_settings_that_fit_no_slide_are_refused_before_any_is_opened(tmp_path, setting, message):
+    with pytest.raises(SettingsError, match=message):
+        embed_cohort([tmp_path / "not_there.svs"], tmp_path / "bags", "texture", **setting)
+    assert not (tmp_path / "bags").exists()
