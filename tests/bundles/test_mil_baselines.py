@@ -161,15 +161,29 @@ def test_a_run_killed_in_an_epoch_resumes_to_the_same_weights(cohort, tmp_path):
         assert torch.equal(weights(killed)[name], value), name
 
 
-def test_two_processes_train_one_model(cohort, tmp_path):
-    for attempt in range(2):  # gloo itself now and then aborts at the interpreter's exit
-        folder = tmp_path / str(attempt)
-        folder.mkdir()
-        done = train(folder, cohort, epochs=2, files=("train", "multi_gpu_train"), processes=2, check=False)
+def train_together(folder, cohort, **options):
+    """The same with two processes, tried twice: gloo itself now and then aborts at the interpreter's exit."""
+    for _ in range(2):
+        done = train(folder, cohort, processes=2, check=False, **options)
         if done.returncode == 0:
-            break
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
-    assert not any(name.startswith("module.") for name in weights(folder))
+            return done
+    raise AssertionError(done.stdout[-2000:] + done.stderr[-4000:])
+
+
+def test_two_processes_evaluate_as_one_does(trained, cohort, tmp_path):
+    shutil.copytree(trained[0] / "models", tmp_path / "models")
+    found = []
+    for run, files in ((train, ()), (train_together, ("multi_gpu_evaluate",))):
+        run(tmp_path, cohort, epochs=3, files=("train", "evaluate", *files))
+        predictions = {row["slide_id"]: row for row in rows(tmp_path / "eval" / "predictions.csv")}
+        found.append((predictions, json.loads((tmp_path / "eval" / "metrics.json").read_text())["auroc"]["value"]))
+    assert found[0] == found[1]
+    assert len(found[0][0]) == len(split_of(cohort, "test"))
+
+
+def test_two_processes_train_one_model(cohort, tmp_path):
+    done = train_together(tmp_path, cohort, epochs=2, files=("train", "multi_gpu_train"))
+    assert not any(name.startswith("module.") for name in weights(tmp_path))
     assert len(aurocs(done.stdout)) == 2, "only the first process reports"
 
 
