@@ -15,6 +15,7 @@ class EmbedProgress:
     """Two bars on standard error; silent where not ``enabled``."""
 
     def __init__(self, num_slides: int, *, enabled: bool) -> None:
+        self._num_slides = num_slides
         self._console = Console(stderr=True, quiet=not enabled)
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         self._bar = Progress(*columns, console=self._console, disable=not enabled)
@@ -32,7 +33,7 @@ class EmbedProgress:
         self._bar.update(self._tiles, visible=False)
         self._bar.stop()
         if self._failed:
-            self._console.print(f"[bold red]{len(self._failed)} slides failed:[/]")
+            self._console.print(f"[bold red]{len(self._failed)} of {self._num_slides} slides failed:[/]")
             for result in self._failed:
                 self._console.print(f"  {escape(result.error or '')}", soft_wrap=True, highlight=False)
 
