@@ -15,6 +15,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from monai_mil import __version__
 from monai_mil.errors import MonaiMILError
 
 if TYPE_CHECKING:
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     name="monai-mil",
-    help="Multiple-instance learning for whole-slide images: slides in, predictions and heatmaps out.",
     epilog="Train, evaluate and predict with MONAI itself: python -m monai.bundle run --config_file "
     "bundles/mil_baselines/configs/train.json --bundle_root bundles/mil_baselines --dataset_dir COHORT",
     no_args_is_help=True,
@@ -30,6 +30,21 @@ app = typer.Typer(
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
 )
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"monai-mil {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """Multiple-instance learning for whole-slide images: slides in, predictions and heatmaps out."""
 
 
 def main() -> None:
@@ -135,7 +150,6 @@ def doctor() -> None:
 
     import torch
 
-    from monai_mil import __version__
     from monai_mil.encoders import encoder_report
     from monai_mil.slides import reader_report
 

@@ -27,6 +27,10 @@ def test_every_command_shows_an_example(command):
     assert f"monai-mil {command}" in shown.split("Example")[1]
 
 
+def test_the_version_is_the_package_s():
+    assert CliRunner().invoke(app, ["--version"]).stdout == f"monai-mil {__version__}\n"
+
+
 def test_doctor_says_what_works_and_what_to_do_for_the_rest():
     shown = monai_mil("doctor").stdout
     assert f"monai-mil {__version__}" in shown
