@@ -16,7 +16,7 @@ class TissueSettings:
 
     Attributes:
         threshold: least HSV saturation of tissue, 0 to 1; None finds it for each slide (Otsu).
-        mpp: micrometres per pixel at which tissue is sought; the nearest finer level is read.
+        mpp: micrometres per pixel of the mask; a slide that is coarser keeps its own.
         median_px: side of the median filter that quiets saturation noise, in mask pixels, 1, 3 or 5.
         close_um: gaps up to this width in micrometres are closed.
         min_area_um2: pieces of tissue smaller than this are dropped.
@@ -106,13 +106,9 @@ def otsu(histogram: np.ndarray, min_contrast: float) -> float:
 
 
 def _overview(slide: Slide, mpp: float) -> tuple[np.ndarray, tuple[float, float]]:
-    """The slide at about ``mpp``: a level as it is if one lies within a factor of 2, otherwise averaged down to it."""
+    """The slide averaged down to ``mpp``, whatever levels it stores, so that filters cover the same area everywhere."""
     downsample = max(1.0, mpp / slide.mpp)
-    level = slide.levels[slide.coarsest_level_within(downsample)]
-    if downsample < 2 * level.downsample:
-        width, height = level.width, level.height
-    else:
-        width, height = (max(1, round(side / downsample)) for side in slide.size)
+    width, height = (max(1, round(side / downsample)) for side in slide.size)
     image = slide.read_scaled((width, height))
     return image, (slide.size[0] / width, slide.size[1] / height)
 

@@ -35,14 +35,29 @@ KEYS = {
 }
 
 
+def bag(instance: tuple[int, ...], n: int, batch: int = 1) -> Tensor:
+    """Features ``[b, d, n, ...]``."""
+    return torch.randn(batch, instance[0], n, *instance[1:])
+
+
+def build(network_class: type[nn.Module]) -> tuple[nn.Module, tuple[int, ...]]:
+    """A small network and the shape ``[d, ...]`` of an instance."""
+    torch.manual_seed(0)
+    if hasattr(network_class, "contract_example"):
+        network, instance = network_class.contract_example()
+    else:
+        network, instance = network_class(CHANNELS, CLASSES), (CHANNELS,)
+    return network.eval(), instance
+
+
+def gives_attention(network_class: type[nn.Module]) -> bool:
+    network, instance = build(network_class)
+    return "attention" in network(bag(instance, 2), return_dict=True)
+
+
 @pytest.fixture(params=NETWORKS, ids=lambda network: network.__name__)
 def example(request: pytest.FixtureRequest) -> tuple[nn.Module, tuple[int, ...]]:
-    torch.manual_seed(0)
-    if hasattr(request.param, "contract_example"):
-        network, instance = request.param.contract_example()
-    else:
-        network, instance = request.param(CHANNELS, CLASSES), (CHANNELS,)
-    return network.eval(), instance
+    return build(request.param)
 
 
 @pytest.fixture
@@ -53,11 +68,6 @@ def network(example: tuple[nn.Module, tuple[int, ...]]) -> nn.Module:
 @pytest.fixture
 def instance(example: tuple[nn.Module, tuple[int, ...]]) -> tuple[int, ...]:
     return example[1]
-
-
-def bag(instance: tuple[int, ...], n: int, batch: int = 1) -> Tensor:
-    """Features ``[b, d, n, ...]``."""
-    return torch.randn(batch, instance[0], n, *instance[1:])
 
 
 def padded(image: Tensor, real: int) -> tuple[Tensor, Tensor]:
@@ -114,11 +124,10 @@ def test_bags_of_a_batch_do_not_influence_each_other(network: nn.Module, instanc
     torch.testing.assert_close(network(image), apart, rtol=0, atol=1e-6)
 
 
-def test_attention_is_a_distribution_over_real_instances(network: nn.Module, instance: tuple[int, ...]) -> None:
-    output = network(*padded(bag(instance, 8, batch=2), 5), return_dict=True)
-    if "attention" not in output:
-        pytest.skip("the network has no attention")
-    attention = output["attention"]
+@pytest.mark.parametrize("network_class", [each for each in NETWORKS if gives_attention(each)])
+def test_attention_is_a_distribution_over_real_instances(network_class: type[nn.Module]) -> None:
+    network, instance = build(network_class)
+    attention = network(*padded(bag(instance, 8, batch=2), 5), return_dict=True)["attention"]
     assert (attention >= 0).all()
     assert (attention[:, :, 5:] == 0).all()
     torch.testing.assert_close(attention.sum(2), torch.ones(attention.shape[:2]))

@@ -107,3 +107,20 @@ def test_real_slides_have_plausible_tissue() -> None:
     for name, share in (("CMU-1-Small-Region_pyramid.tif", 0.35), ("multiframe_camelyon_challenge_image.dcm", 0.21)):
         with open_slide(shared(f"data/wsi/{name}")) as slide:
             assert segment_tissue(slide).fraction == pytest.approx(share, abs=0.05)
+
+
+def test_the_mask_has_the_resolution_asked_for_whatever_levels_are_stored(tmp_path):
+    rng = np.random.default_rng(0)
+    image = np.full((2400, 3200, 3), 245, np.uint8)
+    cv2.ellipse(image, (1500, 1200), (900, 700), 20, 0, 360, (200, 120, 180), -1)
+    image = np.clip(image + rng.integers(-6, 7, image.shape), 0, 255).astype(np.uint8)
+    masks = []
+    for name, downsamples in (("flat", [1]), ("halves", [1, 2, 4, 8, 16]), ("quarters", [1, 4, 16])):
+        write_pyramid(tmp_path / f"{name}.tif", image, mpp=0.4, compression="lzw", downsamples=downsamples)
+        with open_slide(tmp_path / f"{name}.tif") as slide:
+            masks.append(segment_tissue(slide))
+    for mask in masks:
+        assert mask.mask.shape == masks[0].mask.shape
+        assert mask.downsample == masks[0].downsample
+        assert mask.downsample[0] * 0.4 == pytest.approx(8.0, rel=0.01)
+        assert (mask.mask != masks[0].mask).mean() < 1e-3
