@@ -33,6 +33,16 @@ def network(name):
     return net.eval()
 
 
+def export_arguments(name, filepath):
+    return {
+        "net_id": "network_def",
+        "filepath": str(filepath),
+        "ckpt_file": str(BUNDLES / name / "models" / "model.pt"),
+        "meta_file": config(name, "metadata")[0],
+        "config_file": config(name, "inference"),
+    }
+
+
 def bag(name, instances, seed=0):
     generator = torch.Generator().manual_seed(seed)
     return torch.randn(1, network_width(name), instances, generator=generator)
@@ -97,13 +107,7 @@ def test_the_network_takes_a_bag_of_any_size(name, instances):
 
 def test_torchscript_answers_as_the_network_does(name, tmp_path):
     model_ts = tmp_path / "model.ts"
-    ckpt_export(
-        net_id="network_def",
-        filepath=str(model_ts),
-        ckpt_file=str(BUNDLES / name / "models" / "model.pt"),
-        meta_file=config(name, "metadata")[0],
-        config_file=config(name, "inference"),
-    )
+    ckpt_export(**export_arguments(name, model_ts))
     exported, eager = torch.jit.load(model_ts), network(name)
     for instances in (1, 7, 1000):
         image = bag(name, instances)
@@ -115,11 +119,7 @@ def test_onnx_answers_as_the_network_does_for_any_bag_size(name, tmp_path):
 
     model_onnx = tmp_path / "model.onnx"
     onnx_export(
-        net_id="network_def",
-        filepath=str(model_onnx),
-        ckpt_file=str(BUNDLES / name / "models" / "model.pt"),
-        meta_file=config(name, "metadata")[0],
-        config_file=config(name, "inference"),
+        **export_arguments(name, model_onnx),
         use_trace=True,
         input_shape=[1, network_width(name), 16],
         converter_kwargs={
