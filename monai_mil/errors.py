@@ -9,6 +9,10 @@ class SlideReadError(MonaiMILError):
     """A slide cannot be opened or one of its tiles cannot be decoded."""
 
 
+class ScanReadError(MonaiMILError):
+    """A CT scan cannot be read as one ordered stack of slices."""
+
+
 class EncoderError(MonaiMILError):
     """An encoder is unknown, lacks a package or its weights cannot be loaded."""
 
