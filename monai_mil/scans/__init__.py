@@ -1,0 +1,5 @@
+"""CT scans: reading series and volumes, slice geometry, windows, slices for encoders."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,0 +1,7 @@
+from .frame import ScanFrame
+from .scan import Scan
+
+__all__ = [
+    "Scan",
+    "ScanFrame",
+]

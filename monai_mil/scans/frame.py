@@ -1,0 +1,160 @@
+"""Where the slices of a scan lie in the patient: no pixels, no patient identity."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from monai_mil.errors import ScanReadError
+
+LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
+_TOLERANCE = 0.02
+
+
+@dataclass(frozen=True, eq=False)
+class ScanFrame:
+    """The geometry and identity of ``n`` parallel slices, in ascending order along their normal.
+
+    Attributes:
+        scan_id: the scan's name in tables and files.
+        path: the folder or file it was read from.
+        size: rows and columns of a slice.
+        spacing: mm between rows, mm between columns (the order of DICOM's PixelSpacing).
+        orientation: float64 ``[2, 3]``, LPS: the direction along a row (increasing column), then along a column.
+        origins: float64 ``[n, 3]``, LPS, mm: the centre of each slice's first pixel.
+        sop_uids: SOPInstanceUID of each slice; ``""`` where the format has none.
+        frame_numbers: the slice's 1-based frame within that instance.
+        study_uid: StudyInstanceUID, or ``""``.
+        series_uid: SeriesInstanceUID, or ``""``.
+        frame_of_reference_uid: FrameOfReferenceUID, or ``""``.
+        thickness: SliceThickness in mm, or 0 where unknown; the step of a scan with one slice, nothing else.
+    """
+
+    scan_id: str
+    path: str | None
+    size: tuple[int, int]
+    spacing: tuple[float, float]
+    orientation: np.ndarray
+    origins: np.ndarray
+    sop_uids: tuple[str, ...]
+    frame_numbers: tuple[int, ...]
+    study_uid: str = ""
+    series_uid: str = ""
+    frame_of_reference_uid: str = ""
+    thickness: float = 0.0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "orientation", _read_only(self.orientation))
+        object.__setattr__(self, "origins", _read_only(self.origins))
+        n = len(self.origins)
+        if self.orientation.shape != (2, 3) or n == 0 or self.origins.shape != (n, 3):
+            raise ValueError(
+                f"orientation must be [2, 3] and origins [n >= 1, 3], "
+                f"not {self.orientation.shape} and {self.origins.shape}"
+            )
+        if len(self.sop_uids) != n or len(self.frame_numbers) != n:
+            raise ValueError(
+                f"{n} slices need {n} sop_uids and frame_numbers, "
+                f"not {len(self.sop_uids)} and {len(self.frame_numbers)}"
+            )
+
+    def __len__(self) -> int:
+        return len(self.origins)
+
+    @property
+    def normal(self) -> np.ndarray:
+        """The unit vector across the slices, ``[3]``, LPS: row direction x column direction."""
+        return np.cross(self.orientation[0], self.orientation[1])
+
+    @property
+    def positions_mm(self) -> np.ndarray:
+        """Each slice's position along the normal, float64 ``[n]``, ascending."""
+        return self.origins @ self.normal
+
+    @property
+    def is_regular(self) -> bool:
+        """Whether every slice lies where a constant step from its neighbour puts it (within 2 % of the step)."""
+        if len(self) <= 2:
+            return True
+        even = self.origins[0] + np.arange(len(self))[:, None] * self._mean_step()
+        return bool(np.abs(self.origins - even).max() <= _TOLERANCE * np.linalg.norm(self._mean_step()))
+
+    @property
+    def affine(self) -> np.ndarray:
+        """float64 ``[4, 4]`` from (column, row, slice) indices to RAS+ mm; a gantry tilt is a shear in it.
+
+        ``nibabel.Nifti1Image(scan.hu.T, frame.affine)`` is the scan. A single slice gets its thickness as step, or 1 mm.
+
+        Raises:
+            ScanReadError: the slices are unevenly spaced, so no affine is right.
+        """
+        if not self.is_regular:
+            raise ScanReadError(
+                f"scan '{self.scan_id}': its slices are unevenly spaced ({describe_spacings(self.spacings())}), so no "
+                f"single affine is right; use slice_affine(i) for each slice or resample the scan"
+            )
+        return self._affine(0, self._mean_step())
+
+    def slice_affine(self, index: int) -> np.ndarray:
+        """float64 ``[4, 4]`` from (column, row, 0) of slice ``index`` to RAS+ mm; exact for every scan."""
+        return self._affine(index, self.normal)
+
+    @property
+    def tilt_degrees(self) -> float:
+        """The angle between the slices' normal and the direction from slice to slice: the gantry's tilt."""
+        if len(self) < 2:
+            return 0.0
+        step = self._mean_step()
+        return math.degrees(math.atan2(np.linalg.norm(np.cross(self.normal, step)), float(self.normal @ step)))
+
+    def spacings(self) -> tuple[tuple[int, float], ...]:
+        """Runs of equal distances between slices along the normal, in order: ``(number of distances, mm)``."""
+        runs: list[list[float]] = []
+        for distance in np.diff(self.positions_mm):
+            if runs and abs(distance - runs[-1][0]) <= _TOLERANCE * runs[-1][0]:
+                runs[-1].append(distance)
+            else:
+                runs.append([distance])
+        return tuple((len(run), round(float(np.mean(run)), 4)) for run in runs)
+
+    def to_json(self) -> str:
+        """The whole frame as one JSON object; floats keep every digit."""
+        fields = asdict(self) | {"orientation": self.orientation.tolist(), "origins": self.origins.tolist()}
+        return json.dumps(fields)
+
+    @classmethod
+    def from_json(cls, text: str) -> ScanFrame:
+        """The inverse of :meth:`to_json`."""
+        fields: dict[str, Any] = json.loads(text)
+        arrays = {name: np.array(fields[name], float) for name in ("orientation", "origins")}
+        tuples = {name: tuple(fields[name]) for name in ("size", "spacing", "sop_uids", "frame_numbers")}
+        return cls(**{**fields, **arrays, **tuples})
+
+    def _mean_step(self) -> np.ndarray:
+        if len(self) < 2:
+            return self.normal * (self.thickness or 1.0)
+        return (self.origins[-1] - self.origins[0]) / (len(self) - 1)
+
+    def _affine(self, index: int, step: np.ndarray) -> np.ndarray:
+        lps = np.eye(4)
+        lps[:3, 0] = self.orientation[0] * self.spacing[1]
+        lps[:3, 1] = self.orientation[1] * self.spacing[0]
+        lps[:3, 2] = step
+        lps[:3, 3] = self.origins[index]
+        return LPS_TO_RAS @ lps
+
+
+def describe_spacings(spacings: tuple[tuple[int, float], ...]) -> str:
+    """Runs of slice distances in words: ``13 x 4 mm, then 14 x 7 mm``; long lists are cut."""
+    shown = ", then ".join(f"{count} x {round(mm, 3):g} mm" for count, mm in spacings[:6])
+    return f"{shown}, and {len(spacings) - 6} more" if len(spacings) > 6 else shown
+
+
+def _read_only(array: np.ndarray) -> np.ndarray:
+    copy = np.array(array, np.float64)
+    copy.flags.writeable = False
+    return copy
