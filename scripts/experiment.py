@@ -1,0 +1,33 @@
+"""The experiments behind the tables in the bundles' docs, through ``monai.bundle run``.
+
+    python scripts/experiment.py normal_guidance
+    python scripts/experiment.py two_lesions --out FOLDER
+
+Prints a Markdown table and writes it to FOLDER/NAME/table.md. What an earlier, interrupted call finished is kept.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+NAMES = ("normal_guidance", "two_lesions")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("name", choices=NAMES)
+    parser.add_argument("--out", type=Path, default=Path("experiments"), metavar="FOLDER", help="default: experiments")
+    arguments = parser.parse_args()
+    folder = arguments.out.resolve() / arguments.name
+    table = importlib.import_module(f"experiments.{arguments.name}").run(folder)
+    (folder / "table.md").write_text(table + "\n")
+    print(table)
+
+
+if __name__ == "__main__":
+    main()

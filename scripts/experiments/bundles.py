@@ -1,0 +1,50 @@
+"""Training and evaluating a bundle as a user does, once: what an earlier call finished is kept."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+BUNDLES = Path(__file__).resolve().parents[2] / "bundles"
+
+
+def train_and_evaluate(
+    bundle: str, folder: Path, overlays: tuple[str, ...] = (), **overrides: Any
+) -> dict[str, dict[str, Any]]:
+    """``monai.bundle run`` with the train config, then with train and evaluate; its reports by file name.
+
+    Args:
+        bundle: name of the bundle.
+        folder: of this run; gets models, reports and ``train.log``.
+        overlays: further configs of the bundle between train and evaluate.
+        overrides: keys of the config, ``train__trainer__max_epochs`` for ``train::trainer::max_epochs``.
+    """
+    reports = folder / "eval"
+    finished = folder / "finished"
+    if not finished.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        options = {"ckpt_dir": folder / "models", "output_dir": reports, **overrides}
+        started = time.monotonic()
+        _run(bundle, ("train", *overlays), folder, options)
+        _run(bundle, ("train", *overlays, "evaluate"), folder, options)
+        print(f"    {folder.name}: {time.monotonic() - started:.0f} s", file=sys.stderr, flush=True)
+        finished.touch()
+    return {path.stem: json.loads(path.read_text()) for path in reports.glob("*.json")}
+
+
+def _run(bundle: str, files: tuple[str, ...], folder: Path, options: dict[str, Any]) -> None:
+    configs = [str(BUNDLES / bundle / "configs" / f"{file}.json") for file in files]
+    command = [sys.executable, "-m", "monai.bundle", "run", "--config_file", str(configs)]
+    command += ["--bundle_root", str(BUNDLES / bundle)]
+    command += [word for key, value in options.items() for word in (f"--{key.replace('__', '::')}", str(value))]
+    environment = os.environ | {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}
+    log = folder / f"{files[-1]}.log"
+    with log.open("w") as file:
+        done = subprocess.run(command, cwd=folder, env=environment, stdout=file, stderr=subprocess.STDOUT, check=False)
+    if done.returncode:
+        raise SystemExit(f"{' '.join(command)}\nended with {done.returncode}; see {log}\n{log.read_text()[-2000:]}")
