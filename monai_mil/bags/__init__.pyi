@@ -9,6 +9,7 @@ from .file import BagFile, export_clam
 from .find import bag_datalist, find_slides, slide_datalist
 from .info import BagInfo
 from .mnist_bags import make_mnist_bags
+from .semi_synthetic import ShiftedMean, make_shifted_mean_cohort
 from .synthetic import (
     make_bag_cohort,
     make_slide_cohort,
@@ -27,6 +28,7 @@ __all__ = [
     "LoadBagd",
     "ResilientDataset",
     "SampleInstancesd",
+    "ShiftedMean",
     "SlideResult",
     "bag_datalist",
     "collate_bags",
@@ -36,6 +38,7 @@ __all__ = [
     "find_slides",
     "make_bag_cohort",
     "make_mnist_bags",
+    "make_shifted_mean_cohort",
     "make_slide_cohort",
     "read_cohort",
     "slide_datalist",
