@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from monai_mil.errors import SettingsError
-from monai_mil.scans.windows import SlicePreset
+from monai_mil.scans.windows import SlicePreset, Window
 
 if TYPE_CHECKING:
     from monai_mil.scans.scan import Scan
@@ -68,8 +68,7 @@ def fit_statistics(scans: Iterable[Scan], preset: SlicePreset, size: int = 224) 
     moments = [_scan_moments(scan.hu, preset, size) for scan in scans]
     if not moments:
         raise SettingsError(f"slice preset '{preset.name}': no scans to fit statistics on; pass the training split")
-    mean, std = torch.stack(moments).mean(dim=0).unbind()
-    mean, std = (value.expand(preset.channels).tolist() for value in (mean, std))
+    mean, std = (row.expand(preset.channels).tolist() for row in torch.stack(moments).mean(dim=0))
     if min(std) <= 0:
         raise SettingsError(
             f"slice preset '{preset.name}': the scans have the same value everywhere within the preset's range; "
@@ -92,20 +91,29 @@ def _scan_moments(hu: np.ndarray, preset: SlicePreset, size: int) -> Tensor:
 
 def _resized_channels(hu: np.ndarray | Tensor, preset: SlicePreset, size: int) -> Tensor:
     """Clipped or windowed slices, float32 ``[m, channels, size, size]``; one channel if all windows are the same."""
-    low, high = preset.clip
-    values = _float(hu).clamp_(low, high)
     distinct = tuple(dict.fromkeys(preset.windows))
-    if distinct:
-        channels = [((values - window.low) / window.width).clamp_(0, 1) for window in distinct]
-        values, low = torch.stack(channels, dim=1), 0.0
-    else:
-        values = values[:, None]
-    values = _pad_to_square(values, low)
-    if values.shape[-1] != size:
-        values = F.interpolate(values, size=(size, size), mode="bilinear", antialias=True)
-    if len(distinct) in (1, len(preset.windows)) or not distinct:
+    # One slice at a time stays in the processor's cache.
+    slices = [_resize(_channels(_float(hu[index : index + 1]), preset, distinct), size) for index in range(len(hu))]
+    values = torch.cat(slices) if slices else torch.empty(0, preset.channels, size, size)
+    if 1 < len(distinct) < len(preset.windows):
+        return values[:, [distinct.index(window) for window in preset.windows]]
+    return values
+
+
+def _channels(values: Tensor, preset: SlicePreset, windows: tuple[Window, ...]) -> Tensor:
+    """Squares ``[m, c, s, s]`` of HU ``[m, rows, columns]``, which are overwritten."""
+    low, high = preset.clip
+    values = values.clamp_(low, high)
+    if windows:
+        grey = [(values - window.low) / window.width for window in windows]
+        return _pad_to_square(torch.stack(grey, dim=1).clamp_(0, 1), 0.0)
+    return _pad_to_square(values[:, None], low)
+
+
+def _resize(values: Tensor, size: int) -> Tensor:
+    if values.shape[-1] == size:
         return values
-    return values[:, [distinct.index(window) for window in preset.windows]]
+    return F.interpolate(values, size=(size, size), mode="bilinear", antialias=True)
 
 
 def _float(hu: np.ndarray | Tensor) -> Tensor:
