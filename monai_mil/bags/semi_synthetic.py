@@ -1,4 +1,4 @@
-"""The shifted-mean benchmark of Harvey, Loevlie and Hughes (arXiv 2605.27306): noise with a planted window, and its best.
+"""The shifted-mean benchmark of Harvey, Loevlie and Hughes (arXiv 2605.27306), and the best scores there can be.
 
 A scan is Gaussian noise; in a positive scan the mean of a few features is shifted in one window of consecutive slices.
 Everything is known, so the scores of the best possible classifier can be computed. With ``windows=2`` a positive scan
@@ -129,9 +129,7 @@ class ShiftedMeanScans:
 
     def bayes_scan_log_odds(self) -> np.ndarray:
         """Log odds of every scan to be positive, equal priors, float64 ``[n]``."""
-        return np.array(
-            [np.logaddexp.reduce(weights) - np.log(len(places)) for weights, places, _ in self._evidence()]
-        )
+        return np.array([np.logaddexp.reduce(weights) - np.log(len(places)) for weights, places, _ in self._evidence()])
 
     def _evidence(self) -> Iterator[tuple[np.ndarray, np.ndarray, int]]:
         """Of every scan: log likelihood ratio of each placement, the placements, and the number of slices."""
