@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
+import re
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from tests.conftest import ROOT
 
@@ -28,14 +33,47 @@ def network_width(name: str) -> int:
     return metadata(name)["network_data_format"]["inputs"]["image"]["num_channels"]
 
 
-def make_feature_cohort(folder: Path, name: str) -> Path:
+@dataclass(frozen=True)
+class Example:
+    """What a bundle's train, evaluate and inference configs are run on.
+
+    Attributes:
+        cohort: writes ``cohort.csv`` and ``bags/`` into a folder, features as wide as the given number.
+        classes: names of the cohort's classes.
+        case_id: name of the column that names the cases.
+        overrides: what else of the configs differs from a user's run, so that three epochs are enough to learn.
+    """
+
+    cohort: Callable[[Path, int], Path]
+    classes: tuple[str, str] = ("normal", "tumor")
+    case_id: str = "slide_id"
+    overrides: Mapping[str, Any] = field(default_factory=dict)
+
+    def options(self, cohort: Path, folder: Path) -> dict[str, Any]:
+        """Keys of the configs for a run that writes into ``folder``."""
+        places = {"dataset_dir": cohort, "ckpt_dir": folder / "models", "output_dir": folder / "eval"}
+        return {**places, "encoder": "synthetic", "class_names": str(list(self.classes)), **self.overrides}
+
+
+def planted_bags(folder: Path, width: int) -> Path:
     from monai_mil.bags import make_bag_cohort
 
-    return make_bag_cohort(folder, num_bags=48, width=network_width(name), seed=0)
+    return make_bag_cohort(folder, num_bags=48, width=width, seed=0)
 
 
-# How to make the cohort that a bundle's train, evaluate and inference configs run on.
-COHORTS: dict[str, Callable[[Path, str], Path]] = {"mil_baselines": make_feature_cohort}
+def planted_scans(folder: Path, width: int) -> Path:
+    from monai_mil.bags import ShiftedMean, make_shifted_mean_cohort
+
+    recipe = ShiftedMean(window=8, slices=(10, 30), shifted=8, width=width, delta=2.0)
+    return make_shifted_mean_cohort(folder, recipe, scans=(48, 24, 24), seeds=(1, 2, 3))
+
+
+EXAMPLES = {
+    "ct_normal_guidance": Example(
+        planted_scans, ("negative", "positive"), "scan_id", {"batch_size": 4, "optimizer::lr": 0.05}
+    ),
+    "mil_baselines": Example(planted_bags),
+}
 
 
 def run_bundle(
@@ -56,3 +94,26 @@ def run_bundle(
             f"{' '.join(command)} ended with {done.returncode}:\n{done.stdout[-3000:]}{done.stderr[-6000:]}"
         )
     return done
+
+
+def train(name: str, folder: Path, cohort: Path, *, epochs: int, files: tuple[str, ...] = ("train",), **options):
+    """Run the train config, with further ones or other keys, on the bundle's example."""
+    overrides = EXAMPLES[name].options(cohort, folder) | {"train::trainer::max_epochs": epochs} | options
+    return run_bundle(name, list(files), cwd=folder, **overrides)
+
+
+def losses(log: str) -> list[float]:
+    return [float(value) for value in re.findall(r"train_loss: ([\d.]+)", log)]
+
+
+def aurocs(log: str, split: str = "val") -> list[float]:
+    return [float(value) for value in re.findall(rf"Metrics -- {split}_auroc: ([\d.]+)", log)]
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return torch.load(folder / "models" / "model.pt", weights_only=True)
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))

@@ -1,8 +1,8 @@
-"""Cohorts for the bundles, made once a session."""
+"""Cohorts and trained models of the bundles, made once a session."""
 
 import pytest
 
-from tests.bundles.common import COHORTS
+from tests.bundles.common import EXAMPLES, network_width, train
 
 
 @pytest.fixture(scope="session")
@@ -12,7 +12,23 @@ def cohort_of(tmp_path_factory):
 
     def folder(name):
         if name not in made:
-            made[name] = COHORTS[name](tmp_path_factory.mktemp(name), name).parent
+            if name not in EXAMPLES:
+                pytest.fail(f"tests/bundles/common.py has no example for the bundle '{name}'")
+            made[name] = EXAMPLES[name].cohort(tmp_path_factory.mktemp(name), network_width(name)).parent
         return made[name]
 
     return folder
+
+
+@pytest.fixture(scope="session")
+def trained_of(cohort_of, tmp_path_factory):
+    """``trained_of(bundle)`` is the folder of a run of three epochs on that cohort, and what it printed."""
+    made = {}
+
+    def run(name):
+        if name not in made:
+            folder = tmp_path_factory.mktemp(f"{name}_trained")
+            made[name] = folder, train(name, folder, cohort_of(name), epochs=3).stdout
+        return made[name]
+
+    return run

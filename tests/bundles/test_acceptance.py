@@ -17,7 +17,7 @@ from monai.bundle import (
     verify_net_in_out,
 )
 
-from tests.bundles.common import BUNDLES, COHORTS, NAMES, config, metadata, network_width
+from tests.bundles.common import BUNDLES, NAMES, config, metadata, network_width
 from tests.conftest import ROOT, shared
 
 pytestmark = pytest.mark.parametrize("name", NAMES)
@@ -148,8 +148,6 @@ def test_load_gives_the_shipped_weights(name):
     ("files", "workflow_type"), [(["train"], "train"), (["train", "evaluate"], "train"), (["inference"], "infer")]
 )
 def test_the_properties_monai_looks_up_stand_where_it_looks(name, files, workflow_type, cohort_of, tmp_path):
-    if name not in COHORTS:
-        pytest.fail(f"tests/bundles/common.py does not say how to make a cohort for '{name}'")
     workflow = ConfigWorkflow(
         config_file=config(name, *files),
         meta_file=config(name, "metadata")[0],

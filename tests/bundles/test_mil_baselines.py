@@ -1,22 +1,15 @@
-"""The bundle mil_baselines at work: trained, stopped, resumed, evaluated, and run on bags and on slides."""
+"""What only the bundle mil_baselines does: several methods and labels, heatmaps of bags and of slides, MNIST-bags."""
 
-import csv
 import json
-import os
 import re
 import shutil
-import signal
-import subprocess
-import sys
-import time
 
 import numpy as np
 import pytest
-import torch
 
 from monai_mil.heatmaps import Heatmap
-from tests.bundles.common import BUNDLES, config, network_width, run_bundle
-from tests.conftest import ROOT, shared
+from tests.bundles.common import aurocs, network_width, rows, run_bundle, train, weights
+from tests.conftest import shared
 
 NAME = "mil_baselines"
 
@@ -27,66 +20,8 @@ def cohort(cohort_of):
 
 
 @pytest.fixture(scope="module")
-def trained(cohort, tmp_path_factory):
-    """A run of three epochs, its folder and what it printed."""
-    folder = tmp_path_factory.mktemp("trained")
-    return folder, train(folder, cohort, epochs=3).stdout
-
-
-def train(folder, cohort, *, epochs, files=("train",), **options):
-    places = {"dataset_dir": cohort, "ckpt_dir": folder / "models", "output_dir": folder / "eval"}
-    overrides = {"encoder": "synthetic", "train::trainer::max_epochs": epochs, **places}
-    return run_bundle(NAME, list(files), cwd=folder, **(overrides | options))
-
-
-def losses(log):
-    return [float(value) for value in re.findall(r"train_loss: ([\d.]+)", log)]
-
-
-def aurocs(log, split="val"):
-    return [float(value) for value in re.findall(rf"Metrics -- {split}_auroc: ([\d.]+)", log)]
-
-
-def weights(folder):
-    return torch.load(folder / "models" / "model.pt", weights_only=True)
-
-
-def rows(path):
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
-
-
-def test_training_learns_and_keeps_a_bare_state_dict(trained):
-    folder, log = trained
-    assert aurocs(log)[-1] > 0.9
-    assert losses(log)[-1] < losses(log)[0]
-    assert all(isinstance(value, torch.Tensor) for value in weights(folder).values())
-
-
-def test_evaluation_writes_metrics_and_predictions_of_the_test_split(trained, cohort):
-    folder, _ = trained
-    train(folder, cohort, epochs=3, files=("train", "evaluate"))
-    assert float((folder / "eval" / "metrics.csv").read_text().split(",")[1]) > 0.9
-    report = json.loads((folder / "eval" / "metrics.json").read_text())
-    assert report["cases"] == len(split_of(cohort, "test"))
-    assert report["auroc"]["low"] <= report["auroc"]["value"] <= report["auroc"]["high"]
-    predictions = rows(folder / "eval" / "predictions.csv")
-    assert {row["slide_id"] for row in predictions} == split_of(cohort, "test")
-    assert all(row["label"] in ("normal", "tumor") for row in predictions)
-
-
-def split_of(cohort, split):
-    return {row["slide_id"] for row in rows(cohort / "cohort.csv") if row["split"] == split}
-
-
-def test_inference_needs_nothing_but_bags_and_writes_one_row_a_slide(trained, cohort, tmp_path):
-    folder, _ = trained
-    options = {"dataset_dir": cohort, "ckpt_path": folder / "models" / "model.pt", "output_dir": tmp_path}
-    run_bundle(NAME, ["inference"], cwd=tmp_path, encoder="synthetic", **options)
-    predictions = rows(tmp_path / "predictions.csv")
-    assert len(predictions) == len(list((cohort / "bags").glob("*.h5")))
-    for row in predictions:
-        assert float(row["prob_normal"]) + float(row["prob_tumor"]) == pytest.approx(1, abs=1e-4)
+def trained(trained_of):
+    return trained_of(NAME)
 
 
 def test_inference_with_heatmaps_writes_attention_that_sums_to_one(trained, cohort, tmp_path):
@@ -95,7 +30,8 @@ def test_inference_with_heatmaps_writes_attention_that_sums_to_one(trained, coho
     options |= {"cohort_file": cohort / "cohort.csv", "split": "test", "heatmap_formats": "['geojson']"}
     run_bundle(NAME, ["inference", "inference_heatmap"], cwd=tmp_path, encoder="synthetic", **options)
     maps = sorted((tmp_path / "heatmaps").glob("*.h5"))
-    assert {path.stem for path in maps} == split_of(cohort, "test")
+    tested = {row["slide_id"] for row in rows(cohort / "cohort.csv") if row["split"] == "test"}
+    assert {path.stem for path in maps} == tested
     for path in maps:
         assert Heatmap.load(path).scores.sum() == pytest.approx(1, abs=1e-3)
         assert json.loads(path.with_suffix(".geojson").read_text())["type"] == "FeatureCollection"
@@ -103,7 +39,7 @@ def test_inference_with_heatmaps_writes_attention_that_sums_to_one(trained, coho
 
 @pytest.mark.parametrize("method", ["abmil", "mean_pooling", "max_pooling"])
 def test_one_key_chooses_the_method(method, cohort, tmp_path):
-    log = train(tmp_path, cohort, epochs=15, network_def=f"%methods::{method}").stdout
+    log = train(NAME, tmp_path, cohort, epochs=15, network_def=f"%methods::{method}").stdout
     assert aurocs(log, "train")[-1] > 0.8
     expected = {"abmil": "score.weight", "mean_pooling": "classifier.weight", "max_pooling": "classifier.weight"}
     assert expected[method] in weights(tmp_path)
@@ -121,95 +57,10 @@ def test_several_labels_of_which_some_are_missing_train(tmp_path):
     table.write_text("\n".join(out) + "\n")
     columns = "['tumor', 'second']"
     options = {"label_columns": columns, "class_names": columns, "multi_label": True, "in_channels": 16}
-    log = train(tmp_path, tmp_path, epochs=3, **options).stdout
+    log = train(NAME, tmp_path, tmp_path, epochs=3, **options).stdout
     assert aurocs(log)
-    train(tmp_path, tmp_path, epochs=3, files=("train", "evaluate"), **options)
+    train(NAME, tmp_path, tmp_path, epochs=3, files=("train", "evaluate"), **options)
     assert {"prob_tumor", "prob_second"} <= rows(tmp_path / "eval" / "predictions.csv")[0].keys()
-
-
-def test_two_runs_with_one_seed_are_the_same(trained, cohort, tmp_path):
-    folder, log = trained
-    again = train(tmp_path, cohort, epochs=3).stdout
-    assert losses(again) == losses(log)
-    for name, value in weights(folder).items():
-        assert torch.equal(weights(tmp_path)[name], value), name
-
-
-def newest_checkpoint(folder):
-    names = (path.stem for path in (folder / "models" / "checkpoints").glob("checkpoint_epoch=*.pt"))
-    return max((int(name.removeprefix("checkpoint_epoch=")) for name in names), default=0)
-
-
-def test_a_run_killed_in_an_epoch_resumes_to_the_same_weights(cohort, tmp_path):
-    whole, killed = tmp_path / "whole", tmp_path / "killed"
-    whole.mkdir()
-    killed.mkdir()
-    train(whole, cohort, epochs=10)
-
-    command = [sys.executable, "-m", "monai.bundle", "run", "--config_file", str(config(NAME, "train"))]
-    options = {"bundle_root": BUNDLES / NAME, "dataset_dir": cohort, "encoder": "synthetic"}
-    options |= {"ckpt_dir": killed / "models", "output_dir": killed / "eval", "train::trainer::max_epochs": 10}
-    command += [word for key, value in options.items() for word in (f"--{key}", str(value))]
-    # Killed once the checkpoint of epoch 3 stands: the run is then somewhere in epoch 4, or a little later.
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment)
-    deadline = time.monotonic() + 120
-    while newest_checkpoint(killed) < 3:
-        assert process.poll() is None, "training ended before it could be killed"
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    assert newest_checkpoint(killed) < 10
-
-    train(killed, cohort, epochs=10, resume=True)
-    for name, value in weights(whole).items():
-        assert torch.equal(weights(killed)[name], value), name
-
-
-def train_together(folder, cohort, **options):
-    """The same with two processes, tried twice: gloo itself now and then aborts at the interpreter's exit."""
-    for _ in range(2):
-        done = train(folder, cohort, processes=2, check=False, **options)
-        if done.returncode == 0:
-            return done
-    raise AssertionError(done.stdout[-2000:] + done.stderr[-4000:])
-
-
-def test_two_processes_evaluate_as_one_does(trained, cohort, tmp_path):
-    shutil.copytree(trained[0] / "models", tmp_path / "models")
-    found = []
-    for run, files in ((train, ()), (train_together, ("multi_gpu_evaluate",))):
-        run(tmp_path, cohort, epochs=3, files=("train", "evaluate", *files))
-        predictions = {row["slide_id"]: row for row in rows(tmp_path / "eval" / "predictions.csv")}
-        found.append((predictions, json.loads((tmp_path / "eval" / "metrics.json").read_text())["auroc"]["value"]))
-    assert found[0] == found[1]
-    assert len(found[0][0]) == len(split_of(cohort, "test"))
-
-
-def test_two_processes_train_one_model(cohort, tmp_path):
-    done = train_together(tmp_path, cohort, epochs=2, files=("train", "multi_gpu_train"))
-    assert not any(name.startswith("module.") for name in weights(tmp_path))
-    assert len(aurocs(done.stdout)) == 2, "only the first process reports"
-
-
-def test_the_exported_bundle_needs_only_its_own_folder(cohort, tmp_path):
-    exported = tmp_path / NAME
-    subprocess.run(
-        [sys.executable, ROOT / "scripts" / "export_zoo.py", NAME, tmp_path], check=True, capture_output=True
-    )
-    checks = (
-        "import monai_mil, sys; from monai.bundle import verify_net_in_out, run, load;"
-        f"assert monai_mil.__file__.startswith({str(exported)!r}), monai_mil.__file__;"
-        "args = dict(net_id='network_def', meta_file='configs/metadata.json', config_file='configs/inference.json');"
-        "[verify_net_in_out(**args, device='cpu', any=n) for n in (1, 2, 5000)];"
-        f"run(config_file='configs/inference.json', dataset_dir={str(cohort)!r},"
-        "encoder='synthetic', output_dir='eval')"
-    )
-    environment = os.environ | {"PYTHONPATH": str(exported), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([sys.executable, "-c", checks], cwd=exported, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert rows(exported / "eval" / "predictions.csv")
 
 
 def slide_folder(tmp_path, *names):
@@ -307,17 +158,3 @@ def test_mnist_bags_are_learned_as_published(tmp_path):
     options["train::trainer::max_epochs"] = 8
     log = run_bundle(NAME, ["train", "mnist_bags"], cwd=tmp_path, **options).stdout
     assert aurocs(log)[-1] >= 0.95
-
-
-@pytest.mark.parametrize(
-    "verb",
-    [
-        ["verify_net_in_out", "--net_id", "network_def", "--any", "777", "--device", "cpu"],
-        ["ckpt_export", "--net_id", "network_def", "--filepath", "{out}/model.ts", "--ckpt_file", "models/model.pt"],
-    ],
-)
-def test_the_verbs_work_from_the_bundle_s_folder(verb, tmp_path):
-    command = [sys.executable, "-m", "monai.bundle", *(word.format(out=tmp_path) for word in verb)]
-    command += ["--meta_file", "configs/metadata.json", "--config_file", "configs/inference.json"]
-    done = subprocess.run(command, cwd=BUNDLES / NAME, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-3000:]

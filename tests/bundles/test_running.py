@@ -1,0 +1,180 @@
+"""Every bundle at work, as a user runs it: trained, stopped, resumed, evaluated, exported, by one process or two."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+
+from tests.bundles.common import (
+    BUNDLES,
+    EXAMPLES,
+    NAMES,
+    aurocs,
+    config,
+    losses,
+    rows,
+    run_bundle,
+    train,
+    weights,
+)
+from tests.conftest import ROOT
+
+pytestmark = pytest.mark.parametrize("name", NAMES)
+
+
+@pytest.fixture
+def cohort(name, cohort_of):
+    return cohort_of(name)
+
+
+@pytest.fixture
+def trained(name, trained_of):
+    return trained_of(name)
+
+
+def split_of(name, cohort, split):
+    return {row[EXAMPLES[name].case_id] for row in rows(cohort / "cohort.csv") if row["split"] == split}
+
+
+def predictions(name, folder):
+    return {row[EXAMPLES[name].case_id]: row for row in rows(folder / "predictions.csv")}
+
+
+def test_training_learns_and_keeps_a_bare_state_dict(name, trained):
+    folder, log = trained
+    assert aurocs(log)[-1] > 0.9
+    assert losses(log)[-1] < losses(log)[0]
+    assert all(isinstance(value, torch.Tensor) for value in weights(folder).values())
+
+
+def test_evaluation_writes_metrics_and_predictions_of_the_test_split(name, trained, cohort, tmp_path):
+    shutil.copytree(trained[0] / "models", tmp_path / "models")
+    train(name, tmp_path, cohort, epochs=3, files=("train", "evaluate"))
+    assert float((tmp_path / "eval" / "metrics.csv").read_text().split(",")[1]) > 0.9
+    report = json.loads((tmp_path / "eval" / "metrics.json").read_text())
+    assert report["cases"] == len(split_of(name, cohort, "test"))
+    assert report["auroc"]["low"] <= report["auroc"]["value"] <= report["auroc"]["high"]
+    found = predictions(name, tmp_path / "eval")
+    assert found.keys() == split_of(name, cohort, "test")
+    assert {row["label"] for row in found.values()} == set(EXAMPLES[name].classes)
+
+
+def infer(name, cohort, trained, folder, **options):
+    shared_keys = ("dataset_dir", "encoder", "class_names")
+    given = {key: value for key, value in EXAMPLES[name].options(cohort, folder).items() if key in shared_keys}
+    given |= {"ckpt_path": trained[0] / "models" / "model.pt", "output_dir": folder}
+    return run_bundle(name, ["inference"], cwd=folder, **(given | options))
+
+
+def test_inference_needs_nothing_but_bags_and_writes_one_row_a_case(name, trained, cohort, tmp_path):
+    infer(name, cohort, trained, tmp_path)
+    found = predictions(name, tmp_path)
+    assert found.keys() == {path.stem for path in (cohort / "bags").glob("*.h5")}
+    for row in found.values():
+        assert sum(float(row[f"prob_{label}"]) for label in EXAMPLES[name].classes) == pytest.approx(1, abs=1e-4)
+
+
+def test_two_runs_with_one_seed_are_the_same(name, trained, cohort, tmp_path):
+    folder, log = trained
+    again = train(name, tmp_path, cohort, epochs=3).stdout
+    assert losses(again) == losses(log)
+    for key, value in weights(folder).items():
+        assert torch.equal(weights(tmp_path)[key], value), key
+
+
+def newest_checkpoint(folder):
+    names = (path.stem for path in (folder / "models" / "checkpoints").glob("checkpoint_epoch=*.pt"))
+    return max((int(name.removeprefix("checkpoint_epoch=")) for name in names), default=0)
+
+
+def test_a_run_killed_in_an_epoch_resumes_to_the_same_weights(name, cohort, tmp_path):
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    whole.mkdir()
+    killed.mkdir()
+    train(name, whole, cohort, epochs=10)
+
+    command = [sys.executable, "-m", "monai.bundle", "run", "--config_file", str(config(name, "train"))]
+    options = EXAMPLES[name].options(cohort, killed)
+    options |= {"bundle_root": BUNDLES / name, "train::trainer::max_epochs": 10}
+    command += [word for key, value in options.items() for word in (f"--{key}", str(value))]
+    # Killed once the checkpoint of epoch 3 stands: the run is then somewhere in epoch 4, or a little later.
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment)
+    deadline = time.monotonic() + 120
+    while newest_checkpoint(killed) < 3:
+        assert process.poll() is None, "training ended before it could be killed"
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert newest_checkpoint(killed) < 10
+
+    train(name, killed, cohort, epochs=10, resume=True)
+    for key, value in weights(whole).items():
+        assert torch.equal(weights(killed)[key], value), key
+
+
+def train_together(name, folder, cohort, **options):
+    """The same with two processes, tried twice: gloo itself now and then aborts at the interpreter's exit."""
+    for _ in range(2):
+        done = train(name, folder, cohort, processes=2, check=False, **options)
+        if done.returncode == 0:
+            return done
+    raise AssertionError(done.stdout[-2000:] + done.stderr[-4000:])
+
+
+def test_two_processes_evaluate_as_one_does(name, trained, cohort, tmp_path):
+    shutil.copytree(trained[0] / "models", tmp_path / "models")
+    found = []
+    for run, files in ((train, ()), (train_together, ("multi_gpu_evaluate",))):
+        run(name, tmp_path, cohort, epochs=3, files=("train", "evaluate", *files))
+        reports = {path.name: json.loads(path.read_text()) for path in (tmp_path / "eval").glob("*.json")}
+        found.append((predictions(name, tmp_path / "eval"), reports))
+        shutil.rmtree(tmp_path / "eval")
+    assert found[0] == found[1]
+    assert len(found[0][0]) == len(split_of(name, cohort, "test"))
+
+
+def test_two_processes_train_one_model(name, cohort, tmp_path):
+    done = train_together(name, tmp_path, cohort, epochs=2, files=("train", "multi_gpu_train"))
+    assert not any(key.startswith("module.") for key in weights(tmp_path))
+    assert len(aurocs(done.stdout)) == 2, "only the first process reports"
+
+
+def test_the_exported_bundle_needs_only_its_own_folder(name, trained, cohort, tmp_path):
+    exported = tmp_path / name
+    subprocess.run(
+        [sys.executable, ROOT / "scripts" / "export_zoo.py", name, tmp_path], check=True, capture_output=True
+    )
+    checks = (
+        "import monai_mil, sys; from monai.bundle import verify_net_in_out, run, load;"
+        f"assert monai_mil.__file__.startswith({str(exported)!r}), monai_mil.__file__;"
+        "args = dict(net_id='network_def', meta_file='configs/metadata.json', config_file='configs/inference.json');"
+        "[verify_net_in_out(**args, device='cpu', any=n) for n in (1, 2, 5000)];"
+        f"run(config_file='configs/inference.json', dataset_dir={str(cohort)!r},"
+        "encoder='synthetic', output_dir='eval')"
+    )
+    environment = os.environ | {"PYTHONPATH": str(exported), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, "-c", checks], cwd=exported, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert rows(exported / "eval" / "predictions.csv")
+
+
+@pytest.mark.parametrize(
+    "verb",
+    [
+        ["verify_net_in_out", "--net_id", "network_def", "--any", "777", "--device", "cpu"],
+        ["ckpt_export", "--net_id", "network_def", "--filepath", "{out}/model.ts", "--ckpt_file", "models/model.pt"],
+    ],
+)
+def test_the_verbs_work_from_the_bundle_s_folder(name, verb, tmp_path):
+    command = [sys.executable, "-m", "monai.bundle", *(word.format(out=tmp_path) for word in verb)]
+    command += ["--meta_file", "configs/metadata.json", "--config_file", "configs/inference.json"]
+    done = subprocess.run(command, cwd=BUNDLES / name, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
