@@ -51,6 +51,11 @@ class _Table:
             raise CohortError(f"cohort '{self.source}', " + "; ".join(lines))
 
 
+def is_table(path: str | os.PathLike[str]) -> bool:
+    """Whether a path is that of a cohort, by its suffix."""
+    return Path(path).suffix.lower() in (".csv", ".json")
+
+
 def read_cohort(
     path: str | os.PathLike[str],
     *,

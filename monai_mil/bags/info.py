@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from monai_mil import __version__
+from monai_mil.scans import ScanFrame
 
 _PREFIX = "monai_mil."
 
@@ -19,9 +20,11 @@ _PREFIX = "monai_mil."
 class BagInfo:
     """Where a bag's instances come from. ``None`` means that the file does not say.
 
+    A bag of a scan has one instance a slice: its ``scan`` says where they lie, the fields of tiles are None.
+
     Attributes:
-        slide_id: name of the slide, unique in a cohort.
-        slide_path: the slide the tiles were read from.
+        slide_id: name of the slide or scan, unique in a cohort.
+        slide_path: the slide the tiles were read from, or the scan's folder or file.
         encoder: name of the encoder.
         encoder_digest: hash of the encoder's weights and preprocessing.
         tile_size: edge of a tile in pixels at ``target_mpp``.
@@ -32,6 +35,8 @@ class BagInfo:
         mpp: micrometres per level-0 pixel.
         reader: library that decoded the slide.
         tissue: settings of the tissue segmentation and the grid's tissue threshold.
+        scan: where the slices of a scan lie.
+        preset: how Hounsfield units became the encoder's input, as ``SlicePreset.record`` gives it.
         version: version of monai-mil that wrote the file.
     """
 
@@ -47,12 +52,18 @@ class BagInfo:
     mpp: float | None = None
     reader: str | None = None
     tissue: dict[str, Any] = field(default_factory=dict)
+    scan: ScanFrame | None = None
+    preset: dict[str, Any] | None = None
     version: str | None = __version__
 
 
 def info_attributes(info: BagInfo) -> dict[str, Any]:
     """HDF5 attributes of the file itself: every known field under ``monai_mil.<field>``."""
-    values = {f.name: getattr(info, f.name) for f in fields(info)} | {"tissue": json.dumps(info.tissue)}
+    values = {f.name: getattr(info, f.name) for f in fields(info)} | {
+        "tissue": json.dumps(info.tissue),
+        "scan": None if info.scan is None else info.scan.to_json(),
+        "preset": None if info.preset is None else json.dumps(info.preset),
+    }
     return {_PREFIX + name: value for name, value in values.items() if value is not None}
 
 
@@ -112,6 +123,8 @@ def _known(attributes: Mapping[str, Any]) -> dict[str, Any]:
 def _own_info(attributes: dict[str, Any]) -> BagInfo:
     known: dict[str, Any] = {f.name: attributes.get(_PREFIX + f.name) for f in fields(BagInfo)}
     known["tissue"] = json.loads(known["tissue"] or "{}")
+    known["scan"] = None if known["scan"] is None else ScanFrame.from_json(known["scan"])
+    known["preset"] = None if known["preset"] is None else json.loads(known["preset"])
     known["level0_size"] = tuple(known["level0_size"]) if known["level0_size"] is not None else None
     return BagInfo(**known)
 

@@ -1,4 +1,4 @@
-"""Embedding with Dask: slides spread over the workers of this machine or of a cluster that shares its disk."""
+"""Embedding with Dask: cases spread over the workers of this machine or of a cluster that shares its disk."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
-from monai_mil.bags.embed_job import EmbedJob, SlideResult, run_job
+from monai_mil.bags.embed_job import CaseResult, EmbedJob, run_job
 from monai_mil.encoders import get_encoder
 
 if TYPE_CHECKING:
@@ -19,11 +19,11 @@ _load = lru_cache(maxsize=1)(get_encoder)
 
 def embed_with_dask(
     jobs: Mapping[int, EmbedJob], encoder: Encoder | str, *, workers: int = 1, scheduler: str | None = None
-) -> Iterator[tuple[int, SlideResult]]:
-    """Embed slides on Dask workers and yield the results as they come.
+) -> Iterator[tuple[int, CaseResult]]:
+    """Embed cases on Dask workers and yield the results as they come.
 
     Args:
-        jobs: the slides under their numbers.
+        jobs: the cases under their numbers.
         encoder: a name, loaded once by every worker, or an encoder that can be pickled.
         workers: processes to start on this machine where there is no scheduler.
         scheduler: address of a running scheduler, for example ``tcp://host:8786``.
@@ -52,13 +52,13 @@ def embed_with_dask(
             yield index, future.result() if lost is None else _lost(jobs[index], lost)
 
 
-def _embed(job: EmbedJob, encoder: Encoder | str) -> SlideResult:
+def _embed(job: EmbedJob, encoder: Encoder | str) -> CaseResult:
     loaded = _load(encoder, device=job.device) if isinstance(encoder, str) else encoder
     result = run_job(job, loaded, lambda done, total: None, wait=True)
     assert result is not None
     return result
 
 
-def _lost(job: EmbedJob, error: BaseException) -> SlideResult:
-    message = f"slide '{job.path}': its worker was lost ({error!r}); run again to go on where it stopped"
-    return SlideResult(job.slide_id, str(job.path), "failed", error=message)
+def _lost(job: EmbedJob, error: BaseException) -> CaseResult:
+    message = f"{job.kind.case} '{job.path}': its worker was lost ({error!r}); run again to go on where it stopped"
+    return CaseResult(job.case_id, str(job.path), "failed", error=message)

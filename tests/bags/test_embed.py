@@ -57,7 +57,7 @@ def reference(slide_cohort, tmp_path_factory):
     out = tmp_path_factory.mktemp("reference")
     report = embed_cohort(slide_cohort, out, CountingEncoder(out / "log"), batch_size=8, progress=False)
     assert [result.status for result in report.results] == ["embedded"] * 4
-    tiles = sum(result.tiles for result in report.results)
+    tiles = sum(result.instances for result in report.results)
     assert encoded(out / "log") == tiles
     return out, tiles
 
@@ -103,7 +103,7 @@ def test_a_second_run_encodes_nothing(slide_cohort, reference):
     out, tiles = reference
     report = embed_cohort(slide_cohort, out, CountingEncoder(out / "log"), batch_size=8, progress=False)
     assert [result.status for result in report.results] == ["kept"] * 4
-    assert sum(result.tiles for result in report.results) == tiles
+    assert sum(result.instances for result in report.results) == tiles
     assert encoded(out / "log") == tiles
 
 
@@ -238,7 +238,7 @@ def test_an_unfinished_slide_goes_on_only_under_the_same_encoder(slide_cohort, t
     encoder.digest = digest
     report = embed_cohort([path], tmp_path, encoder, batch_size=8, progress=False)
     assert report.results[0].status == "embedded"
-    assert encoded(log) == report.results[0].tiles + again
+    assert encoded(log) == report.results[0].instances + again
 
 
 class _NotANumber(CountingEncoder):
@@ -282,7 +282,7 @@ def test_dask_workers_embed_the_same_bags(slide_cohort, reference, bad_slides, t
 
 
 def test_embedding_does_not_import_monai():
-    script = "import sys, monai_mil.bags.embed_run; sys.exit('monai' in sys.modules or 'timm' in sys.modules)"
+    script = "import sys, monai_mil.bags.slide_cohort; sys.exit('monai' in sys.modules or 'timm' in sys.modules)"
     subprocess.run([sys.executable, "-c", script], check=True)
 
 
