@@ -1,4 +1,4 @@
-"""A cohort: which slides there are, whose they are, what their labels are and how they are split."""
+"""A cohort: which slides or scans there are, whose they are, what their labels are and how they are split."""
 
 from __future__ import annotations
 
@@ -23,15 +23,16 @@ SPLITS = ("train", "val", "test")
 
 @dataclass(frozen=True)
 class CohortSlide:
-    """One slide of a cohort.
+    """One slide of a cohort, or one scan.
 
     Attributes:
         slide_id: unique name; the bag is ``<slide_id>.h5``.
         patient_id: all slides of one patient stay in one split.
-        path: the slide's file, None where only its bag exists.
+        path: the slide's file or the scan's file or folder, None where only its bag exists.
         split: ``train``, ``val``, ``test``, or None where the table does not say.
         label: class index (-1: unknown), or one float for every class (NaN: unknown), or None without labels.
         row: where the table names it, for error messages.
+        series_uid: which series to take where a scan's folder holds several, or None.
     """
 
     slide_id: str
@@ -40,26 +41,34 @@ class CohortSlide:
     split: str | None = None
     label: int | tuple[float, ...] | None = None
     row: str = ""
+    series_uid: str | None = None
 
 
 @dataclass(frozen=True)
 class Cohort:
-    """Slides with their labels, read by ``read_cohort``.
+    """Slides or scans with their labels, read by ``read_cohort``.
 
     Attributes:
         source: the table it was read from.
         slides: in the table's order.
         labels: names of the label columns: one for a multi-class cohort, several for a multi-label one.
         classes: names of the classes; the label columns themselves in a multi-label cohort.
+        id_column: the column and data list key of the names: ``slide_id``, or ``scan_id`` of scans.
     """
 
     source: Path
     slides: tuple[CohortSlide, ...]
     labels: tuple[str, ...] = ()
     classes: tuple[str, ...] = ()
+    id_column: str = "slide_id"
 
     def __len__(self) -> int:
         return len(self.slides)
+
+    @property
+    def case(self) -> str:
+        """What an entry is called: ``slide`` or ``scan``."""
+        return self.id_column.removesuffix("_id")
 
     def datalist(
         self, split: str | None = None, bag_dir: str | os.PathLike[str] | None = None, *, check: bool = True
@@ -68,12 +77,13 @@ class Cohort:
 
         Args:
             split: ``train``, ``val`` or ``test``; None for all slides.
-            bag_dir: folder of the bags; None to work on the slides themselves.
+            bag_dir: folder of the bags; None to work on the slides or scans themselves.
             check: raise if a bag or slide is missing, rather than when it is read.
 
         Returns:
-            Dictionaries with ``image`` (path of bag or slide), ``label`` (where the cohort has labels), ``slide_id``
-            and ``patient_id``.
+            Dictionaries with ``image`` (path of bag, slide or scan), ``label`` (where the cohort has labels),
+            ``slide_id`` or ``scan_id``, ``patient_id``, and where raw scans are asked for and the cohort names any,
+            ``series_uid`` (or ``""``).
 
         Raises:
             CohortError: the split is unknown or empty, or a file is missing; names table, row and column.
@@ -83,16 +93,21 @@ class Cohort:
             raise CohortError(f"cohort '{self.source}': split '{split}' is none of {', '.join(SPLITS)}")
         if not chosen:
             raise CohortError(
-                f"cohort '{self.source}': no slide has split '{split}' in column 'split'; fill it or use split_cohort"
+                f"cohort '{self.source}': no {self.case} has split '{split}' in column 'split'; "
+                "fill it or use split_cohort"
             )
+        embed = "embed-scans" if self.case == "scan" else "embed"
+        with_series = bag_dir is None and any(slide.series_uid for slide in self.slides)
         items = []
         for slide in chosen:
             image = Path(bag_dir, f"{slide.slide_id}.h5") if bag_dir is not None else slide.path
             if image is None:
-                raise CohortError(f"cohort '{self.source}', {slide.row}, column 'path': empty; name the slide's file")
+                raise CohortError(
+                    f"cohort '{self.source}', {slide.row}, column 'path': empty; name the {self.case}'s file"
+                )
             if check and not image.exists():
                 column, advice = (
-                    ("path", "correct it") if bag_dir is None else ("slide_id", "run monai-mil embed first")
+                    ("path", "correct it") if bag_dir is None else (self.id_column, f"run monai-mil {embed} first")
                 )
                 raise CohortError(
                     f"cohort '{self.source}', {slide.row}, column '{column}': no file '{image}'; {advice}"
@@ -100,7 +115,9 @@ class Cohort:
             item: dict[str, Any] = {"image": str(image)}
             if slide.label is not None:
                 item["label"] = slide.label if isinstance(slide.label, int) else list(slide.label)
-            items.append(item | {"slide_id": slide.slide_id, "patient_id": slide.patient_id})
+            if with_series:
+                item["series_uid"] = slide.series_uid or ""
+            items.append(item | {self.id_column: slide.slide_id, "patient_id": slide.patient_id})
         return items
 
     def write(self, path: str | os.PathLike[str]) -> Path:
@@ -108,10 +125,12 @@ class Cohort:
         path = Path(path)
         table = io.StringIO()
         writer = csv.writer(table, lineterminator="\n")
-        writer.writerow(["slide_id", "patient_id", "path", "split", *self.labels])
+        series = ["series_uid"] if any(slide.series_uid for slide in self.slides) else []
+        writer.writerow([self.id_column, "patient_id", "path", *series, "split", *self.labels])
         for slide in self.slides:
             place = "" if slide.path is None else _relative(slide.path, path.parent)
-            writer.writerow([slide.slide_id, slide.patient_id, place, slide.split or "", *self._label_text(slide)])
+            named = [slide.slide_id, slide.patient_id, place, *([slide.series_uid or ""] if series else [])]
+            writer.writerow([*named, slide.split or "", *self._label_text(slide)])
         with replacing(path) as partial:
             partial.write_text(table.getvalue(), encoding="utf-8")
         return path

@@ -26,6 +26,8 @@ _SECTIONS = {
     "test": "test",
     "data": None,
 }
+_PLAIN = ("image", "path", "slide_id", "scan_id", "patient_id", "series_uid")
+"""Columns in which a data list may hold no list."""
 _SHOWN_PROBLEMS = 10
 _NAN = "nan"
 """How pandas may write a missing value."""
@@ -39,6 +41,11 @@ class _Table:
     columns: list[str]
     rows: list[tuple[str, dict[str, Any]]]
     problems: list[str] = field(default_factory=list)
+
+    @property
+    def id_column(self) -> str:
+        """The column of the names: ``scan_id`` of a table that has it and no ``slide_id``."""
+        return "scan_id" if "scan_id" in self.columns and "slide_id" not in self.columns else "slide_id"
 
     def problem(self, row: str, column: str, what: str) -> None:
         self.problems.append(f"{row}, column '{column}': {what}")
@@ -65,10 +72,10 @@ def read_cohort(
 ) -> Cohort:
     """Read and check a cohort.
 
-    A CSV table has the columns ``slide_id``, the label columns, and where wanted ``path`` (relative to the table),
-    ``patient_id`` (default: the slide id) and ``split`` (train, val, test). A MONAI data list (JSON) is a list of
-    dictionaries, or lists under ``training``, ``validation`` and ``testing``; their ``image`` is the path and the slide
-    id defaults to its name.
+    A CSV table has the columns ``slide_id`` (or ``scan_id``), the label columns, and where wanted ``path`` (relative to
+    the table), ``patient_id`` (default: the slide id), ``split`` (train, val, test) and ``series_uid`` (of scans whose
+    folder holds several series). A MONAI data list (JSON) is a list of dictionaries, or lists under ``training``,
+    ``validation`` and ``testing``; their ``image`` is the path and the slide id defaults to its name.
 
     Args:
         path: the table or data list.
@@ -87,8 +94,10 @@ def read_cohort(
     table = _read_json(path) if path.suffix.lower() == ".json" else _read_csv(path)
     if not table.rows:
         raise CohortError(f"cohort '{path}': no slides; add one row for every slide")
+    if {"slide_id", "scan_id"} <= set(table.columns):
+        raise CohortError(f"cohort '{path}', row 1: both 'slide_id' and 'scan_id'; keep the one that names the bags")
     labels = tuple(labels)
-    required = ["slide_id", *(() if unlabelled else labels)]
+    required = [table.id_column, *(() if unlabelled else labels)]
     missing = [column for column in required if column not in table.columns]
     if missing:
         names = " and ".join(f"'{name}'" for name in missing)
@@ -97,7 +106,7 @@ def read_cohort(
     slides = tuple(_slide(table, row, cells, labels, known, unlabelled) for row, cells in table.rows)
     _check_together(table, slides)
     table.raise_problems()
-    return Cohort(path, slides, labels, known)
+    return Cohort(path, slides, labels, known, table.id_column)
 
 
 def _read_csv(path: Path) -> _Table:
@@ -171,13 +180,14 @@ def _json_rows(path: Path, content: Any) -> Iterator[tuple[str, dict[str, Any]]]
             if not isinstance(item, dict):
                 raise CohortError(f"cohort '{path}', {row}: not a dictionary")
             cells = {name: value if isinstance(value, list) else _text(value) for name, value in item.items()}
-            listed = [name for name in ("image", "path", "slide_id", "patient_id") if isinstance(cells.get(name), list)]
+            listed = [name for name in _PLAIN if isinstance(cells.get(name), list)]
             if listed:
                 raise CohortError(
                     f"cohort '{path}', {row}, column '{listed[0]}': a list; give one item for every slide"
                 )
             place = cells.get("path") or cells.get("image") or ""
-            cells = {"slide_id": slide_id(str(place)), "path": place} | cells
+            named = {} if "scan_id" in cells else {"slide_id": slide_id(str(place))}
+            cells = named | {"path": place} | cells
             yield row, cells if split is None else cells | {"split": split}
 
 
@@ -210,11 +220,11 @@ def _is_number(name: str) -> bool:
 def _slide(
     table: _Table, row: str, cells: dict[str, Any], labels: tuple[str, ...], classes: tuple[str, ...], unlabelled: bool
 ) -> CohortSlide:
-    name = cells.get("slide_id", "")
+    name = cells.get(table.id_column, "")
     if not name:
-        table.problem(row, "slide_id", "empty")
+        table.problem(row, table.id_column, "empty")
     elif not names_a_file(name):
-        table.problem(row, "slide_id", f"'{name}' cannot name a file; use no path separators and no leading dot")
+        table.problem(row, table.id_column, f"'{name}' cannot name a file; use no path separators and no leading dot")
     split = cells.get("split") or None
     if split is not None and split not in SPLITS:
         table.problem(row, "split", f"'{split}' is none of {', '.join(SPLITS)}")
@@ -225,6 +235,7 @@ def _slide(
         split=split,
         label=_label(table, row, cells, labels, classes, unlabelled),
         row=row,
+        series_uid=cells.get("series_uid") or None,
     )
 
 
@@ -271,7 +282,7 @@ def _check_together(table: _Table, slides: tuple[CohortSlide, ...]) -> None:
     has_splits = any(slide.split for slide in slides)
     for slide in slides:
         if slide.slide_id and slide is not (earlier := first.setdefault(slide.slide_id, slide)):
-            table.problem(slide.row, "slide_id", f"'{slide.slide_id}' stands already in {earlier.row}")
+            table.problem(slide.row, table.id_column, f"'{slide.slide_id}' stands already in {earlier.row}")
         if has_splits and slide.split is None:
             table.problem(slide.row, "split", "empty, but other rows have one")
         other = home.setdefault(slide.patient_id, slide)

@@ -202,6 +202,63 @@ def test_what_is_written_is_read_again(table, tmp_path, labels):
     assert again.classes == cohort.classes
 
 
+SCANS = """scan_id,patient_id,path,series_uid,split,label
+head,p1,head,1.2.3,train,bleeding
+chest,p2,chest.nii.gz,,test,none
+"""
+
+
+def test_scans_are_named_by_their_own_column(table, tmp_path):
+    cohort = read_cohort(table(SCANS))
+    assert (cohort.id_column, cohort.case) == ("scan_id", "scan")
+    (tmp_path / "head").mkdir()
+    (tmp_path / "chest.nii.gz").touch()
+    head, chest = cohort.datalist()
+    assert head == {
+        "image": f"{tmp_path}/head",
+        "label": 0,
+        "series_uid": "1.2.3",
+        "scan_id": "head",
+        "patient_id": "p1",
+    }
+    assert chest["series_uid"] == "", "every item has the same keys, so that batches collate"
+    assert split_cohort(cohort, (1, 0, 0)).id_column == "scan_id"
+    again = read_cohort(cohort.write(tmp_path / "again.csv"))
+    assert repr(again.slides) == repr(cohort.slides)
+    assert again.id_column == "scan_id"
+
+
+def test_bags_of_scans_are_asked_for_by_scan_id(table, tmp_path):
+    cohort = read_cohort(table(SCANS))
+    with pytest.raises(CohortError, match=r"row 2, column 'scan_id': no file '.*head\.h5'; run monai-mil embed-scans"):
+        cohort.datalist(bag_dir=tmp_path)
+    assert "series_uid" not in cohort.datalist(bag_dir=tmp_path, check=False)[0]
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        ("scan_id,slide_id,label\na,b,x\n", r"row 1: both 'slide_id' and 'scan_id'"),
+        ("scan_id,label\na,x\na,x\n", r"row 3, column 'scan_id': 'a' stands already in row 2"),
+        ("scan_id,label\n../a,x\n", r"row 2, column 'scan_id': '\.\./a' cannot name a file"),
+    ],
+)
+def test_problems_of_scan_tables_name_their_column(table, content, problem):
+    with pytest.raises(CohortError, match=problem):
+        read_cohort(table(content))
+
+
+def test_a_data_list_of_scans_is_read_as_one(tmp_path):
+    path = tmp_path / "scans.json"
+    path.write_text('[{"image": "a.nii.gz", "scan_id": "a", "label": 1}, {"image": "b", "scan_id": "b", "label": 0}]')
+    cohort = read_cohort(path)
+    assert cohort.id_column == "scan_id"
+    assert [(scan.slide_id, scan.path) for scan in cohort.slides] == [
+        ("a", tmp_path / "a.nii.gz"),
+        ("b", tmp_path / "b"),
+    ]
+
+
 def many(patients: int, slides_each: int, positive: float) -> Cohort:
     rng = np.random.default_rng(patients)
     slides = tuple(
