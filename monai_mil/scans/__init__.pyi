@@ -1,5 +1,8 @@
+from .find import find_scans
 from .frame import ScanFrame
+from .load import load_scan
 from .scan import Scan
+from .series import SeriesSummary, list_series
 from .slices import fit_statistics, prepare_slices
 from .windows import PRESET_NAMES, SlicePreset, Window, slice_preset
 
@@ -7,9 +10,13 @@ __all__ = [
     "PRESET_NAMES",
     "Scan",
     "ScanFrame",
+    "SeriesSummary",
     "SlicePreset",
     "Window",
+    "find_scans",
     "fit_statistics",
+    "list_series",
+    "load_scan",
     "prepare_slices",
     "slice_preset",
 ]

@@ -87,7 +87,7 @@ class ScanFrame:
     def affine(self) -> np.ndarray:
         """float64 ``[4, 4]`` from (column, row, slice) indices to RAS+ mm; a gantry tilt is a shear in it.
 
-        ``nibabel.Nifti1Image(scan.hu.T, frame.affine)`` is the scan. A single slice gets its thickness as step, or 1 mm.
+        ``nibabel.Nifti1Image(scan.hu.T, frame.affine)`` is the scan. One slice steps by its thickness, or 1 mm.
 
         Raises:
             ScanReadError: the slices are unevenly spaced, so no affine is right.

@@ -1,0 +1,114 @@
+"""One door for every kind of CT scan."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+from monai_mil.errors import ScanReadError
+from monai_mil.scans.dicom import DicomSlice, read_file
+from monai_mil.scans.frame import ScanFrame, describe_spacings
+from monai_mil.scans.pixels import read_hu, same_pixels
+from monai_mil.scans.scan import Scan
+from monai_mil.scans.series import choose_series, kind_of
+from monai_mil.scans.stack import Stack, stack_slices
+from monai_mil.scans.volume import load_volume, volume_suffix
+
+
+def load_scan(path: str | Path, *, series_uid: str | None = None, allow_gaps: bool = False) -> Scan:
+    """Read a CT scan in Hounsfield units, every slice with its exact place.
+
+    Slices are ordered by their position along the slice normal. Values below -1024 HU (padding) become -1024 HU.
+    Whatever was repaired, left out or assumed stands in ``remarks``.
+
+    Args:
+        path: a folder with a DICOM series (files of any name, other objects beside them are left out), an Enhanced CT
+            file, a NIfTI file (``.nii``, ``.nii.gz``) or an ITK volume (``.mha``, ``.mhd``, ``.nrrd``).
+        series_uid: the series to read where the folder has several.
+        allow_gaps: accept a series with missing slices.
+
+    Raises:
+        ScanReadError: no CT, several series, several orientations, missing or contradictory slices, damaged pixels;
+            the message lists what was found and what to do.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise ScanReadError(f"scan '{path}': no such file or folder")
+    if path.is_file() and volume_suffix(path) is not None:
+        return load_volume(path)
+    name = path.resolve().name
+    if path.is_dir():
+        slices, has_others, remarks = choose_series(path, series_uid)
+        name = f"{name}_{slices[0].file.series_uid}" if has_others else name
+    else:
+        slices, remarks = _slices_of_file(path)
+        name = path.stem if path.suffix.lower() in (".dcm", ".dicom", ".ima") else name
+    patient_id = _one_patient(path, slices)
+    stack = stack_slices(str(path), slices, same_pixels, allow_gaps)
+    frame = _frame(name, path, stack)
+    hu, repairs = read_hu(stack.slices)
+    return Scan(frame, hu, patient_id, (*remarks, *stack.remarks, *_geometry_remarks(frame, stack), *repairs))
+
+
+def _slices_of_file(path: Path) -> tuple[list[DicomSlice], list[str]]:
+    file = read_file(path)
+    if file is None:
+        raise ScanReadError(
+            f"scan '{path}': not a DICOM, NIfTI, MHA or NRRD file; give the folder of a CT series or such a file"
+        )
+    if not file.slices:
+        raise ScanReadError(f"scan '{path}': a DICOM file, but {kind_of(file)}, not CT; give a CT series")
+    single = ["one single-frame file read: give its folder for the whole series"] if file.frames == 1 else []
+    return list(file.slices), single
+
+
+def _one_patient(path: Path, slices: list[DicomSlice]) -> str:
+    patients = {piece.file.patient_id for piece in slices}
+    if len(patients) > 1:
+        raise ScanReadError(
+            f"scan '{path}': slices of {len(patients)} patients under one series UID; put each into its own folder"
+        )
+    return next(iter(patients))
+
+
+def _frame(name: str, path: Path, stack: Stack) -> ScanFrame:
+    first = stack.slices[0]
+    return ScanFrame(
+        scan_id=name,
+        path=str(path),
+        size=stack.size,
+        spacing=stack.spacing,
+        orientation=stack.orientation,
+        origins=stack.origins,
+        sop_uids=tuple(piece.file.sop_uid for piece in stack.slices),
+        frame_numbers=tuple(piece.frame for piece in stack.slices),
+        study_uid=first.file.study_uid,
+        series_uid=first.file.series_uid,
+        frame_of_reference_uid=first.file.frame_of_reference_uid,
+        thickness=first.thickness or 0.0,
+    )
+
+
+def _geometry_remarks(frame: ScanFrame, stack: Stack) -> list[str]:
+    remarks = []
+    if frame.tilt_degrees > 0.1:
+        remarks.append(
+            f"the slices step at {frame.tilt_degrees:.1f} degrees to their normal (gantry tilt): a sheared grid"
+        )
+    if len(frame.spacings()) > 1:
+        remarks.append(f"slice distances differ: {describe_spacings(frame.spacings())}; the grid is uneven")
+    thickness = Counter(piece.thickness for piece in stack.slices if piece.thickness)
+    if len(thickness) > 1:
+        remarks.append("slice thickness differs: " + ", ".join(f"{n} x {mm:g} mm" for mm, n in thickness.items()))
+    elif thickness and len(frame) > 1:
+        thin, distance = next(iter(thickness)), min(mm for _, mm in frame.spacings())
+        if distance > 1.5 * thin:
+            remarks.append(
+                f"slices of {thin:g} mm lie {distance:g} mm apart: the tissue between them is not in the scan"
+            )
+    if any(piece.file.photometric == "MONOCHROME1" for piece in stack.slices):
+        remarks.append("MONOCHROME1: shown inverted by viewers; Hounsfield units are as stored")
+    units = {piece.unit for piece in stack.slices} - {"", "HU"}
+    if units:
+        remarks.append(f"RescaleType {'/'.join(sorted(units))} rather than HU: the values may be no Hounsfield units")
+    return remarks

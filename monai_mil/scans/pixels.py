@@ -1,0 +1,185 @@
+"""Stored pixels become Hounsfield units, file by file, into one array."""
+
+from __future__ import annotations
+
+import os
+import struct
+from collections import defaultdict
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+
+from monai_mil.errors import ScanReadError
+from monai_mil.scans.dicom import DicomFile, DicomSlice
+from monai_mil.scans.repairs import (
+    AIR,
+    Repairs,
+    clean_bits,
+    clip_air,
+    padding_above_tissue,
+    remarks_on,
+    unwrap_12_bits,
+)
+
+_IMPLICIT = "1.2.840.10008.1.2"
+_EXPLICIT = "1.2.840.10008.1.2.1"
+_INT16 = np.iinfo(np.int16)
+
+
+def read_hu(slices: Sequence[DicomSlice]) -> tuple[np.ndarray, list[str]]:
+    """The Hounsfield units of slices of one size.
+
+    Returns:
+        int16 where that is exact, else float32, ``[n, rows, columns]`` in the order given; remarks on repairs.
+
+    Raises:
+        ScanReadError: pixels are missing, truncated or cannot be decoded; names the file.
+    """
+    file = slices[0].file
+    whole = all(piece.slope.is_integer() and piece.intercept.is_integer() for piece in slices)
+    hu = np.empty((len(slices), file.rows, file.columns), np.int16 if whole else np.float32)
+    by_file: dict[DicomFile, list[int]] = defaultdict(list)
+    for index, piece in enumerate(slices):
+        by_file[piece.file].append(index)
+    repairs = [Repairs()] * len(slices)
+    too_large: dict[int, np.ndarray] = {}
+
+    def fill(indices: list[int]) -> None:
+        frames = stored_frames(slices[indices[0]].file, [slices[i].frame for i in indices])
+        for index, stored in zip(indices, frames, strict=True):
+            values, repairs[index] = slice_hu(stored, slices[index], hu[index])
+            if values is not None:
+                too_large[index] = values
+
+    with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
+        for job in [pool.submit(fill, indices) for indices in by_file.values()]:
+            job.result()
+    if too_large:
+        hu = hu.astype(np.float32)
+        for index, values in too_large.items():
+            hu[index] = values
+    return hu, remarks_on(repairs, file.rows * file.columns)
+
+
+def same_pixels(first: DicomSlice, second: DicomSlice) -> bool:
+    """Whether two slices hold the same Hounsfield units."""
+    return bool(np.array_equal(read_hu([first])[0], read_hu([second])[0]))
+
+
+def slice_hu(stored: np.ndarray, piece: DicomSlice, out: np.ndarray) -> tuple[np.ndarray | None, Repairs]:
+    """Write one slice's Hounsfield units into ``out``.
+
+    Args:
+        stored: integers as decoded, ``[rows, columns]``.
+        piece: its header.
+        out: int16 or float32, ``[rows, columns]``.
+
+    Returns:
+        The units as float32 where they do not fit ``out``, else None; what was repaired.
+    """
+    bright_padding, kept_padding = padding_above_tissue(piece)
+    is_padding = None
+    if bright_padding is not None:
+        is_padding = (stored >= bright_padding[0]) & (stored <= bright_padding[1])
+        stored = np.where(is_padding, 0, stored).astype(stored.dtype)
+    file = piece.file
+    stored, sign_extended, bits_masked = clean_bits(stored, file.bits_stored, file.high_bit, file.signed)
+    stored, unwrapped = unwrap_12_bits(stored, piece)
+    slope, intercept = (1.0, 0.0) if unwrapped else (piece.slope, piece.intercept)
+    fits = rescale(stored, slope, intercept, out)
+    hu = out if fits else stored.astype(np.float32) * np.float32(slope) + np.float32(intercept)
+    padded = 0
+    if is_padding is not None:
+        hu[is_padding] = AIR
+        padded = int(is_padding.sum())
+    clipped, lowest = clip_air(hu)
+    done = Repairs(sign_extended, bits_masked, unwrapped, clipped + padded, lowest, kept_padding)
+    return (None if fits else hu), done
+
+
+def rescale(stored: np.ndarray, slope: float, intercept: float, out: np.ndarray) -> bool:
+    """Write ``slope * stored + intercept`` into ``out``; False, and nothing useful, where an int16 is too small."""
+    if out.dtype != np.int16:
+        np.multiply(stored, slope, out=out, casting="unsafe", dtype=np.float64)
+        out += np.float32(intercept)
+        return True
+    ends = (int(stored.min()) * slope + intercept, int(stored.max()) * slope + intercept)
+    if min(ends) < _INT16.min or max(ends) > _INT16.max:
+        return False
+    if slope == 1 and stored.dtype.itemsize == 2:
+        # Sums modulo 65536 are right wherever the result fits, so no wider copy is needed.
+        np.add(stored.view(np.uint16), np.uint16(int(intercept) % 65536), out=out.view(np.uint16))
+    else:
+        out[...] = stored.astype(np.int64) * int(slope) + int(intercept)
+    return True
+
+
+def stored_frames(file: DicomFile, frames: list[int]) -> list[np.ndarray]:
+    """The stored integers of some 1-based frames of a file, ``[rows, columns]`` each.
+
+    Raises:
+        ScanReadError: pixels are missing, truncated or cannot be decoded.
+    """
+    try:
+        if file.syntax in (_IMPLICIT, _EXPLICIT) and file.bits_allocated in (8, 16, 32):
+            return _native_frames(file, frames)
+        return _decoded_frames(file, frames)
+    except OSError as error:
+        raise ScanReadError(f"scan file '{file.path}' cannot be read ({error.strerror or error})") from error
+
+
+def _native_frames(file: DicomFile, frames: list[int]) -> list[np.ndarray]:
+    kind = np.dtype(f"<{'i' if file.signed else 'u'}{file.bits_allocated // 8}")
+    size = file.rows * file.columns * kind.itemsize
+    with file.path.open("rb") as stream:
+        stream.seek(file.pixel_offset)
+        header = stream.read(12 if file.syntax == _EXPLICIT else 8)
+        if len(header) < 8 or struct.unpack_from("<HH", header) != (0x7FE0, 0x0010):
+            raise ScanReadError(f"scan file '{file.path}': it has no pixel data; export the series again")
+        start = stream.tell()
+        pixels = []
+        for frame in frames:
+            values = np.empty((file.rows, file.columns), kind)
+            stream.seek(start + (frame - 1) * size)
+            if stream.readinto(values.data.cast("B")) < size:
+                raise ScanReadError(
+                    f"scan file '{file.path}': its pixel data are truncated at frame {frame} of {file.frames}; "
+                    f"copy or export the file again"
+                )
+            pixels.append(values)
+    return pixels
+
+
+def _decoded_frames(file: DicomFile, frames: list[int]) -> list[np.ndarray]:
+    import pydicom
+
+    dataset = pydicom.dcmread(file.path, force=True)
+    if "PixelData" not in dataset:
+        raise ScanReadError(
+            f"scan file '{file.path}': it has no pixel data, or they are truncated; copy or export the file again"
+        )
+    if "TransferSyntaxUID" not in dataset.file_meta:
+        dataset.file_meta.TransferSyntaxUID = pydicom.uid.UID(file.syntax)
+    try:
+        pixels = np.asarray(dataset.pixel_array).reshape(file.frames, file.rows, file.columns)
+    except Exception as error:  # every decoder has its own errors
+        raise _decoding_error(file, error) from error
+    kind = np.dtype(f"{'i' if file.signed else 'u'}{pixels.itemsize}")
+    return [np.ascontiguousarray(pixels[frame - 1]).view(kind) for frame in frames]
+
+
+def _decoding_error(file: DicomFile, error: Exception) -> ScanReadError:
+    from pydicom.uid import UID
+
+    name: Any = UID(file.syntax).name
+    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    if "missing" in reason and "dependenc" in str(error):
+        return ScanReadError(
+            f"scan file '{file.path}': no decoder for transfer syntax {name} ({file.syntax}); pip install python-gdcm"
+        )
+    return ScanReadError(
+        f"scan file '{file.path}': its pixel data ({name}) are damaged, truncated or of a kind that cannot be decoded "
+        f"({reason}); copy or export the file again, uncompressed if you can"
+    )

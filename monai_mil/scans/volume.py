@@ -1,0 +1,162 @@
+"""Volume files: NIfTI through nibabel; MHA, MHD and NRRD through ITK."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from monai_mil.errors import ScanReadError
+from monai_mil.scans.frame import LPS_TO_RAS, ScanFrame
+from monai_mil.scans.pixels import rescale
+from monai_mil.scans.repairs import Repairs, clip_air, remarks_on
+from monai_mil.scans.scan import Scan
+
+NIFTI = (".nii.gz", ".nii")
+ITK = (".mha", ".mhd", ".nrrd", ".nhdr")
+_PLAINLY_THICKER = 1.5
+
+
+def volume_suffix(path: Path) -> str | None:
+    """The ending that makes ``path`` a volume file, or None."""
+    return next((suffix for suffix in (*NIFTI, *ITK) if path.name.lower().endswith(suffix)), None)
+
+
+def load_volume(path: Path) -> Scan:
+    """Read a volume file; slices lie across its third axis, or across another one that is plainly coarser.
+
+    Rows and columns are turned and mirrored (never resampled) to the way DICOM stores a slice, so that a scan gives
+    the same images in every format: axial rows run to the patient's left and columns to the back.
+
+    Raises:
+        ScanReadError: not a three-dimensional volume of numbers, or its affine has no right angles within a slice.
+    """
+    suffix = volume_suffix(path)
+    assert suffix is not None
+    try:
+        array, slope, intercept, affine, remarks = _nifti(path) if suffix in NIFTI else _itk(path)
+    except ScanReadError:
+        raise
+    except Exception as error:  # the libraries raise whatever their parsers meet
+        reason = str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
+        raise ScanReadError(f"scan '{path}' cannot be read as {suffix} ({reason}); export or copy it again") from error
+    while array.ndim > 3 and array.shape[-1] == 1:
+        array = array[..., 0]
+    if array.ndim != 3 or array.dtype.kind not in "iuf" or 0 in array.shape:
+        raise ScanReadError(
+            f"scan '{path}': {array.dtype} of shape {array.shape} is no volume of three axes; extract one CT volume"
+        )
+    if not (np.isfinite(affine).all() and abs(np.linalg.det(affine[:3, :3])) > 1e-9):
+        raise ScanReadError(f"scan '{path}': its affine is not invertible; write the volume with its geometry")
+    stack, frame = _as_slices(path, path.name[: -len(suffix)], array, LPS_TO_RAS @ affine)
+    hu, more = _volume_hu(stack, slope, intercept)
+    return Scan(frame, hu, "", (*remarks, *more))
+
+
+def _nifti(path: Path) -> tuple[np.ndarray, float, float, np.ndarray, list[str]]:
+    import nibabel
+
+    image: Any = nibabel.load(path)
+    remarks = []
+    if not (image.header["sform_code"] or image.header["qform_code"]):
+        remarks.append("the NIfTI header has no orientation: left/right and position in the patient are unknown")
+    slope, intercept = image.dataobj.slope, image.dataobj.inter
+    return np.asarray(image.dataobj.get_unscaled()), float(slope), float(intercept), image.affine, remarks
+
+
+def _itk(path: Path) -> tuple[np.ndarray, float, float, np.ndarray, list[str]]:
+    try:
+        import itk
+    except ImportError as error:
+        raise ScanReadError(f"scan '{path}': this format needs ITK; pip install 'monai-mil[itk]'") from error
+    image: Any = itk.imread(str(path))
+    direction, spacing = itk.array_from_matrix(image.GetDirection()), np.array(image.GetSpacing())
+    if direction.shape != (3, 3):
+        raise ScanReadError(f"scan '{path}': {len(spacing)} axes; a CT volume has three")
+    affine = np.eye(4)
+    affine[:3, :3] = direction * spacing
+    affine[:3, 3] = np.array(image.GetOrigin())
+    return itk.array_from_image(image).T, 1.0, 0.0, LPS_TO_RAS @ affine, []
+
+
+def _as_slices(path: Path, name: str, array: np.ndarray, lps: np.ndarray) -> tuple[np.ndarray, ScanFrame]:
+    """The volume as ``[slice, row, column]`` in DICOM's directions, and its frame; ``lps`` maps array indices to mm."""
+    across = _slice_axis(lps)
+    column, row = _in_plane_axes(lps, across)
+    array, lps = array.transpose(across, row, column), lps[:, [across, row, column, 3]]
+    directions = lps[:3, :3] / np.linalg.norm(lps[:3, :3], axis=0)
+    if abs(directions[:, 1] @ directions[:, 2]) > 0.01:
+        raise ScanReadError(f"scan '{path}': its affine is sheared within the slices; resample it to right angles")
+    for axis, target in ((2, _display(directions[:, 2])), (1, _display(directions[:, 1]))):
+        if directions[:, axis] @ target < 0:
+            array, lps = _flipped(array, lps, axis)
+    if np.cross(lps[:3, 2], lps[:3, 1]) @ lps[:3, 0] < 0:
+        array, lps = _flipped(array, lps, 0)
+    spacing = np.linalg.norm(lps[:3, :3], axis=0)
+    n, rows, columns = array.shape
+    frame = ScanFrame(
+        scan_id=name,
+        path=str(path),
+        size=(rows, columns),
+        spacing=(float(spacing[1]), float(spacing[2])),
+        orientation=np.stack([lps[:3, 2] / spacing[2], lps[:3, 1] / spacing[1]]),
+        origins=lps[:3, 3] + np.arange(n)[:, None] * lps[:3, 0],
+        sop_uids=("",) * n,
+        frame_numbers=tuple(range(1, n + 1)),
+        thickness=float(spacing[0]),
+    )
+    return array, frame
+
+
+def _slice_axis(lps: np.ndarray) -> int:
+    sizes = np.linalg.norm(lps[:3, :3], axis=0)
+    coarsest = int(sizes.argmax())
+    others = np.delete(sizes, coarsest)
+    return coarsest if sizes[coarsest] >= _PLAINLY_THICKER * others.max() else 2
+
+
+def _in_plane_axes(lps: np.ndarray, across: int) -> tuple[int, int]:
+    """Array axes that become columns and rows: columns go along the patient's left or, in sagittal slices, back."""
+    first, second = (axis for axis in range(3) if axis != across)
+    world = np.abs(lps[:3, :3] / np.linalg.norm(lps[:3, :3], axis=0))
+    first_is_column = world[:, first].argmax() <= world[:, second].argmax()
+    return (first, second) if first_is_column else (second, first)
+
+
+def _display(direction: np.ndarray) -> np.ndarray:
+    """The sense in which DICOM images run along a direction: to the left, to the back, to the feet."""
+    axis = int(np.abs(direction).argmax())
+    target = np.zeros(3)
+    target[axis] = -1.0 if axis == 2 else 1.0
+    return target
+
+
+def _flipped(array: np.ndarray, lps: np.ndarray, axis: int) -> tuple[np.ndarray, np.ndarray]:
+    lps = lps.copy()
+    lps[:3, 3] += lps[:3, axis] * (array.shape[axis] - 1)
+    lps[:3, axis] *= -1
+    return np.flip(array, axis), lps
+
+
+def _volume_hu(stack: np.ndarray, slope: float, intercept: float) -> tuple[np.ndarray, list[str]]:
+    """HU as for DICOM, slice by slice; floats that are all whole numbers become int16."""
+    stack = stack.astype(stack.dtype.newbyteorder("="), copy=False)
+    whole = slope.is_integer() and intercept.is_integer() and _is_whole(stack)
+    hu = np.empty(stack.shape, np.int16 if whole else np.float32)
+    repairs = []
+    for index in range(len(stack)):
+        if not rescale(np.ascontiguousarray(stack[index]), slope, intercept, hu[index]):
+            return _volume_hu(stack.astype(np.float32), slope, intercept)
+        clipped, lowest = clip_air(hu[index])
+        repairs.append(Repairs(clipped=clipped, lowest=lowest))
+    return hu, remarks_on(repairs, hu[0].size)
+
+
+def _is_whole(stack: np.ndarray) -> bool:
+    if stack.dtype.kind != "f":
+        return True
+    return all(
+        bool(np.isfinite(piece).all() and (piece == np.rint(piece)).all() and np.abs(piece).max() < 2**15)
+        for piece in stack
+    )
