@@ -3,6 +3,17 @@
 from __future__ import annotations
 
 from monai_mil.losses.bag import BagBCE, BagCrossEntropy
+from monai_mil.losses.instance import InstanceBCE
 from monai_mil.losses.mil_loss import MILLoss
+from monai_mil.losses.normal_guidance import NormalGuidance, normal_guidance
+from monai_mil.losses.parameter_l1 import ParameterL1
 
-__all__ = ["BagBCE", "BagCrossEntropy", "MILLoss"]
+__all__ = [
+    "BagBCE",
+    "BagCrossEntropy",
+    "InstanceBCE",
+    "MILLoss",
+    "NormalGuidance",
+    "ParameterL1",
+    "normal_guidance",
+]

@@ -1,24 +1,34 @@
 from .bootstrap import Interval, bootstrap_ci
-from .classification import accuracy, auroc, balanced_accuracy, macro_f1
+from .classification import accuracy, auprc, auroc, balanced_accuracy, macro_f1
 from .curves import Calibration, RocCurve, calibration, roc_curve
 from .handlers import AUROC
+from .instance_handler import InstanceAUROC
 from .instances import instance_auroc
 from .report import classification_report
 from .report_saver import ReportSaver
+from .slice_report_saver import SliceReportSaver
+from .slices import SliceFigure, SliceReport, centre_scores, slice_metrics
 
 __all__ = [
     "AUROC",
     "Calibration",
+    "InstanceAUROC",
     "Interval",
     "ReportSaver",
     "RocCurve",
+    "SliceFigure",
+    "SliceReport",
+    "SliceReportSaver",
     "accuracy",
+    "auprc",
     "auroc",
     "balanced_accuracy",
     "bootstrap_ci",
     "calibration",
+    "centre_scores",
     "classification_report",
     "instance_auroc",
     "macro_f1",
     "roc_curve",
+    "slice_metrics",
 ]

@@ -40,7 +40,7 @@ def bootstrap_ci(
         metric: one of :mod:`monai_mil.metrics.classification`, or any function with their signature.
         prob: see there.
         label: see there.
-        n: number of resamples.
+        n: number of resamples; 0 leaves the interval undefined.
         seed: the same seed gives the same interval.
         groups: patient of every case, ``[cases]``; None lets every case be its own.
         level: coverage.
@@ -48,7 +48,8 @@ def bootstrap_ci(
     Returns:
         The metric of the data and the interval; NaN where the metric is not defined.
     """
-    values = np.concatenate([metric(prob, label, weight) for weight in _resamples(label, n, seed, groups)])
+    blocks = [metric(prob, label, weight) for weight in _resamples(label, n, seed, groups)]
+    values = np.concatenate([np.empty(0), *blocks])
     defined = values[~np.isnan(values)]
     value = float(metric(prob, label))
     if len(defined) == 0:

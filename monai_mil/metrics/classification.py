@@ -37,6 +37,15 @@ def auroc(prob: ArrayLike, label: ArrayLike, weight: Array | None = None) -> Any
     return _result(_mean(columns), weight)
 
 
+def auprc(prob: ArrayLike, label: ArrayLike, weight: Array | None = None) -> Any:
+    """Average precision, ``sum_k (R_k - R_{k-1}) P_k`` over the distinct scores; macro mean as :func:`auroc`'s.
+
+    Classes or labels without a positive or without a negative case are left out of the mean.
+    """
+    columns = [_binary_auprc(*column) for column in _one_versus_rest(prob, label, weight)]
+    return _result(_mean(columns), weight)
+
+
 def accuracy(prob: ArrayLike, label: ArrayLike, weight: Array | None = None) -> Any:
     """Share of correct predictions (highest probability; multi-label: each label at 0.5)."""
     cells = _confusions(prob, label, weight)
@@ -97,6 +106,20 @@ def _binary_auroc(score: Array, truth: Array, weights: Array) -> Array:
     negative = np.add.reduceat(ordered * ~truth[order], starts, axis=1)
     below = np.cumsum(negative, axis=1) - negative / 2
     return _ratio((positive * below).sum(axis=1), positive.sum(axis=1) * negative.sum(axis=1))
+
+
+def _binary_auprc(score: Array, truth: Array, weights: Array) -> Array:
+    """Mean over the positives of the precision at their score, for each row of ``weights``."""
+    if len(score) == 0:
+        return np.full(len(weights), np.nan)
+    order = np.argsort(-score, kind="stable")
+    starts = np.flatnonzero(np.diff(score[order], prepend=np.nan) != 0)
+    ordered = weights[:, order]
+    positive = np.add.reduceat(ordered * truth[order], starts, axis=1)
+    chosen = np.cumsum(np.add.reduceat(ordered, starts, axis=1), axis=1)
+    precision = np.cumsum(positive, axis=1) / np.where(chosen > 0, chosen, 1)
+    positives = positive.sum(axis=1)
+    return _ratio((positive * precision).sum(axis=1), np.where(positives < chosen[:, -1], positives, 0))
 
 
 def _confusions(prob: ArrayLike, label: ArrayLike, weight: Array | None) -> list[tuple[Array, ...]]:

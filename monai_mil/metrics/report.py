@@ -10,10 +10,16 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from monai_mil.metrics.bootstrap import bootstrap_ci
-from monai_mil.metrics.classification import accuracy, auroc, balanced_accuracy, macro_f1
+from monai_mil.metrics.classification import accuracy, auprc, auroc, balanced_accuracy, macro_f1
 from monai_mil.metrics.curves import calibration
 
-_METRICS = {"auroc": auroc, "balanced_accuracy": balanced_accuracy, "macro_f1": macro_f1, "accuracy": accuracy}
+_METRICS = {
+    "auroc": auroc,
+    "auprc": auprc,
+    "balanced_accuracy": balanced_accuracy,
+    "macro_f1": macro_f1,
+    "accuracy": accuracy,
+}
 
 
 def classification_report(
@@ -36,7 +42,7 @@ def classification_report(
 
     Returns:
         ``{"cases", "expected_calibration_error", <metric>: {"value", "low", "high"}, "classes": {<class>:
-        {"cases", "auroc": {"value", "low", "high"}}}}`` with the metrics ``auroc``, ``balanced_accuracy``,
+        {"cases", "auroc": {"value", "low", "high"}}}}`` with the metrics ``auroc``, ``auprc``, ``balanced_accuracy``,
         ``macro_f1`` and ``accuracy``; numbers are Python's, NaN where not defined.
 
     Raises:

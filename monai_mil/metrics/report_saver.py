@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import logging
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import ignite.distributed as idist
 import torch
-import torch.distributed as dist
 from ignite.engine import Engine, Events
 from torch import Tensor
 
-from monai_mil.files import replacing
+from monai_mil.metrics.files import gather_cases, write_json
 from monai_mil.metrics.handlers import pred_and_label
 from monai_mil.metrics.report import classification_report
 
@@ -26,7 +23,8 @@ class ReportSaver:
     """Writes ``<output_dir>/metrics.json``, a :func:`monai_mil.metrics.classification_report`, when an evaluator ends.
 
     Reads ``pred`` (probabilities) and ``label`` of the decollated output and ``patient_id`` of the batch, whose cases
-    the bootstrap keeps together. With several processes it tells of the cases of all; what is not defined is null.
+    the bootstrap keeps together. One single probability with two classes is that of the second. With several processes
+    it tells of the cases of all; what is not defined is null.
 
     Args:
         output_dir: the run's folder.
@@ -57,30 +55,15 @@ class ReportSaver:
             self._cases.append((pred, label, str(item.get("patient_id", own))))
 
     def _write(self, engine: Engine) -> None:
-        preds, labels, patients = zip(*self._gathered(), strict=True)
+        preds, labels, patients = zip(*gather_cases(self._cases), strict=True)
         if idist.get_rank() != 0:
             return
-        label = torch.stack(labels)
+        prob, label = torch.stack(preds), torch.stack(labels)
+        if prob.shape[1] == 1 and len(self.classes) == 2:
+            prob = torch.cat([1 - prob, prob], dim=1)
         truth = label[:, 0] if label.shape[1] == 1 and len(self.classes) > 1 else label
-        prob = torch.stack(preds).numpy()
-        report = classification_report(prob, truth.numpy(), self.classes, patients, self.n, self.seed)
-        with replacing(self.path) as temporary:
-            temporary.write_text(json.dumps(_nulled(report), indent=4) + "\n")
-        for name in ("auroc", "balanced_accuracy", "macro_f1"):
+        report = classification_report(prob.numpy(), truth.numpy(), self.classes, patients, self.n, self.seed)
+        write_json(report, self.path)
+        for name in ("auroc", "auprc", "balanced_accuracy", "macro_f1"):
             figure = report[name]
             logger.info("%s %.4f (95 %% interval %.4f to %.4f)", name, figure["value"], figure["low"], figure["high"])
-
-    def _gathered(self) -> list[tuple[Tensor, Tensor, str]]:
-        """The cases of all processes."""
-        if idist.get_world_size() == 1:
-            return self._cases
-        parts: list[list[tuple[Tensor, Tensor, str]]] = [[] for _ in range(idist.get_world_size())]
-        dist.all_gather_object(parts, self._cases)
-        return [case for part in parts for case in part]
-
-
-def _nulled(value: Any) -> Any:
-    """JSON knows no NaN."""
-    if isinstance(value, dict):
-        return {key: _nulled(inner) for key, inner in value.items()}
-    return None if isinstance(value, float) and math.isnan(value) else value

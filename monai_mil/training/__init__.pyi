@@ -1,10 +1,13 @@
-from .batches import prepare_bag_batch
+from .batches import prepare_bag_batch, prepare_instance_batch, prepare_positioned_bag_batch
 from .best_model import BestModel
 from .checkpointer import Checkpointer
 from .distributed import finish_distributed
 from .early_stop import EarlyStop
+from .gradient_clip import GradientClip
+from .guards import StopOnNaN, require_steps
 from .inferers import FullOutputInferer
 from .seeding import EpochSeeder
+from .unpack import UnpackOutputd
 
 __all__ = [
     "BestModel",
@@ -12,6 +15,12 @@ __all__ = [
     "EarlyStop",
     "EpochSeeder",
     "FullOutputInferer",
+    "GradientClip",
+    "StopOnNaN",
+    "UnpackOutputd",
     "finish_distributed",
     "prepare_bag_batch",
+    "prepare_instance_batch",
+    "prepare_positioned_bag_batch",
+    "require_steps",
 ]

@@ -8,13 +8,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
+Batch = tuple[Tensor, Tensor | None, tuple[()], dict[str, Tensor]]
+
 
 def prepare_bag_batch(
     batchdata: Mapping[str, Any],
     device: str | torch.device | None = None,
     non_blocking: bool = False,
     **kwargs: Any,
-) -> tuple[Tensor, Tensor | None, tuple[()], dict[str, Tensor]]:
+) -> Batch:
     """The ``prepare_batch`` of MONAI engines for bags, padded or not.
 
     Args:
@@ -34,3 +36,38 @@ def prepare_bag_batch(
     mask = batchdata.get("mask")
     keywords = {} if mask is None else {"mask": move(mask).bool()}
     return move(batchdata["image"]), None if label is None else move(label), (), keywords
+
+
+def prepare_positioned_bag_batch(
+    batchdata: Mapping[str, Any],
+    device: str | torch.device | None = None,
+    non_blocking: bool = False,
+    **kwargs: Any,
+) -> Batch:
+    """:func:`prepare_bag_batch` with the keyword ``positions``, for losses that ask where the instances lie.
+
+    Positions are ``positions_mm`` ``[b, n]`` of a scan's slices, else the ``coords`` ``[b, n, 2]`` of a slide's tiles
+    as floats; a batch without either brings none. :class:`FullOutputInferer` puts them into the network's output.
+    """
+    image, label, positional, keywords = prepare_bag_batch(batchdata, device, non_blocking, **kwargs)
+    positions = batchdata.get("positions_mm", batchdata.get("coords"))
+    if positions is not None:
+        moved = torch.as_tensor(positions).to(device=device, non_blocking=non_blocking)
+        keywords["positions"] = moved if moved.is_floating_point() else moved.float()
+    return image, label, positional, keywords
+
+
+def prepare_instance_batch(
+    batchdata: Mapping[str, Any],
+    device: str | torch.device | None = None,
+    non_blocking: bool = False,
+    **kwargs: Any,
+) -> Batch:
+    """:func:`prepare_bag_batch` with ``instance_labels`` ``[b, n]`` as the label that ``InstanceBCE`` takes.
+
+    Raises:
+        ValueError: the batch has no instance labels.
+    """
+    if "instance_labels" not in batchdata:
+        raise ValueError("the bags hold no 'instance_labels', which training on single instances needs; load them too")
+    return prepare_bag_batch({**batchdata, "label": batchdata["instance_labels"]}, device, non_blocking, **kwargs)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ from torch import nn
 
 from monai_mil.training.files import save_atomically, unwrap
 from monai_mil.training.scores import Mode, key_score
+
+logger = logging.getLogger(__name__)
 
 
 class BestModel:
@@ -27,42 +30,72 @@ class BestModel:
         network: what is saved; a DDP wrapper is taken off.
         path: the file, such as ``models/model.pt``.
         mode: ``"max"`` if a high metric is good, ``"min"`` if a low one is.
+        paper_rule_trainer: a trainer whose key metric, of the same epoch, must be better than the validation's for an
+            epoch to be chosen, the first of equally good ones: the selection of Normal Guidance. As long as no epoch
+            qualifies the best validation is kept all the same, and a warning is logged when training ends so.
 
     Attributes:
         best: the best score so far (negated for ``"min"``), None before the first.
         best_epoch: its epoch.
+        qualified: whether that epoch was chosen by the rule; always true without one.
     """
 
-    def __init__(self, network: nn.Module, path: str | Path, mode: Mode = "max") -> None:
+    def __init__(
+        self, network: nn.Module, path: str | Path, mode: Mode = "max", paper_rule_trainer: Engine | None = None
+    ) -> None:
         self.network = network
         self.path = Path(path)
         self.mode = mode
+        self.paper_rule_trainer = paper_rule_trainer
         self.best: float | None = None
         self.best_epoch = -1
+        self.qualified = paper_rule_trainer is None
         self._evaluator: Engine | None = None
 
     def attach(self, evaluator: Engine) -> None:
         """Watch a MONAI evaluator; its epoch is the trainer's, as ``ValidationHandler`` sets it."""
         self._evaluator = evaluator
         evaluator.add_event_handler(Events.COMPLETED, self)
+        if self.paper_rule_trainer is not None:
+            self.paper_rule_trainer.add_event_handler(Events.COMPLETED, self._tell)
 
     def __call__(self, evaluator: Engine) -> None:
         """Save if the validation that has just completed is the best one."""
         score = key_score(evaluator, self.mode)
-        if self.best is not None and (score is None or score < self.best):
+        qualified = self._qualifies(score)
+        if self.best is not None and (score is None or not self._improves(score, qualified)):
             return
         if score is not None:
-            self.best, self.best_epoch = score, evaluator.state.epoch
+            self.best, self.best_epoch, self.qualified = score, evaluator.state.epoch, qualified
         if idist.get_rank() == 0:
             save_atomically(unwrap(self.network).state_dict(), self.path)
 
+    def _qualifies(self, score: float | None) -> bool:
+        if self.paper_rule_trainer is None:
+            return True
+        trained = key_score(self.paper_rule_trainer, self.mode, "train")
+        return score is not None and trained is not None and trained > score
+
+    def _improves(self, score: float, qualified: bool) -> bool:
+        if self.best is None or qualified != self.qualified:
+            return qualified
+        return score > self.best if self.paper_rule_trainer is not None else score >= self.best
+
+    def _tell(self) -> None:
+        if not self.qualified and self.best is not None:
+            logger.warning(
+                "in no epoch was the training metric better than the validation's; kept the best validation, epoch %d",
+                self.best_epoch,
+            )
+
     def state_dict(self) -> dict[str, Any]:
         """The bookkeeping, without the weights."""
-        return {"best": self.best, "best_epoch": self.best_epoch}
+        return {"best": self.best, "best_epoch": self.best_epoch, "qualified": self.qualified}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore the bookkeeping, also what the evaluator itself reports as best."""
         self.best, self.best_epoch = state["best"], state["best_epoch"]
+        self.qualified = state.get("qualified", True)
         if self._evaluator is not None and self.best is not None:
             reported: Any = self._evaluator.state
             reported.best_metric = self.best if self.mode == "max" else -self.best

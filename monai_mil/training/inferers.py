@@ -12,6 +12,23 @@ from torch import Tensor
 class FullOutputInferer(Inferer):
     """Calls ``network(inputs, return_dict=True)``: what a trainer with a :class:`monai_mil.losses.MILLoss` needs."""
 
-    def __call__(self, inputs: Tensor, network: Callable[..., Any], *args: Any, **kwargs: Any) -> dict[str, Tensor]:
-        """The output dict; further arguments (the ``mask``) go to the network."""
-        return network(inputs, *args, return_dict=True, **kwargs)
+    def __call__(
+        self,
+        inputs: Tensor,
+        network: Callable[..., Any],
+        *args: Any,
+        positions: Tensor | None = None,
+        **kwargs: Any,
+    ) -> dict[str, Tensor]:
+        """The output dict.
+
+        Args:
+            inputs: the bags.
+            network: what is asked.
+            args: go to the network.
+            positions: of the instances, ``[b, n]`` or ``[b, n, 2]``; networks do not take them, the output has them
+                as ``positions``.
+            kwargs: go to the network, such as the ``mask``.
+        """
+        output = network(inputs, *args, return_dict=True, **kwargs)
+        return output if positions is None else {**output, "positions": positions}

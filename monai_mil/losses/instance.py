@@ -1,0 +1,36 @@
+"""Supervision of single instances, where they are labelled."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class InstanceBCE(nn.Module):
+    """Binary cross-entropy of every labelled instance, mean over all of them in the batch."""
+
+    def forward(self, output: Mapping[str, Tensor], label: Tensor) -> Tensor:
+        """Scalar loss of ``output["instance_logits"]`` ``[b, 1, n]`` for labels ``[b, n]``.
+
+        Labels are 0, 1, or below 0 where unknown or padding. A batch that knows none has the loss 0, and a zero
+        gradient.
+
+        Raises:
+            ValueError: the network tells no instance logits, or the shapes do not fit.
+        """
+        logits = output.get("instance_logits")
+        if logits is None:
+            raise ValueError(f"the network gives no instance_logits; its output has {', '.join(sorted(output))}")
+        if logits.dim() != 3 or logits.shape[1] != 1 or logits[:, 0].shape != label.shape:
+            raise ValueError(
+                f"instance logits {list(logits.shape)} and labels {list(label.shape)} must be [b, 1, n] and [b, n]; "
+                "use prepare_instance_batch"
+            )
+        target = label.to(logits.device)
+        known = target >= 0
+        if output.get("mask") is not None:
+            known = known & output["mask"]
+        losses = F.binary_cross_entropy_with_logits(logits[:, 0][known].float(), target[known].float(), reduction="sum")
+        return losses / known.sum().clamp(min=1)
