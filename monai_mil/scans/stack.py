@@ -163,13 +163,11 @@ def _positions_without_origin(name: str, slices: list[DicomSlice], remarks: list
     if np.isfinite(locations).all() and len(set(locations)) == len(slices):
         remarks.append("no ImagePositionPatient: ordered by SliceLocation; in-plane position and direction unknown")
         return locations
-    numbers = [piece.file.instance_number for piece in slices]
     if len(slices) == 1:
         remarks.append("no ImagePositionPatient: the position in the patient is unknown")
         return np.zeros(1)
-    if None in numbers or len({(number, piece.frame) for number, piece in zip(numbers, slices, strict=True)}) < len(
-        slices
-    ):
+    numbers = [(piece.file.instance_number or 0, piece.frame) for piece in slices]
+    if len(set(numbers)) < len(slices):
         raise ScanReadError(
             f"scan '{name}': its slices cannot be ordered: no ImagePositionPatient, and SliceLocation and "
             f"InstanceNumber are missing or repeated; export the series again"
@@ -180,7 +178,7 @@ def _positions_without_origin(name: str, slices: list[DicomSlice], remarks: list
         + (f"taken as {step:g} mm apart" if step else "distance unknown, taken as 1 mm")
         + "; position and direction unknown"
     )
-    ranks = np.array([sorted(keys).index(key) for key in keys])
+    ranks = np.array([sorted(numbers).index(number) for number in numbers])
     return ranks * float(step or 1.0)
 
 
