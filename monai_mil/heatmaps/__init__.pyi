@@ -1,4 +1,5 @@
 from .colours import Colouring, colour_table
+from .curve import export_curve
 from .geojson import export_geojson
 from .heatmap import (
     Heatmap,
@@ -6,9 +7,13 @@ from .heatmap import (
     assemble,
     percentile_ranks,
 )
+from .montage import export_montage
+from .nifti import export_nifti
 from .png import export_png
 from .report import write_report
 from .savers import HeatmapSaver, PredictionSaver
+from .scan_heatmap import ScanHeatmap, load_heatmap
+from .slice_saver import SliceSaver
 from .tiff import export_tiff
 
 __all__ = [
@@ -16,12 +21,18 @@ __all__ = [
     "Heatmap",
     "HeatmapSaver",
     "PredictionSaver",
+    "ScanHeatmap",
+    "SliceSaver",
     "SlideFrame",
     "assemble",
     "colour_table",
+    "export_curve",
     "export_geojson",
+    "export_montage",
+    "export_nifti",
     "export_png",
     "export_tiff",
+    "load_heatmap",
     "percentile_ranks",
     "write_report",
 ]

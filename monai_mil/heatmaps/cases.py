@@ -11,21 +11,23 @@ import numpy as np
 
 from monai_mil.errors import CohortError
 from monai_mil.heatmaps.heatmap import SlideFrame, as_array
+from monai_mil.scans import ScanFrame
 
 _FRAME = ("level0_size", "mpp", "tile_size_level0")
 
 
 @dataclass(frozen=True, eq=False)
 class Prediction:
-    """A network's answer for one slide.
+    """A network's answer for one slide or scan.
 
     Attributes:
-        slide_id: the slide.
+        slide_id: the slide or scan.
         patient_id: whose it is; the slide's id where the cohort does not say.
         prob: probability of every class, float64 ``[c]``.
         classes: their names.
         multi_label: classes do not exclude each other.
         label: class index, or one value for every class (NaN: unknown), or None.
+        id_column: what tables call the first: ``slide_id``, or ``scan_id`` for a scan.
     """
 
     slide_id: str
@@ -34,6 +36,7 @@ class Prediction:
     classes: tuple[str, ...]
     multi_label: bool
     label: int | tuple[float, ...] | None
+    id_column: str = "slide_id"
 
     @property
     def index(self) -> int:
@@ -56,7 +59,12 @@ class Prediction:
 
     def row(self) -> dict[str, str]:
         """The row of ``predictions.csv``."""
-        row = {"slide_id": self.slide_id, "patient_id": self.patient_id, "label": self.label_text, "pred": self.text}
+        row = {
+            self.id_column: self.slide_id,
+            "patient_id": self.patient_id,
+            "label": self.label_text,
+            "pred": self.text,
+        }
         row |= {f"prob_{name}": f"{prob:.6g}" for name, prob in zip(self.classes, self.prob, strict=True)}
         if self.multi_label:
             known = self.label if isinstance(self.label, tuple) else (np.nan,) * len(self.classes)
@@ -92,18 +100,31 @@ def cases(engine: Any) -> Iterator[dict[str, Any]]:
 
 
 def case_id(item: Mapping[str, Any]) -> str:
-    """The slide's name, fit to be a file's name.
+    """The slide's or scan's name, fit to be a file's name.
 
     Raises:
         CohortError: there is none, or it is no plain file name.
     """
-    slide_id = item.get("slide_id", _meta(item).get("slide_id"))
-    if slide_id is None:
-        raise CohortError("a case of the engine has no 'slide_id', neither as a key nor in its image's meta data")
-    slide_id = str(slide_id)
-    if Path(slide_id).name != slide_id:
-        raise CohortError(f"slide_id '{slide_id}' cannot name a file; use a name without '/'")
-    return slide_id
+    column, meta = id_column(item), _meta(item)
+    name = item.get(column, meta.get(column, meta.get("slide_id")))
+    if name is None:
+        raise CohortError(
+            "a case of the engine has no 'slide_id' or 'scan_id', neither as a key nor in its image's meta data"
+        )
+    if Path(str(name)).name != str(name):
+        raise CohortError(f"{column} '{name}' cannot name a file; use a name without '/'")
+    return str(name)
+
+
+def id_column(item: Mapping[str, Any]) -> str:
+    """The column of tables that names the case: ``scan_id`` of a scan, else ``slide_id``."""
+    given = next((column for column in ("scan_id", "slide_id") if column in item), None)
+    return given or ("scan_id" if _meta(item).get("scan_id") or _meta(item).get("scan_frame") else "slide_id")
+
+
+def case_text(item: Mapping[str, Any]) -> str:
+    """The case as an error names it."""
+    return f"{id_column(item).removesuffix('_id')} '{case_id(item)}'"
 
 
 def read_prediction(item: Mapping[str, Any], classes: Sequence[str], multi_label: bool) -> Prediction:
@@ -115,7 +136,7 @@ def read_prediction(item: Mapping[str, Any], classes: Sequence[str], multi_label
     Raises:
         CohortError: ``pred`` fits neither the classes nor [0, 1].
     """
-    slide_id = case_id(item)
+    where = case_text(item)
     given = item["pred"]
     if isinstance(given, Mapping):
         logits = None if "prob" in given else _numbers(given["logits"])
@@ -125,14 +146,16 @@ def read_prediction(item: Mapping[str, Any], classes: Sequence[str], multi_label
     if prob.shape == (1,) and len(classes) == 2 and not multi_label:
         prob = np.array([1 - prob[0], prob[0]])
     if prob.shape != (len(classes),):
-        raise CohortError(f"slide '{slide_id}': {prob.size} predictions for the {len(classes)} classes {list(classes)}")
+        raise CohortError(f"{where}: {prob.size} predictions for the {len(classes)} classes {list(classes)}")
     if not ((prob >= -1e-6) & (prob <= 1 + 1e-6)).all():
-        raise CohortError(f"slide '{slide_id}': predictions {prob.tolist()} are no probabilities; add Activationsd")
+        raise CohortError(f"{where}: predictions {prob.tolist()} are no probabilities; add Activationsd")
     label = item.get("label")
     if label is not None:
         values = _numbers(label)
         label = tuple(values.tolist()) if multi_label else int(values[0]) if values.size == 1 else int(values.argmax())
-    return Prediction(slide_id, str(item.get("patient_id", slide_id)), prob, tuple(classes), multi_label, label)
+    name = case_id(item)
+    patient_id = str(item.get("patient_id", name))
+    return Prediction(name, patient_id, prob, tuple(classes), multi_label, label, id_column(item))
 
 
 def read_frame(item: Mapping[str, Any]) -> SlideFrame:
@@ -141,7 +164,6 @@ def read_frame(item: Mapping[str, Any]) -> SlideFrame:
     Raises:
         CohortError: a fact is missing and there is no slide to read it from.
     """
-    slide_id = case_id(item)
     meta = _meta(item)
     path = str(meta.get("slide_path") or "") or None
     mpp, tile_size = _known(meta.get("mpp")), _known(meta.get("tile_size_level0"))
@@ -155,16 +177,30 @@ def read_frame(item: Mapping[str, Any]) -> SlideFrame:
         facts = {"mpp": mpp, "level0_size": size, "tile_size_level0": tile_size}
         missing = ", ".join(name for name, value in facts.items() if value is None)
         raise CohortError(
-            f"slide '{slide_id}': its bag does not say {missing}; embed it with 'monai-mil embed', "
+            f"{case_text(item)}: its bag does not say {missing}; embed it with 'monai-mil embed', "
             "or name the slide's file in the cohort"
         )
-    return SlideFrame(slide_id, path, (int(size[0]), int(size[1])), float(mpp[0]), float(tile_size[0]))
+    return SlideFrame(case_id(item), path, (int(size[0]), int(size[1])), float(mpp[0]), float(tile_size[0]))
 
 
 def _known(fact: Any) -> np.ndarray | None:
     """A number or a pair of the meta data; None for what ``LoadBagd`` writes where a bag does not say: NaN or 0."""
     values = None if fact is None else _numbers(fact)
     return values if values is not None and (values > 0).all() else None
+
+
+def read_scan_frame(item: Mapping[str, Any]) -> ScanFrame:
+    """The scan's frame from the image's meta data.
+
+    Raises:
+        CohortError: it is not there.
+    """
+    text = _meta(item).get("scan_frame")
+    if not text:
+        raise CohortError(
+            f"{case_text(item)}: its bag does not say where its slices lie; embed the scan with 'monai-mil embed'"
+        )
+    return ScanFrame.from_json(str(text))
 
 
 def read_scores(
@@ -181,31 +217,63 @@ def read_scores(
     Raises:
         CohortError: there are no scores, no coordinates or no such class, or the numbers differ.
     """
-    slide_id = case_id(item)
+    key, rows, coords = read_score_rows(item, key)
+    row = 0 if len(rows) == 1 else _class(item) if class_index is None else class_index
+    if not 0 <= row < len(rows):
+        raise CohortError(f"{case_text(item)}: no class {row} among the {len(rows)} rows of '{key}'")
+    return key, rows[row], coords
+
+
+def read_score_rows(item: Mapping[str, Any], key: str | None) -> tuple[str, np.ndarray, np.ndarray]:
+    """As :func:`read_scores`, with the scores of every class: ``[rows, n]`` or ``[rows, n, h, w]``."""
+    where = case_text(item)
     known = ("scores", "heatmap", "instance_scores", "attention")
     key = key or next((name for name in known if item.get(name) is not None), None)
     if key is None or item.get(key) is None or item.get("coords") is None:
         raise CohortError(
-            f"slide '{slide_id}': no heatmap without 'coords' and one of {', '.join(known)} among its keys; "
+            f"{where}: no heatmap without 'coords' and one of {', '.join(known)} among its keys; "
             "ask the network for its full output"
         )
-    rows, coords = _numbers(item[key]), _numbers(item["coords"])
+    rows = _numbers(item[key])
     rows = rows[None] if rows.ndim == 1 else rows
     if "attention" in key:
-        scores = rows.mean(axis=0)
-    else:
-        row = 0 if len(rows) == 1 else _class(item) if class_index is None else class_index
-        if not 0 <= row < len(rows):
-            raise CohortError(f"slide '{slide_id}': no class {row} among the {len(rows)} rows of '{key}'")
-        scores = rows[row]
+        rows = rows.mean(axis=0, keepdims=True)
+    coords = _real(item, _numbers(item["coords"]))
+    rows = _real(item, rows, axis=1)
+    if len(coords) != rows.shape[1]:
+        raise CohortError(f"{where}: {rows.shape[1]} scores for {len(coords)} coordinates")
+    return key, rows, coords
+
+
+def read_slices(item: Mapping[str, Any], name: str) -> np.ndarray | None:
+    """One value a slice ``[..., n]``, padding removed, or None where the case has no such key."""
+    given = item.get(name)
+    return None if given is None else _real(item, _numbers(given), axis=-1)
+
+
+def slice_order(item: Mapping[str, Any], count: int) -> np.ndarray:
+    """Which instance of the case is each of the ``count`` slices of its scan, int ``[count]``, from its ``coords``.
+
+    Raises:
+        CohortError: the instances are not the slices of the scan, each once.
+    """
+    slices = _real(item, _numbers(item["coords"]))[:, 0]
+    order = np.argsort(slices, kind="stable")
+    if not np.array_equal(slices[order], np.arange(count)):
+        raise CohortError(
+            f"{case_text(item)}: its {len(slices)} instances are not the {count} slices of its scan; give the network "
+            "the whole bag"
+        )
+    return order
+
+
+def _real(item: Mapping[str, Any], values: np.ndarray, axis: int = 0) -> np.ndarray:
+    """``values`` without padding; what has no padding any more stays."""
     mask = item.get("mask")
-    if mask is not None:
-        real = _numbers(mask).astype(bool)
-        scores = scores[real] if len(scores) == len(real) else scores
-        coords = coords[real] if len(coords) == len(real) else coords
-    if len(coords) != len(scores):
-        raise CohortError(f"slide '{slide_id}': {len(scores)} scores for {len(coords)} coordinates")
-    return key, scores, coords
+    real = None if mask is None else _numbers(mask).astype(bool)
+    if real is None or values.shape[axis] != len(real):
+        return values
+    return np.compress(real, values, axis=axis)
 
 
 def _class(item: Mapping[str, Any]) -> int:

@@ -13,8 +13,9 @@ import numpy as np
 
 from monai_mil.errors import MonaiMILError
 from monai_mil.heatmaps.colours import Colouring, colour_table
+from monai_mil.heatmaps.figure import number, scale_bar
 from monai_mil.heatmaps.heatmap import Heatmap, canvas_geometry
-from monai_mil.heatmaps.png import number, scale_bar, thumbnail
+from monai_mil.heatmaps.png import thumbnail
 
 if TYPE_CHECKING:
     from monai_mil.slides import Slide

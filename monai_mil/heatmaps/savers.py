@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from monai_mil.errors import CohortError
-from monai_mil.files import replacing, write_error
 from monai_mil.heatmaps.cases import case_id, cases, read_frame, read_prediction, read_scores
 from monai_mil.heatmaps.geojson import export_geojson
 from monai_mil.heatmaps.heatmap import Heatmap, assemble
 from monai_mil.heatmaps.png import export_png
+from monai_mil.heatmaps.tables import RunningTable
 from monai_mil.heatmaps.tiff import export_tiff
 
 logger = logging.getLogger(__name__)
@@ -119,12 +117,12 @@ class HeatmapSaver:
 
 
 class PredictionSaver:
-    """Writes ``<output_dir>/predictions.csv``: one row a slide, replaced as a whole when the engine ends.
+    """Writes ``<output_dir>/predictions.csv``: one row a slide or scan, replaced as a whole when the engine ends.
 
-    Columns: ``slide_id, patient_id, label, pred, prob_<class>...``; multi-label cohorts also have ``label_<class>`` (1,
-    0 or empty) and join names in ``label`` and ``pred`` by ``;``. While the engine runs, finished rows stand in
-    ``predictions.partial.csv``, so a run that is killed loses nothing but its last case. Under DistributedDataParallel
-    the rows of all processes come together in one table.
+    Columns: ``slide_id`` (or ``scan_id``), ``patient_id, label, pred, prob_<class>...``; multi-label cohorts also have
+    ``label_<class>`` (1, 0 or empty) and join names in ``label`` and ``pred`` by ``;``. While the engine runs, finished
+    rows stand in ``predictions.partial.csv``, so a run that is killed loses nothing but its last case. Under
+    DistributedDataParallel the rows of all processes come together in one table.
 
     Args:
         output_dir: the run's folder.
@@ -136,18 +134,17 @@ class PredictionSaver:
     def __init__(
         self, output_dir: str, classes: Sequence[str], multi_label: bool = False, filename: str = "predictions.csv"
     ) -> None:
-        self.path = Path(output_dir, filename)
+        self.table = RunningTable(Path(output_dir, filename))
         self.classes = tuple(classes)
         self.multi_label = multi_label
-        self._rows: dict[str, dict[str, str]] = {}
 
     def attach(self, engine: Any) -> None:
         """Collect at every iteration of ``engine`` and write the table at its end."""
         from ignite.engine import Events
 
-        engine.add_event_handler(Events.STARTED, self._start)
+        engine.add_event_handler(Events.STARTED, lambda _: self.table.start())
         engine.add_event_handler(Events.ITERATION_COMPLETED, self)
-        engine.add_event_handler(Events.COMPLETED, self._finish)
+        engine.add_event_handler(Events.COMPLETED, lambda _: self.table.finish())
 
     def __call__(self, engine: Any) -> None:
         """Add the rows of the engine's current iteration.
@@ -155,46 +152,4 @@ class PredictionSaver:
         Raises:
             OutputError: they cannot be written.
         """
-        fresh = [read_prediction(item, self.classes, self.multi_label).row() for item in cases(engine)]
-        try:
-            with self._partial.open("a", encoding="utf-8", newline="") as file:
-                file.write(_csv(fresh, header=not self._rows))
-        except OSError as error:
-            raise write_error(self._partial, error) from error
-        self._rows |= {row["slide_id"]: row for row in fresh}
-
-    @property
-    def _partial(self) -> Path:
-        import ignite.distributed as idist
-
-        rank = f".{idist.get_rank()}" if idist.get_world_size() > 1 else ""
-        return self.path.with_name(f"{self.path.stem}.partial{rank}{self.path.suffix}")
-
-    def _start(self, engine: Any) -> None:
-        self._rows.clear()
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._partial.unlink(missing_ok=True)
-
-    def _finish(self, engine: Any) -> None:
-        import ignite.distributed as idist
-
-        if idist.get_world_size() > 1:
-            import torch.distributed as dist
-
-            gathered: list[dict[str, dict[str, str]]] = [{} for _ in range(idist.get_world_size())]
-            dist.all_gather_object(gathered, self._rows)
-            self._rows = {slide_id: row for rows in gathered for slide_id, row in rows.items()}
-        if idist.get_rank() == 0 and self._rows:
-            with replacing(self.path) as temporary:
-                temporary.write_text(_csv(self._rows.values(), header=True), encoding="utf-8")
-        self._partial.unlink(missing_ok=True)
-
-
-def _csv(rows: Iterable[Mapping[str, str]], header: bool) -> str:
-    rows = list(rows)
-    text = io.StringIO()
-    writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
-    if header:
-        writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()
+        self.table.add([read_prediction(item, self.classes, self.multi_label).row() for item in cases(engine)])

@@ -8,7 +8,7 @@ from cucim import CuImage
 from openslide import OpenSlide
 
 from monai_mil.heatmaps import Colouring, assemble, colour_table, export_png, export_tiff
-from monai_mil.heatmaps.png import number, scale_bar
+from monai_mil.heatmaps.figure import number, scale_bar
 from monai_mil.slides import open_slide
 from tests.conftest import shared
 from tests.heatmaps.examples import frame, grid_heatmap, slide_heatmap

@@ -117,7 +117,7 @@ def test_rows_of_a_killed_run_stand_in_the_partial_table(cohort, tmp_path):
 
 def test_a_table_that_cannot_be_written_is_named(cohort, tmp_path):
     saver = PredictionSaver(str(tmp_path / "out"), classes=CLASSES)
-    saver._partial.mkdir(parents=True)
+    saver.table.partial.mkdir(parents=True)
     engine = Engine(lambda engine, batch: [{"pred": torch.tensor([0.5, 0.5]), "slide_id": "a"}])
     engine.add_event_handler(Events.ITERATION_COMPLETED, saver)
     with pytest.raises(OutputError, match=r"predictions\.partial\.csv' cannot be written"):

@@ -1,0 +1,252 @@
+"""The handler that writes what a network says of every slice of a scan."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from monai_mil.errors import CohortError
+from monai_mil.files import replacing
+from monai_mil.heatmaps.cases import (
+    Prediction,
+    case_id,
+    cases,
+    read_prediction,
+    read_scan_frame,
+    read_score_rows,
+    read_scores,
+    read_slices,
+    slice_order,
+)
+from monai_mil.heatmaps.curve import export_curve, moments_mm
+from monai_mil.heatmaps.montage import display_window, export_montage, window_text
+from monai_mil.heatmaps.nifti import export_nifti
+from monai_mil.heatmaps.scan_heatmap import ScanHeatmap
+from monai_mil.heatmaps.tables import RunningTable, csv_text
+from monai_mil.scans import Window
+
+logger = logging.getLogger(__name__)
+
+_FORMATS = ("curve", "montage", "nifti")
+
+
+class SliceSaver:
+    """Writes the slice scores of every scan: as tables, as a heatmap file, and as pictures.
+
+    In ``output_dir``, for every scan:
+
+    - ``slices/<scan_id>.csv``, one row a slice: ``slice`` (counted from 1 along the scan's normal), ``sop_uid``,
+      ``frame`` (within the instance, from 1), ``position_mm``, ``score`` (or ``score_<class>`` where the scores differ
+      by class), ``attention`` (mean of the heads), ``attention_<head>`` where there are several, and ``label`` where
+      slices are labelled (1, 0 or empty);
+    - ``heatmaps/<scan_id>.h5`` and, as chosen by ``formats``, ``<scan_id>_curve.png``, ``<scan_id>_montage.png`` and
+      ``<scan_id>.nii.gz`` beside it;
+    - a row of ``scans.csv``: ``scan_id, patient_id, pred, prob_<class>...``, ``attention_center_mm`` and
+      ``attention_width_mm`` (mean and standard deviation over the slices' positions; of the heads' mean, then of each
+      head where there are several), and number, position, SOPInstanceUID and score of the most suspicious slice.
+
+    A case needs ``coords`` and scores (see ``key``), and an image whose meta data holds the scan's frame, which
+    ``LoadBagd`` and ``EmbedScand`` give. The montage needs the scan itself; where that is not found the montage is
+    left out and the log says so. A scan whose results cannot be written is logged, kept in ``failures`` and reported
+    again at the end; the others are written.
+
+    Args:
+        output_dir: the run's folder.
+        formats: any of ``curve``, ``montage`` and ``nifti``.
+        classes: names of the classes, in the order of the network's outputs; None leaves the prediction out.
+        multi_label: classes do not exclude each other.
+        window: of the montage, in Hounsfield units: a window, ``"center/width"``, or a preset's name.
+        slices: most slices in the montage.
+        key: which tensor of a case is drawn: ``[n]``, ``[rows, n]`` or ``[rows, n, h, w]``. None takes the first there
+            is of ``scores``, ``heatmap``, ``instance_scores`` (rows are classes) and ``attention`` (rows are heads,
+            and averaged).
+        class_index: the class to draw where rows are classes; None draws the most probable one.
+        name: what the figures call the scores; default the key.
+        threshold: the score from which on a slice is called positive, drawn where given.
+
+    Raises:
+        ValueError: an unknown format.
+        SettingsError: an unknown window.
+    """
+
+    def __init__(
+        self,
+        output_dir: str,
+        formats: Sequence[str] = _FORMATS,
+        classes: Sequence[str] | None = None,
+        multi_label: bool = False,
+        window: Window | str = "40/400",
+        slices: int = 8,
+        key: str | None = None,
+        class_index: int | None = None,
+        name: str | None = None,
+        threshold: float | None = None,
+    ) -> None:
+        unknown = sorted(set(formats) - set(_FORMATS))
+        if unknown:
+            raise ValueError(f"unknown slice formats {', '.join(unknown)}; choose from {', '.join(_FORMATS)}")
+        self.folder = Path(output_dir)
+        self.formats = tuple(formats)
+        self.classes = classes
+        self.multi_label = multi_label
+        self.window = display_window(window)
+        self.slices = slices
+        self.key = key
+        self.class_index = class_index
+        self.name = name
+        self.threshold = threshold
+        self.table = RunningTable(self.folder / "scans.csv")
+        self.failures: dict[str, str] = {}
+
+    def attach(self, engine: Any) -> None:
+        """Write at every iteration of ``engine``; write ``scans.csv`` and report at its end."""
+        from ignite.engine import Events
+
+        engine.add_event_handler(Events.STARTED, self._start)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self)
+        engine.add_event_handler(Events.COMPLETED, self._finish)
+
+    def __call__(self, engine: Any) -> None:
+        """Write the scans of the engine's current iteration.
+
+        Raises:
+            OutputError: a row of ``scans.csv`` cannot be written.
+        """
+        for item in cases(engine):
+            scan_id = case_id(item)
+            try:
+                heatmap = self._heatmap(item)
+                heatmap.save(self.folder / "heatmaps" / f"{scan_id}.h5")
+                row = scan_row(heatmap, self._prediction(item), scan_id)
+                self._write_slices(item, heatmap, scan_id)
+            except Exception as error:
+                self._fail(scan_id, "scores", error)
+                continue
+            self.table.add([row])
+            for form in self.formats:
+                try:
+                    self._export(form, heatmap, scan_id)
+                except Exception as error:
+                    self._fail(scan_id, form, error)
+
+    def raise_failures(self) -> None:
+        """Raise a CohortError that names every scan whose results could not be written, if any."""
+        if self.failures:
+            listed = "\n  ".join(self.failures.values())
+            raise CohortError(
+                f"the slice scores of {len(self.failures)} scans failed, the others are done:\n  {listed}"
+            )
+
+    def _prediction(self, item: Mapping[str, Any]) -> Prediction | None:
+        return None if self.classes is None else read_prediction(item, self.classes, self.multi_label)
+
+    def _heatmap(self, item: Mapping[str, Any]) -> ScanHeatmap:
+        key, scores, _ = read_scores(item, self.key, self.class_index)
+        frame = read_scan_frame(item)
+        order = slice_order(item, len(frame))
+        attention, labels = read_slices(item, "attention"), read_slices(item, "instance_labels")
+        if attention is not None and np.allclose(scores, attention.reshape(-1, len(order)).mean(axis=0)):
+            key = "attention"
+        prediction = self._prediction(item)
+        return ScanHeatmap(
+            frame,
+            scores[order],
+            self.name or key,
+            (prediction.attributes() if prediction else {}) | {"window": window_text(self.window)},
+            attention=None if attention is None else attention[..., order],
+            labels=None if labels is None or (labels < 0).all() else labels[order],
+            threshold=self.threshold,
+        )
+
+    def _write_slices(self, item: Mapping[str, Any], heatmap: ScanHeatmap, scan_id: str) -> None:
+        _, rows, _ = read_score_rows(item, self.key)
+        rows = rows[:, slice_order(item, len(heatmap))]
+        highest = rows if rows.ndim == 2 else rows.max(axis=(2, 3))
+        scores = {"score": heatmap.slice_scores}
+        if (highest != highest[0]).any():
+            names = self.classes or range(len(rows))
+            scores = {f"score_{name}": values for name, values in zip(names, highest, strict=True)}
+        with replacing(self.folder / "slices" / f"{scan_id}.csv") as temporary:
+            temporary.write_text(csv_text(slice_rows(heatmap, scores), header=True), encoding="utf-8")
+
+    def _export(self, form: str, heatmap: ScanHeatmap, scan_id: str) -> None:
+        place = self.folder / "heatmaps"
+        if form == "curve":
+            export_curve(heatmap, place / f"{scan_id}_curve.png", title=scan_id)
+        elif form == "nifti":
+            export_nifti(heatmap, place / f"{scan_id}.nii.gz")
+        elif heatmap.frame.path is None or not Path(heatmap.frame.path).exists():
+            logger.warning("no montage of scan '%s': the scan itself was not found", scan_id)
+        else:
+            path = place / f"{scan_id}_montage.png"
+            export_montage(heatmap, None, path, window=self.window, slices=self.slices, title=scan_id)
+
+    def _fail(self, scan_id: str, what: str, error: Exception) -> None:
+        message = f"{scan_id} ({what}): {error}"
+        logger.error("slice scores of %s", message)
+        self.failures[scan_id] = "\n  ".join(filter(None, [self.failures.get(scan_id), message]))
+
+    def _start(self, engine: Any) -> None:
+        self.failures.clear()
+        self.table.start()
+
+    def _finish(self, engine: Any) -> None:
+        self.table.finish()
+        if self.failures:
+            logger.error("no complete slice scores of %d scans: %s", len(self.failures), ", ".join(self.failures))
+
+
+def slice_rows(heatmap: ScanHeatmap, scores: Mapping[str, np.ndarray]) -> list[dict[str, str]]:
+    """The rows of a scan's slice table.
+
+    Args:
+        heatmap: the scan.
+        scores: columns of scores, each ``[n]``.
+    """
+    frame, values = heatmap.frame, dict(scores)
+    for name, attention in _attentions(heatmap).items():
+        values[f"attention{name}"] = attention
+    columns = {name: [f"{value:.6g}" for value in numbers.tolist()] for name, numbers in values.items()}
+    if heatmap.labels is not None:
+        columns["label"] = ["" if value < 0 else str(value) for value in heatmap.labels.tolist()]
+    return [
+        {
+            "slice": str(index + 1),
+            "sop_uid": frame.sop_uids[index],
+            "frame": str(frame.frame_numbers[index]),
+            "position_mm": f"{position:.4f}",
+        }
+        | {name: values[index] for name, values in columns.items()}
+        for index, position in enumerate(frame.positions_mm.tolist())
+    ]
+
+
+def scan_row(heatmap: ScanHeatmap, prediction: Prediction | None, scan_id: str) -> dict[str, str]:
+    """The row of ``scans.csv``."""
+    row = {"scan_id": scan_id}
+    if prediction is not None:
+        given = prediction.row()
+        row |= {name: given[name] for name in given if name in ("patient_id", "pred") or name.startswith("prob_")}
+    for name, attention in _attentions(heatmap).items():
+        (mean,), (std,) = moments_mm(attention[None], heatmap.frame)
+        row |= {f"attention_center_mm{name}": f"{mean:.4f}", f"attention_width_mm{name}": f"{std:.4f}"}
+    peak, frame = heatmap.peak, heatmap.frame
+    return row | {
+        "highest_slice": str(peak + 1),
+        "highest_position_mm": f"{frame.positions_mm[peak]:.4f}",
+        "highest_sop_uid": frame.sop_uids[peak],
+        "highest_frame": str(frame.frame_numbers[peak]),
+        "highest_score": f"{heatmap.slice_scores[peak]:.6g}",
+    }
+
+
+def _attentions(heatmap: ScanHeatmap) -> dict[str, np.ndarray]:
+    """The attention ``[n]`` by the ending of its columns' names: the heads' mean, and each where there are several."""
+    if heatmap.attention is None:
+        return {}
+    heads = heatmap.attention if len(heatmap.attention) > 1 else ()
+    return {"": heatmap.attention.mean(axis=0)} | {f"_{head}": values for head, values in enumerate(heads, 1)}
