@@ -106,6 +106,8 @@ def log_attention(output: Mapping[str, Tensor], renormalize: bool = True, per_he
             left, where a network has one.
         per_head: keep the heads apart; otherwise average what they give, each renormalised if asked.
 
+    What lies on padding is without meaning.
+
     Raises:
         ValueError: the output holds no attention, or none over any instance.
     """
@@ -119,11 +121,12 @@ def log_attention(output: Mapping[str, Tensor], renormalize: bool = True, per_he
     if name != "attention_logits":
         scores = scores.clamp(min=torch.finfo(scores.dtype).tiny).log()
     mask = output.get("mask")
-    if mask is not None:
-        scores = scores.masked_fill(~mask[:, None], -torch.inf)
+    hole = torch.zeros_like(scores[:, :1], dtype=torch.bool) if mask is None else ~mask[:, None]
     if not share:
-        scores = scores.log_softmax(dim=2)
-    return scores if per_head else scores.logsumexp(dim=1, keepdim=True) - math.log(scores.shape[1])
+        scores = scores.masked_fill(hole, -torch.inf).log_softmax(dim=2)
+    if per_head:
+        return scores
+    return scores.masked_fill(hole, 0.0).logsumexp(dim=1, keepdim=True) - math.log(scores.shape[1])
 
 
 def normal_guidance(
