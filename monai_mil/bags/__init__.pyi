@@ -3,20 +3,25 @@ from .cohort_reader import read_cohort
 from .collate import collate_bags
 from .dataset import ResilientDataset
 from .embed import EmbedSettings, embed_slide, tile_slide
+from .embed_ct import ScanSettings, embed_scan
 from .embed_job import CaseResult
 from .embed_run import EmbedReport
 from .file import BagFile, export_clam
-from .find import bag_datalist, find_slides, slide_datalist
+from .find import bag_datalist, find_slides, scan_datalist, slide_datalist
 from .info import BagInfo
 from .mnist_bags import make_mnist_bags
+from .scan_cohort import embed_scans
+from .scan_preset import find_preset
 from .semi_synthetic import ShiftedMean, make_shifted_mean_cohort
+from .slice_labels import SliceLabelsd
 from .slide_cohort import embed_cohort
 from .synthetic import (
     make_bag_cohort,
     make_slide_cohort,
     tile_truth,
 )
-from .transforms import EmbedSlided, LoadBagd, SampleInstancesd
+from .synthetic_scan import lesion_truth, make_scan_cohort
+from .transforms import EmbedScand, EmbedSlided, LoadBagd, SampleInstancesd
 
 __all__ = [
     "BagFile",
@@ -25,23 +30,32 @@ __all__ = [
     "Cohort",
     "CohortSlide",
     "EmbedReport",
+    "EmbedScand",
     "EmbedSettings",
     "EmbedSlided",
     "LoadBagd",
     "ResilientDataset",
     "SampleInstancesd",
+    "ScanSettings",
     "ShiftedMean",
+    "SliceLabelsd",
     "bag_datalist",
     "collate_bags",
     "embed_cohort",
+    "embed_scan",
+    "embed_scans",
     "embed_slide",
     "export_clam",
+    "find_preset",
     "find_slides",
+    "lesion_truth",
     "make_bag_cohort",
     "make_mnist_bags",
+    "make_scan_cohort",
     "make_shifted_mean_cohort",
     "make_slide_cohort",
     "read_cohort",
+    "scan_datalist",
     "slide_datalist",
     "split_cohort",
     "tile_slide",
