@@ -37,7 +37,10 @@ class CaseKind:
 
 @dataclass(frozen=True)
 class CaseResult:
-    """What became of one case: ``embedded`` now, ``kept`` from an earlier run, or ``failed`` with its ``error``."""
+    """What became of one case: ``embedded`` now, ``kept`` from an earlier run, or ``failed`` with its ``error``.
+
+    ``remarks`` are what its reader repaired, left out or assumed.
+    """
 
     case_id: str
     path: str
@@ -45,6 +48,7 @@ class CaseResult:
     instances: int = 0
     seconds: float = 0.0
     error: str | None = None
+    remarks: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -88,8 +92,8 @@ class EmbedJob(ABC):
         return ()
 
     @abstractmethod
-    def embed(self, encoder: Encoder, on_instances: OnInstances) -> int:
-        """Write the bag; returns its number of instances."""
+    def embed(self, encoder: Encoder, on_instances: OnInstances) -> tuple[int, tuple[str, ...]]:
+        """Write the bag; returns its number of instances, and remarks."""
 
     @abstractmethod
     def wanted(self, found: BagInfo) -> dict[str, Any]:
@@ -121,9 +125,10 @@ def run_job(job: EmbedJob, encoder: Encoder, on_instances: OnInstances, *, wait:
                 _remove_unfinished(job)
                 return CaseResult(job.case_id, str(job.path), "kept", kept)
             _remove_left_by_killed_runs(job)
-            instances = job.embed(encoder, on_instances)
+            instances, remarks = job.embed(encoder, on_instances)
             _remove_unfinished(job)
-            return CaseResult(job.case_id, str(job.path), "embedded", instances, time.perf_counter() - start)
+            seconds = time.perf_counter() - start
+            return CaseResult(job.case_id, str(job.path), "embedded", instances, seconds, remarks=remarks)
     except Timeout:
         return None
     except Exception as error:

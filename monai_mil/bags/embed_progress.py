@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from types import TracebackType
 
 from rich.console import Console
@@ -9,6 +10,8 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from monai_mil.bags.embed_job import CaseKind, CaseResult
+
+_SHOWN_REMARKS = 10
 
 
 class EmbedProgress:
@@ -23,6 +26,7 @@ class EmbedProgress:
         self._cases = self._bar.add_task(kind.cases, total=num_cases)
         self._instances = self._bar.add_task(kind.instances, total=None, visible=False)
         self._failed: list[CaseResult] = []
+        self._remarked: list[CaseResult] = []
 
     def __enter__(self) -> EmbedProgress:
         self._bar.start()
@@ -33,10 +37,18 @@ class EmbedProgress:
     ) -> None:
         self._bar.update(self._instances, visible=False)
         self._bar.stop()
+        if self._remarked:
+            self._console.print(f"[bold]{len(self._remarked)} of {self._num_cases} {self._kind.cases} have remarks:[/]")
+            self._list(f"{result.case_id}: {'; '.join(result.remarks)}" for result in self._remarked[:_SHOWN_REMARKS])
+        if len(self._remarked) > _SHOWN_REMARKS:
+            self._list(["and others; all stand in the newest file of runs/"])
         if self._failed:
             self._console.print(f"[bold red]{len(self._failed)} of {self._num_cases} {self._kind.cases} failed:[/]")
-            for result in self._failed:
-                self._console.print(f"  {escape(result.error or '')}", soft_wrap=True, highlight=False)
+            self._list(result.error or "" for result in self._failed)
+
+    def _list(self, lines: Iterable[str]) -> None:
+        for line in lines:
+            self._console.print(f"  {escape(line)}", soft_wrap=True, highlight=False)
 
     def start(self, case_id: str) -> None:
         """Name the case in work."""
@@ -51,3 +63,5 @@ class EmbedProgress:
         self._bar.advance(self._cases)
         if result.status == "failed":
             self._failed.append(result)
+        if result.remarks:
+            self._remarked.append(result)

@@ -1,4 +1,4 @@
-"""The bag file: features of a slide's tiles and where they lie, in HDF5 that TRIDENT's and CLAM's users can read."""
+"""The bag file: features of tiles or slices and where they lie, in HDF5 that TRIDENT's and CLAM's users can read."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class BagFile:
         n: number of instances; TRIDENT writes files without any.
         width: number of feature channels, ``d``.
         grid: ``(h, w)`` of a spatial bag, None for vectors.
-        coords: level-0 x and y of every tile's upper-left corner, int64 ``[n, 2]``.
+        coords: level-0 x and y of every tile's upper-left corner, int64 ``[n, 2]``; of a scan the slice's index and 0.
 
     Raises:
         BagError: the file is missing, truncated or no bag; names it.
@@ -75,6 +75,7 @@ class BagFile:
         self.info: BagInfo = read_info(
             self.path.stem, dict(self._file.attrs), dict(features.attrs), dict(coords.attrs), self.coords
         )
+        _check_scan(self.path, self.n, self.info)
 
     def _dataset(self, name: str) -> h5py.Dataset:
         found = self._file.get(name)
@@ -166,7 +167,8 @@ class BagFile:
         Args:
             path: the file to make or replace; its folder is made.
             features: ``[n, d]`` or ``[n, d, h, w]``, floating point; a memory map is copied in blocks.
-            coords: level-0 x and y of every tile's upper-left corner, integer ``[n, 2]``.
+            coords: level-0 x and y of every tile's upper-left corner, integer ``[n, 2]``; of a scan the slice's index
+                and 0.
             info: what is known about slide, tiles and encoder.
             extras: further datasets with one row per instance, for example ``instance_labels``.
 
@@ -176,6 +178,7 @@ class BagFile:
         """
         path, coords, extras = Path(path), np.asarray(coords), dict(extras or {})
         _check_shapes(path, features, coords, extras)
+        _check_scan(path, len(features), info)
         token_major = np.moveaxis(features, 1, -1) if features.ndim == 4 else features
         with replacing_hdf5(path) as file:
             _write_features(path, file, token_major, info)
@@ -233,6 +236,11 @@ def _check_shapes(path: Path, features: np.ndarray, coords: np.ndarray, extras: 
     for name, values in extras.items():
         if len(values) != len(features):
             raise BagError(f"bag '{path}': '{name}' has {len(values)} rows for {len(features)} instances")
+
+
+def _check_scan(path: Path, n: int, info: BagInfo) -> None:
+    if info.scan is not None and len(info.scan) != n:
+        raise BagError(f"bag '{path}': {n} instances for the {len(info.scan)} slices of its scan; embed it again")
 
 
 def _write_features(path: Path, file: h5py.File, features: np.ndarray, info: BagInfo) -> None:

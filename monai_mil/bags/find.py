@@ -1,4 +1,4 @@
-"""What lies in a folder: slides to work on, or bags that are ready."""
+"""What lies in a folder: slides or scans to work on, or bags that are ready."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ import os
 from pathlib import Path
 
 from monai_mil.errors import CohortError
+from monai_mil.scans import find_scans
 from monai_mil.slides import slide_id
 
 SLIDE_SUFFIXES = (".svs", ".tif", ".tiff", ".ndpi", ".mrxs", ".scn", ".bif", ".vms", ".vmu", ".svslide", ".czi")
+_VOLUME_SUFFIXES = (".nii.gz", ".nii", ".mha", ".mhd", ".nrrd", ".nhdr", ".dcm", ".dicom", ".ima")
 
 
 def find_slides(folder: str | os.PathLike[str]) -> list[Path]:
@@ -35,6 +37,35 @@ def slide_datalist(place: str | os.PathLike[str]) -> list[dict[str, str]]:
         if other != path:
             raise CohortError(f"slides '{other}' and '{path}' have one name, '{slide_id(path)}'; rename one of them")
     return [{"image": str(path), "slide_id": name} for name, path in first.items()]
+
+
+def scan_datalist(place: str | os.PathLike[str]) -> list[dict[str, str]]:
+    """MONAI data list (``image``, ``scan_id``) of the scans below a folder, or of one series folder or volume file.
+
+    A scan is named by where it lies below the folder, so that a scan that is added renames no other: the series folder
+    ``patient/study/series`` is ``patient_study_series``.
+
+    Raises:
+        CohortError: there is no scan, or two get one name.
+    """
+    place = Path(place)
+    scans = find_scans(place) if place.is_dir() else [place]
+    if not scans:
+        raise CohortError(f"folder '{place}': no scans (DICOM series, NIfTI, MHA or NRRD files)")
+    first: dict[str, Path] = {}
+    for path in scans:
+        name = _scan_id(path, place)
+        if first.setdefault(name, path) != path:
+            raise CohortError(f"scans '{first[name]}' and '{path}' get one name, '{name}'; rename one of them")
+    return [{"image": str(path), "scan_id": name} for name, path in first.items()]
+
+
+def _scan_id(path: Path, folder: Path) -> str:
+    """The parts of the path below ``folder`` joined, or the path's own name; without a volume file's suffix."""
+    below = path.relative_to(folder).parts if path.is_relative_to(folder) else ()
+    name = "_".join(below) or path.resolve().name
+    suffix = next((suffix for suffix in _VOLUME_SUFFIXES if name.lower().endswith(suffix)), "")
+    return name[: len(name) - len(suffix)] if path.is_file() else name
 
 
 def bag_datalist(folder: str | os.PathLike[str]) -> list[dict[str, str]]:

@@ -54,7 +54,7 @@ class SlideJob(EmbedJob):
         """The rows and their header."""
         return (header_of(self.rows), self.rows)
 
-    def embed(self, encoder: Encoder, on_instances: OnInstances) -> int:
+    def embed(self, encoder: Encoder, on_instances: OnInstances) -> tuple[int, tuple[str, ...]]:
         """Encode what is missing, then write mask and bag; returns the number of tiles."""
         with open_slide(self.path, default_mpp=self.settings.mpp) as slide:
             grid, tissue = tile_slide(slide, self.settings)
@@ -70,7 +70,7 @@ class SlideJob(EmbedJob):
                         on_instances(rows.done, len(grid))
                 _write_mask(self.mask, tissue)
                 BagFile.write(self.bag, rows.read(), grid.coords, info)
-        return len(grid)
+        return len(grid), ()
 
     def wanted(self, found: BagInfo) -> dict[str, Any]:
         """Tile and tissue settings, and the pixel size where one is given."""

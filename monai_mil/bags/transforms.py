@@ -16,12 +16,14 @@ from torch import Tensor
 
 from monai_mil.bags.file import BagFile
 from monai_mil.bags.info import BagInfo
+from monai_mil.bags.scan_preset import find_preset, same_but_statistics
 from monai_mil.errors import BagError
+from monai_mil.scans import SlicePreset
 
 if TYPE_CHECKING:
     from monai_mil.encoders import Encoder
 
-_PER_INSTANCE = ("coords", "instance_labels")
+_PER_INSTANCE = ("coords", "positions_mm", "instance_labels")
 
 
 class LoadBagd(MapTransform):
@@ -29,17 +31,21 @@ class LoadBagd(MapTransform):
 
     The features become a float32 ``MetaTensor`` ``[d, n]``, or ``[d, n, h, w]`` of a spatial bag, whose ``meta`` holds
     the frame (``slide_id``, ``slide_path``, ``mpp``, ``level0_size``, ``tile_size_level0``, ...; NaN or empty where the
-    file does not say). ``coords`` (int64 ``[n, 2]``) is set beside it.
+    file does not say). ``coords`` (int64 ``[n, 2]``) is set beside it. For a scan ``meta["scan_frame"]`` is the JSON of
+    its ``ScanFrame`` (``""`` for a slide) and ``positions_mm`` (float32 ``[n]``) is set too.
 
     Args:
         keys: keys of the paths.
         width: number of feature channels the network takes; None for any.
         encoder: name of the encoder the network was trained with; files that name none are taken.
+        preset: name or ``preset.json`` of the slice preset the network was trained with; files that name none are
+            taken. A name whose statistics are a training split's is compared without them: give the file.
         extras: further numeric datasets of the file to set, for example ``instance_labels``.
         allow_missing_keys: skip absent keys.
 
     Raises:
-        BagError: the file is unreadable or empty, of another width or encoder, or holds NaN; names the file.
+        BagError: the file is unreadable or empty, of another width, encoder or preset, or holds NaN; names the file.
+        SettingsError: the preset is unknown.
     """
 
     def __init__(
@@ -49,10 +55,13 @@ class LoadBagd(MapTransform):
         encoder: str | None = None,
         extras: Sequence[str] = (),
         allow_missing_keys: bool = False,
+        *,
+        preset: str | None = None,
     ) -> None:
         super().__init__(keys, allow_missing_keys)
         self.width = width
         self.encoder = encoder
+        self.preset = None if preset is None else find_preset(preset)
         self.extras = tuple(extras)
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
@@ -62,7 +71,7 @@ class LoadBagd(MapTransform):
             with BagFile(loaded[key]) as bag:
                 self._check(bag)
                 loaded[key] = _bag_tensor(bag.path, torch.from_numpy(bag.features()), bag.info)
-                loaded["coords"] = torch.from_numpy(bag.coords)
+                loaded.update(_places(bag.coords, bag.info))
                 loaded |= {name: torch.from_numpy(bag.extra(name)) for name in self.extras}
         return loaded
 
@@ -78,6 +87,18 @@ class LoadBagd(MapTransform):
             raise BagError(
                 f"bag '{bag.path}': made by encoder '{bag.info.encoder}', the network was trained with "
                 f"'{self.encoder}'; embed the slides with that one"
+            )
+        if self.preset is not None and bag.info.preset is not None:
+            self._check_preset(bag, self.preset, SlicePreset.from_record(bag.info.preset))
+
+    @staticmethod
+    def _check_preset(bag: BagFile, wanted: SlicePreset, found: SlicePreset) -> None:
+        same = same_but_statistics(wanted, found) if wanted.mean is None else wanted == found
+        if not same:
+            detail = " with other windows or statistics" if found.name == wanted.name else ""
+            raise BagError(
+                f"bag '{bag.path}': made with slice preset '{found.name}'{detail}, the network was trained with "
+                f"'{wanted.name}'; embed the scans with that one"
             )
 
 
@@ -139,15 +160,76 @@ class EmbedSlided(MapTransform):
                 features = torch.cat([batch.cpu() for batch in batches])
                 info = self.settings.info(slide, grid, self.encoder)
             embedded[key] = _bag_tensor(info.slide_path or info.slide_id, features, info)
-            embedded["coords"] = torch.from_numpy(grid.coords)
+            embedded.update(_places(grid.coords, info))
+        return embedded
+
+
+class EmbedScand(MapTransform):
+    """Replace the path of a scan by the features of its slices, in memory; the outcome is as ``LoadBagd``'s.
+
+    A series is chosen by the item's ``series_uid`` where it has one that is not empty; the scan is named by the item's
+    ``scan_id`` or ``slide_id``.
+
+    Args:
+        keys: keys of the paths.
+        encoder: an encoder or its name.
+        preset: how slices become the encoder's input: a name, ``"center/width"`` or the path of a ``preset.json``.
+        series_uid: the series to take where a folder holds several and the item does not say.
+        allow_gaps: take scans that lack slices.
+        chunk: slices a step.
+        device: where the slices are encoded.
+        allow_missing_keys: skip absent keys.
+
+    Raises:
+        ScanReadError: the scan cannot be read; names it.
+        SettingsError: the preset is unknown, has no statistics or does not fit the encoder.
+    """
+
+    def __init__(
+        self,
+        keys: KeysCollection = "image",
+        encoder: str | Encoder = "ct_texture",
+        preset: str = "chest_rsna",
+        *,
+        series_uid: str | None = None,
+        allow_gaps: bool = False,
+        chunk: int = 64,
+        device: str = "cpu",
+        allow_missing_keys: bool = False,
+    ) -> None:
+        super().__init__(keys, allow_missing_keys)
+        from monai_mil.bags.embed_ct import ScanSettings
+        from monai_mil.encoders import get_encoder
+
+        self.encoder = get_encoder(encoder, device=device) if isinstance(encoder, str) else encoder
+        self.settings = ScanSettings(find_preset(preset), allow_gaps)
+        self.settings.check(self.encoder)
+        self.series_uid = series_uid
+        self.chunk = chunk
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Embed the scan ``data[key]``; the input dictionary is left as it is."""
+        from monai_mil.bags.embed_ct import embed_scan, slice_coords
+        from monai_mil.scans import load_scan
+
+        embedded = dict(data)
+        for key in self.key_iterator(embedded):
+            series_uid = embedded.get("series_uid") or self.series_uid
+            scan = load_scan(embedded[key], series_uid=series_uid, allow_gaps=self.settings.allow_gaps)
+            chunks = embed_scan(scan, self.encoder, self.settings.preset, chunk=self.chunk)
+            features = torch.cat([part.cpu() for part in chunks])
+            name = embedded.get("scan_id") or embedded.get("slide_id") or scan.scan_id
+            info = self.settings.info(scan.frame, self.encoder, name)
+            embedded[key] = _bag_tensor(str(embedded[key]), features, info)
+            embedded.update(_places(slice_coords(len(scan)), info))
         return embedded
 
 
 class SampleInstancesd(Randomizable, MapTransform):
     """Keep a random subset of a bag's instances, in their order; smaller bags stay whole.
 
-    ``coords`` and ``instance_labels`` follow the first key. Seed it by ``set_random_state`` or MONAI's
-    ``set_determinism``.
+    ``coords``, ``positions_mm`` and ``instance_labels`` follow the first key. Seed it by ``set_random_state`` or
+    MONAI's ``set_determinism``.
 
     Args:
         keys: keys of bags ``[d, n, ...]`` of equal ``n``.
@@ -178,6 +260,14 @@ class SampleInstancesd(Randomizable, MapTransform):
         return sampled
 
 
+def _places(coords: np.ndarray, info: BagInfo) -> dict[str, Tensor]:
+    """Where the instances lie: ``coords``, and ``positions_mm`` of a scan's slices."""
+    places = {"coords": torch.from_numpy(coords)}
+    if info.scan is not None:
+        places["positions_mm"] = torch.from_numpy(info.scan.positions_mm).float()
+    return places
+
+
 def _bag_tensor(source: str | os.PathLike[str], features: Tensor, info: BagInfo) -> MetaTensor:
     """Features ``[n, d, ...]`` as MONAI's channel-first image with the bag's frame; raises BagError on NaN."""
     features = features.float()
@@ -195,5 +285,6 @@ def _bag_tensor(source: str | os.PathLike[str], features: Tensor, info: BagInfo)
         "target_mpp": unknown if info.target_mpp is None else info.target_mpp,
         "tile_size_level0": unknown if info.tile_size_level0 is None else info.tile_size_level0,
         "level0_size": torch.tensor(info.level0_size or (0, 0)),
+        "scan_frame": "" if info.scan is None else info.scan.to_json(),
     }
     return MetaTensor(features.movedim(0, 1), meta=meta)

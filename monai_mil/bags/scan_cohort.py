@@ -1,0 +1,122 @@
+"""From a cohort of scans to its bags."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.progress import track
+
+from monai_mil.bags.cohort import Cohort, CohortSlide
+from monai_mil.bags.cohort_reader import is_table, read_cohort
+from monai_mil.bags.embed_ct import ScanSettings
+from monai_mil.bags.embed_run import EmbedReport, EmbedRun, reject
+from monai_mil.bags.find import scan_datalist
+from monai_mil.bags.scan_job import SCANS, ScanJob
+from monai_mil.bags.scan_preset import find_preset, fitted_preset
+from monai_mil.encoders import get_encoder
+from monai_mil.errors import SettingsError
+from monai_mil.scans import Scan, SlicePreset, load_scan
+
+if TYPE_CHECKING:
+    from monai_mil.encoders import Encoder
+
+
+def embed_scans(
+    scans: Cohort | str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+    out_dir: str | os.PathLike[str],
+    encoder: Encoder | str = "ct_texture",
+    preset: SlicePreset | str | os.PathLike[str] = "chest_rsna",
+    *,
+    allow_gaps: bool = False,
+    chunk: int = 64,
+    device: str = "cpu",
+    overwrite: bool = False,
+    progress: bool = True,
+    workers: int = 1,
+    scheduler: str | None = None,
+) -> EmbedReport:
+    """Write the bag of every scan to ``<out_dir>/<scan_id>.h5``: one instance a slice.
+
+    A run may be killed at any moment and started again: finished scans are kept. Several runs may share ``out_dir``;
+    each scan is done by one of them.
+
+    A preset without statistics (``head_paper`` and its like) gets those of the training split, from the scans of it
+    that can be read. They are written to ``<out_dir>/preset.json``, which later runs into the folder take and which
+    may be given as ``preset`` for other scans.
+
+    Args:
+        scans: a cohort, its table, a folder of scans, one scan, or a list of folders and scans.
+        out_dir: folder of the bags.
+        encoder: an encoder or its name.
+        preset: how slices become the encoder's input: a preset, its name, ``"center/width"`` or a ``preset.json``.
+        allow_gaps: take scans that lack slices.
+        chunk: slices a step.
+        device: of an encoder given by name.
+        overwrite: replace bags of another preset or encoder, damaged ones, and another preset's ``preset.json``, which
+            are errors without it. Bags that fit are kept.
+        progress: show a bar, and at the end what failed.
+        workers: processes on this machine (more than one needs the extra ``scale``).
+        scheduler: address of a Dask scheduler to spread the scans over (needs the extra ``scale``).
+
+    Returns:
+        What became of every scan; a scan that fails never stops the others.
+
+    Raises:
+        CohortError: the table is invalid, or a folder holds no scan.
+        EncoderError: the encoder is unknown or cannot be loaded.
+        SettingsError: the preset does not fit the encoder, or has no statistics and there is no training split.
+    """
+    cases = _cases(scans)
+    loaded = get_encoder(encoder, device=device) if isinstance(encoder, str) else encoder
+    out_dir = Path(out_dir)
+    chosen = find_preset(preset)
+    if chosen.mean is None:
+        training = _training_scans(cases, chosen, allow_gaps, progress)
+        size = loaded.card.preprocessing.input_size
+        chosen = fitted_preset(chosen, out_dir, training, size, overwrite=overwrite)
+    settings = ScanSettings(chosen, allow_gaps)
+    settings.check(loaded)
+    rejected = reject(SCANS, [(case.slide_id, case.path) for case in cases])
+    jobs = {
+        index: ScanJob(
+            case.slide_id, case.path, out_dir, str(loaded.device), overwrite, settings, chunk, case.series_uid
+        )
+        for index, case in enumerate(cases)
+        if case.path is not None and index not in rejected
+    }
+    run = EmbedRun(SCANS, out_dir, loaded, encoder, settings, progress, workers, scheduler)
+    return run(jobs, rejected)
+
+
+def _cases(scans: Cohort | str | os.PathLike[str] | Sequence[str | os.PathLike[str]]) -> Sequence[CohortSlide]:
+    """The scans in order; those of a folder under the names ``scan_datalist`` gives them."""
+    if isinstance(scans, (str, os.PathLike)):
+        scans = read_cohort(scans, labels=()) if is_table(scans) else [scans]
+    if isinstance(scans, Cohort):
+        return scans.slides
+    found = [item for place in scans for item in scan_datalist(place)]
+    return [CohortSlide(item["scan_id"], item["scan_id"], Path(item["image"])) for item in found]
+
+
+def _training_scans(
+    cases: Sequence[CohortSlide], preset: SlicePreset, allow_gaps: bool, progress: bool
+) -> Iterator[Scan]:
+    """The scans of the training split that can be read, one at a time; the others fail, and are told, as jobs."""
+    training = [(case.path, case.series_uid) for case in cases if case.split == "train" and case.path is not None]
+    if not training:
+        raise SettingsError(
+            f"preset '{preset.name}' needs the statistics of a training split: give a cohort table with a column "
+            "'split', the preset.json of an earlier embedding, or a preset with fixed statistics such as 'chest_rsna'"
+        )
+    console = Console(stderr=True)
+    shown = track(training, "statistics of the training scans", console=console, disable=not progress)
+    for path, series_uid in shown:
+        try:
+            scan = load_scan(path, series_uid=series_uid, allow_gaps=allow_gaps)
+        except Exception:
+            continue
+        yield scan

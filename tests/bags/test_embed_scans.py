@@ -1,0 +1,236 @@
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+
+from monai_mil.bags import (
+    BagFile,
+    EmbedScand,
+    LoadBagd,
+    embed_scan,
+    embed_scans,
+    find_preset,
+    scan_datalist,
+)
+from monai_mil.errors import BagError, CohortError, ScanReadError, SettingsError
+from monai_mil.scans import fit_statistics, load_scan, slice_preset
+from tests.bags.counting import encoded
+from tests.bags.scans import SliceStatistics, write_nifti
+from tests.conftest import ROOT
+
+
+@pytest.fixture(scope="module")
+def scans(tmp_path_factory):
+    """A folder with three volumes of 5, 6 and 7 slices, one of them in a folder of its own."""
+    folder = tmp_path_factory.mktemp("scans")
+    write_nifti(folder / "a.nii.gz", 5, seed=1)
+    write_nifti(folder / "b.nii", 6, seed=2)
+    write_nifti(folder / "more" / "a.nii.gz", 7, seed=3)
+    return folder
+
+
+@pytest.fixture
+def encoder(tmp_path):
+    return SliceStatistics(tmp_path / "log")
+
+
+def test_scans_of_a_folder_are_named_by_where_they_lie(scans):
+    assert [item["scan_id"] for item in scan_datalist(scans)] == ["a", "b", "more_a"]
+    assert scan_datalist(scans / "b.nii") == [{"image": str(scans / "b.nii"), "scan_id": "b"}]
+
+
+def test_two_scans_of_one_name_are_refused_in_a_data_list(scans, tmp_path):
+    shutil.copytree(scans, tmp_path / "scans")
+    shutil.copy(scans / "b.nii", tmp_path / "scans" / "more_a.nii")
+    with pytest.raises(CohortError, match=r"more_a\.nii' get one name, 'more_a'"):
+        scan_datalist(tmp_path / "scans")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(CohortError, match="empty': no scans"):
+        scan_datalist(tmp_path / "empty")
+
+
+@pytest.mark.parametrize("grid", [None, (3, 3)])
+def test_a_bag_of_a_scan_knows_every_slice(scans, tmp_path, grid):
+    encoder = SliceStatistics(tmp_path / "log", grid=grid)
+    report = embed_scans(scans, tmp_path / "bags", encoder, "chest_rsna", chunk=4, progress=False)
+    assert [(result.case_id, result.instances) for result in report.results] == [("a", 5), ("b", 6), ("more_a", 7)]
+    scan = load_scan(scans / "more" / "a.nii.gz")
+    with BagFile(tmp_path / "bags" / "more_a.h5") as bag:
+        expected = torch.cat(list(embed_scan(scan, encoder, slice_preset("chest_rsna"), chunk=100)))
+        np.testing.assert_array_equal(bag.features(), expected.numpy())
+        assert bag.coords.tolist() == [[index, 0] for index in range(7)]
+        assert bag.info.slide_id == bag.info.scan.scan_id == "more_a"
+        assert bag.info.preset == slice_preset("chest_rsna").record()
+        assert (bag.info.encoder, bag.info.encoder_digest, bag.info.tile_size) == ("statistics", "s0", None)
+        np.testing.assert_array_equal(bag.info.scan.origins, scan.frame.origins)
+        np.testing.assert_array_equal(bag.extra("positions_mm"), scan.frame.positions_mm)
+        assert bag.extra("sop_uids").tolist() == [""] * 7
+
+
+def test_a_second_run_encodes_nothing(scans, encoder, tmp_path):
+    embed_scans(scans, tmp_path / "bags", encoder, progress=False)
+    report = embed_scans(scans, tmp_path / "bags", encoder, progress=False)
+    assert [result.status for result in report.results] == ["kept"] * 3
+    assert encoded(encoder.log) == 5 + 6 + 7
+
+
+def test_a_killed_run_goes_on_with_the_scans_that_are_missing(scans, tmp_path):
+    script = (
+        "import sys, time; from pathlib import Path; from monai_mil.bags import embed_scans\n"
+        "from tests.bags.scans import SliceStatistics\n"
+        "class Slow(SliceStatistics):\n"
+        "    def encode(self, slices): time.sleep(0.2); return super().encode(slices)\n"
+        f"embed_scans({str(scans)!r}, {str(tmp_path / 'bags')!r}, Slow(Path({str(tmp_path / 'log')!r})), chunk=1, "
+        "progress=False)"
+    )
+    process = subprocess.Popen([sys.executable, "-c", script], cwd=ROOT)
+    deadline = time.monotonic() + 60
+    while encoded(tmp_path / "log") < 7 and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    assert [path.name for path in (tmp_path / "bags").glob("*.h5")] == ["a.h5"], "whole or absent"
+    report = embed_scans(scans, tmp_path / "bags", SliceStatistics(tmp_path / "log"), progress=False)
+    assert [result.status for result in report.results] == ["kept", "embedded", "embedded"]
+
+
+def test_a_scan_that_cannot_be_read_stops_nothing(scans, encoder, tmp_path, capfd):
+    (tmp_path / "broken.nii.gz").write_bytes(b"no volume")
+    places = [tmp_path / "broken.nii.gz", scans / "a.nii.gz", tmp_path / "missing", scans / "more" / "a.nii.gz"]
+    report = embed_scans(places, tmp_path / "bags", encoder)
+    assert [result.status for result in report.results] == ["failed", "embedded", "failed", "failed"]
+    for result, message in zip(report.failed, ["cannot be read", "no such file", "is taken by"], strict=True):
+        assert result.path in result.error
+        assert message in result.error
+    assert "3 of 4 scans failed" in capfd.readouterr().err
+    record = json.loads(report.manifest.read_text())
+    assert [scan["scan_id"] for scan in record["scans"]] == ["broken", "a", "missing", "a"]
+    assert record["scans"][1]["slices"] == 5
+    assert record["settings"]["preset"]["name"] == "chest_rsna"
+
+
+def test_what_a_scan_s_reader_did_is_told_and_kept_in_the_manifest(scans, encoder, tmp_path, capfd):
+    report = embed_scans(scans / "a.nii.gz", tmp_path / "bags", encoder)
+    assert report.results[0].remarks == load_scan(scans / "a.nii.gz").remarks
+    shown = capfd.readouterr().err
+    for remark in report.results[0].remarks:
+        assert remark in shown
+    assert json.loads(report.manifest.read_text())["scans"][0]["remarks"] == list(report.results[0].remarks)
+
+
+def test_a_bag_of_another_preset_is_neither_reused_nor_lost(scans, encoder, tmp_path):
+    path = scans / "a.nii.gz"
+    embed_scans(path, tmp_path, encoder, "chest_rsna", progress=False)
+    before = (tmp_path / "a.h5").read_bytes()
+    report = embed_scans(path, tmp_path, encoder, "lung", progress=False)
+    assert "preset name chest_rsna instead of lung" in report.failed[0].error
+    assert (tmp_path / "a.h5").read_bytes() == before
+    report = embed_scans(path, tmp_path, encoder, "lung", overwrite=True, progress=False)
+    assert report.results[0].status == "embedded"
+
+
+@pytest.fixture
+def table(scans, tmp_path):
+    path = tmp_path / "cohort.csv"
+    places = {"x": "a.nii.gz", "y": "b.nii", "z": "more/a.nii.gz", "gone": "gone.nii"}
+    rows = [f"{name},{scans / place},{'test' if name == 'z' else 'train'}" for name, place in places.items()]
+    path.write_text("scan_id,path,split\n" + "\n".join(rows) + "\n")
+    return path
+
+
+def test_a_paper_s_preset_is_fitted_on_the_training_split_once(scans, table, tmp_path):
+    encoder = SliceStatistics(tmp_path / "log", channels=1)
+    out = tmp_path / "bags"
+    report = embed_scans(table, out, encoder, "head_paper", progress=False)
+    assert [result.status for result in report.results] == ["embedded", "embedded", "embedded", "failed"]
+    fitted = find_preset(out / "preset.json")
+    train = [load_scan(scans / name) for name in ("a.nii.gz", "b.nii")]
+    assert fitted == fit_statistics(train, slice_preset("head_paper"), 24)
+    with BagFile(out / "z.h5") as bag:
+        assert bag.info.preset == fitted.record()
+    again = embed_scans(scans / "a.nii.gz", out, encoder, "head_paper", progress=False)
+    assert again.failed == (), "the folder's statistics are taken, without a split"
+    elsewhere = embed_scans(scans / "b.nii", tmp_path / "other", encoder, out / "preset.json", progress=False)
+    with BagFile(tmp_path / "other" / "b.h5") as bag, BagFile(out / "y.h5") as trained:
+        assert elsewhere.failed == ()
+        np.testing.assert_array_equal(bag.features(), trained.features())
+    with pytest.raises(SettingsError, match=r"statistics of preset 'head_paper' instead of 'chest_paper'"):
+        embed_scans(table, out, encoder, "chest_paper", progress=False)
+
+
+def test_statistics_need_a_training_split(scans, tmp_path):
+    encoder = SliceStatistics(tmp_path / "log", channels=1)
+    with pytest.raises(SettingsError, match="needs the statistics of a training split"):
+        embed_scans(scans, tmp_path / "bags", encoder, "head_paper", progress=False)
+    assert not (tmp_path / "bags" / "preset.json").exists()
+    with pytest.raises(SettingsError, match=r"'head_paper' has no statistics yet.*preset\.json"):
+        EmbedScand(encoder=encoder, preset="head_paper")
+
+
+def test_a_preset_must_fit_the_encoder(scans, tmp_path):
+    with pytest.raises(SettingsError, match="gives slices of 3 channels, encoder 'statistics' takes 1"):
+        embed_scans(scans, tmp_path / "bags", SliceStatistics(tmp_path / "log", channels=1), progress=False)
+    assert not (tmp_path / "bags").exists()
+    with pytest.raises(SettingsError, match="slice preset 'lungs': unknown"):
+        embed_scans(scans, tmp_path / "bags", SliceStatistics(tmp_path / "log"), "lungs", progress=False)
+    with pytest.raises(SettingsError, match=r"none\.json': cannot be read"):
+        find_preset(tmp_path / "none.json")
+
+
+def test_two_runs_share_a_folder_and_do_no_scan_twice(scans, tmp_path):
+    script = (
+        "from pathlib import Path; from monai_mil.bags import embed_scans\n"
+        "from tests.bags.scans import SliceStatistics\n"
+        f"encoder = SliceStatistics(Path({str(tmp_path / 'log')!r}))\n"
+        f"report = embed_scans({str(scans)!r}, {str(tmp_path / 'bags')!r}, encoder, progress=False)\n"
+        "raise SystemExit(len(report.failed))"
+    )
+    runs = [subprocess.Popen([sys.executable, "-c", script], cwd=ROOT) for _ in range(2)]
+    assert [run.wait() for run in runs] == [0, 0]
+    assert encoded(tmp_path / "log") == 5 + 6 + 7
+
+
+def test_dask_workers_embed_scans_too(scans, encoder, tmp_path):
+    distributed = pytest.importorskip("distributed", reason="the extra 'scale' is not installed")
+    with distributed.LocalCluster(n_workers=1, threads_per_worker=1, processes=False, dashboard_address=None) as local:
+        report = embed_scans(scans, tmp_path / "bags", encoder, progress=False, scheduler=local.scheduler_address)
+    assert [result.status for result in report.results] == ["embedded"] * 3
+
+
+def test_embedding_in_memory_equals_embedding_to_disk(scans, encoder, tmp_path):
+    path = scans / "more" / "a.nii.gz"
+    embed_scans(path, tmp_path, encoder, "lung", progress=False)
+    stored = LoadBagd(preset="lung")({"image": str(tmp_path / "a.h5")})
+    direct = EmbedScand(encoder=encoder, preset="lung", chunk=2)({"image": str(path), "scan_id": "a"})
+    assert torch.equal(stored["image"].as_tensor(), direct["image"].as_tensor())
+    assert torch.equal(stored["coords"], direct["coords"])
+    assert torch.equal(stored["positions_mm"], direct["positions_mm"])
+    same = ("slide_id", "slide_path", "encoder", "encoder_digest", "scan_frame")
+    assert all(stored["image"].meta[name] == direct["image"].meta[name] for name in same)
+
+
+def test_a_scan_that_cannot_be_read_is_named(encoder, tmp_path):
+    with pytest.raises(ScanReadError, match=r"nowhere'"):
+        EmbedScand(encoder=encoder)({"image": str(tmp_path / "nowhere")})
+
+
+def test_a_network_s_preset_is_held_against_the_bag_s(scans, table, tmp_path):
+    embed_scans(scans / "a.nii.gz", tmp_path, SliceStatistics(tmp_path / "log"), "lung", progress=False)
+    item = {"image": str(tmp_path / "a.h5")}
+    LoadBagd(preset="lung")(item)
+    with pytest.raises(BagError, match=r"a\.h5': made with slice preset 'lung', .* with 'chest_rsna'"):
+        LoadBagd(preset="chest_rsna")(item)
+    embed_scans(table, tmp_path, SliceStatistics(tmp_path / "log", channels=1), "head_paper", progress=False)
+    item = {"image": str(tmp_path / "x.h5")}
+    LoadBagd(preset="head_paper")(item)
+    LoadBagd(preset=str(tmp_path / "preset.json"))(item)
+    record = find_preset(tmp_path / "preset.json").record() | {"mean": [0.0]}
+    (tmp_path / "other.json").write_text(json.dumps(record))
+    with pytest.raises(BagError, match="'head_paper' with other windows or statistics"):
+        LoadBagd(preset=str(tmp_path / "other.json"))(item)
