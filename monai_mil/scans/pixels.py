@@ -164,6 +164,7 @@ def _decoded_frames(file: DicomFile, frames: list[int]) -> list[np.ndarray]:
         dataset.file_meta.TransferSyntaxUID = pydicom.uid.UID(file.syntax)
     try:
         pixels = np.asarray(dataset.pixel_array).reshape(file.frames, file.rows, file.columns)
+        pixels = pixels.astype(pixels.dtype.newbyteorder("="), copy=False)
     except Exception as error:  # every decoder has its own errors
         raise _decoding_error(file, error) from error
     kind = np.dtype(f"{'i' if file.signed else 'u'}{pixels.itemsize}")

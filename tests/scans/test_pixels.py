@@ -1,0 +1,212 @@
+"""Stored values become Hounsfield units, whatever the file does to them."""
+
+from pathlib import Path
+
+import numpy as np
+import pydicom
+import pytest
+from pydicom.uid import ExplicitVRBigEndian, ImplicitVRLittleEndian, RLELossless
+
+from monai_mil.errors import ScanReadError
+from monai_mil.scans import load_scan
+from monai_mil.scans.repairs import clean_bits
+from tests.scans.conftest import phantom, save, slice_dataset, write_series
+
+SYNTAXES = {
+    "JPEG Lossless": "JPEGLosslessProcess14",
+    "JPEG Lossless SV1": "JPEGLosslessProcess14_1",
+    "JPEG-LS": "JPEGLSLossless",
+    "JPEG 2000": "JPEG2000Lossless",
+    "RLE": "RLELossless",
+}
+
+
+def compress(path: Path, syntax: str) -> None:
+    """Rewrite a file in another transfer syntax, by GDCM."""
+    import gdcm
+
+    reader = gdcm.ImageReader()
+    reader.SetFileName(str(path))
+    assert reader.Read()
+    change = gdcm.ImageChangeTransferSyntax()
+    change.SetTransferSyntax(gdcm.TransferSyntax(getattr(gdcm.TransferSyntax, syntax)))
+    change.SetInput(reader.GetImage())
+    assert change.Change()
+    writer = gdcm.ImageWriter()
+    writer.SetFileName(str(path))
+    writer.SetFile(reader.GetFile())
+    writer.SetImage(change.GetOutput())
+    assert writer.Write()
+
+
+def one_slice(folder: Path, stored: np.ndarray, **attributes) -> Path:
+    return save(slice_dataset(stored, **attributes), folder / "case" / "slice.dcm")
+
+
+def test_the_gantry_of_transfer_syntaxes_decodes(tmp_path):
+    hu = phantom(len(SYNTAXES) + 1)
+    folder = write_series(tmp_path / "case", hu, shuffle=False)
+    for i, syntax in enumerate(SYNTAXES.values()):
+        compress(folder / f"IM{i:04d}", syntax)
+    used = {pydicom.dcmread(path).file_meta.TransferSyntaxUID for path in folder.iterdir()}
+    assert len(used) == len(SYNTAXES) + 1
+    assert np.array_equal(load_scan(folder).hu, hu)
+
+
+@pytest.mark.parametrize("syntax", SYNTAXES.values(), ids=SYNTAXES)
+@pytest.mark.parametrize("bits", [12, 16])
+def test_signed_values_keep_their_sign_through_compression(tmp_path, syntax, bits):
+    values = np.random.default_rng(0).integers(-1024, 2000, (12, 16)).astype(np.int16)
+    path = one_slice(tmp_path, values, BitsStored=bits, HighBit=bits - 1, RescaleIntercept=0)
+    compress(path, syntax)
+    assert np.array_equal(load_scan(path.parent).hu[0], values)
+
+
+def test_rle_written_by_pydicom_decodes(tmp_path):
+    hu = phantom(1)
+    path = write_series(tmp_path / "case", hu) / "IM0000"
+    dataset = pydicom.dcmread(path)
+    dataset.compress(RLELossless)
+    dataset.save_as(path)
+    assert np.array_equal(load_scan(path.parent).hu, hu)
+
+
+def test_implicit_and_big_endian_files_are_read(tmp_path):
+    hu = phantom(1)
+    stored = (hu[0].astype(int) + 1024).astype(np.uint16)
+    dataset = slice_dataset(stored)
+    dataset.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian
+    assert np.array_equal(load_scan(save(dataset, tmp_path / "implicit" / "a")).hu, hu)
+
+    dataset = slice_dataset(stored.astype(">u2"))
+    dataset.file_meta.TransferSyntaxUID = ExplicitVRBigEndian
+    assert np.array_equal(load_scan(save(dataset, tmp_path / "big" / "a")).hu, hu)
+
+
+def test_sign_bits_left_out_are_restored(tmp_path):
+    true = np.arange(-1024, 1024, 8, dtype=np.int16).reshape(16, 16)
+    stored = (true & 0x0FFF).astype(np.int16)
+    path = one_slice(tmp_path, stored, BitsStored=12, HighBit=11, RescaleIntercept=0)
+    scan = load_scan(path.parent)
+    assert np.array_equal(scan.hu[0], true)
+    assert any("without their sign bits" in remark for remark in scan.remarks)
+
+
+def test_values_that_have_their_sign_are_left_alone(tmp_path):
+    true = np.array([[-1024, 2600], [-5, 40]], np.int16)  # 2600 needs more bits than the header admits
+    scan = load_scan(one_slice(tmp_path, true, BitsStored=12, HighBit=11, RescaleIntercept=0).parent)
+    assert np.array_equal(scan.hu[0], true)
+
+
+def test_bits_above_the_high_bit_are_no_value(tmp_path):
+    stored = np.array([[1024, 1064 | 0x8000]], np.uint16)  # an overlay in the top bit
+    scan = load_scan(one_slice(tmp_path, stored, BitsStored=12, HighBit=11).parent)
+    assert scan.hu.tolist() == [[[0, 40]]]
+    assert any("above BitsStored" in remark for remark in scan.remarks)
+
+
+def test_values_stored_at_the_top_of_their_word_are_shifted_down():
+    values = np.array([[5, 4095]], np.uint16)
+    shifted, _, _ = clean_bits(values << 4, 12, 15, False)
+    assert np.array_equal(shifted, values)
+
+
+def test_wrapped_12_bit_slices_are_put_right(tmp_path):
+    true = np.array([[-1000, -999, -500, -1], [0, 40, 80, 3095]])
+    stored = (true % 4096).astype(np.uint16)
+    scan = load_scan(one_slice(tmp_path, stored, BitsStored=12, HighBit=11, RescaleIntercept=1).parent)
+    assert np.array_equal(scan.hu[0], true)
+    assert any("wrapped around at 4096" in remark for remark in scan.remarks)
+
+
+def test_an_ordinary_12_bit_slice_is_not_unwrapped(tmp_path):
+    stored = np.array([[0, 1024, 4095]], np.uint16)
+    scan = load_scan(one_slice(tmp_path, stored, BitsStored=12, HighBit=11).parent)
+    assert scan.hu.tolist() == [[[-1024, 0, 3071]]]
+    assert scan.remarks == ()
+
+
+@pytest.mark.parametrize("lowest", [-2000, -3024, -32768])
+def test_padding_below_air_becomes_air_and_is_reported(tmp_path, lowest):
+    values = np.array([[lowest, -1024, -1000, 50]], np.int16)
+    scan = load_scan(one_slice(tmp_path, values, RescaleIntercept=0, PixelPaddingValue=lowest).parent)
+    assert scan.hu.tolist() == [[[-1024, -1024, -1000, 50]]]
+    assert any(f"25 % of the pixels were padding or below -1024 HU (lowest {lowest}" in told for told in scan.remarks)
+
+
+def test_padding_brighter_than_tissue_becomes_air_and_padding_like_tissue_stays(tmp_path):
+    stored = np.array([[65535, 1024]], np.uint16)
+    scan = load_scan(one_slice(tmp_path / "bright", stored, PixelPaddingValue=65535).parent)
+    assert scan.hu.tolist() == [[[-1024, 0]]]
+    assert scan.hu.dtype == np.int16
+    stored = np.array([[1024, 0]], np.uint16)
+    scan = load_scan(one_slice(tmp_path / "water", stored, PixelPaddingValue=1024).parent)
+    assert scan.hu.tolist() == [[[0, -1024]]]
+    assert any("may be tissue" in remark for remark in scan.remarks)
+
+
+def test_rescaling_is_per_slice_and_float_only_where_it_must_be(tmp_path):
+    def rescaled(i, dataset):
+        dataset.RescaleSlope, dataset.RescaleIntercept = 1 + i, -1000 * i
+
+    folder = write_series(tmp_path / "whole", np.zeros((3, 4, 4), np.int16), change=rescaled)
+    scan = load_scan(folder)
+    assert scan.hu[:, 0, 0].tolist() == [1024, 1048, 1072]
+    assert scan.hu.dtype == np.int16
+
+    scan = load_scan(
+        one_slice(tmp_path, np.array([[1000]], np.uint16), RescaleSlope=0.5, RescaleIntercept=-100.25).parent
+    )
+    assert scan.hu.dtype == np.float32
+    assert scan.hu.item() == 399.75
+
+
+def test_values_beyond_int16_are_float_and_exact(tmp_path):
+    scan = load_scan(one_slice(tmp_path, np.array([[60000, 24]], np.uint16)).parent)
+    assert scan.hu.dtype == np.float32
+    assert scan.hu.tolist() == [[[58976, -1000]]]
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.int8, np.uint32, np.int32])
+def test_8_and_32_bit_files_are_read(tmp_path, kind):
+    stored = np.array([[0, 100], [7, 127]], kind)
+    scan = load_scan(one_slice(tmp_path, stored, RescaleIntercept=-50).parent)
+    assert np.array_equal(scan.hu[0], stored.astype(int) - 50)
+
+
+@pytest.mark.parametrize("syntax", ["", "JPEGLosslessProcess14_1", "JPEG2000Lossless", "RLELossless"])
+def test_truncated_pixels_are_an_error_that_names_the_file(tmp_path, syntax):
+    folder = write_series(tmp_path / "case", phantom(3, 64, 64))
+    path = folder / "IM0001"
+    if syntax:
+        compress(path, syntax)
+    path.write_bytes(path.read_bytes()[: -path.stat().st_size // 3])
+    with pytest.raises(ScanReadError, match=r"IM0001.*truncated"):
+        load_scan(folder)
+
+
+def test_a_header_without_pixels_is_an_error_that_names_the_file(tmp_path):
+    def strip(i, dataset):
+        if i == 1:
+            del dataset.PixelData
+
+    folder = write_series(tmp_path / "case", phantom(3), shuffle=False, change=strip)
+    with pytest.raises(ScanReadError, match=r"IM0001.*no pixel data"):
+        load_scan(folder)
+
+
+def test_a_transfer_syntax_nobody_decodes_is_named(tmp_path):
+    path = write_series(tmp_path / "case", phantom(1)) / "IM0000"
+    compress(path, "JPEG2000Lossless")
+    dataset = pydicom.dcmread(path)
+    dataset.file_meta.TransferSyntaxUID = "1.2.840.10008.1.2.4.100"
+    dataset.save_as(path)
+    with pytest.raises(ScanReadError, match=r"IM0000.*MPEG2 Main Profile"):
+        load_scan(path.parent)
+
+
+def test_monochrome1_is_told_and_values_are_as_stored(tmp_path):
+    hu = phantom(2)
+    scan = load_scan(write_series(tmp_path / "case", hu, PhotometricInterpretation="MONOCHROME1"))
+    assert np.array_equal(scan.hu, hu)
+    assert any("MONOCHROME1" in remark for remark in scan.remarks)

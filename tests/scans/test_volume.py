@@ -1,0 +1,120 @@
+"""NIfTI and ITK volumes: whatever way their axes run, the same scan comes out."""
+
+import itertools
+
+import nibabel
+import numpy as np
+import pytest
+
+from monai_mil.errors import ScanReadError
+from monai_mil.scans import load_scan
+from tests.scans.conftest import phantom
+
+LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
+AFFINE = LPS_TO_RAS @ np.array([[0.6, 0, 0, -50], [0, 0.9, 0, -70], [0, 0, 3.0, 11], [0, 0, 0, 1]])  # as DICOM has it
+
+
+def saved(path, array, affine=AFFINE):
+    nibabel.save(nibabel.Nifti1Image(array, affine), path)
+    return path
+
+
+def reoriented(array, affine, axes, flips):
+    """The same volume with its array axes permuted and mirrored."""
+    array, affine = array.transpose(axes), affine[:, [*axes, 3]].copy()
+    for axis in flips:
+        affine[:3, 3] += affine[:3, axis] * (array.shape[axis] - 1)
+        affine[:3, axis] *= -1
+        array = np.flip(array, axis)
+    return array, affine
+
+
+@pytest.mark.parametrize("axes", list(itertools.permutations(range(3))))
+@pytest.mark.parametrize("flips", [(), (0,), (1, 2), (0, 1, 2)])
+def test_every_order_of_axes_gives_the_same_slices(tmp_path, axes, flips):
+    hu = phantom(5, 6, 7)
+    array, affine = reoriented(hu.T, AFFINE, axes, flips)
+    scan = load_scan(saved(tmp_path / "a.nii.gz", np.ascontiguousarray(array), affine))
+    assert np.array_equal(scan.hu, hu)
+    assert scan.affine == pytest.approx(AFFINE, abs=1e-4)
+    assert scan.frame.spacing == pytest.approx((0.9, 0.6))
+    assert scan.frame.sop_uids == ("",) * 5
+
+
+def test_isotropic_volumes_are_cut_along_their_third_axis(tmp_path):
+    array, affine = reoriented(phantom(5, 6, 7).T, np.diag([-1.0, -1, 1, 1]), (0, 2, 1), ())
+    scan = load_scan(saved(tmp_path / "a.nii", np.ascontiguousarray(array), affine))
+    assert len(scan) == 6  # coronal
+    assert np.abs(scan.frame.normal).argmax() == 1
+
+
+def test_a_sheared_gantry_tilt_survives_nifti(tmp_path):
+    affine = AFFINE.copy()
+    affine[1, 2] = 0.8
+    scan = load_scan(saved(tmp_path / "a.nii", phantom(5).T.copy(), affine))
+    assert scan.affine == pytest.approx(affine, abs=1e-4)
+    assert scan.frame.tilt_degrees == pytest.approx(np.degrees(np.arctan(0.8 / 3)), abs=0.01)
+
+
+def test_stored_scale_is_applied(tmp_path):
+    image = nibabel.Nifti1Image(np.arange(24, dtype=np.int16).reshape(2, 3, 4), AFFINE)
+    image.header.set_slope_inter(2, -100)
+    nibabel.save(image, tmp_path / "a.nii")
+    scan = load_scan(tmp_path / "a.nii")
+    judge = nibabel.load(tmp_path / "a.nii").get_fdata()
+    assert sorted(scan.hu.ravel()) == sorted(judge.ravel())
+    assert judge.max() == -54
+
+
+@pytest.mark.parametrize(("value", "kind"), [(17.0, np.int16), (17.5, np.float32)])
+def test_whole_numbers_stored_as_floats_become_int16(tmp_path, value, kind):
+    scan = load_scan(saved(tmp_path / "a.nii", np.full((2, 3, 4), value, np.float32)))
+    assert scan.hu.dtype == kind
+    assert (scan.hu == value).all()
+
+
+def test_padding_and_missing_numbers_become_air(tmp_path):
+    array = np.full((2, 3, 4), 40.5, np.float32)
+    array[0, 0, :] = (np.nan, -3024, np.inf, 7)
+    scan = load_scan(saved(tmp_path / "a.nii", array))
+    assert scan.hu.min() == -1024
+    assert (scan.hu == -1024).sum() == 3
+    assert any("lowest -3024" in remark for remark in scan.remarks)
+
+
+def test_what_is_no_volume_is_refused(tmp_path):
+    with pytest.raises(ScanReadError, match="no volume of three axes"):
+        load_scan(saved(tmp_path / "4d.nii", np.zeros((2, 3, 4, 5), np.int16)))
+    broken = tmp_path / "broken.nii.gz"
+    broken.write_bytes(saved(tmp_path / "whole.nii.gz", phantom(9).T.copy()).read_bytes()[:900])
+    with pytest.raises(ScanReadError, match=r"broken\.nii\.gz' cannot be read"):
+        load_scan(broken)
+    (tmp_path / "text.nii").write_text("no volume")
+    with pytest.raises(ScanReadError, match=r"text\.nii' cannot be read"):
+        load_scan(tmp_path / "text.nii")
+    sheared = AFFINE.copy()
+    sheared[0, 1] = 0.5
+    with pytest.raises(ScanReadError, match="sheared within the slices"):
+        load_scan(saved(tmp_path / "sheared.nii", phantom(3).T.copy(), sheared))
+
+
+@pytest.mark.parametrize("suffix", ["mha", "mhd", "nrrd"])
+def test_itk_formats_give_the_same_scan_as_nifti(tmp_path, suffix):
+    itk = pytest.importorskip("itk")
+    hu = phantom(5, 6, 7)
+    image = itk.image_from_array(hu)
+    image.SetSpacing([0.6, 0.9, 3.0])
+    image.SetOrigin([-50.0, -70.0, 11.0])
+    image.SetDirection(np.diag([1.0, 1.0, 1.0]))
+    itk.imwrite(image, str(tmp_path / f"a.{suffix}"))
+    scan = load_scan(tmp_path / f"a.{suffix}")
+    assert scan.scan_id == "a"
+    assert np.array_equal(scan.hu, hu)
+    assert scan.affine == pytest.approx(AFFINE)
+
+
+def test_a_damaged_itk_file_is_refused(tmp_path):
+    pytest.importorskip("itk")
+    (tmp_path / "a.mha").write_text("no volume")
+    with pytest.raises(ScanReadError, match=r"a\.mha' cannot be read as \.mha"):
+        load_scan(tmp_path / "a.mha")
