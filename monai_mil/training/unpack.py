@@ -10,8 +10,7 @@ from monai.config import KeysCollection
 from monai.transforms import MapTransform
 from torch import Tensor
 
-from monai_mil.networks import instance_scores
-from monai_mil.networks.moments import attention_moments
+from monai_mil.networks import attention_moments, instance_scores
 
 
 class UnpackOutputd(MapTransform):
