@@ -26,14 +26,14 @@ def roc_chart(curves: Sequence[tuple[str, np.ndarray, np.ndarray]]) -> Markup:
     return _axes("1 - specificity", "sensitivity", "".join(shapes), "ROC curve")
 
 
-def calibration_chart(curves: Sequence[tuple[str, np.ndarray, np.ndarray]]) -> Markup:
-    """Observed frequency over predicted probability in equal bins; a dot's area grows with the slides in its bin."""
+def calibration_chart(curves: Sequence[tuple[str, np.ndarray, np.ndarray]], noun: str = "slide") -> Markup:
+    """Observed frequency over predicted probability in equal bins; a dot's area grows with the cases in its bin."""
     shapes = []
     for series, (name, prob, truth) in enumerate(curves):
         bins = calibration(prob, truth)
         shapes.append(_line(bins.confidence, bins.frequency, series, thin=True))
         for x, y, count in zip(bins.confidence, bins.frequency, bins.count, strict=True):
-            tip = escape(f"{name}: predicted {x:.2f}, observed {y:.2f}, {count} slides")
+            tip = escape(f"{name}: predicted {x:.2f}, observed {y:.2f}, {count} {noun}s")
             place = f'cx="{_x(x):.1f}" cy="{_y(y):.1f}" r="{2.5 + 6 * np.sqrt(count / len(prob)):.1f}"'
             shapes.append(f'<circle class="s{series % 8}" {place}><title>{tip}</title></circle>')
     return _axes("predicted probability", "observed frequency", "".join(shapes), "Calibration curve")

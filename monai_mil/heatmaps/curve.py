@@ -81,16 +81,16 @@ def bell(positions: np.ndarray, mean: float, std: float) -> tuple[np.ndarray, np
 
     Args:
         positions: of the slices, mm, ascending, ``[n]``.
-        mean: of the curve, mm.
-        std: of the curve, mm; one of 0 is a stroke at the mean.
+        mean: of weights on these slices, mm.
+        std: of the same weights, mm; one of 0 is a stroke at the mean.
     """
-    inside = mean + std * np.linspace(-5, 5, 201)
-    at = np.union1d(positions, inside[(inside >= positions[0]) & (inside <= positions[-1])])
     if std == 0:
         return np.array([mean, mean]), np.array([0.0, 1.0])
-    nearest = np.min(((positions - mean) / std) ** 2)
-    total = np.exp(-(((positions - mean) / std) ** 2 - nearest) / 2).sum()
-    return at, np.exp(-(((at - mean) / std) ** 2 - nearest) / 2) / total
+    inside = mean + std * np.linspace(-5, 5, 201)
+    at = np.union1d(positions, inside[(inside >= positions[0]) & (inside <= positions[-1])])
+    # no underflow: the mean of weights on slices is never further than their deviation from the nearest slice
+    total = np.exp(-(((positions - mean) / std) ** 2) / 2).sum()
+    return at, np.exp(-(((at - mean) / std) ** 2) / 2) / total
 
 
 def _draw_scores(axis: Axes, heatmap: ScanHeatmap) -> None:
@@ -170,7 +170,7 @@ def _count_slices(axis: Axes, positions: np.ndarray) -> None:
     """Slice numbers on an upper axis, at the slices' own places, however they are spaced."""
     n = len(positions)
     step = next(step * 10**power for power in range(6) for step in (1, 2, 5) if step * 10**power * 12 >= n)
-    counted = [1, *range(step, n + 1, step)] if step > 1 else list(range(1, n + 1))
+    counted = [1, *range(step if step > 2 else 1 + step, n + 1, step)]
     upper = axis.secondary_xaxis("top")
     upper.set_xticks(positions[np.array(counted) - 1], [str(value) for value in counted])
     upper.set_xlabel("slice")

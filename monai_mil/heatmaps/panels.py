@@ -1,4 +1,4 @@
-"""Pictures of the report: a slide's thumbnail, its heat layer and its most attended tiles, as data URIs."""
+"""Pictures of the report as data URIs: a slide's heat layer and tiles, a scan's curve and slices."""
 
 from __future__ import annotations
 
@@ -13,15 +13,19 @@ import numpy as np
 
 from monai_mil.errors import MonaiMILError
 from monai_mil.heatmaps.colours import Colouring, colour_table
+from monai_mil.heatmaps.curve import draw_curve
 from monai_mil.heatmaps.figure import number, scale_bar
 from monai_mil.heatmaps.heatmap import Heatmap, canvas_geometry
+from monai_mil.heatmaps.montage import display_window, draw_montage, window_text
 from monai_mil.heatmaps.png import thumbnail
+from monai_mil.heatmaps.scan_heatmap import ScanHeatmap
 
 if TYPE_CHECKING:
     from monai_mil.slides import Slide
 
 _THUMBNAIL = 720
 _TILE = 144
+_SLICE = 264
 
 
 @dataclass(frozen=True)
@@ -65,6 +69,25 @@ class Panel:
     size: tuple[int, int] = (1, 1)
 
 
+@dataclass(frozen=True)
+class ScanPanel:
+    """Everything the report shows of one scan's heatmap.
+
+    Attributes:
+        curve: the scores of the slices over their position, PNG.
+        montage: the slices of the highest scores, JPEG; empty where the scan could not be read.
+        name: what the scores are.
+        window: of the montage, ``center/width`` in HU.
+        note: what could not be shown and why; empty if nothing.
+    """
+
+    curve: str
+    montage: str
+    name: str
+    window: str
+    note: str = ""
+
+
 def make_panel(heatmap: Heatmap, slides: Mapping[str, str | Path] | None, count: int) -> Panel:
     """Draw one slide.
 
@@ -84,6 +107,27 @@ def make_panel(heatmap: Heatmap, slides: Mapping[str, str | Path] | None, count:
             return _draw(heatmap, slide, count, "")
     except MonaiMILError as error:
         return _draw(heatmap, None, 0, f"The slide could not be read ({error}): scores only.")
+
+
+def make_scan_panel(heatmap: ScanHeatmap, scans: Mapping[str, str | Path] | None, count: int) -> ScanPanel:
+    """Draw one scan.
+
+    Args:
+        heatmap: its scores; its attribute ``window`` (``center/width``, HU) is the montage's.
+        scans: where the scans are, by id; the path the heatmap remembers is used for those not in it.
+        count: number of slices to show.
+    """
+    buffer = io.BytesIO()
+    draw_curve(heatmap, dpi=110).savefig(buffer, format="png")
+    curve = f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+    window = display_window(str(heatmap.attributes.get("window", "40/400")))
+    source = (scans or {}).get(heatmap.frame.scan_id)
+    try:
+        sheet, _ = draw_montage(heatmap, source, window=window, slices=count, cell=_SLICE)
+    except MonaiMILError as error:
+        note = f"The slices could not be shown ({error}): scores only."
+        return ScanPanel(curve, "", heatmap.name, window_text(window), note)
+    return ScanPanel(curve, _jpeg(sheet), heatmap.name, window_text(window))
 
 
 def colour_bar() -> str:

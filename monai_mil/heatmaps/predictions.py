@@ -10,15 +10,15 @@ import numpy as np
 
 from monai_mil.errors import CohortError
 
-_REQUIRED = ("slide_id", "pred")
+_NAMES = ("slide_id", "scan_id")
 
 
 @dataclass(frozen=True, eq=False)
 class Predictions:
-    """``predictions.csv`` in memory, one entry a slide.
+    """``predictions.csv`` in memory, one entry a slide or scan.
 
     Attributes:
-        slide_ids: names of the slides, all different.
+        slide_ids: names of the slides or scans, all different.
         patient_ids: whose they are; the slide's id where the table does not say.
         classes: names of the classes.
         prob: probability of every class, float64 ``[n, c]``.
@@ -26,6 +26,7 @@ class Predictions:
         multi_label: classes do not exclude each other; one class alone has nothing to exclude.
         pred_text: the ``pred`` column.
         label_text: the ``label`` column.
+        noun: what an entry is, ``slide`` or ``scan``.
     """
 
     slide_ids: tuple[str, ...]
@@ -36,6 +37,7 @@ class Predictions:
     multi_label: bool
     pred_text: tuple[str, ...]
     label_text: tuple[str, ...]
+    noun: str = "slide"
 
     def __len__(self) -> int:
         return len(self.slide_ids)
@@ -76,7 +78,7 @@ def read_predictions(path: str | Path) -> Predictions:
     """Read ``predictions.csv``.
 
     Raises:
-        CohortError: the table is missing or empty, a column is missing, a slide stands twice, a probability is no
+        CohortError: the table is missing or empty, a column is missing, a case stands twice, a probability is no
             number in [0, 1] or a label is no class; names file, row and column.
     """
     path = Path(path)
@@ -91,13 +93,15 @@ def read_predictions(path: str | Path) -> Predictions:
         raise CohortError(f"predictions '{path}': the table has no rows; run inference first")
     columns = [name for name in rows[0] if name]
     classes = tuple(name.removeprefix("prob_") for name in columns if name.startswith("prob_"))
-    missing = [name for name in _REQUIRED if name not in columns] + ([] if classes else ["prob_<class>"])
+    id_column = next((name for name in _NAMES if name in columns), _NAMES[0])
+    missing = [name for name in (id_column, "pred") if name not in columns] + ([] if classes else ["prob_<class>"])
     if missing:
         raise CohortError(f"predictions '{path}': no column {', '.join(missing)}; it has {', '.join(columns)}")
-    slide_ids = tuple(row["slide_id"] for row in rows)
+    slide_ids = tuple(row[id_column] for row in rows)
+    noun = id_column.removesuffix("_id")
     if len(set(slide_ids)) < len(rows):
         twice = next(name for name in slide_ids if slide_ids.count(name) > 1)
-        raise CohortError(f"predictions '{path}': slide '{twice}' stands there twice; keep one row a slide")
+        raise CohortError(f"predictions '{path}': {noun} '{twice}' stands there twice; keep one row a {noun}")
     multi_label = len(classes) == 1 or any(f"label_{name}" in columns for name in classes)
     prob = np.array(
         [[_unit(path, number, row, f"prob_{name}") for name in classes] for number, row in enumerate(rows, 2)]
@@ -112,13 +116,14 @@ def read_predictions(path: str | Path) -> Predictions:
         truth = [_one_hot(path, i, row.get("label") or "", classes) for i, row in enumerate(rows, 2)]
     return Predictions(
         slide_ids,
-        tuple(row.get("patient_id") or row["slide_id"] for row in rows),
+        tuple(row.get("patient_id") or row[id_column] for row in rows),
         classes,
         prob,
         np.array(truth),
         multi_label,
         tuple(row["pred"] for row in rows),
         tuple(row.get("label") or "" for row in rows),
+        noun,
     )
 
 

@@ -16,8 +16,9 @@ from monai_mil.errors import MonaiMILError
 from monai_mil.files import replacing
 from monai_mil.heatmaps.charts import calibration_chart, roc_chart
 from monai_mil.heatmaps.heatmap import Heatmap
-from monai_mil.heatmaps.panels import colour_bar, make_panel
+from monai_mil.heatmaps.panels import Panel, ScanPanel, colour_bar, make_panel, make_scan_panel
 from monai_mil.heatmaps.predictions import Predictions, read_predictions
+from monai_mil.heatmaps.scan_heatmap import ScanHeatmap, load_heatmap
 
 _METRICS = {
     "auroc": "AUROC",
@@ -43,16 +44,17 @@ def write_report(
     """Write the report of one cohort.
 
     Metrics, curves and the confusion matrix are shown where the table has labels. Heatmaps are shown of the slides
-    most worth a look: wrong predictions first, the most certain ones before the others; the report says how many.
+    or scans most worth a look: wrong predictions first, the most certain ones before the others; the report says how
+    many.
 
     Args:
         predictions_csv: table as :class:`PredictionSaver` writes it, binary, multi-class or multi-label.
-        heatmap_dir: folder of ``<slide_id>.h5``; slides without one are left out of the heatmaps.
+        heatmap_dir: folder of ``<slide_id>.h5`` or ``<scan_id>.h5``; cases without one are left out of the heatmaps.
         out_html: the report.
         title: its title.
-        slides: where the slides are, by id, if not where they were at inference.
+        slides: where the slides or scans are, by id, if not where they were at inference.
         max_figures: most heatmaps to show; bounds the size of the file (about 150 kB each).
-        tiles: tiles of the highest scores shown of each slide.
+        tiles: tiles, or slices of a scan, of the highest scores shown of each.
         resamples: bootstrap resamples of whole patients behind the 95 % intervals.
         seed: of the resampling.
         settings: further lines of the footer, such as bundle and encoder.
@@ -78,18 +80,19 @@ def write_report(
     )
     page = environment.get_template("report.html.j2").render(
         title=title,
+        noun=table.noun,
         summary=_summary(table),
         metrics=_metrics(table, resamples, seed),
         metrics_note=_metrics_note(table, resamples),
         curves=[name for name, _, _ in curves],
         roc=roc_chart(curves),
-        calibration=calibration_chart(curves),
+        calibration=calibration_chart(curves, table.noun),
         class_counts=_class_counts(table),
         confusion=_confusion(table),
         figures=figures,
         figures_note=figures_note,
         colour_bar=colour_bar() if figures else "",
-        columns=[{"name": name, "kind": ""} for name in ("slide", "patient", "label", "predicted")]
+        columns=[{"name": name, "kind": ""} for name in (table.noun, "patient", "label", "predicted")]
         + [{"name": f"p({name})", "kind": "num"} for name in table.classes],
         rows=[_row(table, index) | {"figure": numbers.get(table.slide_ids[index])} for index in range(len(table))],
         settings=_settings(predictions_csv, seed, settings),
@@ -104,7 +107,7 @@ def _summary(table: Predictions) -> str:
     patients = len(set(table.patient_ids))
     kind = "multi-label" if table.multi_label else "binary" if len(table.classes) == 2 else "multi-class"
     return (
-        f"{_count(len(table), 'slide')} of {_count(patients, 'patient')}, {int(table.labelled.sum())} labelled; "
+        f"{_count(len(table), table.noun)} of {_count(patients, 'patient')}, {int(table.labelled.sum())} labelled; "
         f"{kind}: {', '.join(table.classes)}"
     )
 
@@ -119,18 +122,18 @@ def _metrics(table: Predictions, resamples: int, seed: int) -> list[dict[str, An
     truth = table.truth[known] if table.multi_label else table.truth[known].argmax(axis=1)
     patients = [name for name, kept in zip(table.patient_ids, known, strict=True) if kept]
     report = classification_report(table.prob[known], truth, table.classes, groups=patients, n=resamples, seed=seed)
-    cards = [_card(name, report[key]) for key, name in _METRICS.items()]
+    cards = [_card(name, report[key], table.noun) for key, name in _METRICS.items()]
     if len(table.curves) > 1:
-        cards += [_card(f"AUROC, {name}", report["classes"][name]["auroc"]) for name in table.classes]
+        cards += [_card(f"AUROC, {name}", report["classes"][name]["auroc"], table.noun) for name in table.classes]
     error = report["expected_calibration_error"]
     cards.append({"name": "Calibration error", "value": f"{error:.3f}", "low": None, "note": "expected, ten bins"})
     return cards
 
 
-def _card(name: str, interval: Mapping[str, float]) -> dict[str, Any]:
+def _card(name: str, interval: Mapping[str, float], noun: str) -> dict[str, Any]:
     value, low, high = (interval[key] for key in ("value", "low", "high"))
     if np.isnan(value):
-        return {"name": name, "value": "n/a", "low": None, "note": "needs slides of both outcomes"}
+        return {"name": name, "value": "n/a", "low": None, "note": f"needs {noun}s of both outcomes"}
     if np.isnan(low):
         return {"name": name, "value": f"{value:.3f}", "low": None, "note": "no interval"}
     percent = {"at": 100 * value, "left": 100 * low, "span": max(100 * (high - low), 0.5)}
@@ -207,17 +210,23 @@ def _figures(
     unreadable = []
     for index in order[:most]:
         try:
-            panel = make_panel(Heatmap.load(folder / f"{table.slide_ids[index]}.h5"), slides, tiles)
+            panel = _panel(load_heatmap(folder / f"{table.slide_ids[index]}.h5"), slides, tiles)
         except (MonaiMILError, ValueError) as error:
             unreadable.append(str(error))
             continue
         probs = sorted(zip(table.classes, table.prob[index].tolist(), strict=True), key=lambda entry: -entry[1])
         figures.append(_row(table, index) | {"number": len(figures) + 1, "panel": panel, "probs": probs[:6]})
     note = (
-        f"{len(figures)} of {len(table)} slides: wrong predictions first, the most certain before the others. "
-        f"{_count(len(having), 'slide has', 'slides have')} a heatmap."
+        f"{len(figures)} of {len(table)} {table.noun}s: wrong predictions first, the most certain before the others. "
+        f"{_count(len(having), f'{table.noun} has', f'{table.noun}s have')} a heatmap."
     )
     return figures, " ".join([note, *unreadable])
+
+
+def _panel(heatmap: Heatmap | ScanHeatmap, sources: Mapping[str, str | Path] | None, count: int) -> Panel | ScanPanel:
+    if isinstance(heatmap, ScanHeatmap):
+        return make_scan_panel(heatmap, sources, count)
+    return make_panel(heatmap, sources, count)
 
 
 def _settings(source: str | Path, seed: int, further: Mapping[str, str] | None) -> list[tuple[str, str]]:
