@@ -14,6 +14,7 @@ from hypothesis.extra import numpy as hnp
 from monai_mil.bags import BagFile, BagInfo, export_clam
 from monai_mil.bags.file import not_finite
 from monai_mil.errors import BagError
+from tests.bags.scans import frame
 
 INFO = BagInfo(
     slide_id="slide",
@@ -345,3 +346,44 @@ def test_every_float16_that_is_not_finite_is_found_and_no_other():
     for row, value in ((4, np.nan), (2, -np.inf)):
         features[row, 1] = value
         assert not_finite(features) == row
+
+
+@pytest.mark.parametrize("n", [1, 1000])
+def test_the_frame_of_a_scan_comes_back_to_the_last_bit(tmp_path, n):
+    scan, preset = frame(n), {"name": "lung", "windows": [[-600.0, 1500.0]], "mean": [0.1], "std": None}
+    path = tmp_path / "scan.h5"
+    extras = {"positions_mm": scan.positions_mm, "sop_uids": np.array(scan.sop_uids)}
+    coords = np.stack([np.arange(n), np.zeros(n, int)], axis=1)
+    BagFile.write(path, np.ones((n, 3)), coords, BagInfo("scan", scan=scan, preset=preset), extras)
+    with BagFile(path) as bag:
+        found = bag.info.scan
+        assert bag.info.preset == preset
+        assert bag.extras == ("positions_mm", "sop_uids")
+        assert bag.extra("sop_uids").tolist() == list(scan.sop_uids)
+        np.testing.assert_array_equal(bag.extra("positions_mm"), found.positions_mm)
+    for name in ("origins", "orientation"):
+        np.testing.assert_array_equal(getattr(found, name), getattr(scan, name))
+    for name in ("scan_id", "path", "size", "spacing", "sop_uids", "frame_numbers", "series_uid"):
+        assert getattr(found, name) == getattr(scan, name), name
+
+
+def test_a_frame_of_another_scan_is_refused(tmp_path):
+    with pytest.raises(BagError, match=r"scan\.h5': 2 instances for the 3 slices of its scan"):
+        BagFile.write(tmp_path / "scan.h5", np.ones((2, 3)), np.zeros((2, 2), int), BagInfo("scan", scan=frame(3)))
+
+
+def test_a_damaged_frame_is_an_error_that_names_the_bag(tmp_path):
+    path = tmp_path / "scan.h5"
+    BagFile.write(path, np.ones((2, 3)), np.zeros((2, 2), int), BagInfo("scan", scan=frame(2)))
+    for damaged in ("{", "{}", "[1]"):
+        with h5py.File(path, "a") as file:
+            file.attrs["monai_mil.scan"] = damaged
+        with pytest.raises(BagError, match=r"scan\.h5': damaged"):
+            BagFile(path)
+
+
+def test_a_slide_s_file_says_nothing_of_scans(tmp_path):
+    BagFile.write(tmp_path / "slide.h5", np.ones((2, 3)), np.zeros((2, 2), int), INFO)
+    with h5py.File(tmp_path / "slide.h5") as file:
+        assert not {"monai_mil.scan", "monai_mil.preset"} & set(file.attrs)
+        assert set(file) == {"features", "coords"}

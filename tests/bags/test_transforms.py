@@ -18,6 +18,8 @@ from monai_mil.bags import (
     read_cohort,
 )
 from monai_mil.errors import BagError, SlideReadError
+from monai_mil.scans import ScanFrame
+from tests.bags.scans import frame
 
 INFO = BagInfo("slide", encoder="texture", mpp=0.25, tile_size_level0=512.0, level0_size=(100, 200))
 
@@ -47,7 +49,22 @@ def test_a_bag_is_loaded_channel_first_with_its_frame(bag, grid):
     meta = loaded["image"].meta
     assert (meta["filename_or_obj"], meta["slide_id"]) == (item["image"], "slide")
     assert (meta["mpp"], meta["tile_size_level0"], meta["level0_size"].tolist()) == (0.25, 512.0, [100, 200])
+    assert meta["scan_frame"] == "", "every bag has every key, so that batches collate"
+    assert "positions_mm" not in loaded
     assert item["image"].endswith(".h5"), "the input is left as it was"
+
+
+def test_a_scan_s_bag_brings_its_frame_and_positions(tmp_path):
+    scan, path = frame(1000), tmp_path / "scan.h5"
+    coords = np.stack([np.arange(1000), np.zeros(1000, int)], axis=1)
+    BagFile.write(path, np.ones((1000, 3), np.float16), coords, BagInfo("scan", scan=scan))
+    loaded = LoadBagd()({"image": str(path)})
+    found = ScanFrame.from_json(loaded["image"].meta["scan_frame"])
+    np.testing.assert_array_equal(found.origins, scan.origins)
+    assert found.sop_uids == scan.sop_uids
+    assert loaded["positions_mm"].dtype == torch.float32
+    np.testing.assert_allclose(loaded["positions_mm"], scan.positions_mm, rtol=1e-6)
+    assert loaded["coords"][:, 0].tolist() == list(range(1000))
 
 
 def test_bags_that_do_not_fit_are_named(bag, tmp_path):
