@@ -44,7 +44,7 @@ def _options(
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
     ] = False,
 ) -> None:
-    """Multiple-instance learning for whole-slide images: slides in, predictions and heatmaps out."""
+    """Multiple-instance learning for whole-slide images and CT: slides or scans in, predictions and heatmaps out."""
 
 
 def main() -> None:
@@ -89,12 +89,11 @@ def embed(
     from monai_mil.bags import embed_cohort, find_slides
     from monai_mil.encoders import get_encoder
 
-    tables = [path for path in slides if path.suffix.lower() in (".csv", ".json")]
-    if tables and len(slides) > 1:
-        raise typer.BadParameter(f"'{tables[0]}' is a cohort table: give it alone, or slides and folders only")
-    listed = [found for path in slides for found in (find_slides(path) if path.is_dir() else [path])]
+    places = _table_or_listed(slides)
+    if not isinstance(places, Path):
+        places = [found for path in places for found in (find_slides(path) if path.is_dir() else [path])]
     report = embed_cohort(
-        tables[0] if tables else listed,
+        places,
         out,
         get_encoder(encoder, spatial=spatial, weights=weights, device=device),
         tile_size=tile_size,
@@ -109,6 +108,67 @@ def embed(
         scheduler=scheduler,
     )
     raise typer.Exit(code=1 if report.failed else 0)
+
+
+@app.command(
+    "embed-scans",
+    epilog="[bold]Examples[/]\n\n"
+    "monai-mil embed-scans scans/ --out bags/\n\n"
+    "monai-mil embed-scans cohort.csv --out bags/ --encoder vit_b16_ct --preset head_paper --device cuda\n\n"
+    "monai-mil embed-scans chest.nii.gz --out bags/ --preset=-600/1500",
+)
+def embed_scans(
+    scans: Annotated[
+        list[Path],
+        typer.Argument(help="CT scans (a DICOM series' folder, NIfTI, MHA, NRRD), folders of them, or a cohort table."),
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the bags, one HDF5 file a scan.")],
+    encoder: Annotated[
+        str, typer.Option(help="An encoder's name ('monai-mil doctor' lists them) or file.")
+    ] = "ct_texture",
+    preset: Annotated[
+        str,
+        typer.Option(
+            help="Windows of the slices: chest_rsna, head_rsna, abdomen_rsna, lung, head_paper, chest_paper, "
+            "abdomen_paper, center/width in HU, or a preset.json."
+        ),
+    ] = "chest_rsna",
+    weights: Annotated[Path | None, typer.Option(help="Local weights of the encoder, safetensors or .pt.")] = None,
+    spatial: Annotated[
+        bool, typer.Option("--spatial", help="Keep the token map of each slice, not one vector.")
+    ] = False,
+    allow_gaps: Annotated[bool, typer.Option("--allow-gaps", help="Take series with missing slices.")] = False,
+    chunk: Annotated[int, typer.Option(help="Slices the encoder sees at once.")] = 64,
+    device: Annotated[str, typer.Option(help="Where the encoder runs: cpu, cuda, cuda:1 ...")] = "cpu",
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace bags made with other settings.")] = False,
+    workers: Annotated[int, typer.Option(help="Processes on this machine; over 1 needs the extra 'scale'.")] = 1,
+    scheduler: Annotated[str | None, typer.Option(help="Address of a Dask scheduler to spread scans over.")] = None,
+) -> None:
+    """Turn CT scans into bags of features, one instance a slice; run it again to go on where it stopped."""
+    from monai_mil import bags
+    from monai_mil.encoders import get_encoder
+
+    report = bags.embed_scans(
+        _table_or_listed(scans),
+        out,
+        get_encoder(encoder, spatial=spatial, weights=weights, device=device),
+        preset,
+        allow_gaps=allow_gaps,
+        chunk=chunk,
+        device=device,
+        overwrite=overwrite,
+        workers=workers,
+        scheduler=scheduler,
+    )
+    raise typer.Exit(code=1 if report.failed else 0)
+
+
+def _table_or_listed(places: list[Path]) -> Path | list[Path]:
+    """The cohort table that stands alone, or the places."""
+    tables = [path for path in places if path.suffix.lower() in (".csv", ".json")]
+    if tables and len(places) > 1:
+        raise typer.BadParameter(f"'{tables[0]}' is a cohort table: give it alone, or files and folders only")
+    return tables[0] if tables else places
 
 
 @app.command(epilog="[bold]Example[/]\n\nmonai-mil report runs/predictions.csv --heatmaps runs/heatmaps")
@@ -175,6 +235,7 @@ def doctor() -> None:
     for reader, available, release, note in reader_report():
         readers.add_row(reader, _tick(available), release, _escaped(note))
     console.print(readers)
+    console.print(_scan_readers())
 
     encoders = Table("encoder", "ready", "width", "tile", "mpp", "weights", title="Encoders", title_justify="left")
     statuses = encoder_report()
@@ -189,6 +250,32 @@ def doctor() -> None:
         "download: fetched at first use. gated: request access on the Hugging Face page named, then 'hf auth login'. "
         "Without a network, pass the weights with --weights FILE. timm models by name and TorchScript files work too."
     )
+
+
+def _scan_readers() -> Table:
+    """What reads and measures CT here; ITK and lungmask are optional."""
+    from importlib import import_module
+    from importlib.metadata import PackageNotFoundError, version
+
+    table = Table("library", "works", "version", "note", title="CT", title_justify="left")
+    for module, package, note, advice in (
+        ("pydicom", "pydicom", "reads DICOM series and multi-frame CT", "pip install pydicom"),
+        ("gdcm", "python-gdcm", "decodes JPEG and JPEG 2000 in DICOM", "pip install python-gdcm"),
+        ("nibabel", "nibabel", "reads NIfTI", "pip install nibabel"),
+        ("itk", "itk-io", "reads MHA and NRRD; lung mask, resampling", "optional: pip install 'monai-mil[itk]'"),
+        ("lungmask", "lungmask", "lung mask by its network", "optional: pip install lungmask"),
+    ):
+        try:
+            import_module(module)
+        except (ImportError, OSError):
+            table.add_row(module, _tick(False), "", _escaped(f"{note}; {advice}"))
+            continue
+        try:
+            release = version(package)
+        except PackageNotFoundError:
+            release = "unknown"
+        table.add_row(module, _tick(True), release, note)
+    return table
 
 
 def _weights_place(status: EncoderStatus) -> str:

@@ -21,7 +21,7 @@ def monai_mil(*arguments, check=True):
     return done
 
 
-@pytest.mark.parametrize("command", ["embed", "report", "demo", "doctor"])
+@pytest.mark.parametrize("command", ["embed", "embed-scans", "report", "demo", "doctor"])
 def test_every_command_shows_an_example(command):
     shown = CliRunner().invoke(app, [command, "--help"]).stdout
     assert f"monai-mil {command}" in shown.split("Example")[1]
