@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn import metrics as reference
 
-from monai_mil.metrics import accuracy, auroc, balanced_accuracy, calibration, macro_f1
+from monai_mil.metrics import accuracy, auprc, auroc, balanced_accuracy, calibration, macro_f1
 
 
 def cases(seed: int, count: int, classes: int) -> tuple[np.ndarray, np.ndarray]:
@@ -33,6 +33,13 @@ def test_every_metric_equals_scikit_learn(seed: int, count: int, classes: int, w
         ]
     )
     assert auroc(prob, label, weight) == pytest.approx(expected)
+    expected = np.mean(
+        [
+            reference.average_precision_score(label == c, prob[:, c], **arguments)
+            for c in ([1] if classes == 2 else range(classes))
+        ]
+    )
+    assert auprc(prob, label, weight) == pytest.approx(expected)
     assert accuracy(prob, label, weight) == pytest.approx(reference.accuracy_score(label, predicted, **arguments))
     expected = reference.balanced_accuracy_score(label, predicted, **arguments)
     assert balanced_accuracy(prob, label, weight) == pytest.approx(expected)
@@ -40,7 +47,7 @@ def test_every_metric_equals_scikit_learn(seed: int, count: int, classes: int, w
     assert macro_f1(prob, label, weight) == pytest.approx(expected)
 
 
-@pytest.mark.parametrize("metric", [auroc, accuracy, balanced_accuracy, macro_f1])
+@pytest.mark.parametrize("metric", [auroc, auprc, accuracy, balanced_accuracy, macro_f1])
 def test_many_weightings_at_once_equal_one_after_the_other(metric) -> None:
     prob, label = cases(3, 30, 3)
     weights = np.random.default_rng(0).integers(0, 3, (5, 30)).astype(float)
@@ -49,12 +56,25 @@ def test_many_weightings_at_once_equal_one_after_the_other(metric) -> None:
     np.testing.assert_allclose(together, [metric(prob, label, weight) for weight in weights])
 
 
-@pytest.mark.parametrize("metric", [auroc, accuracy, balanced_accuracy, macro_f1])
+@pytest.mark.parametrize("metric", [auroc, auprc, accuracy, balanced_accuracy, macro_f1])
 def test_one_column_and_two_columns_of_a_binary_task_agree(metric) -> None:
     positive, label = np.random.default_rng(1).random(50), np.arange(50) % 2
     two = np.stack([1 - positive, positive], axis=1)
     assert metric(positive, label) == pytest.approx(metric(two, label))
     assert metric(positive[:, None], label) == pytest.approx(metric(two, label))
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_average_precision_is_the_mean_precision_at_the_positives_ties_taken_together(seed: int) -> None:
+    generator = np.random.default_rng(seed)
+    score, label = generator.integers(0, 6, 40), generator.integers(0, 2, 40)
+    precisions = [label[score >= threshold].mean() for threshold in score[label == 1]]
+    assert auprc(score, label) == pytest.approx(np.mean(precisions))
+
+
+def test_average_precision_of_one_class_is_not_defined() -> None:
+    assert np.isnan(auprc([0.1, 0.9], [1, 1]))
+    assert np.isnan(auprc([0.1, 0.9], [0, 0]))
 
 
 def test_an_unknown_label_counts_nowhere() -> None:

@@ -40,3 +40,12 @@ def test_unknown_labels_of_a_multi_label_cohort_are_left_out(tmp_path):
     labels = [torch.tensor(row) for row in ([1.0, math.nan], [0.0, 1.0], [1.0, 0.0], [0.0, 1.0], [math.nan, 0.0])]
     report = evaluate(preds, labels, list("abcde"), ReportSaver(tmp_path, ["first", "second"], n=20))
     assert report["classes"]["first"]["auroc"]["value"] == 1
+
+
+def test_one_single_probability_is_that_of_the_second_class(tmp_path):
+    preds = [[0.1], [0.6], [0.3], [0.8], [0.4]]
+    labels, patients = [torch.tensor([value]) for value in (0, 1, 0, 1, 1)], list("abcde")
+    report = evaluate(preds, labels, patients, ReportSaver(tmp_path, ["normal", "lesion"], n=50))
+    both = np.float32([[1 - value, value] for (value,) in preds])
+    assert report["auroc"]["value"] == auroc(both, [0, 1, 0, 1, 1])
+    assert report["balanced_accuracy"]["value"] == 0.5 * (1 + 2 / 3)
