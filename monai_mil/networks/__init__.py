@@ -4,7 +4,29 @@ from __future__ import annotations
 
 from monai_mil.networks.abmil import ABMIL
 from monai_mil.networks.contract import MILNetwork, instance_scores
+from monai_mil.networks.feature_pooling import FeatureMaxPooling, FeatureMeanPooling
 from monai_mil.networks.instance_encoder import InstanceEncoderMIL
+from monai_mil.networks.moments import attention_moments
 from monai_mil.networks.pooling import MaxPooling, MeanPooling
+from monai_mil.networks.slice_abmil import SliceABMIL
+from monai_mil.networks.slice_classifier import SliceClassifier
+from monai_mil.networks.smooth_abmil import SmoothABMIL
+from monai_mil.networks.smooth_transformer1d import SmoothTransformer1D
+from monai_mil.networks.transmil1d import TransMIL1D
 
-__all__ = ["ABMIL", "InstanceEncoderMIL", "MILNetwork", "MaxPooling", "MeanPooling", "instance_scores"]
+__all__ = [
+    "ABMIL",
+    "FeatureMaxPooling",
+    "FeatureMeanPooling",
+    "InstanceEncoderMIL",
+    "MILNetwork",
+    "MaxPooling",
+    "MeanPooling",
+    "SliceABMIL",
+    "SliceClassifier",
+    "SmoothABMIL",
+    "SmoothTransformer1D",
+    "TransMIL1D",
+    "attention_moments",
+    "instance_scores",
+]

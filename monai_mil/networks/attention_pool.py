@@ -80,28 +80,52 @@ def stream_pool(chunks: Iterable[Tensor], weights: PoolWeights, dropout: float =
         ValueError: there was no row.
     """
     dtype, exact = compute_dtype(weights.hidden_weight), exact_dtype(weights.score_weight.dtype)
-    heads, width = len(weights.score_weight), len(weights.hidden_weight)
-    device = weights.score_weight.device
+    pool = RunningPool(len(weights.score_weight), len(weights.hidden_weight), exact, weights.score_weight.device)
     cast = weights.cast(dtype)
-    largest = torch.full((heads, 1), -torch.inf, dtype=exact, device=device)
-    total = torch.zeros(heads, 1, dtype=exact, device=device)
-    pooled = torch.zeros(heads, width, dtype=exact, device=device)
-    count, seen = 0, torch.empty(heads, 65536, dtype=exact, device=device)
     for rows in chunks:
-        with torch.autocast(device.type, enabled=False):
+        with torch.autocast(rows.device.type, enabled=False):
             hidden, gates = _activations(rows.to(dtype), cast, dropout)
-            scores = _scores(gates, cast).T
-            bound = torch.maximum(largest, scores.amax(dim=1, keepdim=True))
-            shrink = (largest - bound).exp()
-            share = (scores - bound).exp()
-            total = total * shrink + share.sum(dim=1, keepdim=True)
-            pooled = pooled * shrink + share @ hidden.to(exact)
-            largest = bound
-            seen = write_columns(seen, count, scores)
-            count += scores.shape[1]
-    if count == 0:
-        raise ValueError("a bag without instances has no prediction")
-    return pooled / total, seen[:, :count].clone()
+            pool.add(_scores(gates, cast).T, hidden)
+    return pool.result()
+
+
+class RunningPool:
+    """Softmax-weighted mean of rows that arrive in chunks, in the softmax's online form.
+
+    Args:
+        heads: ``h``, number of attention distributions.
+        width: ``i``, of a row.
+        dtype: of scores and result, float32 or better.
+        device: where rows and scores lie.
+    """
+
+    def __init__(self, heads: int, width: int, dtype: torch.dtype, device: torch.device) -> None:
+        self.largest = torch.full((heads, 1), -torch.inf, dtype=dtype, device=device)
+        self.total = torch.zeros(heads, 1, dtype=dtype, device=device)
+        self.pooled = torch.zeros(heads, width, dtype=dtype, device=device)
+        self.seen = torch.empty(heads, 65536, dtype=dtype, device=device)
+        self.count = 0
+
+    def add(self, scores: Tensor, rows: Tensor) -> None:
+        """Take in a chunk: scores ``[h, m]``, rows ``[m, i]``."""
+        bound = torch.maximum(self.largest, scores.amax(dim=1, keepdim=True))
+        shrink = (self.largest - bound).exp()
+        share = (scores - bound).exp()
+        self.total = self.total * shrink + share.sum(dim=1, keepdim=True)
+        self.pooled = self.pooled * shrink + share @ rows.to(scores.dtype)
+        self.largest = bound
+        self.seen = write_columns(self.seen, self.count, scores)
+        self.count += scores.shape[1]
+
+    def result(self) -> tuple[Tensor, Tensor]:
+        """The pooled rows ``[h, i]`` and all scores ``[h, n]``.
+
+        Raises:
+            ValueError: there was no row.
+        """
+        if self.count == 0:
+            raise ValueError("a bag without instances has no prediction")
+        return self.pooled / self.total, self.seen[:, : self.count].clone()
 
 
 class _AttentionPool(torch.autograd.Function):

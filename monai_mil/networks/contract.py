@@ -9,6 +9,8 @@ key                     shape               meaning
 ``logits``              ``[b, c]``          the answer; what the network returns unless asked for the dict
 ``attention``           ``[b, h, n]``       a distribution over the real instances, 0 on padding
 ``attention_logits``    ``[b, h, n]``       its scores before normalisation, ``-inf`` on padding
+``attention_share``     ``[b, h, n]``       attention before it is brought to sum 1, where a class token took a part;
+                                            ``attention_logits`` is then its logarithm
 ``bag``                 ``[b, d']``         the bag vector that is classified
 ``instance_logits``     ``[b, c, n]``       class evidence of every instance
 ``heatmap``             ``[b, c, n, h, w]`` class evidence of every token of every instance

@@ -26,6 +26,7 @@ KEYS = {
     "logits": "bc",
     "attention": "bhn",
     "attention_logits": "bhn",
+    "attention_share": "bhn",
     "bag": "bd",
     "instance_logits": "bcn",
     "heatmap": "bcnyx",
@@ -205,7 +206,7 @@ def test_autocast_keeps_the_answer_and_attention_in_float32(network: nn.Module, 
     with torch.autocast("cpu", dtype=torch.bfloat16):
         output = network(image, return_dict=True)
     torch.testing.assert_close(output["logits"], exact["logits"], rtol=0.05, atol=0.05)
-    for key in ("attention", "attention_logits", "heatmap", "bag"):
+    for key in ("attention", "attention_logits", "attention_share", "heatmap", "bag"):
         if key in output:
             assert output[key].dtype == torch.float32
 

@@ -1,0 +1,116 @@
+"""ABMIL as it is used on CT slices: plain attention over the features themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from monai_mil.networks.attention_pool import RunningPool, compute_dtype, split_rows
+from monai_mil.networks.contract import MILNetwork, check_chunks, exact_dtype, exact_matmul
+from monai_mil.networks.ct_reference import class_count, load_reference, reference_parameters, size_of
+
+
+class SliceABMIL(MILNetwork):
+    """Plain ABMIL (Ilse et al. 2018, Eq. 8) without a hidden layer, as the Normal Guidance paper pools slices.
+
+    ``s_i = w^T tanh(V x_i + b) + b'``; ``a = softmax(s)`` over the slices; ``z = sum_i a_i x_i``;
+    ``logits = C z + c``. The order of the slices does not matter.
+
+    The output holds ``logits``, ``attention``, ``attention_logits`` and ``bag`` ``[b, d]``; a slice's score is its
+    attention.
+
+    Args:
+        in_channels: ``d``, width of a slice's features.
+        num_classes: ``c``.
+        attention_dim: rows of ``V``.
+    """
+
+    def __init__(self, in_channels: int, num_classes: int, attention_dim: int = 128) -> None:
+        super().__init__(num_classes)
+        self.hidden = nn.Linear(in_channels, attention_dim)
+        self.score = nn.Linear(attention_dim, 1)
+        self.classifier = nn.Linear(in_channels, num_classes)
+
+    def describe(self, image: Tensor, mask: Tensor | None) -> dict[str, Tensor]:
+        """See :meth:`MILNetwork.forward`."""
+        if torch.jit.is_scripting():
+            return self._whole(image, mask)
+        if torch.jit.is_tracing() or torch.compiler.is_compiling() or torch.is_grad_enabled():
+            return self._whole(image, mask)
+        return self._in_chunks(image, mask)
+
+    @torch.jit.unused
+    @torch.no_grad()
+    def pool_chunks(self, chunks: Iterable[Tensor | np.ndarray]) -> dict[str, Tensor]:
+        """Evaluate one bag that does not fit into memory.
+
+        Args:
+            chunks: the instances in order, ``[m, d]`` each, tensors or arrays of any floating type. They are moved
+                to the network's device.
+
+        Returns:
+            The output of a batch of one bag, as from ``forward(..., return_dict=True)``.
+
+        Raises:
+            ValueError: no row came, or a feature is not finite.
+        """
+        bag, scores = self._stream(check_chunks(chunks, self.hidden.weight.device))
+        return self._answer(bag, scores[None])
+
+    @torch.jit.unused
+    def _in_chunks(self, image: Tensor, mask: Tensor | None) -> dict[str, Tensor]:
+        """Bag by bag over the real instances, in chunks of them; without gradients."""
+        bags, scores = [], []
+        for index, rows in enumerate(image.mT):
+            real = slice(None) if mask is None else mask[index]
+            bag, real_scores = self._stream(split_rows(rows[real]))
+            bags.append(bag)
+            scores.append(real_scores.new_full((1, len(rows)), -torch.inf))
+            scores[-1][:, real] = real_scores
+        return self._answer(torch.cat(bags), torch.stack(scores))
+
+    @torch.jit.unused
+    def _stream(self, chunks: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
+        weight = self.hidden.weight
+        dtype = compute_dtype(weight)
+        pool = RunningPool(1, weight.shape[1], exact_dtype(weight.dtype), weight.device)
+        with torch.autocast(weight.device.type, enabled=False):
+            hidden_bias, hidden_weight = self.hidden.bias.to(dtype), weight.to(dtype)
+            for rows in chunks:
+                hidden = torch.addmm(hidden_bias, rows.to(dtype), hidden_weight.T).tanh_()
+                pool.add(self.score(hidden.to(self.score.weight.dtype)).T, rows.to(weight.dtype))
+        return pool.result()
+
+    def _whole(self, image: Tensor, mask: Tensor | None) -> dict[str, Tensor]:
+        """The same in plain operations on the whole batch: for training, TorchScript, traces and ONNX."""
+        image = image.to(self.hidden.weight.dtype)
+        hidden = torch.tanh(torch.matmul(self.hidden.weight, image) + self.hidden.bias[:, None])
+        scores = exact_matmul(self.score.weight, hidden) + self.score.bias
+        if mask is not None:
+            scores = scores.masked_fill(~mask[:, None], -float("inf"))
+            image = image.masked_fill(~mask[:, None], 0.0)
+        return self._answer(exact_matmul(torch.softmax(scores, dim=2), image.transpose(1, 2)).squeeze(1), scores)
+
+    def _answer(self, bag: Tensor, scores: Tensor) -> dict[str, Tensor]:
+        return {
+            "logits": exact_matmul(bag, self.classifier.weight.T) + self.classifier.bias,
+            "attention": torch.softmax(scores, dim=2),
+            "attention_logits": scores,
+            "bag": bag,
+        }
+
+    @classmethod
+    def from_reference(cls, state_dict: Mapping[str, Tensor]) -> SliceABMIL:
+        """The reference's ABMIL pooling, with its classifier where the checkpoint has one.
+
+        Raises:
+            ValueError: the names or shapes are another network's.
+        """
+        parameters = reference_parameters(state_dict, {"mlp.0.": "hidden.", "mlp.2.": "score."})
+        attention_dim, in_channels = (size_of(parameters, "hidden.weight", axis) for axis in (0, 1))
+        network = cls(in_channels, class_count(parameters), attention_dim)
+        load_reference(network, parameters)
+        return network
