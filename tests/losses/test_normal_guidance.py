@@ -8,10 +8,15 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 import torch
+from ignite.engine import Events
+from monai.data import DataLoader, Dataset
+from monai.engines import SupervisedTrainer
 from torch import Tensor
 
-from monai_mil.losses import MILLoss, NormalGuidance, normal_guidance
-from monai_mil.networks import ABMIL, MeanPooling
+from monai_mil.bags import collate_bags
+from monai_mil.losses import BagBCE, MILLoss, NormalGuidance, ParameterL1, normal_guidance
+from monai_mil.networks import ABMIL, MeanPooling, SliceABMIL, SmoothABMIL, SmoothTransformer1D, TransMIL1D
+from monai_mil.training import FullOutputInferer, GradientClip, StopOnNaN, prepare_positioned_bag_batch
 from tests.conftest import shared
 
 DIVERGENCES = ("squared_error", "forward_kl", "reverse_kl")
@@ -396,3 +401,46 @@ def test_wrong_settings_are_refused() -> None:
         NormalGuidance(apply_to="negative")
     with pytest.raises(ValueError, match="eps and min_std must be above 0"):
         NormalGuidance(min_std=0)
+
+
+@pytest.mark.parametrize("renormalize", [True, False])
+@pytest.mark.parametrize("network_class", [SliceABMIL, TransMIL1D, SmoothABMIL, SmoothTransformer1D])
+def test_every_network_of_slices_is_guided_padded_or_not(network_class: type, renormalize: bool) -> None:
+    torch.manual_seed(0)
+    network, guidance = network_class(16, 1), NormalGuidance(renormalize=renormalize)
+    image, mask = torch.randn(2, 16, 11), torch.arange(11) < torch.tensor([[11], [6]])
+    padded = guidance(network(image, mask, return_dict=True), LABEL)
+    alone = [guidance(network(image[[bag], :, :n], return_dict=True), LABEL) for bag, n in ((0, 11), (1, 6))]
+    torch.testing.assert_close(padded, torch.stack(alone).mean())
+    padded.backward()
+    gradients = [parameter.grad for parameter in network.parameters() if parameter.grad is not None]
+    assert all(torch.isfinite(grad).all() for grad in gradients)
+    assert sum(grad.abs().sum() for grad in gradients) > 0
+
+
+def test_a_trainer_of_the_ct_protocol_draws_attention_to_a_normal_in_mm() -> None:
+    torch.manual_seed(0)
+    items = [
+        {"image": torch.randn(8, n), "label": [float(n % 2)], "positions_mm": 2.5 * torch.arange(float(n))}
+        for n in range(20, 36)
+    ]
+    network = SliceABMIL(8, 1, attention_dim=16)
+    torch.nn.init.normal_(network.score.weight, std=2)
+    guidance = NormalGuidance(positions=True)
+    loss = MILLoss({"bag": BagBCE(), "guidance": guidance, "l1": ParameterL1(network)}, {"guidance": 10, "l1": 1e-4})
+    penalties = []
+    trainer = SupervisedTrainer(
+        device=torch.device("cpu"),
+        max_epochs=15,
+        train_data_loader=DataLoader(Dataset(items), batch_size=8, collate_fn=collate_bags),
+        network=network,
+        optimizer=torch.optim.SGD(network.parameters(), lr=0.05, momentum=0.9),
+        loss_function=loss,
+        inferer=FullOutputInferer(),
+        prepare_batch=prepare_positioned_bag_batch,
+        train_handlers=[GradientClip(network, 1.0), StopOnNaN()],
+        accumulation_steps=2,
+    )
+    trainer.add_event_handler(Events.ITERATION_COMPLETED, lambda: penalties.append(loss.last["guidance"].item()))
+    trainer.run()
+    assert np.mean(penalties[-2:]) < 0.5 * np.mean(penalties[:2])
