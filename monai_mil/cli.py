@@ -115,7 +115,8 @@ def embed(
     epilog="[bold]Examples[/]\n\n"
     "monai-mil embed-scans scans/ --out bags/\n\n"
     "monai-mil embed-scans cohort.csv --out bags/ --encoder vit_b16_ct --preset head_paper --device cuda\n\n"
-    "monai-mil embed-scans chest.nii.gz --out bags/ --preset=-600/1500",
+    "monai-mil embed-scans chest.nii.gz --out bags/ --preset=-600/1500\n\n"
+    "A table has the columns scan_id and path, and where a folder holds several series, series_uid.",
 )
 def embed_scans(
     scans: Annotated[

@@ -43,6 +43,11 @@ class ScanSettings:
 
     def check(self, encoder: Encoder) -> None:
         """Raise a SettingsError unless the encoder takes slices of this preset."""
+        if encoder.card.preprocessing.mean is None:
+            raise SettingsError(
+                f"encoder '{encoder.name}' takes the 8-bit colours of tiles, no CT slices; take 'ct_texture' or one "
+                "that normalises its input"
+            )
         if encoder.card.channels != self.preset.channels:
             raise SettingsError(
                 f"preset '{self.preset.name}' gives slices of {self.preset.channels} channels, encoder "

@@ -68,13 +68,17 @@ def _scan_id(path: Path, folder: Path) -> str:
     return name[: len(name) - len(suffix)] if path.is_file() else name
 
 
-def bag_datalist(folder: str | os.PathLike[str]) -> list[dict[str, str]]:
-    """MONAI data list (``image``, ``slide_id``) of the bags of a folder.
+def bag_datalist(folder: str | os.PathLike[str], id_column: str = "slide_id") -> list[dict[str, str]]:
+    """MONAI data list (``image``, and the name under ``id_column``) of the bags of a folder.
+
+    Args:
+        folder: holds the bags.
+        id_column: ``slide_id``, or ``scan_id`` where the bags are scans'.
 
     Raises:
         CohortError: there is no such folder, or no bag in it.
     """
-    return [{"image": str(path), "slide_id": path.stem} for path in _listed(folder, (".h5",), "bags", recursive=False)]
+    return [{"image": str(path), id_column: path.stem} for path in _listed(folder, (".h5",), "bags", recursive=False)]
 
 
 def _listed(folder: str | os.PathLike[str], suffixes: tuple[str, ...], what: str, recursive: bool) -> list[Path]:

@@ -281,8 +281,9 @@ def test_dask_workers_embed_the_same_bags(slide_cohort, reference, bad_slides, t
     assert_same_bags(tmp_path, reference[0])
 
 
-def test_embedding_does_not_import_monai():
-    script = "import sys, monai_mil.bags.slide_cohort; sys.exit('monai' in sys.modules or 'timm' in sys.modules)"
+@pytest.mark.parametrize("module", ["slide_cohort", "scan_cohort"])
+def test_embedding_does_not_import_monai(module):
+    script = f"import sys, monai_mil.bags.{module}; sys.exit('monai' in sys.modules or 'timm' in sys.modules)"
     subprocess.run([sys.executable, "-c", script], check=True)
 
 

@@ -8,16 +8,20 @@ import time
 import numpy as np
 import pytest
 import torch
+from monai.transforms import Compose
 
 from monai_mil.bags import (
     BagFile,
     EmbedScand,
     LoadBagd,
+    SliceLabelsd,
     embed_scan,
     embed_scans,
     find_preset,
+    read_cohort,
     scan_datalist,
 )
+from monai_mil.bags.synthetic_scan import lesion_truth, make_scan_cohort
 from monai_mil.errors import BagError, CohortError, ScanReadError, SettingsError
 from monai_mil.scans import fit_statistics, load_scan, slice_preset
 from tests.bags.counting import encoded
@@ -177,6 +181,8 @@ def test_a_preset_must_fit_the_encoder(scans, tmp_path):
     with pytest.raises(SettingsError, match="gives slices of 3 channels, encoder 'statistics' takes 1"):
         embed_scans(scans, tmp_path / "bags", SliceStatistics(tmp_path / "log", channels=1), progress=False)
     assert not (tmp_path / "bags").exists()
+    with pytest.raises(SettingsError, match="'texture' takes the 8-bit colours of tiles, no CT slices"):
+        embed_scans(scans, tmp_path / "bags", "texture", progress=False)
     with pytest.raises(SettingsError, match="slice preset 'lungs': unknown"):
         embed_scans(scans, tmp_path / "bags", SliceStatistics(tmp_path / "log"), "lungs", progress=False)
     with pytest.raises(SettingsError, match=r"none\.json': cannot be read"):
@@ -234,3 +240,20 @@ def test_a_network_s_preset_is_held_against_the_bag_s(scans, table, tmp_path):
     (tmp_path / "other.json").write_text(json.dumps(record))
     with pytest.raises(BagError, match="'head_paper' with other windows or statistics"):
         LoadBagd(preset=str(tmp_path / "other.json"))(item)
+
+
+@pytest.mark.parametrize("formats", [("dicom",), ("nifti",), ("dicom", "nifti")])
+def test_slice_labels_reach_the_slices_with_the_lesion(tmp_path, formats):
+    table = make_scan_cohort(
+        tmp_path, num_scans=4, slices=(8, 12), size=48, slice_mm=8.0, formats=formats, fractions=(1, 0, 0)
+    )
+    cohort = read_cohort(table)
+    embed_scans(cohort, tmp_path / "bags", SliceStatistics(tmp_path / "log"), progress=False)
+    load = Compose([LoadBagd(preset="chest_rsna"), SliceLabelsd("image", tmp_path / "slice_labels.csv")])
+    positive = 0
+    for item in cohort.datalist("train", tmp_path / "bags"):
+        labels = load(item)["instance_labels"]
+        truth = lesion_truth(tmp_path / "masks" / f"{item['scan_id']}.npz").any(axis=(1, 2))
+        assert labels.tolist() == truth.astype(int).tolist()
+        positive += int(truth.sum())
+    assert positive > 0

@@ -26,6 +26,7 @@ def test_two_slides_of_one_name_are_refused_since_their_results_would_overwrite_
 
 def test_bags_are_those_of_the_folder_itself(folder):
     assert bag_datalist(folder) == [{"image": str(folder / "x.y.h5"), "slide_id": "x.y"}]
+    assert bag_datalist(folder, "scan_id") == [{"image": str(folder / "x.y.h5"), "scan_id": "x.y"}]
 
 
 def test_folders_without_slides_or_bags_are_named(tmp_path):
