@@ -165,6 +165,8 @@ def read_frame(item: Mapping[str, Any]) -> SlideFrame:
         CohortError: a fact is missing and there is no slide to read it from.
     """
     meta = _meta(item)
+    if meta.get("scan_frame"):
+        raise CohortError(f"{case_text(item)}: a scan has slices, no tiles; write its results with SliceSaver")
     path = str(meta.get("slide_path") or "") or None
     mpp, tile_size = _known(meta.get("mpp")), _known(meta.get("tile_size_level0"))
     size = _known(meta.get("level0_size"))

@@ -149,7 +149,7 @@ class SliceSaver:
         frame = read_scan_frame(item)
         order = slice_order(item, len(frame))
         attention, labels = read_slices(item, "attention"), read_slices(item, "instance_labels")
-        if attention is not None and np.allclose(scores, attention.reshape(-1, len(order)).mean(axis=0)):
+        if attention is not None and scores.ndim == 1 and np.allclose(scores, np.atleast_2d(attention).mean(axis=0)):
             key = "attention"
         prediction = self._prediction(item)
         return ScanHeatmap(

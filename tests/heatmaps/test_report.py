@@ -127,6 +127,7 @@ def test_a_missing_slide_and_a_damaged_heatmap_are_said_and_not_fatal(tmp_path):
         ("", "the table has no rows"),
         ("slide_id,label\na,x\n", "no column pred, prob_<class>; it has slide_id, label"),
         ("slide_id,pred,prob_x\na,x,0.5\na,x,0.5\n", "slide 'a' stands there twice"),
+        ("scan_id,pred,prob_x\na,x,0.5\na,x,0.5\n", "scan 'a' stands there twice; keep one row a scan"),
         ("slide_id,pred,prob_x\na,x,1.5\n", "row 2, column 'prob_x': '1.5' is no number from 0 to 1"),
         ("slide_id,pred,prob_x\na,x,\n", "row 2: a probability is empty"),
         ("slide_id,label,pred,prob_x,prob_y\na,z,x,0.5,0.5\n", "row 2, column 'label': 'z' is none of x, y"),
