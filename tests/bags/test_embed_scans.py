@@ -23,7 +23,7 @@ from monai_mil.bags import (
 )
 from monai_mil.bags.synthetic_scan import lesion_truth, make_scan_cohort
 from monai_mil.errors import BagError, CohortError, ScanReadError, SettingsError
-from monai_mil.scans import fit_statistics, load_scan, slice_preset
+from monai_mil.scans import fit_statistics, list_series, load_scan, slice_preset
 from tests.bags.counting import encoded
 from tests.bags.scans import SliceStatistics, write_nifti
 from tests.conftest import ROOT
@@ -257,3 +257,34 @@ def test_slice_labels_reach_the_slices_with_the_lesion(tmp_path, formats):
         assert labels.tolist() == truth.astype(int).tolist()
         positive += int(truth.sum())
     assert positive > 0
+
+
+@pytest.fixture(scope="module")
+def two_series(tmp_path_factory):
+    """A folder with the files of two series of 6 slices, and their UIDs."""
+    folder = tmp_path_factory.mktemp("two")
+    make_scan_cohort(folder, num_scans=2, slices=(6, 6), size=32, slice_mm=15.0, fractions=(1, 0, 0))
+    (folder / "both").mkdir()
+    for path in (folder / "scans").glob("*/*.dcm"):
+        shutil.copy(path, folder / "both" / f"{path.parent.name}_{path.name}")
+    return folder / "both", sorted(series.series_uid for series in list_series(folder / "both"))
+
+
+def test_a_table_says_which_series_of_a_folder_is_meant(two_series, encoder, tmp_path):
+    folder, uids = two_series
+    table = tmp_path / "cohort.csv"
+    rows = [f"first,{folder},{uids[0]}", f"second,{folder},{uids[1]}", f"either,{folder},", f"none,{folder},1.2.3"]
+    table.write_text("scan_id,path,series_uid\n" + "\n".join(rows) + "\n")
+    report = embed_scans(table, tmp_path / "bags", encoder, progress=False)
+    assert [result.status for result in report.results] == ["embedded", "embedded", "failed", "failed"]
+    assert all(uid in report.failed[0].error for uid in uids), "what there is to choose from"
+    for name, uid in zip(["first", "second"], uids, strict=True):
+        with BagFile(tmp_path / "bags" / f"{name}.h5") as bag:
+            assert (bag.info.scan.series_uid, bag.n) == (uid, 6)
+    embed = EmbedScand(encoder=encoder)
+    for item in read_cohort(table, labels=()).datalist()[:2]:
+        direct = embed(item)
+        assert json.loads(direct["image"].meta["scan_frame"])["series_uid"] == item["series_uid"]
+    table.write_text(f"scan_id,path,series_uid\nfirst,{folder},{uids[1]}\n")
+    report = embed_scans(table, tmp_path / "bags", encoder, progress=False)
+    assert f"series_uid {uids[0]} instead of {uids[1]}" in report.failed[0].error
