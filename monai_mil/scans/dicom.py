@@ -18,6 +18,7 @@ CT_CLASSES = {
     "1.2.840.10008.5.1.4.1.1.2.1",  # Enhanced CT
     "1.2.840.10008.5.1.4.1.1.2.2",  # Legacy Converted Enhanced CT
 }
+_DEFLATED = "1.2.840.10008.1.2.1.99"
 _GEOMETRY = [
     "ImagePositionPatient",
     "ImageOrientationPatient",
@@ -46,7 +47,7 @@ class DicomFile:
 
     Attributes:
         pixel_offset: where the file's PixelData element begins.
-        syntax: UID of the transfer syntax.
+        syntax: UID of the transfer syntax, or ``""``.
         padding: lowest and highest stored value that stand for "no measurement", or None.
         slices: the CT slices in the file, one a frame; none where it is no CT image.
     """
@@ -114,25 +115,33 @@ def read_file(path: Path) -> DicomFile | None:
         ScanReadError: a CT image whose header is damaged, or a file that cannot be opened.
     """
     import pydicom
-    from pydicom.errors import InvalidDicomError
 
+    start = b""
     try:
         with path.open("rb") as stream:
-            if not _looks_like_dicom(stream.read(140)):
+            start = stream.read(140)
+            if not _looks_like_dicom(start):
                 return None
             stream.seek(0)
             dataset = pydicom.dcmread(stream, stop_before_pixels=True, force=True, specific_tags=_KEYWORDS)
-            offset = stream.tell()
-    except OSError as error:
-        raise ScanReadError(f"scan file '{path}' cannot be read ({error.strerror or error})") from error
-    except (InvalidDicomError, EOFError, NotImplementedError, ValueError, struct.error):
-        return None
-    try:
-        return _record(path, dataset, offset)
-    except (TypeError, ValueError, OverflowError, AttributeError, IndexError) as error:
-        raise ScanReadError(
-            f"scan file '{path}': its DICOM header is damaged; remove the file or export it again"
-        ) from error
+            file = _record(path, dataset, stream.tell())
+            is_whole = file is None or not file.slices or file.syntax == _DEFLATED or bool(stream.read(8))
+    except ScanReadError:
+        raise
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise ScanReadError(f"scan file '{path}' cannot be read ({error.strerror})") from error
+        if start[128:132] != b"DICM":
+            return None
+        # pydicom raises whatever its parsers meet; the text may quote the header, so it is not passed on.
+        raise _damaged(path) from None
+    if not is_whole:
+        raise ScanReadError(f"scan file '{path}': it is cut off or has no pixel data; copy or export the file again")
+    return file
+
+
+def _damaged(path: Path) -> ScanReadError:
+    return ScanReadError(f"scan file '{path}': its DICOM header is damaged; remove the file or export it again")
 
 
 def _looks_like_dicom(start: bytes) -> bool:
@@ -158,7 +167,7 @@ def _record(path: Path, dataset: Any, offset: int) -> DicomFile | None:
     stored = int(dataset.get("BitsStored") or allocated)
     file = DicomFile(
         path=path,
-        syntax=str(meta.get("TransferSyntaxUID") or _guessed_syntax(dataset)),
+        syntax=str(meta.get("TransferSyntaxUID") or ""),
         pixel_offset=offset,
         sop_class=sop_class,
         sop_uid=str(dataset.get("SOPInstanceUID") or ""),
@@ -180,6 +189,8 @@ def _record(path: Path, dataset: Any, offset: int) -> DicomFile | None:
         signed=bool(dataset.get("PixelRepresentation")),
         padding=_padding(dataset),
     )
+    if sop_class and sop_class in CT_CLASSES and not (modality and file.rows and file.columns):
+        raise _damaged(path)
     is_image = file.rows > 0 and file.columns > 0 and int(dataset.get("SamplesPerPixel") or 1) == 1
     if modality == "CT" and sop_class in CT_CLASSES and is_image:
         object.__setattr__(file, "slices", tuple(_slices(dataset, file)))
@@ -220,13 +231,6 @@ def _slices(dataset: Any, file: DicomFile) -> Iterator[DicomSlice]:
             intercept=0.0 if intercept is None else intercept,
             unit=str(find("PixelValueTransformationSequence", "RescaleType") or ""),
         )
-
-
-def _guessed_syntax(dataset: Any) -> str:
-    import pydicom.uid
-
-    implicit = getattr(dataset, "is_implicit_VR", None)
-    return str(pydicom.uid.ExplicitVRLittleEndian if implicit is False else pydicom.uid.ImplicitVRLittleEndian)
 
 
 def _padding(dataset: Any) -> tuple[int, int] | None:

@@ -7,7 +7,6 @@ import struct
 from collections import defaultdict
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
 import numpy as np
 
@@ -23,8 +22,8 @@ from monai_mil.scans.repairs import (
     unwrap_12_bits,
 )
 
-_IMPLICIT = "1.2.840.10008.1.2"
-_EXPLICIT = "1.2.840.10008.1.2.1"
+_NATIVE = ("", "1.2.840.10008.1.2", "1.2.840.10008.1.2.1")  # little endian; files without a header name none
+_UNDEFINED_LENGTH = 0xFFFFFFFF
 _INT16 = np.iinfo(np.int16)
 
 
@@ -39,7 +38,12 @@ def read_hu(slices: Sequence[DicomSlice]) -> tuple[np.ndarray, list[str]]:
     """
     file = slices[0].file
     whole = all(piece.slope.is_integer() and piece.intercept.is_integer() for piece in slices)
-    hu = np.empty((len(slices), file.rows, file.columns), np.int16 if whole else np.float32)
+    try:
+        hu = np.empty((len(slices), file.rows, file.columns), np.int16 if whole else np.float32)
+    except MemoryError as error:
+        raise ScanReadError(
+            f"scan of '{file.path}': {len(slices)} slices of {file.rows} x {file.columns} do not fit into memory"
+        ) from error
     by_file: dict[DicomFile, list[int]] = defaultdict(list)
     for index, piece in enumerate(slices):
         by_file[piece.file].append(index)
@@ -54,8 +58,8 @@ def read_hu(slices: Sequence[DicomSlice]) -> tuple[np.ndarray, list[str]]:
                 too_large[index] = values
 
     with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
-        for job in [pool.submit(fill, indices) for indices in by_file.values()]:
-            job.result()
+        for _ in pool.map(fill, by_file.values()):
+            pass
     if too_large:
         hu = hu.astype(np.float32)
         for index, values in too_large.items():
@@ -123,7 +127,7 @@ def stored_frames(file: DicomFile, frames: list[int]) -> list[np.ndarray]:
         ScanReadError: pixels are missing, truncated or cannot be decoded.
     """
     try:
-        if file.syntax in (_IMPLICIT, _EXPLICIT) and file.bits_allocated in (8, 16, 32):
+        if file.syntax in _NATIVE and file.bits_allocated in (8, 16, 32):
             return _native_frames(file, frames)
         return _decoded_frames(file, frames)
     except OSError as error:
@@ -135,10 +139,16 @@ def _native_frames(file: DicomFile, frames: list[int]) -> list[np.ndarray]:
     size = file.rows * file.columns * kind.itemsize
     with file.path.open("rb") as stream:
         stream.seek(file.pixel_offset)
-        header = stream.read(12 if file.syntax == _EXPLICIT else 8)
-        if len(header) < 8 or struct.unpack_from("<HH", header) != (0x7FE0, 0x0010):
+        header = stream.read(12)
+        if len(header) < 12 or struct.unpack_from("<HH", header) != (0x7FE0, 0x0010):
             raise ScanReadError(f"scan file '{file.path}': it has no pixel data; export the series again")
-        start = stream.tell()
+        explicit = header[4:6] in (b"OB", b"OW")
+        if struct.unpack_from("<I", header, 8 if explicit else 4)[0] == _UNDEFINED_LENGTH:
+            raise ScanReadError(
+                f"scan file '{file.path}': its pixel data are compressed but it names no such transfer syntax; "
+                f"export the file again"
+            )
+        start = file.pixel_offset + (12 if explicit else 8)
         pixels = []
         for frame in frames:
             values = np.empty((file.rows, file.columns), kind)
@@ -155,32 +165,29 @@ def _native_frames(file: DicomFile, frames: list[int]) -> list[np.ndarray]:
 def _decoded_frames(file: DicomFile, frames: list[int]) -> list[np.ndarray]:
     import pydicom
 
-    dataset = pydicom.dcmread(file.path, force=True)
-    if "PixelData" not in dataset:
-        raise ScanReadError(
-            f"scan file '{file.path}': it has no pixel data, or they are truncated; copy or export the file again"
-        )
-    if "TransferSyntaxUID" not in dataset.file_meta:
-        dataset.file_meta.TransferSyntaxUID = pydicom.uid.UID(file.syntax)
     try:
+        dataset = pydicom.dcmread(file.path, force=True)
+        if "PixelData" not in dataset:
+            raise ScanReadError(
+                f"scan file '{file.path}': it has no pixel data, or they are truncated; copy or export the file again"
+            )
         pixels = np.asarray(dataset.pixel_array).reshape(file.frames, file.rows, file.columns)
-        pixels = pixels.astype(pixels.dtype.newbyteorder("="), copy=False)
-    except Exception as error:  # every decoder has its own errors
-        raise _decoding_error(file, error) from error
+    except ScanReadError:
+        raise
+    except Exception as error:  # every decoder has its own; their text may quote the header, so it is not passed on
+        raise _decoding_error(file, str(error)) from None
+    pixels = pixels.astype(pixels.dtype.newbyteorder("="), copy=False)
     kind = np.dtype(f"{'i' if file.signed else 'u'}{pixels.itemsize}")
     return [np.ascontiguousarray(pixels[frame - 1]).view(kind) for frame in frames]
 
 
-def _decoding_error(file: DicomFile, error: Exception) -> ScanReadError:
+def _decoding_error(file: DicomFile, reason: str) -> ScanReadError:
     from pydicom.uid import UID
 
-    name: Any = UID(file.syntax).name
-    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-    if "missing" in reason and "dependenc" in str(error):
-        return ScanReadError(
-            f"scan file '{file.path}': no decoder for transfer syntax {name} ({file.syntax}); pip install python-gdcm"
-        )
+    name = f"{UID(file.syntax).name} ({file.syntax})"
+    if "missing" in reason and "dependenc" in reason:
+        return ScanReadError(f"scan file '{file.path}': no decoder for transfer syntax {name}; pip install python-gdcm")
     return ScanReadError(
-        f"scan file '{file.path}': its pixel data ({name}) are damaged, truncated or of a kind that cannot be decoded "
-        f"({reason}); copy or export the file again, uncompressed if you can"
+        f"scan file '{file.path}': its pixel data are damaged or truncated, or their transfer syntax {name} cannot be "
+        f"decoded; copy the file again or export it uncompressed"
     )

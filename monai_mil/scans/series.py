@@ -99,10 +99,10 @@ def kind_of(file: DicomFile) -> str:
 
     if file.slices:
         return "CT localizer" if file.is_localizer else "CT"
-    name = UID(file.sop_class).name if file.sop_class else ""
-    if file.modality in ("", "CT", "OT"):
-        return name or "DICOM object"
-    return file.modality
+    if file.modality not in ("", "CT", "OT") and file.modality.isalnum():
+        return file.modality[:16]
+    uid = UID(file.sop_class)
+    return uid.name if uid.is_valid and uid.name != uid else "DICOM object"
 
 
 def _read_all(paths: Iterator[Path]) -> tuple[list[DicomFile], int]:

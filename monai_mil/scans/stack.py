@@ -83,7 +83,10 @@ def _one_size(name: str, slices: list[DicomSlice]) -> tuple[int, int]:
     sizes = Counter((piece.file.rows, piece.file.columns) for piece in slices)
     if len(sizes) > 1:
         found = _counted((f"{rows} x {columns}", count) for (rows, columns), count in sizes.most_common())
-        raise ScanReadError(f"scan '{name}': slices of several sizes: {found}; keep one kind in the folder")
+        rare = [piece for piece in slices if (piece.file.rows, piece.file.columns) == sizes.most_common()[-1][0]]
+        raise ScanReadError(
+            f"scan '{name}': slices of several sizes: {found}; keep one kind in the folder (the rarest: {_names(rare)})"
+        )
     return next(iter(sizes))
 
 

@@ -229,3 +229,33 @@ def test_a_series_of_the_rsna_challenge_lacks_most_attributes_and_loads(tmp_path
         WindowWidth=[80, 80],
     )
     assert np.array_equal(load_scan(folder).hu, phantom(4))
+
+
+def test_a_file_cut_off_anywhere_after_its_modality_is_named_and_not_left_out(tmp_path):
+    folder = write_series(tmp_path / "case", phantom(4))
+    path = folder / "IM0002"
+    whole = path.read_bytes()
+    modality = whole.index(b"\x08\x00\x60\x00CS")
+    for end in range(modality + 10, len(whole) - 1, 37):
+        path.write_bytes(whole[:end])
+        with pytest.raises(ScanReadError, match="IM0002"):
+            load_scan(folder)
+
+
+def test_a_header_full_of_noise_is_an_error_that_quotes_nothing(tmp_path):
+    folder = write_series(tmp_path / "case", phantom(2))
+    path = folder / "IM0001"
+    whole = path.read_bytes()
+    random = np.random.default_rng(0)
+    told = []
+    for _ in range(150):
+        spoiled = bytearray(whole)
+        for position in random.integers(132, 900, 4):
+            spoiled[position] = random.integers(256)
+        path.write_bytes(spoiled)
+        try:
+            load_scan(folder)
+        except ScanReadError as error:
+            told.append(str(error))
+    assert len(told) > 20
+    assert not any("SECRET" in message or "Doe" in message for message in told)
