@@ -41,19 +41,6 @@ class ScanSettings:
                 "preset.json that embedding one has left beside its bags"
             )
 
-    def check(self, encoder: Encoder) -> None:
-        """Raise a SettingsError unless the encoder takes slices of this preset."""
-        if encoder.card.preprocessing.mean is None:
-            raise SettingsError(
-                f"encoder '{encoder.name}' takes the 8-bit colours of tiles, no CT slices; take 'ct_texture' or one "
-                "that normalises its input"
-            )
-        if encoder.card.channels != self.preset.channels:
-            raise SettingsError(
-                f"preset '{self.preset.name}' gives slices of {self.preset.channels} channels, encoder "
-                f"'{encoder.name}' takes {encoder.card.channels}; choose another preset or encoder"
-            )
-
     def info(self, frame: ScanFrame, encoder: Encoder, scan_id: str) -> BagInfo:
         """The frame of the bag that these settings give for a scan."""
         return BagInfo(
@@ -63,6 +50,20 @@ class ScanSettings:
             encoder_digest=encoder.digest,
             scan=dataclasses.replace(frame, scan_id=scan_id),
             preset=self.preset.record(),
+        )
+
+
+def check_preset(preset: SlicePreset, encoder: Encoder) -> None:
+    """Raise a SettingsError unless the encoder takes slices of this preset."""
+    if encoder.card.preprocessing.mean is None:
+        raise SettingsError(
+            f"encoder '{encoder.name}' takes the 8-bit colours of tiles, no CT slices; take 'ct_texture' or one that "
+            "normalises its input"
+        )
+    if encoder.card.channels != preset.channels:
+        raise SettingsError(
+            f"preset '{preset.name}' gives slices of {preset.channels} channels, encoder '{encoder.name}' takes "
+            f"{encoder.card.channels}; choose another preset or encoder"
         )
 
 

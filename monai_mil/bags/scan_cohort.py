@@ -12,7 +12,7 @@ from rich.progress import track
 
 from monai_mil.bags.cohort import Cohort, CohortSlide
 from monai_mil.bags.cohort_reader import is_table, read_cohort
-from monai_mil.bags.embed_ct import ScanSettings
+from monai_mil.bags.embed_ct import ScanSettings, check_preset
 from monai_mil.bags.embed_run import EmbedReport, EmbedRun, reject
 from monai_mil.bags.find import scan_datalist
 from monai_mil.bags.scan_job import SCANS, ScanJob
@@ -74,12 +74,12 @@ def embed_scans(
     loaded = get_encoder(encoder, device=device) if isinstance(encoder, str) else encoder
     out_dir = Path(out_dir)
     chosen = find_preset(preset)
+    check_preset(chosen, loaded)
     if chosen.mean is None:
         training = _training_scans(cases, chosen, allow_gaps, progress)
         size = loaded.card.preprocessing.input_size
         chosen = fitted_preset(chosen, out_dir, training, size, overwrite=overwrite)
     settings = ScanSettings(chosen, allow_gaps)
-    settings.check(loaded)
     rejected = reject(SCANS, [(case.slide_id, case.path) for case in cases])
     jobs = {
         index: ScanJob(

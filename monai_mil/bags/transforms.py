@@ -198,12 +198,12 @@ class EmbedScand(MapTransform):
         allow_missing_keys: bool = False,
     ) -> None:
         super().__init__(keys, allow_missing_keys)
-        from monai_mil.bags.embed_ct import ScanSettings
+        from monai_mil.bags.embed_ct import ScanSettings, check_preset
         from monai_mil.encoders import get_encoder
 
         self.encoder = get_encoder(encoder, device=device) if isinstance(encoder, str) else encoder
         self.settings = ScanSettings(find_preset(preset), allow_gaps)
-        self.settings.check(self.encoder)
+        check_preset(self.settings.preset, self.encoder)
         self.series_uid = series_uid
         self.chunk = chunk
 
