@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from pathlib import Path
 
 import ignite.distributed as idist
@@ -63,15 +64,15 @@ class SliceReportSaver:
 def _log(report: SliceReport) -> None:
     for name in ("auroc", "auprc", "attention_mass"):
         figure = getattr(report, name)
+        centre = {"rank": report.centre_rank[name], "Gaussian": report.centre_gaussian[name]}
         logger.info(
-            "slice %s %.4f (95 %% interval %.4f to %.4f) of %d scans; their centre: %.4f by rank, %.4f by Gaussian",
+            "slice %s %.4f (95 %% interval %.4f to %.4f) of %d scans; their centre: %s",
             name,
             figure.value,
             figure.low,
             figure.high,
             report.scans,
-            report.centre_rank[name],
-            report.centre_gaussian[name],
+            ", ".join(f"{value:.4f} by {rule}" for rule, value in centre.items() if not math.isnan(value)) or "none",
         )
     for reason in ("all_positive", "unlabelled"):
         if names := getattr(report, reason):
