@@ -200,7 +200,7 @@ def read_scan_frame(item: Mapping[str, Any]) -> ScanFrame:
     text = _meta(item).get("scan_frame")
     if not text:
         raise CohortError(
-            f"{case_text(item)}: its bag does not say where its slices lie; embed the scan with 'monai-mil embed'"
+            f"{case_text(item)}: its bag does not say where its slices lie; embed it with 'monai-mil embed-scans'"
         )
     return ScanFrame.from_json(str(text))
 
