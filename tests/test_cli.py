@@ -4,12 +4,14 @@ import re
 import shutil
 import subprocess
 import sys
+import tarfile
 
 import pytest
 from typer.testing import CliRunner
 
 from monai_mil import __version__
 from monai_mil.bags import BagFile, make_bag_cohort
+from monai_mil.bags.synthetic_scan import make_scan_cohort
 from monai_mil.cli import app
 from tests.conftest import shared
 
@@ -34,7 +36,14 @@ def test_the_version_is_the_package_s():
 def test_doctor_says_what_works_and_what_to_do_for_the_rest():
     shown = monai_mil("doctor").stdout
     assert f"monai-mil {__version__}" in shown
-    for line in (r"cucim\s+│ yes", r"openslide\s+│ yes", r"texture\s+│ yes", r"uni\s+│ no .*gated: MahmoodLab/UNI"):
+    for line in (
+        r"nibabel\s+│ yes",
+        r"pydicom\s+│ yes",
+        r"cucim\s+│ yes",
+        r"openslide\s+│ yes",
+        r"texture\s+│ yes",
+        r"uni\s+│ no .*gated: MahmoodLab/UNI",
+    ):
         assert re.search(line, shown), line
 
 
@@ -51,8 +60,36 @@ def test_embed_takes_a_folder_and_goes_on_past_a_bad_slide(tmp_path):
         assert bag.n > 20
 
 
+def test_embed_scans_takes_a_folder_and_goes_on_past_a_bad_series(tmp_path):
+    make_scan_cohort(tmp_path, num_scans=2, slices=(6, 6), size=48, slice_mm=15.0, fractions=(1, 0, 0))
+    damaged = sorted((tmp_path / "scans" / "scan_001").glob("*.dcm"))[2]
+    damaged.write_bytes(damaged.read_bytes()[:-1000])
+    done = monai_mil("embed-scans", tmp_path / "scans", "--out", tmp_path / "bags", "--preset", "lung", check=False)
+    assert done.returncode == 1
+    assert re.search(rf"1 of 2 scans failed:\n  .*{damaged.name}.*truncated", done.stderr)
+    assert "Traceback" not in done.stderr
+    with BagFile(tmp_path / "bags" / "scan_000.h5") as bag:
+        assert (bag.n, bag.info.encoder, bag.info.preset["name"]) == (6, "ct_texture", "lung")
+    assert not (tmp_path / "bags" / "scan_001.h5").exists()
+
+
+def test_a_real_series_is_embedded_whole(tmp_path):
+    archive = shared("data/ct_head_ge_gantrytilt/ge_head_dicom.tar.xz")
+    with tarfile.open(archive) as tar:
+        tar.extractall(tmp_path / "scans", filter="data")
+    done = monai_mil("embed-scans", tmp_path / "scans", "--out", tmp_path / "bags", "--preset", "head_rsna")
+    assert "18.5 degrees" in done.stderr, "what is unusual about a scan is said"
+    with BagFile(tmp_path / "bags" / "GE.h5") as bag:
+        assert bag.n == len(set(bag.extra("sop_uids"))) == 28
+
+
 def test_an_error_of_the_user_is_one_line_without_a_traceback(tmp_path):
-    for arguments in (["embed", tmp_path, "--out", tmp_path], ["report", tmp_path / "none.csv"]):
+    for arguments in (
+        ["embed", tmp_path, "--out", tmp_path],
+        ["embed-scans", tmp_path, "--out", tmp_path],
+        ["embed-scans", tmp_path / "none.csv", "--out", tmp_path],
+        ["report", tmp_path / "none.csv"],
+    ):
         done = monai_mil(*arguments, check=False)
         assert done.returncode == 1
         assert done.stderr.startswith("error: ")
@@ -60,8 +97,9 @@ def test_an_error_of_the_user_is_one_line_without_a_traceback(tmp_path):
         assert "Traceback" not in done.stderr
 
 
-def test_a_table_stands_alone(tmp_path):
+@pytest.mark.parametrize("command", ["embed", "embed-scans"])
+def test_a_table_stands_alone(tmp_path, command):
     table = make_bag_cohort(tmp_path, num_bags=12, width=4)
-    done = monai_mil("embed", table, tmp_path, "--out", tmp_path / "out", check=False)
+    done = monai_mil(command, table, tmp_path, "--out", tmp_path / "out", check=False)
     assert done.returncode == 2
     assert "give it alone" in done.stderr
