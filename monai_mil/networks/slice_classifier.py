@@ -68,6 +68,7 @@ class SliceClassifier(MILNetwork):
         """
         parameters = reference_parameters(state_dict, {"instance_conv.conv.": "window."})
         kernel = size_of(parameters, "window.weight", 2)
-        network = cls(*(size_of(parameters, "classifier.weight", axis) for axis in (1, 0)), kernel)
+        in_channels, num_classes = (size_of(parameters, "classifier.weight", axis) for axis in (1, 0))
+        network = cls(in_channels, num_classes, kernel)
         load_reference(network, parameters)
         return network

@@ -117,7 +117,9 @@ class DepthwisePositions(nn.Module):
             slices = slices.masked_fill(~mask[:, :, None], 0.0)
         kernel = F.pad(self.three.weight, [2, 2]) + F.pad(self.five.weight, [1, 1]) + self.seven.weight
         three, five, seven = self.three.bias, self.five.bias, self.seven.bias
-        assert three is not None and five is not None and seven is not None  # TorchScript cannot know
+        assert three is not None  # TorchScript cannot know
+        assert five is not None
+        assert seven is not None
         padded = F.pad(slices, [0, 0, 3, 3])
         slices = slices + (three + five + seven)
         for tap in range(7):  # as fast as a depthwise convolution of rows, and ONNX has none with a computed kernel

@@ -244,7 +244,8 @@ def _solve_path(signal: Tensor, weight: Tensor, neighbours: int, transposed: boo
     def coupling(link: Tensor, row: int, column: int) -> Tensor:
         return link * weights[column].mT if transposed else link * weights[row]
 
-    uppers, partial = [], []
+    uppers: list[Tensor] = []
+    partial: list[Tensor] = []
     for block in range(blocks):
         diagonal = one - coupling(inside, block, block)
         side = sides[block]

@@ -1,14 +1,12 @@
 """ABMIL beside the float32 GEMM rate, a plain PyTorch ABMIL and MONAI's MILModel: speed and memory, one thread.
 
-Memory is the growth of a process's peak over what it held with the input in place; each figure has its own process.
+The networks for CT slices follow (:mod:`benchmarks.slices_network`).
 """
 
 from __future__ import annotations
 
 import argparse
 import re
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
@@ -18,7 +16,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from benchmarks import slices_network
 from benchmarks.harness import Figure, cpu_seconds
+from benchmarks.memory import in_a_process, peak_growth, resident
 from monai_mil.networks import ABMIL
 
 _WIDTH, _HIDDEN, _ATTENTION = 1024, 512, 256
@@ -69,7 +69,7 @@ def run() -> list[Figure]:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        return [*_speed(10_000), *_speed(50_000), *_ragged(), *_memory()]
+        return [*_speed(10_000), *_speed(50_000), *_ragged(), *_memory(), *slices_network.run()]
     finally:
         torch.set_num_threads(threads)
 
@@ -118,13 +118,13 @@ def _memory() -> list[Figure]:
     targets = {("train", 50_000): "<= 300", ("evaluate", 200_000): "<= 100"}
     for (what, n), target in targets.items():
         for name in _NETWORKS:
-            megabytes = _in_a_process("--what", what, "--n", str(n), "--network", name)
+            megabytes = in_a_process("benchmarks.network", "--what", what, "--n", str(n), "--network", name)
             label = f"memory over the input, {what}, n = {n // 1000}k" if name == "ours" else f"  {name}"
             figures.append(Figure(label, megabytes, "MB", target if name == "ours" else None))
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "bag.h5")
         _write_features(path)
-        megabytes = _in_a_process("--what", "disk", "--bag", str(path))
+        megabytes = in_a_process("benchmarks.network", "--what", "disk", "--bag", str(path))
     figures.append(Figure("resident in all, n = 1M float16 from disk", megabytes / 1.048576, "MiB", "<= 1024"))
     return figures
 
@@ -148,15 +148,6 @@ def _write_features(path: Path) -> None:
             features[start : start + len(block)] = block
 
 
-def _in_a_process(*arguments: str) -> float:
-    """Megabytes measured by :func:`_measure_memory` in a process of its own."""
-    command = [sys.executable, "-W", "ignore", "-m", "benchmarks.network", *arguments]
-    result = subprocess.run(command, cwd=Path(__file__).parents[1], capture_output=True, text=True, check=False)
-    if result.returncode:
-        raise RuntimeError(f"{' '.join(command)} failed:\n{result.stderr}")
-    return float(result.stdout.split()[-1])
-
-
 def _measure_memory() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--what", choices=("train", "evaluate", "disk"))
@@ -170,25 +161,17 @@ def _measure_memory() -> None:
         with h5py.File(arguments.bag) as file:
             features = file["features"]
             network.pool_chunks(features[start : start + 4096] for start in range(0, len(features), 4096))
-        print(_resident("VmHWM"))
+        print(resident("VmHWM"))
         return
     image = torch.randn(arguments.n, _WIDTH).T[None]
     _step(network, image[:, :, :10])
     network.zero_grad()
-    base = _resident("VmRSS")
-    Path("/proc/self/clear_refs").write_text("5")  # lets the peak start from here
-    if arguments.what == "train":
-        _step(network, image)
-    else:
+
+    def evaluate() -> None:
         with torch.no_grad():
             network(image)
-    print(_resident("VmHWM") - base)
 
-
-def _resident(name: str) -> float:
-    """Megabytes of ``VmRSS`` (now) or ``VmHWM`` (peak) of this process."""
-    (kilobytes,) = re.findall(rf"{name}:\s+(\d+) kB", Path("/proc/self/status").read_text())
-    return int(kilobytes) * 1024 / 1e6
+    print(peak_growth(evaluate if arguments.what == "evaluate" else lambda: _step(network, image)))
 
 
 if __name__ == "__main__":

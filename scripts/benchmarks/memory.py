@@ -1,0 +1,32 @@
+"""Memory of one step in a process of its own: the growth of its peak over what it held with the input in place."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+
+def resident(name: str) -> float:
+    """Megabytes of ``VmRSS`` (now) or ``VmHWM`` (peak) of this process."""
+    (kilobytes,) = re.findall(rf"{name}:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    return int(kilobytes) * 1024 / 1e6
+
+
+def peak_growth(step: Callable[[], object]) -> float:
+    """Megabytes by which ``step`` raises this process's peak over what it holds now."""
+    base = resident("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")  # lets the peak start from here
+    step()
+    return resident("VmHWM") - base
+
+
+def in_a_process(module: str, *arguments: str) -> float:
+    """The number that ``python -m module arguments`` prints last."""
+    command = [sys.executable, "-W", "ignore", "-m", module, *arguments]
+    result = subprocess.run(command, cwd=Path(__file__).parents[1], capture_output=True, text=True, check=False)
+    if result.returncode:
+        raise RuntimeError(f"{' '.join(command)} failed:\n{result.stderr}")
+    return float(result.stdout.split()[-1])
