@@ -46,6 +46,7 @@ def test_isotropic_volumes_are_cut_along_their_third_axis(tmp_path):
     scan = load_scan(saved(tmp_path / "a.nii", np.ascontiguousarray(array), affine))
     assert len(scan) == 6  # coronal
     assert np.abs(scan.frame.normal).argmax() == 1
+    assert scan.frame.orientation == pytest.approx(np.array([[1.0, 0, 0], [0, 0, -1.0]]))  # head up, as DICOM shows it
 
 
 def test_a_sheared_gantry_tilt_survives_nifti(tmp_path):
