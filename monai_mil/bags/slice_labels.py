@@ -11,7 +11,9 @@ from typing import Any
 import torch
 from monai.config import KeysCollection
 from monai.transforms import MapTransform
+from torch import Tensor
 
+from monai_mil.bags.file import BagFile
 from monai_mil.errors import CohortError
 from monai_mil.scans import ScanFrame
 
@@ -29,7 +31,7 @@ class SliceLabelsd(MapTransform):
 
     Args:
         keys: keys of scans as ``LoadBagd`` or ``EmbedScand`` leave them.
-        table: the CSV file.
+        table: the CSV file; None takes the labels that bag files hold themselves, and -1 for bags without.
         allow_missing_keys: skip absent keys.
 
     Raises:
@@ -37,10 +39,16 @@ class SliceLabelsd(MapTransform):
             the scan; names the table with the row or the scan.
     """
 
-    def __init__(self, keys: KeysCollection, table: str | os.PathLike[str], allow_missing_keys: bool = False) -> None:
+    def __init__(
+        self, keys: KeysCollection, table: str | os.PathLike[str] | None = None, allow_missing_keys: bool = False
+    ) -> None:
         super().__init__(keys, allow_missing_keys)
-        self.table = Path(table)
-        columns, rows = _read(self.table)
+        self.table = None if table is None else Path(table)
+        if self.table is not None:
+            self._read_table(self.table)
+
+    def _read_table(self, table: Path) -> None:
+        columns, rows = _read(table)
         self._by_uid = "sop_uid" in columns
         self._labels: dict[str, dict[str, int]] = {}
         """Of every scan (``""`` where the table names none) the labels by UID, or by index in digits."""
@@ -49,9 +57,9 @@ class SliceLabelsd(MapTransform):
             scan_id, name = cells.get("scan_id", ""), cells["sop_uid" if self._by_uid else "slice_index"]
             earlier = seen.setdefault(("" if self._by_uid else scan_id, name), row)
             if earlier != row:
-                raise _problem(self.table, row, f"slice '{name}' stands already in {earlier}")
+                raise _problem(table, row, f"slice '{name}' stands already in {earlier}")
             if cells["label"].lower() not in _LABELS:
-                raise _problem(self.table, row, f"label '{cells['label']}' is none of 0, 1 and empty (unknown)")
+                raise _problem(table, row, f"label '{cells['label']}' is none of 0, 1 and empty (unknown)")
             self._labels.setdefault(scan_id, {})[name] = _LABELS[cells["label"].lower()]
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
@@ -59,6 +67,9 @@ class SliceLabelsd(MapTransform):
         labelled = dict(data)
         for key in self.key_iterator(labelled):
             meta = labelled[key].meta
+            if self.table is None:
+                labelled["instance_labels"] = _own_labels(meta["filename_or_obj"])
+                continue
             scan_id = str(labelled.get("scan_id") or labelled.get("slide_id") or meta["slide_id"])
             if not meta.get("scan_frame"):
                 raise CohortError(f"slice labels '{self.table}': '{scan_id}' is no scan; leave it out")
@@ -94,6 +105,13 @@ class SliceLabelsd(MapTransform):
                 "add rows, with empty labels if they are unknown"
             )
         return labels
+
+
+def _own_labels(path: str) -> Tensor:
+    with BagFile(path) as bag:
+        if "instance_labels" in bag.extras:
+            return torch.from_numpy(bag.extra("instance_labels"))
+        return torch.full((bag.n,), -1)
 
 
 def _read(path: Path) -> tuple[list[str], list[tuple[str, dict[str, str]]]]:

@@ -15,13 +15,13 @@ class MILLoss(nn.Module):
 
     Args:
         terms: loss modules by name; each takes the network's output dict and the label and returns a scalar.
-        weights: factor of each term, 1 where none is given.
+        weights: factor of each term, 1 where none is given; a term of weight 0 is not computed.
 
     Attributes:
         last: the unweighted, detached value of every term in the latest call, for logging.
 
     Raises:
-        ValueError: there is no term, or a weight names none.
+        ValueError: there is no term, all weights are 0, or a weight names none.
     """
 
     def __init__(
@@ -31,10 +31,10 @@ class MILLoss(nn.Module):
         self.terms = nn.ModuleDict({"bag": BagCrossEntropy()} if terms is None else terms)
         self.weights = dict.fromkeys(self.terms, 1.0) | dict(weights or {})
         self.last: dict[str, Tensor] = {}
-        if not self.terms:
-            raise ValueError("a loss needs at least one term")
         if unknown := set(self.weights) - set(self.terms):
             raise ValueError(f"weights without a term: {', '.join(sorted(unknown))}; terms: {', '.join(self.terms)}")
+        if not any(self.weights.values()):
+            raise ValueError("a loss needs at least one term with a weight other than 0")
 
     def forward(self, output: Mapping[str, Tensor], label: Tensor) -> Tensor:
         """The weighted sum, a scalar.
@@ -43,6 +43,6 @@ class MILLoss(nn.Module):
             output: what the network returned with ``return_dict=True``.
             label: ``[b]`` class indices, or ``[b, c]`` for multi-label tasks.
         """
-        values = {name: term(output, label) for name, term in self.terms.items()}
+        values = {name: term(output, label) for name, term in self.terms.items() if self.weights[name]}
         self.last = {name: value.detach() for name, value in values.items()}
         return torch.stack([self.weights[name] * value for name, value in values.items()]).sum()

@@ -120,3 +120,15 @@ def test_a_slide_has_no_slices(tmp_path, table):
     item = LoadBagd()({"image": str(tmp_path / "slide.h5")})
     with pytest.raises(CohortError, match="'slide' is no scan"):
         SliceLabelsd("image", table("sop_uid,label\n1,1\n"))(item)
+
+
+def test_without_a_table_the_bags_own_labels_are_taken(tmp_path):
+    for name, extras, expected in (
+        ("labelled", {"instance_labels": np.array([0, 1, 1, 0])}, [0, 1, 1, 0]),
+        ("unlabelled", {}, [-1, -1, -1, -1]),
+    ):
+        path = tmp_path / f"{name}.h5"
+        coords = np.stack([np.arange(4), np.zeros(4, int)], axis=1)
+        BagFile.write(path, np.ones((4, 3), np.float16), coords, BagInfo(slide_id=name, scan=frame(4)), extras)
+        loaded = SliceLabelsd("image")(LoadBagd("image")({"image": str(path)}))
+        assert loaded["instance_labels"].tolist() == expected

@@ -87,3 +87,15 @@ def test_weights_without_a_term_are_refused() -> None:
         MILLoss(weights={"anchor": 1.0})
     with pytest.raises(ValueError, match="at least one term"):
         MILLoss({})
+
+
+def test_a_term_of_weight_zero_is_not_computed() -> None:
+    class Impossible(nn.Module):
+        def forward(self, output: object, label: object) -> torch.Tensor:
+            raise AssertionError("computed")
+
+    loss = MILLoss({"bag": BagCrossEntropy(), "off": Impossible()}, {"off": 0.0})
+    logits, label = torch.randn(3, 2), torch.tensor([0, 1, 1])
+    torch.testing.assert_close(loss({"logits": logits}, label), BagCrossEntropy()({"logits": logits}, label))
+    with pytest.raises(ValueError, match="weight other than 0"):
+        MILLoss({"off": Impossible()}, {"off": 0.0})
