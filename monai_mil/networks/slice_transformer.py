@@ -1,9 +1,9 @@
 """Blocks of the transformers over CT slices: a class token, full attention, positions by depthwise convolution.
 
-What a linear layer would repeat for every slice is folded where that is exact: the scale and shift of a layer
-normalisation into the projection behind it, so that features which need no gradient cost none; and in the last layer,
-where only the class token's row is used, keys and values into that one row, ``q (W_k x) = (W_k^T q) x``, so that its
-cost is ``heads * n * d`` instead of ``n * d^2 + n^2 * d``.
+What a straightforward layer computes without need is left out where that is exact: the gradient of features that need
+none (:mod:`monai_mil.networks.normed_projection`); and in the last layer, where only the class token's row is used,
+keys and values, which fold into that one row, ``q (W_k x) = (W_k^T q) x``, so that the layer costs ``heads * n * d``
+instead of ``n * d^2 + n^2 * d``.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from monai_mil.networks.contract import exact_matmul
+from monai_mil.networks.normed_projection import normed_projection
 
 
 class AttentionLayer(nn.Module):
@@ -42,12 +43,7 @@ class AttentionLayer(nn.Module):
         Returns:
             ``[b, rows, d]``.
         """
-        weight = self.attention.in_proj_weight * self.norm.weight
-        bias = self.attention.in_proj_bias + (self.attention.in_proj_weight * self.norm.bias).sum(dim=1)
-        # The token is projected apart: it needs a gradient where the slices' features need none.
-        projected = torch.cat(
-            [F.linear(self.normalise(token), weight, bias), F.linear(self.normalise(slices), weight, bias)], dim=1
-        )
+        projected = self._project(self.normalise(token), self.normalise(slices))
         projected = projected.reshape(slices.shape[0], -1, 3, self.heads, self.width)
         query, key, value = projected.permute(2, 0, 3, 1, 4).unbind(0)
         if rows >= 0:
@@ -57,6 +53,20 @@ class AttentionLayer(nn.Module):
             allowed = with_token(mask)[:, None, None]
         mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=allowed)
         return self.attention.out_proj(mixed.transpose(1, 2).flatten(2))
+
+    def _project(self, token: Tensor, slices: Tensor) -> Tensor:
+        """Query, key and value of every token, one behind the other, ``[b, 1 + n, 3 d]``."""
+        weight, bias = self.attention.in_proj_weight, self.attention.in_proj_bias
+        if torch.jit.is_scripting():
+            return F.linear(self._affine(torch.cat([token, slices], dim=1)), weight, bias)
+        if torch.jit.is_tracing() or torch.compiler.is_compiling():
+            return F.linear(self._affine(torch.cat([token, slices], dim=1)), weight, bias)
+        return self._lean_project(token, slices)
+
+    @torch.jit.unused
+    def _lean_project(self, token: Tensor, slices: Tensor) -> Tensor:
+        weight, bias = self.attention.in_proj_weight, self.attention.in_proj_bias
+        return normed_projection(token, slices, self.norm.weight, self.norm.bias, weight, bias)
 
     def token_scores(self, token: Tensor, slices: Tensor, mask: Tensor | None) -> Tensor:
         """Log-softmax of the class token's attention over all tokens, itself first: ``[b, h, 1 + n]``, exact.
