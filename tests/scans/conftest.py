@@ -130,3 +130,9 @@ def chest_series(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def abdomen_series(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """20 slices of an abdominal CT in JPEG 2000."""
     return unpacked("data/ct_totalsegmentator/example_ct_dicom.tar", tmp_path_factory.mktemp("abdomen"))
+
+
+@pytest.fixture
+def highdicom():
+    """The judge of geometry; it needs pydicom 3, which the package itself does not."""
+    return pytest.importorskip("highdicom", exc_type=ImportError, reason="highdicom needs pydicom 3")

@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-import highdicom
 import numpy as np
 import pydicom
 import pytest
@@ -79,7 +78,7 @@ def test_a_compressed_enhanced_file_and_its_folder_give_the_same(tmp_path):
     assert find_scans(tmp_path) == [path]
 
 
-def test_a_legacy_converted_series_reads_as_the_series_it_came_from(tmp_path):
+def test_a_legacy_converted_series_reads_as_the_series_it_came_from(highdicom, tmp_path):
     folder = write_series(
         tmp_path / "case", phantom(6), PixelSpacing=[0.9, 0.6], StudyDate="20200101", StudyTime="1200"
     )

@@ -3,7 +3,6 @@
 import json
 import math
 
-import highdicom
 import nibabel
 import numpy as np
 import pydicom
@@ -28,13 +27,13 @@ GEOMETRIES = {
 }
 
 
-def oracle(folder, **options) -> highdicom.Volume:
+def oracle(highdicom, folder, **options):
     datasets = [pydicom.dcmread(path) for path in folder.iterdir()]
     return highdicom.get_volume_from_series(datasets, **options)
 
 
 @pytest.mark.parametrize("name", GEOMETRIES)
-def test_a_series_lies_where_highdicom_says(tmp_path, name):
+def test_a_series_lies_where_highdicom_says(highdicom, tmp_path, name):
     attributes = dict(GEOMETRIES[name])
     step = np.array(attributes.pop("step", (0, 0, 2.0)))
     origins = np.array([-20.0, 30.0, 7.0]) + np.arange(8)[:, None] * step
@@ -49,7 +48,7 @@ def test_a_series_lies_where_highdicom_says(tmp_path, name):
         assert scan.frame.tilt_degrees == pytest.approx(20)
         assert any("20.0 degrees" in remark for remark in scan.remarks)
         return
-    judge = oracle(tmp_path / "case")
+    judge = oracle(highdicom, tmp_path / "case")
     voxel = np.array([[3, 1, 2, 1], [5, 4, 7, 1]]).T  # slice, row, column
     lps = judge.affine @ voxel
     indices = np.linalg.inv(LPS_TO_RAS @ scan.frame.affine) @ lps
@@ -57,7 +56,7 @@ def test_a_series_lies_where_highdicom_says(tmp_path, name):
         assert scan.hu[int(s), int(r), int(c)] == judge.array[i, j, k]
 
 
-def test_a_tilted_series_lies_where_highdicom_says_each_slice_does(tmp_path):
+def test_a_tilted_series_lies_where_highdicom_says_each_slice_does(highdicom, tmp_path):
     origins = np.arange(6)[:, None] * np.array([0, 2 * TAN, 2.0])
     scan = load_scan(write_series(tmp_path / "case", phantom(6), origins, PixelSpacing=[0.9, 0.6]))
     for i in range(6):
