@@ -170,7 +170,7 @@ def _record(path: Path, dataset: Any, offset: int) -> DicomFile | None:
         syntax=str(meta.get("TransferSyntaxUID") or ""),
         pixel_offset=offset,
         sop_class=sop_class,
-        sop_uid=str(dataset.get("SOPInstanceUID") or ""),
+        sop_uid=str(dataset.get("SOPInstanceUID") or meta.get("MediaStorageSOPInstanceUID") or ""),
         study_uid=str(dataset.get("StudyInstanceUID") or ""),
         series_uid=str(dataset.get("SeriesInstanceUID") or ""),
         frame_of_reference_uid=str(dataset.get("FrameOfReferenceUID") or ""),

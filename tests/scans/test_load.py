@@ -129,6 +129,12 @@ def test_jpeg_2000_and_its_segmentation_share_one_grid(abdomen_series):
     assert np.abs(back.round(3)[:3, :3]).sum() == pytest.approx(3, abs=0.01)
 
 
+def test_a_uid_that_de_identification_emptied_is_taken_from_the_files_header(abdomen_series):
+    files = [pydicom.dcmread(path, stop_before_pixels=True) for path in abdomen_series.iterdir()]
+    assert not any(file.SOPInstanceUID for file in files)
+    assert set(load_scan(abdomen_series).frame.sop_uids) == {str(f.file_meta.MediaStorageSOPInstanceUID) for f in files}
+
+
 def test_a_scan_goes_to_nifti_and_back(abdomen_series, tmp_path):
     scan = load_scan(abdomen_series)
     nibabel.save(nibabel.Nifti1Image(scan.hu.T, scan.affine), tmp_path / "copy.nii.gz")
