@@ -242,8 +242,8 @@ def doctor() -> None:
     statuses = encoder_report()
     for status in statuses:
         card = status.card
-        facts = (str(card.width), str(card.tile_size), f"{card.target_mpp:g}")
-        encoders.add_row(card.name, _tick(status.ready), *facts, _weights_place(status))
+        inputs = (str(card.tile_size), f"{card.target_mpp:g}") if "tiles" in card.reads else ("CT", "")
+        encoders.add_row(card.name, _tick(status.ready), str(card.width), *inputs, _weights_place(status))
     console.print(encoders)
     for problem in sorted({status.problem for status in statuses if status.problem}):
         console.print(f"[red]missing:[/] {_escaped(problem)}")
@@ -280,10 +280,12 @@ def _scan_readers() -> Table:
 
 
 def _weights_place(status: EncoderStatus) -> str:
-    if not status.card.repo:
+    if not status.card.repo and not status.card.url:
         return "built in"
     if status.cached:
         return "on this machine"
+    if status.card.url:
+        return f"download: {status.card.url.rpartition('/')[2]}"
     return f"{'gated' if status.card.gated else 'download'}: {status.card.repo}"
 
 

@@ -42,6 +42,7 @@ def test_doctor_says_what_works_and_what_to_do_for_the_rest():
         r"cucim\s+│ yes",
         r"openslide\s+│ yes",
         r"texture\s+│ yes",
+        r"vit_b16_ct\s+│ (no .*download:|yes .*on this machine)",
         r"uni\s+│ no .*gated: MahmoodLab/UNI",
     ):
         assert re.search(line, shown), line

@@ -55,10 +55,9 @@ class ScanSettings:
 
 def check_preset(preset: SlicePreset, encoder: Encoder) -> None:
     """Raise a SettingsError unless the encoder takes slices of this preset."""
-    if encoder.card.preprocessing.mean is None:
+    if "slices" not in encoder.card.reads:
         raise SettingsError(
-            f"encoder '{encoder.name}' takes the 8-bit colours of tiles, no CT slices; take 'ct_texture' or one that "
-            "normalises its input"
+            f"encoder '{encoder.name}' is for tiles of slides, not for CT slices; take 'ct_texture' or a network"
         )
     if encoder.card.channels != preset.channels:
         raise SettingsError(

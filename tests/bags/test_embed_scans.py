@@ -181,7 +181,7 @@ def test_a_preset_must_fit_the_encoder(scans, tmp_path):
     with pytest.raises(SettingsError, match="gives slices of 3 channels, encoder 'statistics' takes 1"):
         embed_scans(scans, tmp_path / "bags", SliceStatistics(tmp_path / "log", channels=1), progress=False)
     assert not (tmp_path / "bags").exists()
-    with pytest.raises(SettingsError, match="'texture' takes the 8-bit colours of tiles, no CT slices"):
+    with pytest.raises(SettingsError, match="'texture' is for tiles of slides, not for CT slices"):
         embed_scans(scans, tmp_path / "bags", "texture", progress=False)
     with pytest.raises(SettingsError, match="slice preset 'lungs': unknown"):
         embed_scans(scans, tmp_path / "bags", SliceStatistics(tmp_path / "log"), "lungs", progress=False)
