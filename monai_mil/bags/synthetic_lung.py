@@ -13,7 +13,7 @@ LungDepth = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
 
 _SUBSLICES = 5
 _SMALLEST_VESSEL = 0.5
-_LARGEST_VESSEL = 4.2
+_LARGEST_VESSEL = 3.2
 _ZOOM = 2
 
 
@@ -81,7 +81,7 @@ def grow_vessels(rng: np.random.Generator, lung_depth: LungDepth, height: float)
         length = (3.0 + 2.6 * radius) * rng.uniform(0.8, 1.3, len(radius))
         end = start + direction * length[:, None]
         pieces.append(np.column_stack([start, end, radius]))
-        alive = (lung_depth(end[:, 0], end[:, 1], end[:, 2]) > 1.5) | (radius > 2.8)
+        alive = (lung_depth(end[:, 0], end[:, 1], end[:, 2]) > 1.5) | (radius > 2.4)
         start, direction, radius = end[alive], direction[alive], radius[alive]
         start, direction, radius = _branch(rng, start, direction, radius)
     return np.concatenate(pieces)
@@ -97,7 +97,7 @@ def _stems(rng: np.random.Generator, height: float) -> tuple[np.ndarray, np.ndar
     direction /= np.linalg.norm(direction, axis=1, keepdims=True)
     x, y = np.where(side < 0, -32.0, 46.0), np.where(side < 0, 3.0, 16.0)  # the left hilum lies behind the heart
     start = np.column_stack([x, y + rng.uniform(-9, 9, 2 * count), height * rng.uniform(0.42, 0.52, 2 * count)])
-    return start, direction, rng.uniform(2.2, _LARGEST_VESSEL, 2 * count)
+    return start, direction, rng.uniform(1.8, _LARGEST_VESSEL, 2 * count)
 
 
 def _branch(
@@ -114,7 +114,7 @@ def _branch(
     twig = direction + 0.85 * aside
     start = np.concatenate([start, start[divides]])
     direction = np.concatenate([main, twig[divides]])
-    radius = np.concatenate([radius * np.where(divides, 0.88, 0.965), (radius * share)[divides]])
+    radius = np.concatenate([radius * np.where(divides, 0.88, 0.95), (radius * share)[divides]])
     thick = radius > _SMALLEST_VESSEL
     direction = direction / np.linalg.norm(direction, axis=1, keepdims=True)
     return start[thick], direction[thick], radius[thick]

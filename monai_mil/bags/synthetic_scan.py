@@ -21,7 +21,7 @@ from monai_mil.errors import SettingsError
 from monai_mil.files import replacing
 from monai_mil.scans import ScanFrame
 
-_CLASSES = ("normal", "lesion")
+_CLASSES = ("negative", "positive")
 _FIELD_MM = 360.0
 _FORMATS = ("dicom", "nifti")
 
@@ -42,7 +42,7 @@ def make_scan_cohort(
     lesions: int = 1,
     workers: int = 1,
 ) -> Path:
-    """Write chest CT, half of them with solid nodules of 8 to 20 mm in the lung, their masks and the cohort table.
+    """Write chest CT, half of them with solid nodules of 10 to 22 mm in the lung, their masks and the cohort table.
 
     Vessels of up to the width of a small nodule, the organs' bulges into the lung and small calcified granulomas are
     in both classes. Contrast, dose, habitus and the part of the chest that is scanned differ between patients; some
@@ -65,7 +65,7 @@ def make_scan_cohort(
         workers: processes that paint at the same time.
 
     Returns:
-        Path of ``cohort.csv``: scan_id, patient_id, path, split and label (``normal`` or ``lesion``).
+        Path of ``cohort.csv``: scan_id, patient_id, path, split and label (``negative`` or ``positive``).
 
     Raises:
         SettingsError: an unknown format.

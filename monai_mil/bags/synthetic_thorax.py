@@ -151,7 +151,7 @@ def plan_thorax(seed: int, *, slices: int, size: int, spacing: float, slice_mm: 
     reach = (float(heights[0]), float(heights[-1]))
     planted: list[Nodule] = []
     for _ in range(lesions):
-        radius, hu = rng.uniform(4.0, 10.0), rng.uniform(15, 70)
+        radius, hu = rng.uniform(5.0, 11.0), rng.uniform(15, 70)
         planted.append(place_nodule(rng, patient.lung_depth, reach, radius, hu, planted))
     granulomas = [
         place_nodule(rng, patient.lung_depth, reach, rng.uniform(1.2, 2.2), rng.uniform(200, 500), planted)

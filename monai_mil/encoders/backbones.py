@@ -86,6 +86,8 @@ def architecture(card: EncoderCard, spatial: bool) -> nn.Module:
 
         return ConchVision(spatial)
     options = dict(card.options)
+    if card.channels != 3:
+        options["in_chans"] = card.channels
     if options.pop("swiglu", False):
         options |= {"mlp_layer": timm.layers.SwiGLUPacked, "act_layer": nn.SiLU}
     network = timm.create_model(card.architecture, pretrained=False, num_classes=0, **options)
@@ -158,6 +160,11 @@ def _adapt(state: dict[str, Tensor], network: nn.Module, card: EncoderCard) -> d
     """Published weights in the architecture's names, without classifier and cut stages."""
     if "embeddings.cls_token" in state:
         state = _from_transformers(state)
+    if "encoder.pos_embedding" in state or "pos_embedding" in state:
+        state = _from_torchvision(state)
+    patches = state.get("patch_embed.proj.weight")
+    if card.channels == 1 and patches is not None and patches.shape[1] == 3:
+        state["patch_embed.proj.weight"] = patches.sum(dim=1, keepdim=True)
     if card.architecture == "conch_v15":
         from monai_mil.encoders.conch import resample_positions
 
@@ -195,4 +202,32 @@ def _from_transformers(state: dict[str, Tensor]) -> dict[str, Tensor]:
         parts = [state[query.replace("query", part)] for part in ("query", "key", "value")]
         ours = query.replace("encoder.layer.", "blocks.").replace("attention.attention.query", "attn.qkv")
         renamed[ours] = torch.cat(parts)
+    return renamed
+
+
+_TORCHVISION_NAMES = (
+    ("encoder.", ""),
+    ("class_token", "cls_token"),
+    ("pos_embedding", "pos_embed"),
+    ("conv_proj.", "patch_embed.proj."),
+    ("layers.encoder_layer_", "blocks."),
+    ("ln_1.", "norm1."),
+    ("ln_2.", "norm2."),
+    ("self_attention.in_proj_", "attn.qkv."),
+    ("self_attention.out_proj.", "attn.proj."),
+    ("mlp.linear_1.", "mlp.fc1."),
+    ("mlp.linear_2.", "mlp.fc2."),
+    ("mlp.0.", "mlp.fc1."),
+    ("mlp.3.", "mlp.fc2."),
+    ("heads.head.", "head."),
+)
+
+
+def _from_torchvision(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """A vision transformer as torchvision names it, in timm's names."""
+    renamed: dict[str, Tensor] = {}
+    for key, value in state.items():
+        for theirs, ours in _TORCHVISION_NAMES:
+            key = key.replace(theirs, ours)
+        renamed["norm." + key.removeprefix("ln.") if key.startswith("ln.") else key] = value
     return renamed

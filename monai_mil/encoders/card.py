@@ -34,7 +34,7 @@ class EncoderCard:
 
     name: str
     architecture: str
-    """A timm model name, or one of ``texture``, ``conch_v15``, ``torchscript``."""
+    """A timm model name, or one of ``texture``, ``ct_texture``, ``conch_v15``, ``torchscript``."""
     preprocessing: Preprocessing
     width: int = 0
     """Length of a pooled vector; 0 is found by running the network once."""
@@ -42,6 +42,10 @@ class EncoderCard:
     """Length of the vector at one place of the spatial map; 0 like ``width``."""
     grid: tuple[int, int] = (0, 0)
     """Rows and columns of the spatial map."""
+    channels: int = 3
+    """Of the images its network sees."""
+    reads: tuple[Literal["tiles", "slices"], ...] = ("tiles", "slices")
+    """What it is for: uint8 RGB tiles, prepared CT slices, or both."""
     tile_size: int = 224
     """Side of the tiles it was made for, px at ``target_mpp``."""
     target_mpp: float = 0.5
@@ -51,6 +55,8 @@ class EncoderCard:
     """What the architecture is built with; ``swiglu`` stands for timm's packed SwiGLU with SiLU."""
     without: tuple[str, ...] = ()
     """Stages of the architecture that are cut off, with their weights."""
+    url: str | None = None
+    """File of the weights that is in no such repository; its name ends in the first digits of its SHA-256."""
     repo: str | None = None
     """Hugging Face repository of the weights."""
     files: tuple[str, ...] = ("model.safetensors", "pytorch_model.bin")
@@ -64,4 +70,4 @@ class EncoderCard:
     @property
     def needs(self) -> tuple[str, ...]:
         """Packages beyond the core that it needs."""
-        return () if self.architecture in ("texture", "torchscript") else ("timm", "torchvision")
+        return () if self.architecture in ("texture", "ct_texture", "torchscript") else ("timm", "torchvision")

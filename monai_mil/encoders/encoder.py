@@ -69,14 +69,22 @@ class Encoder:
             EncoderError: the input is not a batch of square RGB uint8 tiles, or the network's output is not what the
                 card says.
         """
-        _check_tiles(tiles, self.name)
+        _check_tiles(tiles, self.card)
         return self._run(tiles, raw=True)
 
     def encode(self, images: Tensor) -> Tensor:
-        """Encode images that are prepared already, ``[b, 3, input_size, input_size]`` floats as the network wants them.
+        """Encode images that are prepared already, floats as the network wants them.
 
-        For inputs that are no uint8 tiles, such as CT slices. Returns what ``__call__`` returns.
+        Args:
+            images: ``[b, card.channels, input_size, input_size]``, such as ``scans.prepare_slices`` makes.
+
+        Returns:
+            What ``__call__`` returns.
+
+        Raises:
+            EncoderError: the encoder is for tiles only, or the images have another type or shape.
         """
+        _check_images(images, self.card)
         return self._run(images, raw=False)
 
     def _run(self, inputs: Tensor, *, raw: bool) -> Tensor:
@@ -120,7 +128,13 @@ def _each_on_its_own_thread(call: Callable[[_Part], None], parts: list[_Part]) -
         torch.set_num_threads(torch.get_num_threads())  # workers changed what threads of the future start with
 
 
-def _check_tiles(tiles: Tensor, name: str) -> None:
+def _check_tiles(tiles: Tensor, card: EncoderCard) -> None:
+    name = card.name
+    if "tiles" not in card.reads:
+        raise EncoderError(
+            f"encoder '{name}': it is made for CT slices, not for tiles; pass slices to encode() as prepare_slices "
+            "makes them, or choose an encoder of tiles such as 'texture'"
+        )
     if not isinstance(tiles, Tensor) or tiles.dtype != torch.uint8:
         kind = tiles.dtype if isinstance(tiles, Tensor) else type(tiles).__name__
         raise EncoderError(f"encoder '{name}': tiles must be a uint8 tensor, got {kind}; pass RGB values 0 to 255")
@@ -128,4 +142,23 @@ def _check_tiles(tiles: Tensor, name: str) -> None:
         raise EncoderError(
             f"encoder '{name}': tiles must have shape [b, 3, s, s], got {list(tiles.shape)}; "
             "put RGB on the second axis and cut square tiles"
+        )
+
+
+def _check_images(images: Tensor, card: EncoderCard) -> None:
+    if "slices" not in card.reads:
+        raise EncoderError(
+            f"encoder '{card.name}': it is made for RGB tiles, not for prepared images; "
+            "choose one that reads CT slices such as 'ct_texture'"
+        )
+    if not isinstance(images, Tensor) or not images.is_floating_point():
+        kind = images.dtype if isinstance(images, Tensor) else type(images).__name__
+        raise EncoderError(f"encoder '{card.name}': prepared images must be a float tensor, got {kind}")
+    side = card.preprocessing.input_size
+    if images.ndim != 4 or images.shape[1] != card.channels or images.shape[2:] != (side, side):
+        preset = "chest_paper" if card.channels == 1 else "chest_rsna"
+        raise EncoderError(
+            f"encoder '{card.name}': prepared images must have shape [b, {card.channels}, {side}, {side}], got "
+            f"{list(images.shape)}; prepare slices at size {side} with a preset of {card.channels} channel(s), "
+            f"such as '{preset}'"
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,13 +10,20 @@ import torch
 from torch import nn
 
 from monai_mil.encoders.card import EncoderCard
+from monai_mil.encoders.ct_texture import CT_TEXTURE_VERSION, CTTextureBank
 from monai_mil.encoders.encoder import Encoder
 from monai_mil.encoders.texture import TEXTURE_VERSION, TextureBank
 from monai_mil.encoders.weights import digest_file, digest_text, digest_weights
 from monai_mil.errors import EncoderError
 
+_BANKS: dict[str, tuple[str, Callable[[bool], nn.Module]]] = {
+    "texture": (TEXTURE_VERSION, TextureBank),
+    "ct_texture": (CT_TEXTURE_VERSION, CTTextureBank),
+}
+"""Encoders without weights: their version and what builds them."""
+
 _CPU_CHUNK = 8
-_TEXTURE_CHUNK = 4
+_BANK_CHUNK = 4
 _GPU_CHUNK = 1024
 """Tiles a call works on at a time; on a CPU as many as its cache holds."""
 
@@ -33,12 +41,12 @@ def load_encoder(
     dtype = dtype or _default_dtype(device, card)
     model, digest = _model(card, spatial, weights)
     model = model.eval().requires_grad_(False).to(device)
-    if card.architecture != "texture":
+    bank = card.architecture in _BANKS
+    if not bank:
         model = model.to(dtype).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if not (card.token_width if spatial else card.width):
         card = _measure(card, model, spatial, device, dtype)
     on_cpu = device.type == "cpu"
-    texture = card.architecture == "texture"
     return Encoder(
         card,
         model,
@@ -46,17 +54,18 @@ def load_encoder(
         spatial=spatial,
         device=device,
         dtype=dtype,
-        chunk=_GPU_CHUNK if not on_cpu else _TEXTURE_CHUNK if texture else _CPU_CHUNK,
-        side_by_side=on_cpu and texture,
+        chunk=_GPU_CHUNK if not on_cpu else _BANK_CHUNK if bank else _CPU_CHUNK,
+        side_by_side=on_cpu and bank,
     )
 
 
 def _model(card: EncoderCard, spatial: bool, weights: str | Path | None) -> tuple[nn.Module, str]:
     facts = _facts(card)
-    if card.architecture == "texture":
+    if card.architecture in _BANKS:
         if weights is not None:
-            raise EncoderError("encoder 'texture': it has no weights; leave weights out")
-        return TextureBank(spatial), digest_text(f"{TEXTURE_VERSION} {facts}")
+            raise EncoderError(f"encoder '{card.name}': it has no weights; leave weights out")
+        version, bank = _BANKS[card.architecture]
+        return bank(spatial), digest_text(f"{version} {facts}")
     if card.architecture == "torchscript":
         from monai_mil.encoders.backbones import load_script
 
@@ -87,7 +96,7 @@ def _device(device: str | torch.device, name: str) -> torch.device:
 
 
 def _default_dtype(device: torch.device, card: EncoderCard) -> torch.dtype:
-    fast = device.type == "cuda" and card.architecture != "texture" and torch.cuda.is_bf16_supported()
+    fast = device.type == "cuda" and card.architecture not in _BANKS and torch.cuda.is_bf16_supported()
     return torch.bfloat16 if fast else torch.float32
 
 
@@ -97,7 +106,7 @@ def _measure(
     """Learn width and grid from one blank tile."""
     side = card.preprocessing.input_size
     with torch.inference_mode():
-        shape = model(torch.zeros(1, 3, side, side, device=device, dtype=dtype)).shape[1:]
+        shape = model(torch.zeros(1, card.channels, side, side, device=device, dtype=dtype)).shape[1:]
     if len(shape) != (3 if spatial else 1):
         wanted = "a map [b, d, h, w]" if spatial else "vectors [b, d]"
         raise EncoderError(

@@ -49,6 +49,10 @@ def _timm_problem() -> str:
 
 
 def _is_cached(card: EncoderCard) -> bool:
+    if card.url is not None:
+        from monai_mil.encoders.weights import url_file
+
+        return url_file(card.url).is_file()
     try:
         from huggingface_hub import try_to_load_from_cache
     except ImportError:

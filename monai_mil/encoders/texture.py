@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from monai_mil.encoders.filters import halve, pool_cells, smooth
+
 TEXTURE_VERSION = "texture/1"
 """Changes whenever the numbers change; the digest of the encoder is made of it."""
 
@@ -72,7 +74,7 @@ class TextureBank(nn.Module):
         features = _stain_moments(stains)
         field = stains[:, :2]
         for level in range(_LEVELS):
-            field = _smooth(_halve(field) if level else field)
+            field = smooth(halve(field) if level else field)
             features += _derivative_features(field)
         tokens = torch.cat(features, dim=1).sub_(self.centre).mul_(self.scale).clamp_(-_LARGEST, _LARGEST)
         if self.spatial:
@@ -95,8 +97,8 @@ def _unmixing_matrix() -> Tensor:
 
 
 def _stain_moments(stains: Tensor) -> list[Tensor]:
-    mean = _pool(stains)
-    variance = (_pool(stains * stains) - mean * mean).clamp_min_(0)
+    mean = pool_cells(stains, TOKEN_GRID)
+    variance = (pool_cells(stains * stains, TOKEN_GRID) - mean * mean).clamp_min_(0)
     return [mean, torch.log(variance + _VARIANCE_FLOOR)]
 
 
@@ -106,29 +108,10 @@ def _derivative_features(field: Tensor) -> list[Tensor]:
     left, right = padded[:, :, 1:-1, :-2], padded[:, :, 1:-1, 2:]
     above, below = padded[:, :, :-2, 1:-1], padded[:, :, 2:, 1:-1]
     dx, dy = right - left, below - above
-    xx, yy, xy = _pool(dx * dx), _pool(dy * dy), _pool(dx * dy)
+    xx, yy, xy = pool_cells(dx * dx, TOKEN_GRID), pool_cells(dy * dy, TOKEN_GRID), pool_cells(dx * dy, TOKEN_GRID)
     gradient = xx + yy + _ENERGY_FLOOR
     coherence = torch.sqrt((xx - yy).square() + 4 * xy.square()) / gradient
     across, along = torch.sub(right + left, field, alpha=2), torch.sub(above + below, field, alpha=2)
-    blob = _pool((across + along).square_()) + _ENERGY_FLOOR
-    line = _pool((across - along).square_())
+    blob = pool_cells((across + along).square_(), TOKEN_GRID) + _ENERGY_FLOOR
+    line = pool_cells((across - along).square_(), TOKEN_GRID)
     return [torch.log(gradient), coherence, torch.log(blob), line / (line + blob)]
-
-
-def _pool(field: Tensor) -> Tensor:
-    """Mean over the cells of the token grid; rows first, because they are contiguous."""
-    b, c, h, w = field.shape
-    rows = field.view(b, c, TOKEN_GRID, h // TOKEN_GRID, w).mean(3)
-    return rows.view(b, c, TOKEN_GRID, TOKEN_GRID, w // TOKEN_GRID).mean(4)
-
-
-def _smooth(field: Tensor) -> Tensor:
-    """Binomial filter [1 2 1] / 4 along both axes, borders repeated."""
-    padded = F.pad(field, (1, 1, 1, 1), mode="replicate")
-    rows = torch.add(padded[:, :, :-2] + padded[:, :, 2:], padded[:, :, 1:-1], alpha=2)
-    return torch.add(rows[..., :-2] + rows[..., 2:], rows[..., 1:-1], alpha=2).mul_(1 / 16)
-
-
-def _halve(field: Tensor) -> Tensor:
-    rows = field[:, :, 0::2] + field[:, :, 1::2]
-    return (rows[..., 0::2] + rows[..., 1::2]).mul_(0.25)

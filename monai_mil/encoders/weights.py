@@ -29,6 +29,8 @@ def weight_file(card: EncoderCard, weights: str | Path | None) -> Path:
         if not path.is_file():
             raise EncoderError(f"encoder '{card.name}': weight file '{path}' does not exist; check the path")
         return path
+    if card.url is not None:
+        return _download_url(card, card.url)
     if card.repo is None:
         raise EncoderError(f"encoder '{card.name}': no place to download weights from is known; pass weights=FILE")
     return _download(card, card.repo)
@@ -61,6 +63,27 @@ def _download(card: EncoderCard, repo: str) -> Path:
         f"({type(reason).__name__}); {access}without a network, fetch {' or '.join(card.files)} elsewhere "
         "and pass weights=FILE"
     ) from reason
+
+
+def url_file(url: str) -> Path:
+    """Where torch's hub keeps a downloaded file."""
+    return Path(torch.hub.get_dir(), "checkpoints", url.rsplit("/", 1)[-1])
+
+
+def _download_url(card: EncoderCard, url: str) -> Path:
+    path = url_file(url)
+    if path.is_file():
+        return path
+    expected = path.stem.rsplit("-", 1)[-1]
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        torch.hub.download_url_to_file(url, str(path), hash_prefix=expected, progress=False)
+    except (OSError, RuntimeError) as error:  # RuntimeError: the content is not what the name promises
+        raise EncoderError(
+            f"encoder '{card.name}': its weights cannot be downloaded from {url} ({error}); "
+            f"without a network, fetch {path.name} elsewhere and pass weights=FILE"
+        ) from error
+    return path
 
 
 def read_weights(path: Path, name: str) -> dict[str, Tensor]:

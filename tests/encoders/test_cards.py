@@ -17,6 +17,7 @@ def test_the_registry_lists_every_encoder_promised():
     assert set(CARDS) >= {
         *("texture", "uni", "uni2_h", "virchow2", "conch_v15", "gigapath", "h_optimus_1", "phikon_v2"),
         *("lunit_vits16", "dinov2_vitl14_reg", "resnet50_clam", "resnet18", "swin_large"),
+        *("ct_texture", "vit_b16_ct"),
     }
     assert [card.name for card in list_encoders()] == list(CARDS)
 
@@ -35,7 +36,7 @@ def test_cards_say_where_their_facts_and_weights_come_from(name):
     card = CARDS[name]
     assert card.source
     assert card.licence
-    assert card.repo or name == "texture"
+    assert card.repo or card.url or name in ("texture", "ct_texture")
     assert card.width
     assert card.token_width
     assert min(card.grid) > 1
@@ -47,7 +48,7 @@ def test_every_architecture_gives_what_its_card_says(timm, name, spatial):
     card = CARDS[name]
     side = card.preprocessing.input_size
     with torch.device("meta"):
-        features = architecture(card, spatial).eval()(torch.empty(2, 3, side, side))
+        features = architecture(card, spatial).eval()(torch.empty(2, card.channels, side, side))
     assert tuple(features.shape) == (2, *card.grid, card.token_width) if spatial else (2, card.width)
 
 
@@ -97,9 +98,12 @@ def test_virchow2_pools_class_token_beside_mean_of_patch_tokens(timm):
 
 def test_the_report_says_what_each_encoder_lacks(monkeypatch, tmp_path):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     report = {status.card.name: status for status in encoder_report()}
     assert set(report) == set(CARDS)
     assert report["texture"].ready
+    assert report["ct_texture"].ready
+    assert not report["vit_b16_ct"].cached
     assert not report["texture"].problem
     assert not report["uni"].ready
     assert not report["uni"].cached
@@ -119,7 +123,7 @@ def test_without_timm_the_error_says_what_to_install(monkeypatch, absent):
 
 
 def test_unknown_names_are_answered_with_the_known_ones(timm):
-    with pytest.raises(EncoderError, match=r"'unni': unknown; use one of texture, uni,.*'timm:<model>'"):
+    with pytest.raises(EncoderError, match=r"'unni': unknown; use one of texture, .*uni,.*'timm:<model>'"):
         get_encoder("unni")
     with pytest.raises(EncoderError, match=r"timm .* has no such model"):
         get_encoder("timm:unni")
