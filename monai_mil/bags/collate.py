@@ -21,7 +21,7 @@ def collate_bags(items: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
     Returns:
         ``image`` ``[b, d, n_max, ...]`` padded with zeros, ``mask`` ``[b, n_max]``, True where an instance is real,
-        ``coords`` and ``positions_mm`` padded with 0 and ``instance_labels`` with -1 where the bags have them, and
+        ``coords`` and ``positions_mm`` padded with 0 and ``instance_labels`` with -1 where all bags have them, and
         every other key collated as MONAI does: labels stacked, strings in a list.
     """
     images = [item["image"] for item in items]
@@ -29,12 +29,12 @@ def collate_bags(items: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     batch: dict[str, Any] = {"image": _pad_images(images, max(sizes))}
     batch["mask"] = torch.arange(max(sizes))[None] < torch.tensor(sizes)[:, None]
     for key, fill in _PADDING.items():
-        if key in items[0]:
+        if all(key in item for item in items):
             rows = [torch.as_tensor(item[key]) for item in items]
             batch[key] = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=fill)
     if isinstance(items[0].get("label"), Sequence):
         batch["label"] = torch.tensor([item["label"] for item in items], dtype=torch.float32)
-    rest = [{key: value for key, value in item.items() if key not in batch} for item in items]
+    rest = [{key: value for key, value in item.items() if key not in {*batch, *_PADDING}} for item in items]
     return batch | (list_data_collate(rest) if rest[0] else {})
 
 

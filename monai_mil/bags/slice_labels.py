@@ -11,9 +11,7 @@ from typing import Any
 import torch
 from monai.config import KeysCollection
 from monai.transforms import MapTransform
-from torch import Tensor
 
-from monai_mil.bags.file import BagFile
 from monai_mil.errors import CohortError
 from monai_mil.scans import ScanFrame
 
@@ -31,7 +29,7 @@ class SliceLabelsd(MapTransform):
 
     Args:
         keys: keys of scans as ``LoadBagd`` or ``EmbedScand`` leave them.
-        table: the CSV file; None takes the labels that bag files hold themselves, and -1 for bags without.
+        table: the CSV file; None keeps the labels that bag files hold themselves, and sets -1 where there are none.
         allow_missing_keys: skip absent keys.
 
     Raises:
@@ -68,7 +66,7 @@ class SliceLabelsd(MapTransform):
         for key in self.key_iterator(labelled):
             meta = labelled[key].meta
             if self.table is None:
-                labelled["instance_labels"] = _own_labels(meta["filename_or_obj"])
+                labelled.setdefault("instance_labels", torch.full(labelled[key].shape[1:2], -1))
                 continue
             scan_id = str(labelled.get("scan_id") or labelled.get("slide_id") or meta["slide_id"])
             if not meta.get("scan_frame"):
@@ -105,13 +103,6 @@ class SliceLabelsd(MapTransform):
                 "add rows, with empty labels if they are unknown"
             )
         return labels
-
-
-def _own_labels(path: str) -> Tensor:
-    with BagFile(path) as bag:
-        if "instance_labels" in bag.extras:
-            return torch.from_numpy(bag.extra("instance_labels"))
-        return torch.full((bag.n,), -1)
 
 
 def _read(path: Path) -> tuple[list[str], list[tuple[str, dict[str, str]]]]:

@@ -32,7 +32,8 @@ class LoadBagd(MapTransform):
     The features become a float32 ``MetaTensor`` ``[d, n]``, or ``[d, n, h, w]`` of a spatial bag, whose ``meta`` holds
     the frame (``slide_id``, ``slide_path``, ``mpp``, ``level0_size``, ``tile_size_level0``, ...; NaN or empty where the
     file does not say). ``coords`` (int64 ``[n, 2]``) is set beside it. For a scan ``meta["scan_frame"]`` is the JSON of
-    its ``ScanFrame`` (``""`` for a slide) and ``positions_mm`` (float32 ``[n]``) is set too.
+    its ``ScanFrame`` (``""`` for a slide) and ``positions_mm`` (float32 ``[n]``) is set too; ``instance_labels``
+    (int64 ``[n]``) where the file holds them.
 
     Args:
         keys: keys of the paths.
@@ -40,7 +41,7 @@ class LoadBagd(MapTransform):
         encoder: name of the encoder the network was trained with; files that name none are taken.
         preset: name or ``preset.json`` of the slice preset the network was trained with; files that name none are
             taken. A name whose statistics are a training split's is compared without them: give the file.
-        extras: further numeric datasets of the file to set, for example ``instance_labels``.
+        extras: further numeric datasets of the file to set.
         allow_missing_keys: skip absent keys.
 
     Raises:
@@ -72,7 +73,8 @@ class LoadBagd(MapTransform):
                 self._check(bag)
                 loaded[key] = _bag_tensor(bag.path, torch.from_numpy(bag.features()), bag.info)
                 loaded.update(_places(bag.coords, bag.info))
-                loaded |= {name: torch.from_numpy(bag.extra(name)) for name in self.extras}
+                names = {*self.extras, *({"instance_labels"} & set(bag.extras))}
+                loaded |= {name: torch.from_numpy(bag.extra(name)) for name in sorted(names)}
         return loaded
 
     def _check(self, bag: BagFile) -> None:

@@ -195,3 +195,14 @@ def test_embedding_in_memory_equals_embedding_to_disk(slide_cohort, tmp_path):
 def test_a_slide_that_cannot_be_read_is_named(tmp_path):
     with pytest.raises(SlideReadError, match=r"nowhere\.svs"):
         EmbedSlided(encoder="texture")({"image": str(tmp_path / "nowhere.svs")})
+
+
+def test_instance_labels_come_along_where_all_bags_of_a_batch_have_them(tmp_path):
+    coords = np.zeros((2, 2), np.int64)
+    for name, extras in (("with", {"instance_labels": np.array([1, 0])}), ("without", {})):
+        BagFile.write(tmp_path / f"{name}.h5", np.ones((2, 3), np.float16), coords, BagInfo(name), extras)
+    labelled, unlabelled = (LoadBagd("image")({"image": tmp_path / f"{name}.h5"}) for name in ("with", "without"))
+    assert labelled["instance_labels"].tolist() == [1, 0]
+    assert collate_bags([labelled, labelled])["instance_labels"].tolist() == [[1, 0], [1, 0]]
+    assert "instance_labels" not in unlabelled
+    assert "instance_labels" not in collate_bags([labelled, unlabelled])
