@@ -1,6 +1,8 @@
 from .find import find_scans
 from .frame import ScanFrame
 from .load import load_scan
+from .lung import lung_mask
+from .resample import resample
 from .scan import Scan
 from .series import SeriesSummary, list_series
 from .slices import fit_statistics, prepare_slices
@@ -17,6 +19,8 @@ __all__ = [
     "fit_statistics",
     "list_series",
     "load_scan",
+    "lung_mask",
     "prepare_slices",
+    "resample",
     "slice_preset",
 ]

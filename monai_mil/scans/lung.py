@@ -1,0 +1,116 @@
+"""Where the lungs are."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import numpy as np
+
+from monai_mil.errors import ScanReadError, SettingsError
+from monai_mil.scans.resample import import_itk
+from monai_mil.scans.scan import Scan
+
+_AIR_HU = -320
+"""Between the air-filled lung and soft tissue (Hu et al. 2001, IEEE TMI, find about this by iteration)."""
+_LUNG_HU = (-950, -500)
+_LUNG_SHARE = 0.5
+"""At least so much of a lung's air is mixed with tissue; bowel gas, sinuses and a windpipe are purer or mostly edge."""
+_SMALLEST_ML = 15.0
+_SECOND_LUNG = 0.08
+_CLOSING_MM = 8.0
+
+
+def lung_mask(scan: Scan, method: Literal["threshold", "lungmask"] = "threshold") -> np.ndarray:
+    """The lungs of a scan, vessels and nodules in them included.
+
+    Args:
+        scan: any CT of the chest, or a part of it.
+        method: ``threshold`` takes the air inside the body, drops what is connected to the air around it and gas in
+            the bowel, keeps the two largest bodies and closes them over vessels and nodules, all with ITK.
+            ``lungmask`` is the network of Hofmanninger et al. 2020, which also finds diseased lung.
+
+    Returns:
+        bool ``[n, rows, columns]``; all False where there is no lung. ``threshold`` does not find consolidated lung
+        nor the worst emphysema, and keeps the windpipe with the lungs it leads to.
+
+    Raises:
+        ScanReadError: a package is missing; says what to install.
+        SettingsError: an unknown method.
+    """
+    if method == "threshold":
+        return _threshold(scan)
+    if method == "lungmask":
+        return _network(scan)
+    raise SettingsError(f"lung mask: method '{method}' is none of threshold, lungmask")
+
+
+def _threshold(scan: Scan) -> np.ndarray:
+    itk = import_itk("a lung mask")
+    spacing = _spacing(scan)
+    labels = _label(itk, scan.hu < _AIR_HU)
+    outside = np.unique(np.concatenate([labels[:, edge].ravel() for edge in (0, -1)]))
+    outside = np.union1d(outside, np.concatenate([labels[:, :, edge].ravel() for edge in (0, -1)]))
+    voxel_ml = float(np.prod(spacing)) / 1000
+    sizes = np.bincount(labels.ravel())
+    sizes[0] = 0
+    sizes[outside] = 0
+    lungs: list[int] = []
+    for label in np.argsort(-sizes)[:12]:
+        large = sizes[label] * voxel_ml >= _SMALLEST_ML and (not lungs or sizes[label] > _SECOND_LUNG * sizes[lungs[0]])
+        if large and len(lungs) < 2 and _is_lung(scan.hu[labels == label]):
+            lungs.append(int(label))
+    mask = np.isin(labels, lungs)
+    return _close(itk, mask, spacing) if lungs else mask
+
+
+def _is_lung(hu: np.ndarray) -> bool:
+    low, high = _LUNG_HU
+    return bool(((hu > low) & (hu < high)).mean() >= _LUNG_SHARE)
+
+
+def _spacing(scan: Scan) -> tuple[float, float, float]:
+    """Mm between slices, rows and columns; of uneven slices the middle value."""
+    steps = np.diff(scan.frame.positions_mm)
+    return (float(np.median(steps)) if len(steps) else 1.0, *scan.frame.spacing)
+
+
+def _label(itk: Any, air: np.ndarray) -> np.ndarray:
+    """Connected bodies, numbered from 1; 0 elsewhere."""
+    image = itk.image_from_array(air.astype(np.uint8))
+    kind = itk.Image[itk.UL, 3] if hasattr(itk, "UL") else type(image)
+    found = itk.ConnectedComponentImageFilter[type(image), kind].New(image)
+    found.Update()
+    return np.asarray(itk.array_from_image(found.GetOutput())).astype(np.int64)
+
+
+def _close(itk: Any, mask: np.ndarray, spacing: tuple[float, float, float]) -> np.ndarray:
+    """Grow by ``_CLOSING_MM``, shrink by as much, fill what is enclosed; distances are in mm in every direction."""
+    grown = _distance(itk, mask, spacing) <= _CLOSING_MM
+    closed = mask | (_distance(itk, ~grown, spacing) > _CLOSING_MM) if not grown.all() else grown
+    image = itk.image_from_array(closed.astype(np.uint8))
+    return np.asarray(itk.array_from_image(itk.binary_fillhole_image_filter(image, foreground_value=1))) > 0
+
+
+def _distance(itk: Any, mask: np.ndarray, spacing: tuple[float, float, float]) -> np.ndarray:
+    """Mm to the nearest voxel of ``mask``, negative inside it."""
+    image = itk.image_from_array(mask.astype(np.uint8))
+    image.SetSpacing([float(value) for value in reversed(spacing)])
+    return np.asarray(
+        itk.array_from_image(
+            itk.signed_maurer_distance_map_image_filter(
+                image, background_value=0, squared_distance=False, use_image_spacing=True, inside_is_positive=False
+            )
+        )
+    )
+
+
+def _network(scan: Scan) -> np.ndarray:
+    try:
+        from lungmask import LMInferer
+    except ImportError as error:
+        raise ScanReadError(
+            f"scan '{scan.scan_id}': method 'lungmask' needs its package ({error}); install it with "
+            "pip install lungmask, or take method 'threshold'"
+        ) from error
+    # The network expects slices from the feet to the head with the patient's back at the bottom.
+    return np.asarray(LMInferer().apply(scan.hu)) > 0
