@@ -55,7 +55,9 @@ class ReportSaver:
             self._cases.append((pred, label, str(item.get("patient_id", own))))
 
     def _write(self, engine: Engine) -> None:
-        preds, labels, patients = zip(*gather_cases(self._cases), strict=True)
+        # The resampling depends on the order of the cases; how many processes there were must not.
+        cases = sorted(gather_cases(self._cases), key=lambda case: (case[2], case[1].tolist(), case[0].tolist()))
+        preds, labels, patients = zip(*cases, strict=True)
         if idist.get_rank() != 0:
             return
         prob, label = torch.stack(preds), torch.stack(labels)

@@ -45,7 +45,9 @@ class SliceReportSaver:
         self._cases.extend(slice_cases(engine, ("scores",)))
 
     def _write(self, engine: Engine) -> None:
-        cases = list({case.case_id: case for case in gather_cases(self._cases)}.values())
+        found = {case.case_id: case for case in gather_cases(self._cases)}
+        # The resampling depends on the order of the cases; how many processes there were must not.
+        cases = [found[case_id] for case_id in sorted(found)]
         if idist.get_rank() != 0:
             return
         report = slice_metrics(
