@@ -1,6 +1,7 @@
 """Fixtures every room's tests share."""
 
 import os
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -15,3 +16,28 @@ def shared(relative: str) -> Path:
     if not path.exists():
         pytest.skip(f"reference data '{relative}' is absent; set MONAI_MIL_SHARED to the folder that holds it")
     return path
+
+
+def unpacked(archive: str, folder: Path) -> Path:
+    """The one folder inside an archive of the reference data."""
+    with tarfile.open(shared(archive)) as tar:
+        tar.extractall(folder, filter="data")
+    return next(path for path in folder.iterdir() if path.is_dir())
+
+
+@pytest.fixture(scope="session")
+def head_series(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """28 slices of a GE head CT: gantry tilt 18.5 degrees, 14 slices of 4 mm, 14 of 7 mm."""
+    return unpacked("data/ct_head_ge_gantrytilt/ge_head_dicom.tar.xz", tmp_path_factory.mktemp("head"))
+
+
+@pytest.fixture(scope="session")
+def chest_series(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Every fifth slice of LIDC-IDRI-0314, with one nodule."""
+    return unpacked("data/ct_chest_lidc0314/lidc0314_5mm_dicom.tar.xz", tmp_path_factory.mktemp("chest"))
+
+
+@pytest.fixture(scope="session")
+def abdomen_series(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """20 slices of an abdominal CT in JPEG 2000."""
+    return unpacked("data/ct_totalsegmentator/example_ct_dicom.tar", tmp_path_factory.mktemp("abdomen"))

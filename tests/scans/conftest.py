@@ -1,8 +1,7 @@
-"""Small CT series whose geometry and pixels are known, and the real ones, unpacked once."""
+"""Small CT series whose geometry and pixels are known."""
 
 from __future__ import annotations
 
-import tarfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,8 +11,6 @@ import pydicom
 import pytest
 from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian, generate_uid
-
-from tests.conftest import shared
 
 AXIAL = (1.0, 0, 0, 0, 1.0, 0)
 SERIES = "1.2.826.0.1.3680043.8.498.1"
@@ -105,31 +102,6 @@ def write_series(
             change(i, dataset)
         save(dataset, folder / f"IM{names[i]:04d}")
     return folder
-
-
-def unpacked(archive: str, folder: Path) -> Path:
-    """The one folder inside an archive of the reference data."""
-    with tarfile.open(shared(archive)) as tar:
-        tar.extractall(folder, filter="data")
-    return next(path for path in folder.iterdir() if path.is_dir())
-
-
-@pytest.fixture(scope="session")
-def head_series(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """28 slices of a GE head CT: gantry tilt 18.5 degrees, 14 slices of 4 mm, 14 of 7 mm."""
-    return unpacked("data/ct_head_ge_gantrytilt/ge_head_dicom.tar.xz", tmp_path_factory.mktemp("head"))
-
-
-@pytest.fixture(scope="session")
-def chest_series(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Every fifth slice of LIDC-IDRI-0314, with one nodule."""
-    return unpacked("data/ct_chest_lidc0314/lidc0314_5mm_dicom.tar.xz", tmp_path_factory.mktemp("chest"))
-
-
-@pytest.fixture(scope="session")
-def abdomen_series(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """20 slices of an abdominal CT in JPEG 2000."""
-    return unpacked("data/ct_totalsegmentator/example_ct_dicom.tar", tmp_path_factory.mktemp("abdomen"))
 
 
 @pytest.fixture
