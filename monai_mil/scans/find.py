@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from monai_mil.errors import ScanReadError
 from monai_mil.scans.dicom import read_file
+from monai_mil.scans.folders import walk_files
 from monai_mil.scans.volume import volume_suffix
 
 
@@ -14,7 +14,8 @@ def find_scans(folder: str | Path) -> list[Path]:
     """Every scan at or below a folder, sorted: what :func:`load_scan` takes.
 
     Returns:
-        Folders that hold CT slices directly, files of multi-frame CT, and volume files. Hidden ones are left out.
+        Folders that hold CT slices directly, files of multi-frame CT, and volume files. Hidden ones are left out. A
+        folder in which nothing but damaged DICOM is found counts too, so that it is reported and not passed over.
 
     Raises:
         ScanReadError: no such folder.
@@ -23,29 +24,32 @@ def find_scans(folder: str | Path) -> list[Path]:
     if not folder.is_dir():
         raise ScanReadError(f"'{folder}': no such folder")
     found = []
-    for parent, folders, names in os.walk(folder, followlinks=True):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        found += _scans_in(Path(parent), sorted(name for name in names if not name.startswith(".")))
+    for parent, paths in walk_files(folder):
+        found += _scans_in(parent, [path for path in paths if not path.name.startswith(".")])
     return sorted(found)
 
 
-def _scans_in(folder: Path, names: list[str]) -> list[Path]:
-    volumes = [folder / name for name in names if volume_suffix(Path(name)) is not None]
-    multi_frame = []
-    for name in names:
-        if folder / name in volumes:
+def _scans_in(folder: Path, paths: list[Path]) -> list[Path]:
+    volumes = [path for path in paths if volume_suffix(path) is not None]
+    multi_frame, damaged = [], False
+    for path in paths:
+        if path in volumes:
             continue
-        frames = _ct_frames(folder / name)
+        frames = _ct_frames(path)
         if frames == 1:
             return [folder, *volumes]
-        if frames > 1:
-            multi_frame.append(folder / name)
-    return multi_frame + volumes
+        if frames is None:
+            damaged = True
+        elif frames > 1:
+            multi_frame.append(path)
+    found = multi_frame + volumes
+    return [folder] if damaged and not found else found
 
 
-def _ct_frames(path: Path) -> int:
+def _ct_frames(path: Path) -> int | None:
+    """CT slices in a file, 0 where it is something else, None where it is damaged."""
     try:
         file = read_file(path)
     except ScanReadError:
-        return 0
+        return None
     return len(file.slices) if file is not None and not file.is_localizer else 0

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 
 import nibabel
 import numpy as np
@@ -183,3 +184,23 @@ def test_what_load_scan_takes_is_found(tmp_path):
     assert [load_scan(path).scan_id for path in find_scans(tmp_path)] == ["series", "b"]
     with pytest.raises(ScanReadError, match="no such folder"):
         find_scans(tmp_path / "absent")
+
+
+def test_a_link_to_a_folder_above_is_not_followed_round_and_round(tmp_path):
+    series = write_series(tmp_path / "patient" / "series", phantom(3))
+    (series / "back").symlink_to("..")
+    (series / "nowhere").symlink_to("gone")
+    assert find_scans(tmp_path) == [series]
+    assert len(load_scan(tmp_path / "patient")) == 3
+
+
+def test_a_pipe_in_a_folder_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "A pipe")
+    write_series(tmp_path, phantom(3))
+    assert find_scans(tmp_path) == [tmp_path]
+
+
+def test_a_series_of_damaged_files_only_is_found_so_that_it_is_reported(tmp_path):
+    for path in write_series(tmp_path / "cut", phantom(3)).iterdir():
+        path.write_bytes(path.read_bytes()[: -2 * 12 * 16 - 30])
+    assert find_scans(tmp_path) == [tmp_path / "cut"]

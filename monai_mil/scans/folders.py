@@ -1,0 +1,25 @@
+"""Walking folders of scans, whatever links and special files lie in them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+
+def walk_files(folder: Path) -> Iterator[tuple[Path, list[Path]]]:
+    """Every folder at or below ``folder`` with its regular files, both sorted by name.
+
+    Links are followed, but no folder is entered twice, so that a link to a folder above ends nowhere. Hidden folders
+    (a file server's snapshots) are left out, and so are pipes and devices: opening them would wait for ever.
+    """
+    entered: set[tuple[int, int]] = set()
+    for parent, folders, names in os.walk(folder, followlinks=True):
+        status = Path(parent).stat()
+        if (status.st_dev, status.st_ino) in entered:
+            folders.clear()
+            continue
+        entered.add((status.st_dev, status.st_ino))
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        paths = (Path(parent, name) for name in sorted(names))
+        yield Path(parent), [path for path in paths if path.is_file()]
