@@ -16,7 +16,6 @@ from monai_mil.heatmaps.scan_heatmap import ScanHeatmap
 from monai_mil.scans import ScanFrame
 
 _MOST_SLICES = 32767
-_OFF_GRID_PIXELS = 0.5
 
 
 def export_nifti(heatmap: ScanHeatmap, path: str | Path) -> Path:
@@ -76,11 +75,10 @@ def _layers(frame: ScanFrame) -> tuple[np.ndarray, np.ndarray]:
     nearest = np.searchsorted((positions[1:] + positions[:-1]) / 2, at)
     # along the line from slice to slice, not along the normal: with a tilted gantry each slice keeps its own place
     drift = (frame.origins[-1] - frame.origins[0]) / (positions[-1] - positions[0])
-    off = np.linalg.norm(frame.origins - frame.origins[0] - np.outer(positions - positions[0], drift), axis=1).max()
-    if off > _OFF_GRID_PIXELS * min(frame.spacing):
+    if not frame.is_straight:
         raise ScanReadError(
-            f"scan '{frame.scan_id}': its slices lie up to {off:.1f} mm beside one straight line, so no grid holds "
-            "them; resample the scan"
+            f"scan '{frame.scan_id}': its slices lie up to {frame.off_line_mm:.1f} mm beside one straight line, so no "
+            "grid holds them; resample the scan"
         )
     affine = frame.slice_affine(0)
     affine[:3, 2] = drift * step * (-1, -1, 1)

@@ -123,8 +123,10 @@ def read_file(path: Path) -> DicomFile | None:
             if not _looks_like_dicom(start):
                 return None
             stream.seek(0)
-            dataset = pydicom.dcmread(stream, stop_before_pixels=True, force=True, specific_tags=_KEYWORDS)
-            file = _record(path, dataset, stream.tell())
+            # pydicom's warnings quote the values they find odd, which in a damaged header are the patient's name too
+            with pydicom.config.disable_value_validation():
+                dataset = pydicom.dcmread(stream, stop_before_pixels=True, force=True, specific_tags=_KEYWORDS)
+                file = _record(path, dataset, stream.tell())
             is_whole = file is None or not file.slices or file.syntax == _DEFLATED or bool(stream.read(8))
     except ScanReadError:
         raise
@@ -138,6 +140,14 @@ def read_file(path: Path) -> DicomFile | None:
     if not is_whole:
         raise ScanReadError(f"scan file '{path}': it is cut off or has no pixel data; copy or export the file again")
     return file
+
+
+def uid_name(uid: str) -> str:
+    """The name of a UID of the standard, or ``""``; what stands in its place in a damaged header is quoted nowhere."""
+    import pydicom
+
+    known = pydicom.uid.UID(uid, validation_mode=pydicom.config.IGNORE)
+    return str(known.name) if known.is_valid and known.name != known else ""
 
 
 def _damaged(path: Path) -> ScanReadError:
@@ -159,7 +169,7 @@ def _looks_like_dicom(start: bytes) -> bool:
 
 def _record(path: Path, dataset: Any, offset: int) -> DicomFile | None:
     meta = getattr(dataset, "file_meta", {})
-    modality = str(dataset.get("Modality") or "")
+    modality = str(dataset.get("Modality") or "").strip().upper()
     sop_class = str(dataset.get("SOPClassUID") or meta.get("MediaStorageSOPClassUID") or "")
     if not modality and not sop_class:
         return None

@@ -13,6 +13,7 @@ from monai_mil.errors import ScanReadError
 
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 _TOLERANCE = 0.02
+_STRAIGHT_PIXELS = 0.5
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,12 +91,17 @@ class ScanFrame:
         ``nibabel.Nifti1Image(scan.hu.T, frame.affine)`` is the scan. One slice steps by its thickness, or 1 mm.
 
         Raises:
-            ScanReadError: the slices are unevenly spaced, so no affine is right.
+            ScanReadError: the slices are unevenly spaced or no straight stack, so no affine is right.
         """
         if not self.is_regular:
+            how = (
+                f"are unevenly spaced ({describe_spacings(self.spacings())})"
+                if len(self.spacings()) > 1 or self.is_straight
+                else f"lie up to {self.off_line_mm:.1f} mm beside one straight line"
+            )
             raise ScanReadError(
-                f"scan '{self.scan_id}': its slices are unevenly spaced ({describe_spacings(self.spacings())}), so no "
-                f"single affine is right; use slice_affine(i) for each slice or resample the scan"
+                f"scan '{self.scan_id}': its slices {how}, so no single affine is right; use slice_affine(i) for each "
+                "slice or resample the scan"
             )
         return self._affine(0, self._mean_step())
 
@@ -110,6 +116,20 @@ class ScanFrame:
             return 0.0
         step = self._mean_step()
         return math.degrees(math.atan2(np.linalg.norm(np.cross(self.normal, step)), float(self.normal @ step)))
+
+    @property
+    def off_line_mm(self) -> float:
+        """How far, at most, a slice is shifted within its plane from the straight line of first and last slice, mm."""
+        along = self.positions_mm - self.positions_mm[0]
+        if along[-1] == 0:
+            return 0.0
+        drift = (self.origins[-1] - self.origins[0]) / along[-1]
+        return float(np.linalg.norm(self.origins - self.origins[0] - np.outer(along, drift), axis=1).max())
+
+    @property
+    def is_straight(self) -> bool:
+        """Whether the slices lie on one straight line, to half a pixel; a tilted gantry's do."""
+        return self.off_line_mm <= _STRAIGHT_PIXELS * min(self.spacing)
 
     def spacings(self) -> tuple[tuple[int, float], ...]:
         """Runs of equal distances between slices along the normal, in order: ``(number of distances, mm)``."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from itertools import pairwise
 from pathlib import Path
 
 from monai_mil.errors import ScanReadError
@@ -44,6 +45,7 @@ def load_scan(path: str | Path, *, series_uid: str | None = None, allow_gaps: bo
         slices, remarks = _slices_of_file(path)
         name = path.stem if path.suffix.lower() in (".dcm", ".dicom", ".ima") else name
     patient_id = _one_patient(path, slices)
+    _check_one_frame_of_reference(path, slices)
     stack = stack_slices(str(path), slices, same_pixels, allow_gaps)
     frame = _frame(name, path, stack)
     hu, repairs = read_hu(stack.slices)
@@ -71,6 +73,17 @@ def _one_patient(path: Path, slices: list[DicomSlice]) -> str:
     return next(iter(patients))
 
 
+def _check_one_frame_of_reference(path: Path, slices: list[DicomSlice]) -> None:
+    frames = Counter(piece.file.frame_of_reference_uid for piece in slices if piece.file.frame_of_reference_uid)
+    # some de-identification gives every file a UID of its own, which says nothing of where the patient lay
+    if 1 < len(frames) < len({piece.file.path for piece in slices}):
+        found = ", ".join(f"{count} of {uid}" for uid, count in frames.most_common(4))
+        raise ScanReadError(
+            f"scan '{path}': slices of {len(frames)} frames of reference in one series ({found}): their positions "
+            "cannot be compared; put the files of one into a folder of its own"
+        )
+
+
 def _frame(name: str, path: Path, stack: Stack) -> ScanFrame:
     first = stack.slices[0]
     return ScanFrame(
@@ -90,8 +103,10 @@ def _frame(name: str, path: Path, stack: Stack) -> ScanFrame:
 
 
 def _geometry_remarks(frame: ScanFrame, stack: Stack) -> list[str]:
-    remarks = []
-    if frame.tilt_degrees > 0.1:
+    remarks = _identity_remarks(stack)
+    if not frame.is_straight:
+        remarks.append(f"the slices lie up to {frame.off_line_mm:.1f} mm beside one straight line: no even grid")
+    elif frame.tilt_degrees > 0.1:
         remarks.append(
             f"the slices step at {frame.tilt_degrees:.1f} degrees to their normal (gantry tilt): a sheared grid"
         )
@@ -111,4 +126,17 @@ def _geometry_remarks(frame: ScanFrame, stack: Stack) -> list[str]:
     units = {piece.unit for piece in stack.slices} - {"", "HU"}
     if units:
         remarks.append(f"RescaleType {'/'.join(sorted(units))} rather than HU: the values may be no Hounsfield units")
+    return remarks
+
+
+def _identity_remarks(stack: Stack) -> list[str]:
+    remarks = []
+    shared = len(stack.slices) - len({(piece.file.sop_uid, piece.frame) for piece in stack.slices})
+    if shared:
+        remarks.append(f"{shared} slices have the SOPInstanceUID of another one, or none: it does not tell them apart")
+    numbers = [piece.file.acquisition_number for piece in stack.slices if piece.file.acquisition_number is not None]
+    stretches = 1 + sum(number != following for number, following in pairwise(numbers))
+    if stretches > len(set(numbers)) > 1:
+        found = ", ".join(f"{count} of acquisition {number}" for number, count in sorted(Counter(numbers).items())[:4])
+        remarks.append(f"slices of several acquisitions alternate along the scan ({found}): phases may be mixed")
     return remarks

@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 
 from monai_mil.errors import ScanReadError
-from monai_mil.scans.dicom import DicomFile, DicomSlice
+from monai_mil.scans.dicom import DicomFile, DicomSlice, uid_name
 from monai_mil.scans.repairs import (
     AIR,
     Repairs,
@@ -37,6 +37,10 @@ def read_hu(slices: Sequence[DicomSlice]) -> tuple[np.ndarray, list[str]]:
         ScanReadError: pixels are missing, truncated or cannot be decoded; names the file.
     """
     file = slices[0].file
+    import pydicom
+
+    for piece in slices:
+        _check_rescaling(piece)
     whole = all(piece.slope.is_integer() and piece.intercept.is_integer() for piece in slices)
     try:
         hu = np.empty((len(slices), file.rows, file.columns), np.int16 if whole else np.float32)
@@ -57,7 +61,7 @@ def read_hu(slices: Sequence[DicomSlice]) -> tuple[np.ndarray, list[str]]:
             if values is not None:
                 too_large[index] = values
 
-    with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
+    with pydicom.config.disable_value_validation(), ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
         for _ in pool.map(fill, by_file.values()):
             pass
     if too_large:
@@ -65,6 +69,14 @@ def read_hu(slices: Sequence[DicomSlice]) -> tuple[np.ndarray, list[str]]:
         for index, values in too_large.items():
             hu[index] = values
     return hu, remarks_on(repairs, file.rows * file.columns)
+
+
+def _check_rescaling(piece: DicomSlice) -> None:
+    if not (np.isfinite([piece.slope, piece.intercept]).all() and piece.slope > 0):
+        raise ScanReadError(
+            f"scan file '{piece.file.path}': RescaleSlope {piece.slope:g} and RescaleIntercept {piece.intercept:g} "
+            "give no Hounsfield units; export the series again"
+        )
 
 
 def same_pixels(first: DicomSlice, second: DicomSlice) -> bool:
@@ -182,9 +194,8 @@ def _decoded_frames(file: DicomFile, frames: list[int]) -> list[np.ndarray]:
 
 
 def _decoding_error(file: DicomFile, reason: str) -> ScanReadError:
-    from pydicom.uid import UID
-
-    name = f"{UID(file.syntax).name} ({file.syntax})"
+    known = uid_name(file.syntax)
+    name = f"{known} ({file.syntax})" if known else "of no known name"
     if "missing" in reason and "dependenc" in reason:
         return ScanReadError(f"scan file '{file.path}': no decoder for transfer syntax {name}; pip install python-gdcm")
     return ScanReadError(

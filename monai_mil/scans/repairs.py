@@ -11,6 +11,7 @@ from monai_mil.scans.dicom import DicomSlice
 
 AIR = -1024
 _HIGHEST_TISSUE = 3071
+_SURELY_AIR = -500
 
 
 @dataclass(frozen=True)
@@ -139,8 +140,11 @@ def remarks_on(repairs: Iterable[Repairs], pixels_per_slice: int) -> list[str]:
         share = 100 * clipped / (len(done) * pixels_per_slice)
         lowest = min(one.lowest for one in done)
         remarks.append(
-            f"{share:.2g} % of the pixels were padding or below {AIR} HU (lowest {lowest:g}): set to {AIR} HU"
+            f"{share:.3g} % of the pixels were padding or below {AIR} HU (lowest {lowest:g}): set to {AIR} HU"
         )
+    darkest = min(one.lowest for one in done)
+    if darkest > _SURELY_AIR:
+        remarks.append(f"no pixel is darker than {darkest:g} HU, air would be -1000: these may be no Hounsfield units")
     kept = {one.kept_padding for one in done if one.kept_padding is not None}
     if kept:
         shown = "/".join(f"{hu:g}" for hu in sorted(kept)[:3])

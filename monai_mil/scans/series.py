@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from monai_mil.errors import ScanReadError
-from monai_mil.scans.dicom import DicomFile, DicomSlice, read_file
+from monai_mil.scans.dicom import DicomFile, DicomSlice, read_file, uid_name
+from monai_mil.scans.folders import walk_files
 
 
 @dataclass(frozen=True)
@@ -58,9 +58,7 @@ def read_folder(folder: Path) -> tuple[list[DicomFile], int]:
     direct = _read_all(path for path in sorted(folder.iterdir()) if path.is_file())
     if any(file.rows for file in direct[0]):
         return direct
-    return _read_all(
-        Path(parent) / name for parent, _, names in sorted(os.walk(folder, followlinks=True)) for name in sorted(names)
-    )
+    return _read_all(path for _, paths in walk_files(folder) for path in paths)
 
 
 def choose_series(folder: Path, series_uid: str | None) -> tuple[list[DicomSlice], bool, list[str]]:
@@ -79,7 +77,7 @@ def choose_series(folder: Path, series_uid: str | None) -> tuple[list[DicomSlice
     uids = sorted({file.series_uid for file in images})
     if series_uid is None and len(uids) > 1:
         raise ScanReadError(
-            f"scan '{folder}': {len(uids)} CT series in one folder; choose one with series_uid=: "
+            f"scan '{folder}': {len(uids)} CT series in one folder; choose one with series_uid (a table's column): "
             + "; ".join(str(summary) for summary in _summaries(images))
         )
     chosen = uids[0] if series_uid is None else series_uid
@@ -95,14 +93,11 @@ def choose_series(folder: Path, series_uid: str | None) -> tuple[list[DicomSlice
 
 def kind_of(file: DicomFile) -> str:
     """What a DICOM file is, in a word or two."""
-    from pydicom.uid import UID
-
     if file.slices:
         return "CT localizer" if file.is_localizer else "CT"
     if file.modality not in ("", "CT", "OT") and file.modality.isalnum():
         return file.modality[:16]
-    uid = UID(file.sop_class)
-    return uid.name if uid.is_valid and uid.name != uid else "DICOM object"
+    return uid_name(file.sop_class) or "DICOM object"
 
 
 def _read_all(paths: Iterator[Path]) -> tuple[list[DicomFile], int]:

@@ -14,6 +14,7 @@ from monai_mil.scans.dicom import DicomSlice
 _AXIAL = np.array([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]])
 _SAME_DIRECTION = 1e-3
 _SAME_PLACE_MM = 0.01
+_SAME_SPACING_MM = 5e-4
 _GAP = 1.8
 
 
@@ -132,17 +133,18 @@ def _checked_orientation(name: str, piece: DicomSlice) -> np.ndarray:
 
 
 def _one_spacing(name: str, slices: list[DicomSlice], remarks: list[str]) -> tuple[float, float]:
-    spacings = Counter(None if piece.spacing is None else tuple(piece.spacing.round(4)) for piece in slices)
-    if len(spacings) > 1:
-        found = _counted(("none" if s is None else f"{s[0]:g} x {s[1]:g} mm", n) for s, n in spacings.most_common())
-        raise ScanReadError(f"scan '{name}': several PixelSpacing in one series: {found}; keep one kind in the folder")
-    spacing = slices[0].spacing
-    if spacing is None:
+    known = [piece.spacing for piece in slices if piece.spacing is not None]
+    if not known:
         remarks.append("no PixelSpacing: pixels taken as 1 x 1 mm")
         return 1.0, 1.0
-    if not (np.isfinite(spacing).all() and (spacing > 0).all()):
-        raise ScanReadError(f"scan '{name}': PixelSpacing of {slices[0].name} is not a pair of positive numbers")
-    return float(spacing[0]), float(spacing[1])
+    for piece in slices:
+        if piece.spacing is not None and not (np.isfinite(piece.spacing).all() and (piece.spacing > 0).all()):
+            raise ScanReadError(f"scan '{name}': PixelSpacing of {piece.name} is not a pair of positive numbers")
+    if len(known) < len(slices) or np.ptp(known, axis=0).max() > _SAME_SPACING_MM:
+        spacings = Counter("none" if piece.spacing is None else _by(piece.spacing) for piece in slices)
+        found = _counted((f"{spacing} mm", count) for spacing, count in spacings.most_common())
+        raise ScanReadError(f"scan '{name}': several PixelSpacing in one series: {found}; keep one kind in the folder")
+    return float(known[0][0]), float(known[0][1])
 
 
 def _origins(name: str, slices: list[DicomSlice], orientation: np.ndarray, remarks: list[str]) -> np.ndarray:
@@ -227,9 +229,13 @@ def _check_gaps(
         raise ScanReadError(
             f"scan '{name}': slices are missing at {len(gaps)} places: {where} along the normal "
             f"(after {_names(slices[i] for i in gaps)}; {usual:.3g} mm is usual); "
-            f"fetch the missing files, or pass allow_gaps=True to go on without them"
+            f"fetch the missing files, or pass allow_gaps=True (--allow-gaps) to go on without them"
         )
     remarks.append(f"slices are missing at {len(gaps)} places: {where}")
+
+
+def _by(spacing: np.ndarray) -> str:
+    return f"{spacing[0]:g} x {spacing[1]:g}"
 
 
 def _plane(orientation: np.ndarray) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ from monai_mil.scans.scan import Scan
 NIFTI = (".nii.gz", ".nii")
 ITK = (".mha", ".mhd", ".nrrd", ".nhdr")
 _PLAINLY_THICKER = 1.5
+_FORMS_AGREE_MM = 1.0
+_UNIT_MM = {"meter": 1000.0, "micron": 0.001}
 
 
 def volume_suffix(path: Path) -> str | None:
@@ -58,11 +61,33 @@ def _nifti(path: Path) -> tuple[np.ndarray, float, float, np.ndarray, list[str]]
     import nibabel
 
     image: Any = nibabel.load(path)
-    remarks = []
-    if not (image.header["sform_code"] or image.header["qform_code"]):
+    if path.name.lower().endswith(".gz"):
+        with gzip.open(path) as stream:
+            image = type(image).from_file_map({"image": nibabel.FileHolder(fileobj=stream)})
+            array = np.asarray(image.dataobj.get_unscaled())
+            while stream.read(1 << 20):  # only at its end does the checksum tell whether the file is whole
+                pass
+    else:
+        array = np.asarray(image.dataobj.get_unscaled())
+    affine, remarks = _nifti_affine(image)
+    return array, float(image.dataobj.slope), float(image.dataobj.inter), affine, remarks
+
+
+def _nifti_affine(image: Any) -> tuple[np.ndarray, list[str]]:
+    """The affine in mm, sform before qform, and what is to be said of it."""
+    header, affine, remarks = image.header, image.affine, []
+    if not (header["sform_code"] or header["qform_code"]):
         remarks.append("the NIfTI header has no orientation: left/right and position in the patient are unknown")
-    slope, intercept = image.dataobj.slope, image.dataobj.inter
-    return np.asarray(image.dataobj.get_unscaled()), float(slope), float(intercept), image.affine, remarks
+    if header["sform_code"] and header["qform_code"]:
+        corners = np.array([[*corner, 1] for corner in np.ndindex(2, 2, 2)]) * [*np.array(image.shape[:3]) - 1, 1]
+        apart = float(np.linalg.norm(corners @ (header.get_sform() - header.get_qform()).T, axis=1).max())
+        if apart > _FORMS_AGREE_MM:
+            remarks.append(f"sform and qform of the NIfTI header differ by up to {apart:.3g} mm: the sform was taken")
+    unit = header.get_xyzt_units()[0]
+    if unit in _UNIT_MM:
+        affine = np.diag([_UNIT_MM[unit]] * 3 + [1.0]) @ affine
+        remarks.append(f"the NIfTI header counts in {unit}s: turned to mm")
+    return affine, remarks
 
 
 def _itk(path: Path) -> tuple[np.ndarray, float, float, np.ndarray, list[str]]:

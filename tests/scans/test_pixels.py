@@ -210,3 +210,14 @@ def test_monochrome1_is_told_and_values_are_as_stored(tmp_path):
     scan = load_scan(write_series(tmp_path / "case", hu, PhotometricInterpretation="MONOCHROME1"))
     assert np.array_equal(scan.hu, hu)
     assert any("MONOCHROME1" in remark for remark in scan.remarks)
+
+
+@pytest.mark.parametrize("change", [{"RescaleSlope": 0}, {"RescaleSlope": -1}, {"RescaleIntercept": "NaN"}])
+def test_rescaling_that_gives_no_hounsfield_units_is_refused(tmp_path, change):
+    with pytest.raises(ScanReadError, match=r"IM0000.*give no Hounsfield units"):
+        load_scan(write_series(tmp_path, phantom(1), **change))
+
+
+def test_values_without_air_are_told_to_be_no_hounsfield_units_perhaps(tmp_path):
+    (remark,) = load_scan(write_series(tmp_path, phantom(3), RescaleSlope=None, RescaleIntercept=None)).remarks
+    assert "may be no Hounsfield units" in remark

@@ -59,7 +59,7 @@ def test_every_fifth_slice_is_a_series_that_tells_what_it_leaves_out(tmp_path):
 def test_two_series_must_be_chosen_from(tmp_path):
     write_series(tmp_path / "case" / "a", phantom(3), SeriesInstanceUID="1.2.3", SliceThickness=5.0)
     write_series(tmp_path / "case" / "b", phantom(6, seed=1), SeriesInstanceUID="1.2.4", SliceThickness=1.25)
-    with pytest.raises(ScanReadError, match=r"2 CT series.*series_uid=.*1\.2\.4: CT, 6 slices of 1\.25 mm; 1\.2\.3"):
+    with pytest.raises(ScanReadError, match=r"2 CT series.*series_uid.*1\.2\.4: CT, 6 slices of 1\.25 mm; 1\.2\.3"):
         load_scan(tmp_path / "case")
     scan = load_scan(tmp_path / "case", series_uid="1.2.3")
     assert np.array_equal(scan.hu, phantom(3))
@@ -242,7 +242,7 @@ def test_a_file_cut_off_anywhere_after_its_modality_is_named_and_not_left_out(tm
             load_scan(folder)
 
 
-def test_a_header_full_of_noise_is_an_error_that_quotes_nothing(tmp_path):
+def test_a_header_full_of_noise_is_an_error_that_quotes_nothing(tmp_path, recwarn, caplog):
     folder = write_series(tmp_path / "case", phantom(2))
     path = folder / "IM0001"
     whole = path.read_bytes()
@@ -258,4 +258,52 @@ def test_a_header_full_of_noise_is_an_error_that_quotes_nothing(tmp_path):
         except ScanReadError as error:
             told.append(str(error))
     assert len(told) > 20
-    assert not any("SECRET" in message or "Doe" in message for message in told)
+    said = [*told, *(str(warning.message) for warning in recwarn), *(record.getMessage() for record in caplog.records)]
+    assert not any("SECRET" in message or "Doe" in message for message in said)
+
+
+def test_slices_of_two_frames_of_reference_are_no_stack(tmp_path):
+    def moved(i, dataset):
+        dataset.FrameOfReferenceUID = f"1.2.3.{i % 2}"
+
+    with pytest.raises(ScanReadError, match=r"2 frames of reference.*2 of 1\.2\.3\.0"):
+        load_scan(write_series(tmp_path / "two", phantom(4), change=moved))
+
+    def anonymous(i, dataset):
+        dataset.FrameOfReferenceUID = f"1.2.3.{i}"
+
+    assert len(load_scan(write_series(tmp_path / "each", phantom(4), change=anonymous))) == 4
+
+
+def test_acquisitions_that_alternate_are_told_and_those_that_follow_one_another_are_not(tmp_path):
+    def load(name, number):
+        def change(i, dataset):
+            dataset.AcquisitionNumber = number(i)
+
+        return load_scan(write_series(tmp_path / name, phantom(6), change=change)).remarks
+
+    assert any("3 of acquisition 1, 3 of acquisition 2" in remark for remark in load("phases", lambda i: 1 + i % 2))
+    assert load("rotations", lambda i: 1 + i // 2) == ()
+
+
+def test_slices_shifted_within_their_plane_are_no_gantry_tilt(tmp_path):
+    origins = [[0, 5.0 * (i % 2), 2.0 * i] for i in range(8)]
+    scan = load_scan(write_series(tmp_path, phantom(8), origins))
+    (remark,) = scan.remarks
+    assert "beside one straight line" in remark
+    with pytest.raises(ScanReadError, match="beside one straight line"):
+        _ = scan.affine
+
+
+def test_a_shared_sop_instance_uid_is_told(tmp_path):
+    (remark,) = load_scan(write_series(tmp_path, phantom(4), SOPInstanceUID="1.2.3")).remarks
+    assert remark.startswith("3 slices have the SOPInstanceUID of another one")
+
+
+def test_pixel_spacings_that_differ_by_rounding_are_one(tmp_path):
+    def rounded(i, dataset):
+        dataset.PixelSpacing = ["0.78125", "0.78125"] if i else ["0.781251", "0.78124"]
+
+    assert load_scan(write_series(tmp_path, phantom(4), change=rounded)).frame.spacing == pytest.approx(
+        (0.78125,) * 2, abs=1e-4
+    )

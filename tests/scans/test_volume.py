@@ -119,3 +119,34 @@ def test_a_damaged_itk_file_is_refused(tmp_path):
     (tmp_path / "a.mha").write_text("no volume")
     with pytest.raises(ScanReadError, match=r"a\.mha' cannot be read as \.mha"):
         load_scan(tmp_path / "a.mha")
+
+
+def test_a_flipped_bit_of_a_compressed_volume_is_noticed(tmp_path):
+    path = tmp_path / "scan.nii.gz"
+    nibabel.save(nibabel.Nifti1Image(phantom(9).T, np.eye(4)), path)
+    content = bytearray(path.read_bytes())
+    content[-6] ^= 1  # of the checksum itself: every voxel still decodes
+    path.write_bytes(content)
+    with pytest.raises(ScanReadError, match=r"scan\.nii\.gz' cannot be read"):
+        load_scan(path)
+
+
+def test_forms_of_a_nifti_header_that_disagree_are_told(tmp_path):
+    image = nibabel.Nifti1Image(phantom(4).T, np.eye(4))
+    image.set_qform(np.eye(4), code=1)
+    image.set_sform(np.diag([-1.0, 1, 1, 1]), code=2)
+    nibabel.save(image, tmp_path / "scan.nii")
+    (remark,) = load_scan(tmp_path / "scan.nii").remarks
+    assert "sform and qform" in remark
+    image.set_sform(np.eye(4), code=2)
+    nibabel.save(image, tmp_path / "same.nii")
+    assert load_scan(tmp_path / "same.nii").remarks == ()
+
+
+def test_a_nifti_header_in_metres_is_read_in_mm(tmp_path):
+    image = nibabel.Nifti1Image(phantom(4).T, np.diag([0.001, 0.001, 0.0025, 1]))
+    image.header.set_xyzt_units("meter")
+    nibabel.save(image, tmp_path / "scan.nii")
+    scan = load_scan(tmp_path / "scan.nii")
+    assert scan.frame.spacings() == ((3, 2.5),)
+    assert "meters" in scan.remarks[0]
