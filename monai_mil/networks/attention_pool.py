@@ -107,7 +107,7 @@ class RunningPool:
         self.count = 0
 
     def add(self, scores: Tensor, rows: Tensor) -> None:
-        """Take in a chunk: scores ``[h, m]``, rows ``[m, i]``."""
+        """Take in a chunk: scores ``[h, m]`` of the pool's type, rows ``[m, i]``."""
         bound = torch.maximum(self.largest, scores.amax(dim=1, keepdim=True))
         shrink = (self.largest - bound).exp()
         share = (scores - bound).exp()

@@ -59,7 +59,7 @@ class _NormedProjection(torch.autograd.Function):
         token, slices, scale, shift, weight = ctx.saved_tensors
         exact = exact_dtype(weight.dtype)
         with torch.autocast(grad.device.type, enabled=False):
-            cast = weight.to(ctx.dtype)
+            cast, weight = weight.to(ctx.dtype), weight.to(exact)
             rows = torch.cat([token, slices], dim=1).to(ctx.dtype)
             outer = (grad.flatten(0, 1).T @ rows.flatten(0, 1)).to(exact)
             grad_bias = grad.sum(dim=(0, 1), dtype=exact)

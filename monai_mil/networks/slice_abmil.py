@@ -81,7 +81,8 @@ class SliceABMIL(MILNetwork):
             hidden_bias, hidden_weight = self.hidden.bias.to(dtype), weight.to(dtype)
             for rows in chunks:
                 hidden = torch.addmm(hidden_bias, rows.to(dtype), hidden_weight.T).tanh_()
-                pool.add(self.score(hidden.to(self.score.weight.dtype)).T, rows.to(weight.dtype))
+                scores = exact_matmul(hidden, self.score.weight.T) + self.score.bias
+                pool.add(scores.T, rows.to(weight.dtype))
         return pool.result()
 
     def _whole(self, image: Tensor, mask: Tensor | None) -> dict[str, Tensor]:

@@ -211,6 +211,20 @@ def test_autocast_keeps_the_answer_and_attention_in_float32(network: nn.Module, 
             assert output[key].dtype == torch.float32
 
 
+def test_a_network_of_bfloat16_trains_and_answers_in_float32(network: nn.Module, instance: tuple[int, ...]) -> None:
+    if len(instance) > 1:
+        pytest.skip("what encodes pixels takes them as float32")
+    image = bag(instance, 20)
+    exact = network(image)
+    network.bfloat16()
+    with torch.no_grad():
+        torch.testing.assert_close(network(image), exact, rtol=0.1, atol=0.1)
+    network.train()(image).square().sum().backward()
+    for parameter in network.parameters():
+        assert parameter.grad is not None
+        assert parameter.grad.dtype == torch.bfloat16
+
+
 def test_it_scripts_with_the_same_result_and_errors(network: nn.Module, instance: tuple[int, ...]) -> None:
     stored = io.BytesIO()
     torch.jit.save(torch.jit.script(network), stored)
