@@ -114,7 +114,10 @@ def log_attention(output: Mapping[str, Tensor], renormalize: bool = True, per_he
     share = "attention_share" in output and not renormalize
     name = "attention_logits" if "attention_logits" in output else "attention_share" if share else "attention"
     if name not in output:
-        raise ValueError(f"Normal Guidance needs a network with attention; the output has {', '.join(sorted(output))}")
+        raise ValueError(
+            f"Normal Guidance needs a network with attention, the output has {', '.join(sorted(output))}; "
+            "give the term the weight 0 (guidance_lambda of the bundle) or choose another network"
+        )
     scores = _exact(output[name])
     if scores.dim() != 3 or 0 in scores.shape:
         raise ValueError(f"attention must be [b, heads, instances] with an instance, got {list(scores.shape)}")

@@ -310,7 +310,7 @@ def test_a_scan_without_slices_is_refused() -> None:
 
 def test_a_network_without_attention_is_refused() -> None:
     output = MeanPooling(4, 2)(torch.randn(1, 4, 3), return_dict=True)
-    with pytest.raises(ValueError, match=r"needs a network with attention; the output has .*logits"):
+    with pytest.raises(ValueError, match=r"needs a network with attention, the output has .*logits; give .* weight 0"):
         NormalGuidance()({name: value for name, value in output.items() if "attention" not in name}, LABEL)
 
 
