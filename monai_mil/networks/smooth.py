@@ -31,7 +31,7 @@ class SmoothOperator(nn.Module):
     Args:
         neighbours: slices ``i`` and ``j`` are neighbours where ``0 < |i - j| <= neighbours``.
         steps: how often to average.
-        exact: solve for the limit of infinitely many steps instead.
+        exact: solve for the limit of infinitely many steps instead; ONNX cannot hold it.
 
     Raises:
         ValueError: ``neighbours`` or ``steps`` is below 1.
@@ -90,7 +90,10 @@ class SmoothOperator(nn.Module):
         return _Steps.apply(signal, alpha, inverse_degree, self.neighbours, self.steps, transposed)
 
     def _whole(self, signal: Tensor, inverse_degree: Tensor, transposed: bool) -> Tensor:
-        """The same in plain operations: what TorchScript, traces and ONNX hold; the exact solve is dense here."""
+        """The same in plain operations: what TorchScript, traces and ONNX hold.
+
+        The exact solve is dense here, and not for ONNX, which has none.
+        """
         alpha = torch.sigmoid(self.raw_alpha).to(signal.dtype)
         if self.exact:
             index = torch.arange(signal.shape[2], device=signal.device)
