@@ -47,3 +47,19 @@ def test_one_slice_has_no_width() -> None:
     mean, std = attention_moments(torch.ones(1, 1, 1), torch.tensor([7.5]))
     assert mean.item() == 7.5
     assert std.item() == 0.0
+
+
+def test_the_moments_of_the_official_loss() -> None:
+    """Of the scores ``sin(0.7 j (h + 1) + b) + 0.05 j (1 - 0.3 h)`` of slices j from 1, heads h and scans b from 0."""
+    place = torch.arange(1, 13, dtype=torch.float64)
+    scores = torch.stack(
+        [
+            torch.stack([torch.sin(0.7 * place * (h + 1) + b) + 0.05 * place * (1 - 0.3 * h) for h in range(3)])
+            for b in (0, 1)
+        ]
+    )
+    mask = torch.arange(12) < torch.tensor([[7], [12]])
+    mean, std = attention_moments(scores.masked_fill(~mask[:, None], -torch.inf).softmax(dim=2), mask=mask)
+    torch.testing.assert_close(mean[0], torch.tensor([3.032358, 3.9096994, 4.1505473]).double(), rtol=0, atol=1e-6)
+    torch.testing.assert_close(std[0], torch.tensor([1.616764, 2.1572073, 2.2290801]).double(), rtol=0, atol=1e-6)
+    assert (mean[1, 0].item(), std[1, 0].item()) == pytest.approx((7.3814145, 3.73046), abs=1e-6)

@@ -42,6 +42,13 @@ def test_plain_attention_in_chunks_takes_a_mask_with_holes() -> None:
     torch.testing.assert_close(chunked, whole)
 
 
+def test_plain_attention_does_not_know_the_order_of_the_slices() -> None:
+    network, image, order = SliceABMIL(6, 2, attention_dim=4), torch.randn(1, 6, 20), torch.randperm(20)
+    given, shuffled = (network(bag, return_dict=True) for bag in (image, image[:, :, order]))
+    torch.testing.assert_close(shuffled["logits"], given["logits"])
+    torch.testing.assert_close(shuffled["attention"], given["attention"][:, :, order])
+
+
 def test_a_slice_scores_the_share_of_features_it_gives_the_maximum() -> None:
     image = torch.tensor([[[1.0, 5.0, 2.0], [9.0, 0.0, 9.0], [0.0, 0.0, 3.0], [4.0, 6.0, 5.0]]])
     output = FeatureMaxPooling(4, 2)(image, return_dict=True)
