@@ -79,10 +79,10 @@ def embed(
     overlap: Annotated[int, typer.Option(help="Overlap of neighbouring tiles, in pixels at the target mpp.")] = 0,
     min_tissue: Annotated[float, typer.Option(help="Smallest fraction of tissue of a tile that is kept.")] = 0.25,
     mpp: Annotated[float | None, typer.Option(help="Level-0 pixel size of slides whose files lack it.")] = None,
-    batch_size: Annotated[int, typer.Option(help="Tiles the encoder sees at once.")] = 64,
+    batch_size: Annotated[int, typer.Option(min=1, help="Tiles the encoder sees at once.")] = 64,
     device: Annotated[str, typer.Option(help="Where the encoder runs: cpu, cuda, cuda:1 ...")] = "cpu",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace bags made with other settings.")] = False,
-    workers: Annotated[int, typer.Option(help="Processes on this machine; over 1 needs the extra 'scale'.")] = 1,
+    workers: Annotated[int, typer.Option(min=1, help="Processes on this machine; over 1 needs the extra 'scale'.")] = 1,
     scheduler: Annotated[str | None, typer.Option(help="Address of a Dask scheduler to spread slides over.")] = None,
 ) -> None:
     """Turn slides into bags of features; run it again to go on where it stopped."""
@@ -139,10 +139,10 @@ def embed_scans(
         bool, typer.Option("--spatial", help="Keep the token map of each slice, not one vector.")
     ] = False,
     allow_gaps: Annotated[bool, typer.Option("--allow-gaps", help="Take series with missing slices.")] = False,
-    chunk: Annotated[int, typer.Option(help="Slices the encoder sees at once.")] = 64,
+    chunk: Annotated[int, typer.Option(min=1, help="Slices the encoder sees at once.")] = 64,
     device: Annotated[str, typer.Option(help="Where the encoder runs: cpu, cuda, cuda:1 ...")] = "cpu",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace bags made with other settings.")] = False,
-    workers: Annotated[int, typer.Option(help="Processes on this machine; over 1 needs the extra 'scale'.")] = 1,
+    workers: Annotated[int, typer.Option(min=1, help="Processes on this machine; over 1 needs the extra 'scale'.")] = 1,
     scheduler: Annotated[str | None, typer.Option(help="Address of a Dask scheduler to spread scans over.")] = None,
 ) -> None:
     """Turn CT scans into bags of features, one instance a slice; run it again to go on where it stopped."""

@@ -76,6 +76,18 @@ class _ErrorKeepingFile(io.FileIO):
             return size or 0
 
 
+def make_folder(folder: Path) -> None:
+    """Make a folder, with those above it, unless it is there.
+
+    Raises:
+        OutputError: it cannot be made; names it and the system's reason.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise write_error(folder, error) from error
+
+
 def write_error(path: Path, error: BaseException) -> OutputError:
     """The error for a file that could not be written, with the system's reason."""
     cause: BaseException | None = error

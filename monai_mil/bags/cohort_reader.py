@@ -7,6 +7,7 @@ import io
 import json
 import math
 import os
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -93,7 +94,7 @@ def read_cohort(
     path = Path(path)
     table = _read_json(path) if path.suffix.lower() == ".json" else _read_csv(path)
     if not table.rows:
-        raise CohortError(f"cohort '{path}': no slides; add one row for every slide")
+        raise CohortError(f"cohort '{path}': no slides or scans; add one row for each")
     if {"slide_id", "scan_id"} <= set(table.columns):
         raise CohortError(f"cohort '{path}', row 1: both 'slide_id' and 'scan_id'; keep the one that names the bags")
     labels = tuple(labels)
@@ -183,12 +184,19 @@ def _json_rows(path: Path, content: Any) -> Iterator[tuple[str, dict[str, Any]]]
             listed = [name for name in _PLAIN if isinstance(cells.get(name), list)]
             if listed:
                 raise CohortError(
-                    f"cohort '{path}', {row}, column '{listed[0]}': a list; give one item for every slide"
+                    f"cohort '{path}', {row}, column '{listed[0]}': a list; give one item for every slide or scan"
                 )
             place = cells.get("path") or cells.get("image") or ""
-            named = {} if "scan_id" in cells else {"slide_id": slide_id(str(place))}
+            named = {} if "scan_id" in cells else {"slide_id": _name_of(path.parent, str(place))}
             cells = named | {"path": place} | cells
             yield row, cells if split is None else cells | {"split": split}
+
+
+def _name_of(folder: Path, place: str) -> str:
+    """What a slide, volume file or series folder is called where the table does not say."""
+    if place and Path(folder, place).is_dir():
+        return Path(folder, place).resolve().name  # of a folder named by a UID, no part is a suffix
+    return slide_id(re.sub(r"\.nii\.gz$", ".nii", place, flags=re.IGNORECASE))
 
 
 def _text(value: Any) -> str:

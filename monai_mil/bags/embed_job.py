@@ -15,6 +15,7 @@ from filelock import FileLock, Timeout
 from monai_mil.bags.file import BagFile
 from monai_mil.bags.info import BagInfo
 from monai_mil.errors import BagError, MonaiMILError
+from monai_mil.files import make_folder
 
 if TYPE_CHECKING:
     from monai_mil.encoders import Encoder
@@ -118,7 +119,7 @@ def run_job(job: EmbedJob, encoder: Encoder, on_instances: OnInstances, *, wait:
     """
     start = time.perf_counter()
     try:
-        job.lock.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(job.lock.parent)
         with FileLock(job.lock, timeout=-1 if wait else 0):
             kept = _kept(job, encoder)
             if kept is not None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections import defaultdict
 from collections.abc import Iterable
 from types import TracebackType
 
@@ -12,6 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from monai_mil.bags.embed_job import CaseKind, CaseResult
 
 _SHOWN_REMARKS = 10
+_NUMBER = re.compile(r"\d+(?:\.\d+)?(?:e[+-]?\d+)?")
 
 
 class EmbedProgress:
@@ -39,9 +42,7 @@ class EmbedProgress:
         self._bar.stop()
         if self._remarked:
             self._console.print(f"[bold]{len(self._remarked)} of {self._num_cases} {self._kind.cases} have remarks:[/]")
-            self._list(f"{result.case_id}: {'; '.join(result.remarks)}" for result in self._remarked[:_SHOWN_REMARKS])
-        if len(self._remarked) > _SHOWN_REMARKS:
-            self._list(["and others; all stand in the newest file of runs/"])
+            self._list(_remark_lines(self._remarked, self._kind))
         if self._failed:
             self._console.print(f"[bold red]{len(self._failed)} of {self._num_cases} {self._kind.cases} failed:[/]")
             self._list(result.error or "" for result in self._failed)
@@ -65,3 +66,21 @@ class EmbedProgress:
             self._failed.append(result)
         if result.remarks:
             self._remarked.append(result)
+
+
+def _remark_lines(results: Iterable[CaseResult], kind: CaseKind) -> list[str]:
+    """One line a kind of remark, the rarest first, so that what is usual in a cohort drowns nothing.
+
+    Remarks are of one kind where they differ by numbers only.
+    """
+    kinds: dict[str, list[tuple[str, str]]] = defaultdict(list)
+    for result in results:
+        for remark in result.remarks:
+            kinds[_NUMBER.sub("0", remark)].append((result.case_id, remark))
+    lines = []
+    for said in sorted(kinds.values(), key=len)[:_SHOWN_REMARKS]:
+        case_id, remark = said[0]
+        lines.append(f"{case_id}: {remark}" if len(said) == 1 else f"{len(said)} {kind.cases}, as {case_id}: {remark}")
+    if len(kinds) > _SHOWN_REMARKS or len(lines) < sum(map(len, kinds.values())):
+        lines.append("all of them stand in the newest file of runs/")
+    return lines

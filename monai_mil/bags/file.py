@@ -42,7 +42,7 @@ class BagFile:
         try:
             self._file = h5py.File(self.path, "r")
         except FileNotFoundError:
-            raise BagError(f"bag '{self.path}': no such file; embed the slide first") from None
+            raise BagError(f"bag '{self.path}': no such file; embed the slide or scan first") from None
         except OSError as error:
             raise BagError(f"bag '{self.path}': truncated or not an HDF5 file ({error}); embed it again") from None
         try:
@@ -52,7 +52,7 @@ class BagFile:
             raise
         except (KeyError, OSError, RuntimeError, TypeError, ValueError) as error:
             self.close()
-            raise BagError(f"bag '{self.path}': damaged ({error}); embed the slide again") from error
+            raise BagError(f"bag '{self.path}': damaged ({error}); embed it again") from error
 
     def _read_header(self) -> None:
         features, coords = self._dataset("features"), self._dataset("coords")
@@ -127,7 +127,7 @@ class BagFile:
                 wanted = rows if isinstance(rows, np.ndarray) else list(rows)
                 stored = self._gather(np.arange(self.n)[wanted])
         except OSError as error:
-            raise BagError(f"bag '{self.path}': features cannot be read ({error}); embed the slide again") from error
+            raise BagError(f"bag '{self.path}': features cannot be read ({error}); embed it again") from error
         return np.moveaxis(stored, -1, 1) if self._token_major else stored
 
     def chunks(self, rows: int) -> Iterator[np.ndarray]:
@@ -257,7 +257,7 @@ def _write_features(path: Path, file: h5py.File, features: np.ndarray, info: Bag
         if bad is not None:
             raise BagError(
                 f"bag '{path}': the features of instance {start + bad} are NaN or beyond float16's 65504; "
-                "check the encoder and the slide"
+                "check the encoder and the slide or scan"
             )
         dataset.write_direct(block, dest_sel=np.s_[start : start + len(block)])
 

@@ -114,9 +114,16 @@ def _training_scans(
         )
     console = Console(stderr=True)
     shown = track(training, "statistics of the training scans", console=console, disable=not progress)
+    unread = []
     for path, series_uid in shown:
         try:
             scan = load_scan(path, series_uid=series_uid, allow_gaps=allow_gaps)
-        except Exception:
+        except Exception as error:
+            unread.append(str(error))
             continue
         yield scan
+    if len(unread) == len(training):
+        raise SettingsError(
+            f"preset '{preset.name}': none of the {len(training)} training scans can be read, so it gets no "
+            f"statistics; the first: {unread[0]}"
+        )

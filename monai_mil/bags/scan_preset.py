@@ -11,7 +11,7 @@ from pathlib import Path
 from filelock import FileLock
 
 from monai_mil.errors import SettingsError
-from monai_mil.files import replacing
+from monai_mil.files import make_folder, replacing
 from monai_mil.scans import Scan, SlicePreset, fit_statistics, slice_preset
 
 PRESET_FILE = "preset.json"
@@ -59,7 +59,7 @@ def fitted_preset(
     """
     path = out_dir / PRESET_FILE
     lock = out_dir / ".partial" / f"{PRESET_FILE}.lock"
-    lock.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(lock.parent)
     with FileLock(lock):
         try:
             if path.exists():

@@ -83,12 +83,12 @@ class LoadBagd(MapTransform):
         if self.width is not None and bag.width != self.width:
             raise BagError(
                 f"bag '{bag.path}': {bag.width} feature channels (encoder {bag.info.encoder}), the network takes "
-                f"{self.width}; embed the slides with the network's encoder"
+                f"{self.width}; embed with the network's encoder"
             )
         if self.encoder is not None and bag.info.encoder not in (None, self.encoder):
             raise BagError(
                 f"bag '{bag.path}': made by encoder '{bag.info.encoder}', the network was trained with "
-                f"'{self.encoder}'; embed the slides with that one"
+                f"'{self.encoder}'; embed with that one"
             )
         if self.preset is not None and bag.info.preset is not None:
             self._check_preset(bag, self.preset, SlicePreset.from_record(bag.info.preset))

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 
+import nibabel
 import numpy as np
 import pytest
 import torch
@@ -22,7 +23,7 @@ from monai_mil.bags import (
     scan_datalist,
 )
 from monai_mil.bags.synthetic_scan import lesion_truth, make_scan_cohort
-from monai_mil.errors import BagError, CohortError, ScanReadError, SettingsError
+from monai_mil.errors import BagError, CohortError, OutputError, ScanReadError, SettingsError
 from monai_mil.scans import fit_statistics, list_series, load_scan, slice_preset
 from tests.bags.counting import encoded
 from tests.bags.scans import SliceStatistics, write_nifti
@@ -288,3 +289,43 @@ def test_a_table_says_which_series_of_a_folder_is_meant(two_series, encoder, tmp
     table.write_text(f"scan_id,path,series_uid\nfirst,{folder},{uids[1]}\n")
     report = embed_scans(table, tmp_path / "bags", encoder, progress=False)
     assert f"series_uid {uids[0]} instead of {uids[1]}" in report.failed[0].error
+
+
+def test_what_is_usual_in_a_cohort_is_said_once_and_what_is_rare_first(tmp_path, encoder, capfd):
+    for index in range(4):
+        hu = np.full((16, 20, 3), -1000, np.int16)
+        hu[0, : 2 + index] = -3024
+        forms = np.diag([0.8, 0.8, 2.5, 1.0])
+        image = nibabel.Nifti1Image(hu, None if index == 3 else forms)
+        (tmp_path / "scans").mkdir(exist_ok=True)
+        nibabel.save(image, tmp_path / "scans" / f"{index}.nii")
+    embed_scans(tmp_path / "scans", tmp_path / "bags", encoder)
+    shown = capfd.readouterr().err
+    rare, usual = shown.index("3: the NIfTI header has no orientation"), shown.index("4 scans, as 0: ")
+    assert rare < usual
+    assert shown.count("padding") == 1
+
+
+def test_a_paper_s_preset_says_why_no_training_scan_gives_it_statistics(tmp_path):
+    table = tmp_path / "cohort.csv"
+    table.write_text("scan_id,path,split\na,gone,train\n")
+    with pytest.raises(SettingsError, match=r"none of the 1 training scans can be read.*gone': no such file"):
+        embed_scans(table, tmp_path / "bags", SliceStatistics(tmp_path / "log", channels=1), "head_paper")
+    assert not (tmp_path / "bags" / "preset.json").exists()
+
+
+def test_a_folder_that_cannot_be_made_is_named(scans, tmp_path, table):
+    (tmp_path / "file").touch()
+    report = embed_scans(scans / "b.nii", tmp_path / "file" / "bags", SliceStatistics(tmp_path / "log"), progress=False)
+    assert "file/bags/.partial' cannot be written (Not a directory)" in report.failed[0].error
+    with pytest.raises(OutputError, match="cannot be written"):
+        embed_scans(table, tmp_path / "file" / "bags", SliceStatistics(tmp_path / "log", channels=1), "head_paper")
+
+
+def test_a_data_list_without_names_names_scans_as_their_folder_does(tmp_path):
+    places = ["liver_0.nii.gz", "1.2.840.1", "1.2.840.2/"]
+    for place in places[1:]:
+        (tmp_path / place).mkdir()
+    (tmp_path / "data.json").write_text(json.dumps([{"image": place} for place in places]))
+    names = [case.slide_id for case in read_cohort(tmp_path / "data.json", labels=()).slides]
+    assert names == ["liver_0", "1.2.840.1", "1.2.840.2"]
