@@ -17,6 +17,7 @@ from monai_mil.scans import Scan, ScanFrame, Window
 
 _TRUE = (0, 158, 115)
 _TISSUE_GREY = 128
+_SAME_PLACE_MM = 0.1
 _LETTERS = ("RL", "AP", "FH")
 """What lies at the low and the high end of each patient axis, LPS."""
 
@@ -208,7 +209,8 @@ def _open(heatmap: ScanHeatmap, scan: Scan | str | Path | None) -> Scan:
         if source is None or not Path(source).exists():
             raise ScanReadError(f"scan '{frame.scan_id}': its file or folder was not found; give the path of the scan")
         scan = load_scan(source, series_uid=frame.series_uid or None, allow_gaps=True)
-    if scan.frame.size != frame.size or scan.frame.sop_uids != frame.sop_uids or len(scan) != len(frame):
+    same_slices = scan.frame.size == frame.size and scan.frame.sop_uids == frame.sop_uids and len(scan) == len(frame)
+    if not same_slices or not np.allclose(scan.frame.origins, frame.origins, atol=_SAME_PLACE_MM):
         raise ScanReadError(
             f"scan '{scan.scan_id}': its slices are not those of the heatmap of '{frame.scan_id}'; give the same scan"
         )

@@ -135,6 +135,10 @@ def test_another_or_a_lost_scan_is_named(tmp_path):
     other = scan_of(scan_frame(sop_uids=("9",) * 10))
     with pytest.raises(ScanReadError, match="its slices are not those of the heatmap of 'scan'"):
         export_montage(heatmap, other, tmp_path / "a.png")
+    without_uids = {"sop_uids": ("",) * 10}
+    elsewhere = scan_of(scan_frame(np.arange(10) * 4.0 + 1, **without_uids))
+    with pytest.raises(ScanReadError, match="its slices are not those"):
+        export_montage(scan_heatmap(scan_frame(**without_uids)), elsewhere, tmp_path / "m.png")
     for source in (None, tmp_path / "gone"):
         with pytest.raises(ScanReadError, match="scan 'scan': its file or folder was not found; give the path"):
             export_montage(heatmap, source, tmp_path / "a.png")
