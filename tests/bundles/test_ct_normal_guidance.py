@@ -11,7 +11,7 @@ import pytest
 
 from monai_mil.bags import ShiftedMean, make_shifted_mean_cohort
 from monai_mil.scans import load_scan
-from tests.bundles.common import aurocs, rows, run_bundle, train, weights
+from tests.bundles.common import aurocs, losses, rows, run_bundle, train, train_together, weights
 
 NAME = "ct_normal_guidance"
 
@@ -51,10 +51,12 @@ def test_pooling_without_attention_says_that_it_cannot_be_guided(cohort, tmp_pat
     done = train(NAME, tmp_path, cohort, epochs=1, network_def="%methods::mean_pooling", check=False)
     assert done.returncode != 0
     assert "Normal Guidance needs a network with attention" in done.stderr
+    assert "guidance_lambda" in done.stderr
 
 
-def test_the_papers_selection_is_an_option(cohort, tmp_path):
-    done = train(NAME, tmp_path, cohort, epochs=2, strict_paper_selection=True)
+def test_the_papers_batch_and_selection_take_fewer_scans_than_a_batch(cohort, tmp_path):
+    done = train(NAME, tmp_path, cohort, epochs=2, strict_paper_selection=True, batch_size=64)
+    assert len(losses(done.stdout)) == 2, "48 scans are a step an epoch"
     assert weights(tmp_path)
     trained, validated = aurocs(done.stdout, "train"), aurocs(done.stdout)
     if not any(one > other for one, other in zip(trained, validated, strict=True)):
@@ -90,10 +92,17 @@ def test_slice_labels_may_come_from_a_table(trained, cohort, tmp_path):
 
 def test_slice_supervision_is_the_ceiling(cohort, tmp_path):
     files = ("train", "slice_supervised")
-    log = train(NAME, tmp_path, cohort, epochs=3, files=files, kernel=8).stdout
+    log = train(NAME, tmp_path, cohort, epochs=3, files=files, kernel=8, strict_paper_selection=True).stdout
+    assert "train_slice_auroc" in log
     assert float(re.findall(r"val_slice_auroc: ([\d.]+)", log)[-1]) > 0.9
     train(NAME, tmp_path, cohort, epochs=3, files=(*files, "evaluate"), kernel=8)
     assert report(tmp_path)["auroc"]["value"] > 0.9
+
+
+def test_two_processes_train_on_less_than_a_batch_each(cohort, tmp_path):
+    files = ("train", "multi_gpu_train")
+    done = train_together(NAME, tmp_path, cohort, epochs=1, files=files, batch_size=30)
+    assert len(losses(done.stdout)) == 1, "24 of the 48 scans each"
 
 
 def test_guidance_finds_the_slices_better_at_no_cost_for_the_scan(tmp_path):

@@ -21,6 +21,7 @@ from tests.bundles.common import (
     rows,
     run_bundle,
     train,
+    train_together,
     weights,
 )
 from tests.conftest import ROOT
@@ -118,15 +119,6 @@ def test_a_run_killed_in_an_epoch_resumes_to_the_same_weights(name, cohort, tmp_
     train(name, killed, cohort, epochs=10, resume=True)
     for key, value in weights(whole).items():
         assert torch.equal(weights(killed)[key], value), key
-
-
-def train_together(name, folder, cohort, **options):
-    """The same with two processes, tried twice: gloo itself now and then aborts at the interpreter's exit."""
-    for _ in range(2):
-        done = train(name, folder, cohort, processes=2, check=False, **options)
-        if done.returncode == 0:
-            return done
-    raise AssertionError(done.stdout[-2000:] + done.stderr[-4000:])
 
 
 def test_two_processes_evaluate_as_one_does(name, trained, cohort, tmp_path):
