@@ -15,6 +15,7 @@ from monai_mil.errors import OutputError
 if TYPE_CHECKING:
     import h5py
 
+_MOST_KEPT = 1 << 20
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -54,18 +55,40 @@ def replacing_hdf5(path: Path) -> Iterator[h5py.File]:
 
 
 class _ErrorKeepingFile(io.FileIO):
-    """A file whose failed writes look well to HDF5, which crashes the process on closing a file it cannot flush."""
+    """A file whose failed writes look well to HDF5, which crashes the process on closing a file it cannot flush.
 
-    error: OSError | None = None
+    It crashes as well where its own structures do not read back as it wrote them (on some disks what did not fit reads
+    as zeros), so those are kept in memory from the first failure on. The data of an array is not read again.
+    """
+
+    def __init__(self, path: Path, mode: str) -> None:
+        super().__init__(path, mode)
+        self.error: OSError | None = None
+        self._kept: list[tuple[int, bytes]] = []
 
     def write(self, data: Any, /) -> int:
-        view = memoryview(data).cast("B")
-        try:
-            written = 0
-            while written < len(view):
-                written += super().write(view[written:])
-        except OSError as error:
-            self.error = self.error or error
+        view, start = memoryview(data).cast("B"), self.tell()
+        if self.error is None:
+            try:
+                written = 0
+                while written < len(view):
+                    written += super().write(view[written:])
+            except OSError as error:
+                self.error = error
+        if self.error is not None and len(view) <= _MOST_KEPT:
+            self._kept.append((start, bytes(view)))
+        return len(view)
+
+    def readinto(self, buffer: Any, /) -> int:
+        view, start = memoryview(buffer).cast("B"), self.tell()
+        count = super().readinto(view) or 0
+        if self.error is None:
+            return count
+        view[count:] = bytes(len(view) - count)
+        for at, data in self._kept:
+            first, last = max(at, start), min(at + len(data), start + len(view))
+            if first < last:
+                view[first - start : last - start] = data[first - at : last - at]
         return len(view)
 
     def truncate(self, size: int | None = None, /) -> int:
