@@ -215,13 +215,12 @@ def _places(log_attention: Tensor, positions: Tensor | None) -> Tensor:
 def _check(log_attention: Tensor, places: Tensor, real: Tensor) -> None:
     for bag in torch.nonzero(~real.any(dim=1)).flatten().tolist():
         raise ValueError(f"bag {bag} of the batch has no instance to guide the attention of; leave it out")
-    for name, broken in (
-        ("attention", ~torch.isfinite(log_attention).all(dim=1)),
-        ("positions", ~torch.isfinite(places).all(dim=2)),
+    for name, broken, cause in (
+        ("attention", ~torch.isfinite(log_attention).all(dim=1), "training has diverged; lower the learning rate"),
+        ("positions", ~torch.isfinite(places).all(dim=2), "make the bag again"),
     ):
         for bag in torch.nonzero((broken & real).any(dim=1)).flatten().tolist():
-            cause = "training has diverged" if name == "attention" else "make the bag again"
-            raise ValueError(f"bag {bag} of the batch has {name} that are not finite numbers; {cause}")
+            raise ValueError(f"the {name} of bag {bag} of the batch: not finite numbers; {cause}")
 
 
 def _exact(values: Tensor) -> Tensor:

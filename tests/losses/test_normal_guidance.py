@@ -296,7 +296,7 @@ def test_long_scans_with_extreme_scores_have_finite_penalties_and_gradients(dive
 def test_attention_that_is_not_a_number_names_its_bag(value: float) -> None:
     scores = torch.zeros(3, 1, 4)
     scores[2, 0, 1] = value
-    with pytest.raises(ValueError, match="bag 2 of the batch has attention that are not finite numbers"):
+    with pytest.raises(ValueError, match="the attention of bag 2 of the batch: not finite numbers"):
         NormalGuidance()({"attention_logits": scores}, LABEL)
 
 
@@ -340,7 +340,7 @@ def test_positions_must_be_there_and_be_numbers() -> None:
     with pytest.raises(ValueError, match="prepare_positioned_bag_batch"):
         NormalGuidance(positions=True)(output, LABEL)
     positions = torch.tensor([[1.0, 2, 3], [1, math.nan, 3]])
-    with pytest.raises(ValueError, match="bag 1 of the batch has positions that are not finite"):
+    with pytest.raises(ValueError, match="the positions of bag 1 of the batch: not finite numbers"):
         NormalGuidance(positions=True)({**output, "positions": positions}, LABEL)
     with pytest.raises(ValueError, match="do not fit attention"):
         NormalGuidance(positions=True)({**output, "positions": positions[:, :2]}, LABEL)
