@@ -46,11 +46,6 @@ class SmoothOperator(nn.Module):
         self.exact = exact
         self.raw_alpha = nn.Parameter(torch.tensor(0.0))
 
-    @property
-    def reach(self) -> int:
-        """Slices over which one slice influences another; -1 where every slice does."""
-        return -1 if self.exact else self.steps * self.neighbours
-
     def forward(self, signal: Tensor, mask: Tensor | None = None, transposed: bool = False) -> Tensor:
         """``S f`` for every channel, where ``S`` is the operator, or ``S^T f``.
 
