@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 from collections.abc import Hashable, Mapping, Sequence
@@ -22,6 +23,8 @@ from monai_mil.scans import SlicePreset
 
 if TYPE_CHECKING:
     from monai_mil.encoders import Encoder
+
+logger = logging.getLogger(__name__)
 
 _PER_INSTANCE = ("coords", "positions_mm", "instance_labels")
 
@@ -170,7 +173,7 @@ class EmbedScand(MapTransform):
     """Replace the path of a scan by the features of its slices, in memory; the outcome is as ``LoadBagd``'s.
 
     A series is chosen by the item's ``series_uid`` where it has one that is not empty; the scan is named by the item's
-    ``scan_id`` or ``slide_id``.
+    ``scan_id`` or ``slide_id``. What the reader repaired or assumed is logged.
 
     Args:
         keys: keys of the paths.
@@ -221,6 +224,8 @@ class EmbedScand(MapTransform):
             chunks = embed_scan(scan, self.encoder, self.settings.preset, chunk=self.chunk)
             features = torch.cat([part.cpu() for part in chunks])
             name = embedded.get("scan_id") or embedded.get("slide_id") or scan.scan_id
+            for remark in scan.remarks:
+                logger.info("scan '%s': %s", name, remark)
             info = self.settings.info(scan.frame, self.encoder, name)
             embedded[key] = _bag_tensor(str(embedded[key]), features, info)
             embedded.update(_places(slice_coords(len(scan)), info))

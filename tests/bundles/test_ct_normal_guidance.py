@@ -131,7 +131,8 @@ def test_real_series_go_from_dicom_to_slice_scores(chest_series, head_series, ab
     folder = tmp_path / "scans"
     for name, series in (("chest", chest_series), ("head", head_series), ("abdomen", abdomen_series)):
         shutil.copytree(series, folder / name)
-    infer_scans(folder, tmp_path, slice_formats="['curve','montage','nifti']")
+    done = infer_scans(folder, tmp_path, slice_formats="['curve','montage','nifti']")
+    assert "scan 'head': the slices step at 18.5 degrees to their normal (gantry tilt)" in done.stdout + done.stderr
     predictions = {row["scan_id"]: row for row in rows(tmp_path / "eval" / "predictions.csv")}
     located = {row["scan_id"]: row for row in rows(tmp_path / "eval" / "scans.csv")}
     assert predictions.keys() == located.keys() == {"chest", "head", "abdomen"}
