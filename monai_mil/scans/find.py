@@ -15,7 +15,8 @@ def find_scans(folder: str | Path) -> list[Path]:
 
     Returns:
         Folders that hold CT slices directly, files of multi-frame CT, and volume files. Hidden ones are left out. A
-        folder in which nothing but damaged DICOM is found counts too, so that it is reported and not passed over.
+        folder that cannot be listed or holds nothing but damaged DICOM counts too, so that it is reported and not
+        passed over.
 
     Raises:
         ScanReadError: no such folder.
@@ -23,9 +24,9 @@ def find_scans(folder: str | Path) -> list[Path]:
     folder = Path(folder)
     if not folder.is_dir():
         raise ScanReadError(f"'{folder}': no such folder")
-    found = []
-    for parent, paths in walk_files(folder):
-        found += _scans_in(parent, [path for path in paths if not path.name.startswith(".")])
+    found: list[Path] = []
+    for parent, paths in walk_files(folder, lambda error: found.append(Path(error.filename))):
+        found.extend(_scans_in(parent, [path for path in paths if not path.name.startswith(".")]))
     return sorted(found)
 
 

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 
-def walk_files(folder: Path) -> Iterator[tuple[Path, list[Path]]]:
+def walk_files(folder: Path, on_closed: Callable[[OSError], object]) -> Iterator[tuple[Path, list[Path]]]:
     """Every folder at or below ``folder`` with its regular files, both sorted by name.
 
     Links are followed, but no folder is entered twice, so that a link to a folder above ends nowhere. Hidden folders
     (a file server's snapshots) are left out, and so are pipes and devices: opening them would wait for ever.
+    ``on_closed`` is told of every folder that cannot be listed, which must not pass for an empty one.
     """
     entered: set[tuple[int, int]] = set()
-    for parent, folders, names in os.walk(folder, followlinks=True):
+    for parent, folders, names in os.walk(folder, followlinks=True, onerror=on_closed):
         status = Path(parent).stat()
         if (status.st_dev, status.st_ino) in entered:
             folders.clear()

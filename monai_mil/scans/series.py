@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 from monai_mil.errors import ScanReadError
@@ -55,10 +56,16 @@ def read_folder(folder: Path) -> tuple[list[DicomFile], int]:
     """
     if not folder.is_dir():
         raise ScanReadError(f"scan '{folder}': no such folder")
-    direct = _read_all(path for path in sorted(folder.iterdir()) if path.is_file())
+    folders = walk_files(folder, _raise_closed)
+    direct = _read_all(path for _, paths in islice(folders, 1) for path in paths)
     if any(file.rows for file in direct[0]):
         return direct
-    return _read_all(path for _, paths in walk_files(folder) for path in paths)
+    below = _read_all(path for _, paths in folders for path in paths)
+    return direct[0] + below[0], direct[1] + below[1]
+
+
+def _raise_closed(error: OSError) -> None:
+    raise ScanReadError(f"scan folder '{error.filename}' cannot be read ({error.strerror})") from error
 
 
 def choose_series(folder: Path, series_uid: str | None) -> tuple[list[DicomSlice], bool, list[str]]:

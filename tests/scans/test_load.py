@@ -3,6 +3,7 @@
 import json
 import math
 import os
+from pathlib import Path
 
 import nibabel
 import numpy as np
@@ -204,3 +205,18 @@ def test_a_series_of_damaged_files_only_is_found_so_that_it_is_reported(tmp_path
     for path in write_series(tmp_path / "cut", phantom(3)).iterdir():
         path.write_bytes(path.read_bytes()[: -2 * 12 * 16 - 30])
     assert find_scans(tmp_path) == [tmp_path / "cut"]
+
+
+def test_a_folder_that_cannot_be_listed_is_found_so_that_it_is_reported(tmp_path, monkeypatch):
+    closed = write_series(tmp_path / "closed", phantom(3))
+    listed = os.scandir
+
+    def scandir(path):
+        if Path(path) == closed:  # what the system says to everybody but root
+            raise PermissionError(13, "Permission denied", str(path))
+        return listed(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    assert find_scans(tmp_path) == [closed]
+    with pytest.raises(ScanReadError, match=r"closed' cannot be read \(Permission denied\)"):
+        load_scan(closed)
