@@ -140,8 +140,9 @@ def _read_scan(name: str, score: ArrayLike, label: ArrayLike, share: ArrayLike |
     attention = None if share is None else np.asarray(share, dtype=float)
     if scores.ndim != 1 or scores.shape != labels.shape or (attention is not None and attention.shape != scores.shape):
         raise ValueError(f"scan '{name}': scores {scores.shape} and labels {labels.shape} must both be [slices]")
-    if np.isnan(scores).any() or (attention is not None and np.isnan(attention).any()):
-        raise ValueError(f"scan '{name}': the score of slice {np.isnan(scores).argmax()} is not a number")
+    for what, values in (("score", scores), ("attention", attention)):
+        if values is not None and np.isnan(values).any():
+            raise ValueError(f"scan '{name}': the {what} of slice {np.isnan(values).argmax()} is not a number")
     if attention is not None and ((attention < 0).any() or abs(attention.sum() - 1) > 1e-3):
         attention = None
     return scores, labels, attention

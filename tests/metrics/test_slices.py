@@ -129,6 +129,8 @@ def test_a_scan_that_does_not_fit_is_named() -> None:
         slice_metrics([np.ones(2), np.ones(3)], [np.array([0, 1]), np.array([0, 1])], ["a", "b"])
     with pytest.raises(ValueError, match="scan 'a': the score of slice 1 is not a number"):
         slice_metrics([np.array([1, math.nan])], [np.array([0, 1])], ["a"])
+    with pytest.raises(ValueError, match="scan 'a': the attention of slice 1 is not a number"):
+        slice_metrics([np.ones(2)], [np.array([0, 1])], ["a"], attention=[np.array([1, math.nan])])
     with pytest.raises(ValueError, match="differ in length"):
         slice_metrics([np.ones(2)], [np.array([0, 1])], ["a", "b"])
 
