@@ -67,7 +67,7 @@ class EmbedSettings:
         """The frame of the bag that these settings give for a slide."""
         return BagInfo(
             slide_id=slide_id or slide.slide_id,
-            slide_path=str(slide.path),
+            slide_path=str(slide.path.absolute()),
             encoder=encoder.name,
             encoder_digest=encoder.digest,
             tile_size=self.tile_size,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -43,12 +44,13 @@ class ScanSettings:
 
     def info(self, frame: ScanFrame, encoder: Encoder, scan_id: str) -> BagInfo:
         """The frame of the bag that these settings give for a scan."""
+        path = None if frame.path is None else str(Path(frame.path).absolute())
         return BagInfo(
             slide_id=scan_id,
-            slide_path=frame.path,
+            slide_path=path,
             encoder=encoder.name,
             encoder_digest=encoder.digest,
-            scan=dataclasses.replace(frame, scan_id=scan_id),
+            scan=dataclasses.replace(frame, scan_id=scan_id, path=path),
             preset=self.preset.record(),
         )
 

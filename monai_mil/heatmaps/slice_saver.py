@@ -180,7 +180,7 @@ class SliceSaver:
         elif form == "nifti":
             export_nifti(heatmap, place / f"{scan_id}.nii.gz")
         elif heatmap.frame.path is None or not Path(heatmap.frame.path).exists():
-            logger.warning("no montage of scan '%s': the scan itself was not found", scan_id)
+            logger.warning("no montage of scan '%s': the scan was not found at '%s'", scan_id, heatmap.frame.path)
         else:
             path = place / f"{scan_id}_montage.png"
             export_montage(heatmap, None, path, window=self.window, slices=self.slices, title=scan_id)

@@ -329,3 +329,10 @@ def test_a_data_list_without_names_names_scans_as_their_folder_does(tmp_path):
     (tmp_path / "data.json").write_text(json.dumps([{"image": place} for place in places]))
     names = [case.slide_id for case in read_cohort(tmp_path / "data.json", labels=()).slides]
     assert names == ["liver_0", "1.2.840.1", "1.2.840.2"]
+
+
+def test_a_bag_finds_its_scan_from_any_folder(scans, encoder, tmp_path, monkeypatch):
+    monkeypatch.chdir(scans)
+    embed_scans("b.nii", tmp_path / "bags", encoder, progress=False)
+    with BagFile(tmp_path / "bags" / "b.h5") as bag:
+        assert bag.info.slide_path == bag.info.scan.path == str(scans / "b.nii")

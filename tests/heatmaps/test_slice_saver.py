@@ -142,7 +142,7 @@ def test_a_raw_series_has_its_montage_and_its_uids(tmp_path):
         f"scan_id,pred,prob_negative,prob_positive\n{frame.scan_id},positive,0,1\n"
     )
     page = write_report(tmp_path / "predictions.csv", tmp_path / "heatmaps", tmp_path / "a.html", tiles=3).read_text()
-    assert "window -600/1500 HU" in page
+    assert "window (centre/width) -600/1500 HU" in page
     assert page.count("data:image/jpeg;base64,") == 1
 
 
