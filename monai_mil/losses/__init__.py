@@ -7,11 +7,13 @@ from monai_mil.losses.instance import InstanceBCE
 from monai_mil.losses.mil_loss import MILLoss
 from monai_mil.losses.normal_guidance import NormalGuidance, normal_guidance
 from monai_mil.losses.parameter_l1 import ParameterL1
+from monai_mil.losses.smooth_svm import InstanceSmoothSVM
 
 __all__ = [
     "BagBCE",
     "BagCrossEntropy",
     "InstanceBCE",
+    "InstanceSmoothSVM",
     "MILLoss",
     "NormalGuidance",
     "ParameterL1",

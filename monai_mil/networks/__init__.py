@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from monai_mil.networks.abmil import ABMIL
+from monai_mil.networks.clam import CLAM_MB, CLAM_SB
 from monai_mil.networks.contract import MILNetwork, instance_scores
 from monai_mil.networks.feature_pooling import FeatureMaxPooling, FeatureMeanPooling
 from monai_mil.networks.instance_encoder import InstanceEncoderMIL
@@ -16,6 +17,8 @@ from monai_mil.networks.transmil1d import TransMIL1D
 
 __all__ = [
     "ABMIL",
+    "CLAM_MB",
+    "CLAM_SB",
     "FeatureMaxPooling",
     "FeatureMeanPooling",
     "InstanceEncoderMIL",

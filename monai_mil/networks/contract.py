@@ -3,21 +3,25 @@
 A network derives from :class:`MILNetwork` and implements :meth:`MILNetwork.describe`. The keys a network may put into
 its output, every one of them batch-first so that MONAI engines can decollate it:
 
-======================  ==================  ===============================================================
-key                     shape               meaning
-======================  ==================  ===============================================================
-``logits``              ``[b, c]``          the answer; what the network returns unless asked for the dict
-``attention``           ``[b, h, n]``       a distribution over the real instances, 0 on padding
-``attention_logits``    ``[b, h, n]``       its scores before normalisation, ``-inf`` on padding
-``attention_share``     ``[b, h, n]``       attention before it is brought to sum 1, where a class token took a part;
-                                            ``attention_logits`` is then its logarithm
-``bag``                 ``[b, d']``         the bag vector that is classified
-``instance_logits``     ``[b, c, n]``       class evidence of every instance
-``heatmap``             ``[b, c, n, h, w]`` class evidence of every token of every instance
-``instance_scores``     ``[b, c, n]``       what localisation uses, where it is none of the above
-``prob``                ``[b, c]``          where the network's own answer is a probability
-``mask``                ``[b, n]``          True where an instance is real; present when it was given
-======================  ==================  ===============================================================
+==========================  ==================  ===============================================================
+key                         shape               meaning
+==========================  ==================  ===============================================================
+``logits``                  ``[b, c]``          the answer; what the network returns unless asked for the dict
+``attention``               ``[b, h, n]``       a distribution over the real instances, 0 on padding
+``attention_logits``        ``[b, h, n]``       its scores before normalisation, ``-inf`` on padding
+``attention_share``         ``[b, h, n]``       attention before it is brought to sum 1, where a class token took part;
+                                                ``attention_logits`` is then its logarithm
+``bag``                     ``[b, d']``         the bag vector that is classified
+``instance_logits``         ``[b, c, n]``       class evidence of every instance
+``top_instance_logits``     ``[b, c, k]``       class evidence of the most attended instances, highest attention first;
+                                                ``-inf`` where the bag has fewer
+``bottom_instance_logits``  ``[b, c, k]``       likewise of the least attended, lowest attention first
+``critical``                ``[b, c]``          index of the instance that speaks most for a class
+``heatmap``                 ``[b, c, n, h, w]`` class evidence of every token of every instance
+``instance_scores``         ``[b, c, n]``       what localisation uses, where it is none of the above
+``prob``                    ``[b, c]``          where the network's own answer is a probability
+``mask``                    ``[b, n]``          True where an instance is real; present when it was given
+==========================  ==================  ===============================================================
 """
 
 from __future__ import annotations

@@ -29,11 +29,16 @@ KEYS = {
     "attention_share": "bhn",
     "bag": "bd",
     "instance_logits": "bcn",
+    "top_instance_logits": "bck",
+    "bottom_instance_logits": "bck",
+    "critical": "bc",
     "heatmap": "bcnyx",
     "instance_scores": "bcn",
     "prob": "bc",
     "mask": "bn",
 }
+
+EVIDENCE = ("instance_logits", "top_instance_logits", "bottom_instance_logits")
 
 
 def bag(instance: tuple[int, ...], n: int, batch: int = 1) -> Tensor:
@@ -69,6 +74,13 @@ def network(example: tuple[nn.Module, tuple[int, ...]]) -> nn.Module:
 @pytest.fixture
 def instance(example: tuple[nn.Module, tuple[int, ...]]) -> tuple[int, ...]:
     return example[1]
+
+
+def objective(network: nn.Module, image: Tensor) -> Tensor:
+    """A loss of the answer and of the class evidence of instances, which some networks teach on its own."""
+    output = network(image, return_dict=True)
+    evidence = [output[key] for key in ("logits", *EVIDENCE) if key in output]
+    return torch.stack([part[part.isfinite()].square().sum() for part in evidence]).sum()
 
 
 def padded(image: Tensor, real: int) -> tuple[Tensor, Tensor]:
@@ -193,7 +205,7 @@ def test_half_precision_features_are_widened(network: nn.Module, instance: tuple
 
 def test_gradients_reach_every_parameter_and_the_input(network: nn.Module, instance: tuple[int, ...]) -> None:
     image = bag(instance, 6, batch=2).requires_grad_()
-    network.train()(image).square().sum().backward()
+    objective(network.train(), image).backward()
     assert image.grad is not None
     assert torch.isfinite(image.grad).all()
     without = [name for name, parameter in network.named_parameters() if parameter.grad is None]
@@ -219,7 +231,7 @@ def test_a_network_of_bfloat16_trains_and_answers_in_float32(network: nn.Module,
     network.bfloat16()
     with torch.no_grad():
         torch.testing.assert_close(network(image), exact, rtol=0.1, atol=0.1)
-    network.train()(image).square().sum().backward()
+    objective(network.train(), image).backward()
     for parameter in network.parameters():
         assert parameter.grad is not None
         assert parameter.grad.dtype == torch.bfloat16
