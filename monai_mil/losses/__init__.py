@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from monai_mil.losses.bag import BagBCE, BagCrossEntropy
 from monai_mil.losses.instance import InstanceBCE
+from monai_mil.losses.max_instance import MaxInstance
 from monai_mil.losses.mil_loss import MILLoss
 from monai_mil.losses.normal_guidance import NormalGuidance, normal_guidance
 from monai_mil.losses.parameter_l1 import ParameterL1
@@ -15,6 +16,7 @@ __all__ = [
     "InstanceBCE",
     "InstanceSmoothSVM",
     "MILLoss",
+    "MaxInstance",
     "NormalGuidance",
     "ParameterL1",
     "normal_guidance",

@@ -5,7 +5,9 @@ from __future__ import annotations
 from monai_mil.networks.abmil import ABMIL
 from monai_mil.networks.clam import CLAM_MB, CLAM_SB
 from monai_mil.networks.contract import MILNetwork, instance_scores
+from monai_mil.networks.dsmil import DSMIL
 from monai_mil.networks.feature_pooling import FeatureMaxPooling, FeatureMeanPooling
+from monai_mil.networks.insight import INSIGHT
 from monai_mil.networks.instance_encoder import InstanceEncoderMIL
 from monai_mil.networks.moments import attention_moments
 from monai_mil.networks.pooling import MaxPooling, MeanPooling
@@ -17,8 +19,10 @@ from monai_mil.networks.transmil1d import TransMIL1D
 
 __all__ = [
     "ABMIL",
+    "INSIGHT",
     "CLAM_MB",
     "CLAM_SB",
+    "DSMIL",
     "FeatureMaxPooling",
     "FeatureMeanPooling",
     "InstanceEncoderMIL",

@@ -1,0 +1,33 @@
+"""A bag's loss on its most suspicious instance of every class."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from torch import Tensor, nn
+
+
+class MaxInstance(nn.Module):
+    """A bag loss of ``max_i instance_logits_i`` in the place of the bag's logits: what teaches DSMIL's first stream.
+
+    Args:
+        loss: the bag loss, such as ``BagBCE`` or ``BagCrossEntropy``.
+    """
+
+    def __init__(self, loss: nn.Module) -> None:
+        super().__init__()
+        self.loss = loss
+
+    def forward(self, output: Mapping[str, Tensor], label: Tensor) -> Tensor:
+        """Scalar loss of ``output["instance_logits"]`` ``[b, c, n]`` over the real instances.
+
+        Raises:
+            ValueError: the network tells no instance logits.
+        """
+        logits = output.get("instance_logits")
+        if logits is None:
+            raise ValueError(f"the network gives no instance_logits; its output has {', '.join(sorted(output))}")
+        mask = output.get("mask")
+        if mask is not None:
+            logits = logits.masked_fill(~mask[:, None], -float("inf"))
+        return self.loss({"logits": logits.amax(dim=2)}, label)
