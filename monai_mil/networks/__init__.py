@@ -15,14 +15,15 @@ from monai_mil.networks.slice_abmil import SliceABMIL
 from monai_mil.networks.slice_classifier import SliceClassifier
 from monai_mil.networks.smooth_abmil import SmoothABMIL
 from monai_mil.networks.smooth_transformer1d import SmoothTransformer1D
+from monai_mil.networks.transmil import TransMIL
 from monai_mil.networks.transmil1d import TransMIL1D
 
 __all__ = [
     "ABMIL",
-    "INSIGHT",
     "CLAM_MB",
     "CLAM_SB",
     "DSMIL",
+    "INSIGHT",
     "FeatureMaxPooling",
     "FeatureMeanPooling",
     "InstanceEncoderMIL",
@@ -33,6 +34,7 @@ __all__ = [
     "SliceClassifier",
     "SmoothABMIL",
     "SmoothTransformer1D",
+    "TransMIL",
     "TransMIL1D",
     "attention_moments",
     "instance_scores",

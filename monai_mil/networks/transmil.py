@@ -1,0 +1,200 @@
+"""TransMIL (Shao et al., NeurIPS 2021)."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from monai_mil.networks.contract import MILNetwork, exact_dtype, exact_matmul
+from monai_mil.networks.ct_reference import load_reference, size_of
+from monai_mil.networks.nystrom import NystromAttention
+
+REFERENCE_NAMES = {
+    r"_fc1\.0\.": "hidden.",
+    r"_fc2\.": "classifier.",
+    r"cls_token": "token",
+    r"(layer\d)\.norm\.": r"norm_\1.",
+    r"(layer\d)\.attn\.to_qkv\.": r"\1.project.",
+    r"(layer\d)\.attn\.to_out\.0\.": r"\1.output.",
+    r"(layer\d)\.attn\.res_conv\.": r"\1.mix.",
+    r"pos_layer\.proj\.": "positions.seven.",
+    r"pos_layer\.proj1\.": "positions.five.",
+    r"pos_layer\.proj2\.": "positions.three.",
+}
+
+
+class TransMIL(MILNetwork):
+    """A transformer over the tiles of a slide, laid out as a square in the order of the bag.
+
+    ``h_i = relu(W x_i + b)``; the first tiles are repeated until there are ``s^2``; a class token comes first; then
+    ``x + Nystroem(LN(x))``, depthwise positions on the square, ``x + Nystroem(LN(x))``, ``LN`` of the token, and
+    ``logits = C z + c``. The order of the tiles matters.
+
+    The output holds ``logits``, ``bag`` ``[b, hidden_dim]`` and the class token's attention to the tiles in the last
+    layer: ``attention_logits``, its exact scores (Nystroem's product is an approximation and may be negative), without
+    the repeated tiles, and ``attention``, their softmax over the tiles. A tile's score is its attention, averaged over
+    heads.
+
+    A bag is worked on whole, time and memory linear in the number of tiles. Only the token's row of the last layer is
+    computed.
+
+    Args:
+        in_channels: ``d``, width of an instance's features.
+        num_classes: ``c``.
+        hidden_dim: width of a token.
+        heads: of both layers, a divisor of ``hidden_dim``.
+        landmarks: of the Nystroem attention; None for the reference's, half of ``hidden_dim``.
+        dropout: on the result of both layers in training.
+
+    Raises:
+        ValueError: ``heads`` does not divide ``hidden_dim``.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        num_classes: int,
+        hidden_dim: int = 512,
+        heads: int = 8,
+        landmarks: int | None = None,
+        dropout: float = 0.1,
+    ) -> None:
+        super().__init__(num_classes)
+        if landmarks is None:
+            landmarks = hidden_dim // 2
+        self.hidden = nn.Linear(in_channels, hidden_dim)
+        self.token = nn.Parameter(torch.randn(1, 1, hidden_dim))
+        self.norm_layer1 = nn.LayerNorm(hidden_dim)
+        self.layer1 = NystromAttention(hidden_dim, heads, landmarks, dropout=dropout)
+        self.positions = SquarePositions(hidden_dim)
+        self.norm_layer2 = nn.LayerNorm(hidden_dim)
+        self.layer2 = NystromAttention(hidden_dim, heads, landmarks, dropout=dropout)
+        self.norm = nn.LayerNorm(hidden_dim)
+        self.classifier = nn.Linear(hidden_dim, num_classes)
+
+    def describe(self, image: Tensor, mask: Tensor | None) -> dict[str, Tensor]:
+        """See :meth:`MILNetwork.forward`."""
+        if mask is None:
+            return self._answer(*self._look(image))
+        bags: list[Tensor] = []
+        scores: list[Tensor] = []
+        for index in range(image.shape[0]):  # a bag's length decides how its tiles are laid out
+            real = mask[index]
+            bag, real_scores = self._look(image[index : index + 1, :, real])
+            wide = real_scores.new_full([1, real_scores.shape[1], image.shape[2]], -float("inf"))
+            bags.append(bag)
+            scores.append(wide.masked_scatter(real, real_scores))
+        return self._answer(torch.cat(bags), torch.cat(scores))
+
+    def _look(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """The class token behind both layers ``[b, i]`` and its exact scores ``[b, h, n]`` for real tiles only."""
+        rows = image.transpose(1, 2).to(self.hidden.weight.dtype)
+        tiles = F.relu(self.hidden(rows))
+        count = tiles.shape[1]
+        side = square_side(count)
+        tiles = fill_square(tiles, side)
+        tokens = torch.cat([self.token.expand(tiles.shape[0], -1, -1).to(tiles.dtype), tiles], dim=1)
+        tokens = tokens + self.layer1(self.norm_layer1(tokens))
+        tokens = torch.cat([tokens[:, :1], self.positions(tokens[:, 1:], side)], dim=1)
+        normed = self.norm_layer2(tokens)
+        real = torch.arange(count, device=tokens.device) + 1
+        token = tokens[:, 0] + self.layer2.row(normed, 0)
+        return self.norm(token.to(self.norm.weight.dtype)), self.layer2.scores(normed, 0).index_select(2, real)
+
+    def _answer(self, bag: Tensor, scores: Tensor) -> dict[str, Tensor]:
+        return {
+            "logits": exact_matmul(bag, self.classifier.weight.T) + self.classifier.bias,
+            "attention": torch.softmax(scores, dim=2),
+            "attention_logits": scores,
+            "bag": bag.to(exact_dtype(bag.dtype)),
+        }
+
+    @staticmethod
+    @torch.jit.unused
+    def contract_example() -> tuple[MILNetwork, tuple[int, ...]]:
+        """A small network and the shape ``[d]`` of one of its instances, for the contract's tests."""
+        return TransMIL(12, 3, hidden_dim=16, heads=2), (12,)
+
+    @classmethod
+    def from_reference(cls, state_dict: Mapping[str, Tensor], heads: int = 8, dropout: float = 0.1) -> TransMIL:
+        """A TransMIL checkpoint.
+
+        Args:
+            state_dict: parameters under the reference's names.
+            heads: of its layers, eight in the reference.
+            dropout: as in the constructor; a checkpoint does not tell.
+
+        Raises:
+            ValueError: the names or shapes are another network's.
+        """
+        parameters = {}
+        for name, tensor in state_dict.items():
+            for theirs, ours in REFERENCE_NAMES.items():
+                name = re.sub(rf"^{theirs}", ours, name)
+            parameters[name] = tensor.float().squeeze(3) if name.endswith("mix.weight") else tensor.float()
+        hidden_dim, in_channels = (size_of(parameters, "hidden.weight", axis) for axis in (0, 1))
+        network = cls(in_channels, size_of(parameters, "classifier.weight", 0), hidden_dim, heads, dropout=dropout)
+        load_reference(network, parameters)
+        return network
+
+
+class SquarePositions(nn.Module):
+    """``x + k3 * x + k5 * x + k7 * x`` over a square of tiles, depthwise and zero-padded: TransMIL's PPEG.
+
+    The kernels and the identity are added up first: one convolution of width 7.
+
+    Args:
+        channels: ``i``.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.three = nn.Conv2d(channels, channels, 3, padding=1, groups=channels)
+        self.five = nn.Conv2d(channels, channels, 5, padding=2, groups=channels)
+        self.seven = nn.Conv2d(channels, channels, 7, padding=3, groups=channels)
+
+    def forward(self, tiles: Tensor, side: int) -> Tensor:
+        """``[b, side * side, i]`` to the same."""
+        square = tiles.transpose(1, 2).unflatten(2, [side, side])
+        if torch.jit.is_tracing():  # ONNX has no convolution with a computed kernel
+            mixed = square + self.three(square) + self.five(square) + self.seven(square)
+        else:
+            mixed = self._at_once(square)
+        return mixed.flatten(2).transpose(1, 2)
+
+    def _at_once(self, square: Tensor) -> Tensor:
+        kernel = F.pad(self.three.weight, [2, 2, 2, 2]) + F.pad(self.five.weight, [1, 1, 1, 1]) + self.seven.weight
+        centre = torch.zeros_like(kernel[:1, :, :, :])
+        centre[:, :, 3, 3] = 1
+        three, five, seven = self.three.bias, self.five.bias, self.seven.bias
+        assert three is not None  # TorchScript cannot know
+        assert five is not None
+        assert seven is not None
+        return F.conv2d(square, kernel + centre, three + five + seven, padding=3, groups=kernel.shape[0])
+
+
+def square_side(count: int) -> int:
+    """Side of the smallest square that holds ``count`` tiles; what is exported computes it from its own bag."""
+    if torch.jit.is_scripting():
+        return math.ceil(math.sqrt(count))
+    if torch.jit.is_tracing():
+        return torch.as_tensor(count).double().sqrt().ceil().long()  # type: ignore[return-value]
+    if torch.compiler.is_exporting():
+        side: int = torch.scalar_tensor(count, dtype=torch.double).sqrt().ceil().long().item()  # type: ignore[assignment]
+        torch._check(side >= 2)
+        return side
+    return math.ceil(torch.sym_sqrt(count))
+
+
+def fill_square(tiles: Tensor, side: int) -> Tensor:
+    """``[b, n, i]`` to ``[b, side * side, i]``: the first tiles once more behind the last."""
+    if torch.jit.is_scripting():
+        return torch.cat([tiles, tiles[:, : side * side - tiles.shape[1]]], dim=1)
+    if torch.compiler.is_exporting():  # which cannot see that a slice of this length fits
+        return tiles.index_select(1, torch.arange(side * side, device=tiles.device) % tiles.shape[1])
+    return torch.cat([tiles, tiles[:, : side * side - tiles.shape[1]]], dim=1)
