@@ -17,7 +17,9 @@ key                         shape               meaning
                                                 ``-inf`` where the bag has fewer
 ``bottom_instance_logits``  ``[b, c, k]``       likewise of the least attended, lowest attention first
 ``critical``                ``[b, c]``          index of the instance that speaks most for a class
-``heatmap``                 ``[b, c, n, h, w]`` class evidence of every token of every instance
+``heatmap``                 ``[b, c, n, h, w]`` class evidence of every token of every instance, 0 on padding
+``threshold``               ``[b, c]``          splits ``heatmap``: what is strictly above is foreground
+``detection_logits``        ``[b, c, n, h, w]`` evidence of every token before its surroundings speak; 0 on padding
 ``instance_scores``         ``[b, c, n]``       what localisation uses, where it is none of the above
 ``prob``                    ``[b, c]``          where the network's own answer is a probability
 ``mask``                    ``[b, n]``          True where an instance is real; present when it was given
@@ -63,13 +65,18 @@ class MILNetwork(nn.Module):
         if torch.jit.is_scripting():
             return self.describe(check_bag(image, mask), mask)["logits"]
         if not torch.jit.is_tracing() and not torch.compiler.is_compiling():
-            image = check_bag(image.as_subclass(Tensor), mask)
+            image = self.admit(image.as_subclass(Tensor), mask)
         output = self.describe(image, mask)
         if not return_dict:
             return output["logits"]
         if mask is not None:
             output["mask"] = mask
         return output  # type: ignore[return-value]
+
+    @torch.jit.unused
+    def admit(self, image: Tensor, mask: Tensor | None) -> Tensor:
+        """:func:`check_bag`; a network that finds features that are not finite on its way may do less."""
+        return check_bag(image, mask)
 
     def describe(self, image: Tensor, mask: Tensor | None) -> dict[str, Tensor]:
         """The whole output for a checked batch; see this module for the keys."""
@@ -89,6 +96,14 @@ def check_bag(image: Tensor, mask: Tensor | None) -> Tensor:
     Raises:
         ValueError: see :meth:`MILNetwork.forward`.
     """
+    check_shape(image, mask)
+    if bool(torch.isfinite(image.detach().sum())):
+        return image
+    return _zero_padding(image, mask)
+
+
+def check_shape(image: Tensor, mask: Tensor | None) -> None:
+    """The part of :func:`check_bag` that reads no feature."""
     if image.dim() != 3 and image.dim() != 5:
         raise ValueError(f"a bag must be [b, d, n] or [b, d, n, h, w], got {list(image.shape)}")
     if image.shape[0] == 0 or image.shape[2] == 0:
@@ -100,9 +115,6 @@ def check_bag(image: Tensor, mask: Tensor | None) -> Tensor:
             )
         if not bool(mask.any(dim=1).all()):
             raise ValueError("a bag without instances has no prediction: a row of the mask is all False")
-    if bool(torch.isfinite(image.detach().sum())):
-        return image
-    return _zero_padding(image, mask)
 
 
 def _zero_padding(image: Tensor, mask: Tensor | None) -> Tensor:

@@ -33,6 +33,8 @@ KEYS = {
     "bottom_instance_logits": "bck",
     "critical": "bc",
     "heatmap": "bcnyx",
+    "detection_logits": "bcnyx",
+    "threshold": "bc",
     "instance_scores": "bcn",
     "prob": "bc",
     "mask": "bn",

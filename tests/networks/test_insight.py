@@ -1,0 +1,359 @@
+"""INSIGHT: the reference's numbers, exact gradients in chunks, little memory."""
+
+from __future__ import annotations
+
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from monai_mil.losses import BagBCE, MILLoss, SpectralDecoupling
+from monai_mil.networks import INSIGHT, instance_scores
+from monai_mil.networks.insight import _renamed
+from tests.conftest import shared
+from tests.networks import insight_recipe
+
+CLOSE = {"rtol": 0, "atol": 1e-5}
+
+
+@pytest.fixture(params=["binary", "multilabel"])
+def reference(request: pytest.FixtureRequest) -> dict[str, Tensor]:
+    with np.load(shared(f"golden/insight_{request.param}.npz")) as file:
+        return {name: torch.from_numpy(file[name]) for name in file}
+
+
+def channel_first(maps: Tensor) -> Tensor:
+    """A batch of one bag, ``[1, c, n, h, w]``, of tiles ``[n, c, h, w]``."""
+    return maps.float().transpose(0, 1)[None]
+
+
+def loss_of(output: dict[str, Tensor], label: Tensor, smoothing: float, decoupling: float) -> Tensor:
+    """The paper's loss in the precision of the output: cross-entropy of the probability, spectral decoupling."""
+    target = label.to(output["prob"]) * (1 - smoothing) + smoothing / 2
+    penalty = decoupling / 2 * output["detection_logits"].square().mean()
+    return F.binary_cross_entropy(output["prob"], target[None]) + penalty
+
+
+@pytest.mark.parametrize("chunk", [1, 2, 32])
+def test_the_reference_s_maps_and_gradients_are_reproduced(reference: dict[str, Tensor], chunk: int) -> None:
+    weights = {name.removeprefix("weight."): value for name, value in reference.items() if name.startswith("weight.")}
+    network = INSIGHT.from_reference(weights)
+    network.chunk_instances = chunk
+    output = network(channel_first(reference["input"]), return_dict=True)
+    heatmap, threshold = output["heatmap"], output["threshold"]
+    torch.testing.assert_close(heatmap, channel_first(reference["out.heatmap_before_threshold"]), **CLOSE)
+    torch.testing.assert_close(threshold[0], reference["out.otsu_threshold"], rtol=0, atol=1e-7)
+    foreground = heatmap * (heatmap > threshold[:, :, None, None, None])
+    torch.testing.assert_close(foreground, channel_first(reference["out.heatmap"]), **CLOSE)
+    torch.testing.assert_close(output["prob"][0], reference["out.prob_smoothmax8"], **CLOSE)
+    smoothing, decoupling = float(reference["meta.label_smoothing"]), float(reference["meta.lambda_sd"])
+    terms = {"bag": BagBCE(smoothing), "decoupling": SpectralDecoupling()}
+    loss = MILLoss(terms, {"decoupling": decoupling})
+    loss(output, reference["label"][None]).backward()
+    torch.testing.assert_close(loss.last["bag"], reference["loss.bce"], **CLOSE)
+    torch.testing.assert_close(decoupling * loss.last["decoupling"], reference["loss.spectral_decoupling"], **CLOSE)
+    gradients = {name: parameter.grad for name, parameter in network.tiles.named_parameters()}
+    for name, expected in reference.items():
+        if name.startswith("grad."):
+            got = gradients[_renamed(name.removeprefix("grad."))]
+            expected = expected.permute(1, 2, 0) if expected.dim() == 3 else expected
+            assert (got - expected).norm() / expected.norm() < 5e-5, name
+
+
+def test_the_specification_s_golden_numbers() -> None:
+    network = insight_recipe.network()
+    network.chunk_instances = 4
+    output = network(insight_recipe.image(), return_dict=True)
+    heatmap, threshold = output["heatmap"][0], output["threshold"][0]
+
+    def close(got: Tensor, *expected: float) -> None:
+        torch.testing.assert_close(got.flatten(), torch.tensor(expected, dtype=torch.double), rtol=1e-9, atol=1e-9)
+
+    close(torch.stack([heatmap.min(), heatmap.max()]), 0.005105781, 0.911870992)
+    close(heatmap[0, 0, 0, :3], 0.2133515455, 0.1053681040, 0.0196835229)
+    close(heatmap[1, 5, 13, 11:], 0.4988730635, 0.3983552630, 0.3108520197)
+    close(threshold, 0.3008670904, 0.3007178941)
+    kept = heatmap > threshold[:, None, None, None]
+    assert kept.flatten(1).sum(1).tolist() == [339, 378]
+    close((heatmap * kept).flatten(1).sum(1), 153.2351078, 164.1252904)
+    close(output["prob"], 0.5927252100, 0.5429677271)
+    label = torch.tensor([1.0, 0.0])
+    close(loss_of(output, label, 0.1, 0.0), 0.6580864970)
+    close(0.01 * SpectralDecoupling()(output, label[None]), 0.0057774888)
+    loss_of(output, label, 0.1, 0.01).backward()
+    tiles = network.tiles
+    close(tiles.projection.convolution.weight.grad.norm(), 2.4312476738)
+    close(tiles.context_score.weight.grad.norm(), 0.7898943605)
+    close(tiles.detection_score.bias.grad.norm(), 0.1435156636)
+    close(tiles.context[0].scale.grad.norm(), 0.0385612798)
+
+
+def trained(network: INSIGHT, image: Tensor, chunk: int, mask: Tensor | None = None) -> list[Tensor]:
+    """Probability, loss and all gradients, those of the input too, of one step."""
+    network.chunk_instances = chunk
+    network.zero_grad()
+    image = image.detach().requires_grad_()
+    output = network(image, mask, return_dict=True)
+    loss = loss_of(output, torch.tensor([1.0, 0.0, 1.0]), 0.1, 0.05) if mask is None else output["prob"].square().sum()
+    loss.backward()
+    return [output["prob"], loss, image.grad, *(p.grad.clone() for p in network.parameters())]
+
+
+def small(**options: object) -> INSIGHT:
+    torch.manual_seed(0)
+    return INSIGHT(10, 3, **({"grid": (5, 4), "reduced": 8, "widths": (8, 6, 6)} | options)).double()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"norm": "group"}, {"projection": "linear"}, {"pool_over": "foreground"}],
+    ids=lambda options: "-".join(options.values()) or "paper",
+)
+def test_neither_result_nor_gradient_depends_on_the_chunk(options: dict[str, str]) -> None:
+    network = small(**options)
+    image = torch.randn(1, 10, 23, 5, 4, dtype=torch.double)
+    whole = trained(network, image, 23)
+    for chunk in (1, 7):
+        for got, expected in zip(trained(network, image, chunk), whole, strict=True):
+            assert (got - expected).norm() <= 1e-9 * expected.norm() + 1e-18
+
+
+@pytest.mark.parametrize("chunk", [1, 4, 50])
+def test_chunks_take_a_mask_with_holes(chunk: int) -> None:
+    network = small()
+    image = torch.randn(2, 10, 12, 5, 4, dtype=torch.double)
+    mask = torch.rand(2, 12) < 0.6
+    mask[:, 3] = True
+    got = trained(network, image, chunk, mask)
+    prob, gradients = [], []
+    for bag, real in zip(image, mask, strict=True):
+        alone = trained(network, bag[None, :, real], 50, torch.ones(1, int(real.sum()), dtype=torch.bool))
+        prob.append(alone[0])
+        gradients.append(alone[3:])
+    torch.testing.assert_close(got[0], torch.cat(prob))
+    for index, gradient in enumerate(got[3:]):
+        torch.testing.assert_close(gradient, gradients[0][index] + gradients[1][index])
+    assert (got[2].movedim(1, 2)[~mask] == 0).all()
+
+
+def test_gradients_of_chunks_are_those_of_finite_differences() -> None:
+    network = small(chunk_instances=2, pool_over="foreground", reduced=4, widths=(4, 3, 3))
+    image = torch.randn(1, 10, 3, 5, 4, dtype=torch.double, requires_grad=True)
+    maps = ("heatmap", "detection_logits", "prob")
+
+    def run(image: Tensor, *_: Tensor) -> list[Tensor]:
+        output = network(image, return_dict=True)
+        return [output[key] for key in maps]
+
+    assert torch.autograd.gradcheck(run, (image, network.tiles.context[1].shift, network.tiles.detection_score.weight))
+
+
+@pytest.mark.parametrize("frozen", [("projection",), ("projection", "detection")])
+def test_frozen_parts_get_no_gradient_and_the_others_the_same(frozen: tuple[str, ...]) -> None:
+    network = small()
+    image = torch.randn(1, 10, 9, 5, 4, dtype=torch.double)
+    everything = dict(zip(dict(network.named_parameters()), trained(network, image, 4)[3:], strict=True))
+    network.zero_grad(set_to_none=True)
+    still = tuple(f"tiles.{part}" for part in frozen)
+    for name, parameter in network.named_parameters():
+        parameter.requires_grad_(not name.startswith(still))
+    loss_of(network(image, return_dict=True), torch.tensor([1.0, 0.0, 1.0]), 0.1, 0.05).backward()
+    for name, parameter in network.named_parameters():
+        if name.startswith(still):
+            assert parameter.grad is None
+        else:
+            torch.testing.assert_close(parameter.grad, everything[name])
+
+
+def test_a_bag_in_chunks_from_elsewhere_equals_the_whole_bag() -> None:
+    network = small().float().eval()
+    tiles = torch.randn(1000, 10, 5, 4).half()
+    chunks = [tiles[:0], *tiles.split(77)]
+    output = network.pool_chunks(chunk.numpy() for chunk in chunks)
+    whole = network(tiles.transpose(0, 1)[None], return_dict=True)
+    assert output.keys() == whole.keys()
+    for key in output:
+        torch.testing.assert_close(output[key], whole[key], rtol=1e-5, atol=1e-6)
+
+
+def test_chunks_are_checked_like_a_bag() -> None:
+    network = small().float()
+    with pytest.raises(ValueError, match="without instances"):
+        network.pool_chunks([])
+    broken = torch.zeros(9, 10, 5, 4)
+    broken[7, 2, 1, 1] = torch.inf
+    with pytest.raises(ValueError, match="not finite, first in instance 7"):
+        network.pool_chunks(broken.split(4))
+    with pytest.raises(ValueError, match="grid 5 x 4"):
+        network.pool_chunks([torch.zeros(3, 10, 4, 4)])
+
+
+def test_a_million_tiles_are_evaluated_in_chunks() -> None:
+    torch.manual_seed(0)
+    network = INSIGHT(4, 1, grid=(1, 2), reduced=4, widths=(4, 4, 4), chunk_instances=8192).eval()
+    block = torch.randn(50_000, 4, 1, 2)
+    output = network.pool_chunks(block for _ in range(20))
+    assert output["heatmap"].shape == (1, 1, 1_000_000, 1, 2)
+    with torch.no_grad():
+        once = network(block.transpose(0, 1)[None], return_dict=True)
+    # The same map twenty times over has the same histogram, threshold and weighted mean.
+    torch.testing.assert_close(output["prob"], once["prob"], rtol=0, atol=1e-6)
+    torch.testing.assert_close(output["threshold"], once["threshold"], rtol=0, atol=0)
+
+
+def peak_of(step: object) -> int:
+    """Highest private memory above the start while ``step`` runs, in bytes; mapped files do not count."""
+
+    def private() -> int:
+        line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("RssAnon"))
+        return int(line.split()[1]) << 10
+
+    start, highest, done = private(), [0], threading.Event()
+
+    def watch() -> None:
+        while not done.is_set():
+            highest[0] = max(highest[0], private() - start)
+            time.sleep(0.002)
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    step()
+    done.set()
+    watcher.join()
+    return highest[0]
+
+
+def test_training_from_disk_holds_one_chunk_in_memory(tmp_path: Path) -> None:
+    """1,200 float16 tiles of 14 x 14 x 128 take 60 MB, their activations in one piece 2 GB."""
+    torch.manual_seed(0)
+    path = tmp_path / "tiles.npy"
+    np.save(path, np.random.default_rng(0).standard_normal((1200, 14, 14, 128)).astype(np.float16))
+    network = INSIGHT(128, 1, chunk_instances=8)
+
+    def step(count: int) -> None:
+        image = torch.from_numpy(np.load(path, mmap_mode="c")[:count]).movedim(-1, 0)[None]
+        MILLoss({"bag": BagBCE()})(network(image, return_dict=True), torch.ones(1, 1)).backward()
+
+    step(64)
+    few, many = peak_of(lambda: step(64)), peak_of(lambda: step(1200))
+    assert many - few < 30e6
+    assert many < 150e6
+
+
+def test_bfloat16_training_follows_float32() -> None:
+    """Bags of several chunks and of one in the same autocast region: what one casts must not starve the other."""
+    network = INSIGHT(32, 1, grid=(6, 6), reduced=16, widths=(16, 8, 8), chunk_instances=4)
+    image = torch.randn(1, 32, 15, 6, 6)
+    gradients = []
+    for enabled in (False, True):
+        network.zero_grad()
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=enabled):
+            outputs = [network(bag, return_dict=True) for bag in (image, image[:, :, :3])]
+            loss = sum(output["detection_logits"].square().mean() + output["prob"].sum() for output in outputs)
+        loss.backward()
+        gradients.append(torch.cat([p.grad.flatten() for p in network.parameters()]))
+    assert torch.cosine_similarity(*gradients, dim=0) > 0.99
+
+
+@pytest.mark.parametrize("grid", [(14, 14), (16, 16), (37, 37)])
+def test_any_token_grid_can_be_built(grid: tuple[int, int]) -> None:
+    network = INSIGHT(8, 2, grid=grid)
+    output = network(torch.randn(1, 8, 2, *grid), return_dict=True)
+    assert output["heatmap"].shape == (1, 2, 2, *grid)
+    assert instance_scores(output).shape == (1, 2, 2)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "parameters"), [((1024, 14), 669_954), ((1280, 16), 779_522), ((1024, 37), 2_171_394)]
+)
+def test_the_network_is_the_published_one(sizes: tuple[int, int], parameters: int) -> None:
+    channels, side = sizes
+    network = INSIGHT(channels, 1, grid=(side, side))
+    assert sum(parameter.numel() for parameter in network.parameters()) == parameters
+
+
+def test_group_norm_starts_as_the_paper_s_layer_norm_and_takes_any_grid() -> None:
+    layer, group = small(), small(norm="group", grid=None)
+    state = {n: p if group.state_dict()[n].shape == p.shape else p[0, 0] for n, p in layer.state_dict().items()}
+    group.load_state_dict(state)
+    image = torch.randn(1, 10, 3, 5, 4, dtype=torch.double)
+    torch.testing.assert_close(group(image), layer(image))
+    assert group(torch.randn(1, 10, 2, 9, 7, dtype=torch.double)).shape == (1, 3)
+
+
+def test_a_linear_projection_has_no_normalisation() -> None:
+    network = small(projection="linear")
+    assert isinstance(network.tiles.projection, torch.nn.Conv2d)
+    assert network(torch.randn(1, 10, 2, 5, 4, dtype=torch.double)).isfinite().all()
+
+
+def test_foreground_probability_is_smooth_max_of_what_otsu_keeps() -> None:
+    network = small(pool_over="foreground")
+    output = network(torch.randn(1, 10, 30, 5, 4, dtype=torch.double), return_dict=True)
+    for heatmap, threshold, prob in zip(output["heatmap"][0], output["threshold"][0], output["prob"][0], strict=True):
+        kept = heatmap[heatmap > threshold]
+        torch.testing.assert_close((torch.softmax(8 * kept, 0) * kept).sum(), prob)
+
+
+def test_a_flat_heatmap_is_kept_whole_and_told_of() -> None:
+    network = small()
+    with torch.no_grad():
+        for score in (network.tiles.detection_score, network.tiles.context_score):
+            score.weight.zero_()
+    network.chunk_instances = 2
+    with pytest.warns(UserWarning, match="the same everywhere"):
+        output = network(torch.randn(1, 10, 6, 5, 4, dtype=torch.double), return_dict=True)
+    heatmap = output["heatmap"]
+    assert (heatmap > output["threshold"][:, :, None, None, None]).all()
+    torch.testing.assert_close(output["prob"], heatmap[:, :, 0, 0, 0])
+    output["logits"].sum().backward()
+    assert network.tiles.detection_score.bias.grad.abs().sum() > 0
+
+
+def test_logits_are_those_of_the_probability_and_finite() -> None:
+    network = small()
+    image = torch.randn(4, 10, 6, 5, 4, dtype=torch.double)
+    output = network(image, return_dict=True)
+    torch.testing.assert_close(output["logits"].sigmoid(), output["prob"])
+    with torch.no_grad():
+        for bias, expected in ((60.0, 0.999), (-60.0, 1e-12)):
+            network.tiles.detection_score.bias.fill_(bias)
+            network.tiles.context_score.bias.fill_(-60.0)
+            network.tiles.context_score.weight.zero_()
+            network.tiles.detection_score.weight.mul_(1e-3)
+            logits = network(image)
+            torch.testing.assert_close(logits.sigmoid(), torch.full_like(logits, expected))
+
+
+def test_bags_it_was_not_made_for_are_refused() -> None:
+    network = small()
+    with pytest.raises(ValueError, match=r"takes bags \[b, 10, n, h, w\]"):
+        network(torch.zeros(1, 12, 3, 5, 4))
+    with pytest.raises(ValueError, match=r"takes bags \[b, 10, n, h, w\]"):
+        network(torch.zeros(1, 10, 3))
+    with pytest.raises(ValueError, match="grid 5 x 4, the bag has 14 x 14"):
+        network(torch.zeros(1, 10, 3, 14, 14))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"norm": "batch"}, "norm must be one of layer, group"),
+        ({"projection": "none"}, "projection must be one of conv_gelu_ln, linear"),
+        ({"pool_over": "some"}, "pool_over must be one of all, foreground"),
+        ({"grid": None}, "needs the token grid"),
+    ],
+)
+def test_options_that_do_not_exist_are_refused(options: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        small(**options)
+
+
+def test_another_method_s_checkpoint_is_refused() -> None:
+    with pytest.raises(ValueError, match="not this network's state dict"):
+        INSIGHT.from_reference({"fc.weight": torch.zeros(2, 2)})
