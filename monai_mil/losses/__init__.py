@@ -9,6 +9,7 @@ from monai_mil.losses.mil_loss import MILLoss
 from monai_mil.losses.normal_guidance import NormalGuidance, normal_guidance
 from monai_mil.losses.parameter_l1 import ParameterL1
 from monai_mil.losses.smooth_svm import InstanceSmoothSVM
+from monai_mil.losses.spectral_decoupling import SpectralDecoupling
 
 __all__ = [
     "BagBCE",
@@ -19,5 +20,6 @@ __all__ = [
     "MaxInstance",
     "NormalGuidance",
     "ParameterL1",
+    "SpectralDecoupling",
     "normal_guidance",
 ]
