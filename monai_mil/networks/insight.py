@@ -53,8 +53,9 @@ class INSIGHT(MILNetwork):
     of the lesion: an operating point is chosen on validation data, 0.5 means nothing.
 
     The output holds ``logits`` and ``prob``, ``heatmap`` (``H``, 0 on padding), ``threshold`` (``T``; ``H'`` is what
-    lies strictly above; -1 where ``H`` is flat: then all of it is kept) and ``detection_logits`` (``z``, for spectral decoupling). ``logits`` are those of ``prob``,
-    brought into [1e-12, 0.999]: above, the paper's loss has no gradient either.
+    lies strictly above; -1 where ``H`` is flat: then all of it is kept) and ``detection_logits`` (``z``, for spectral
+    decoupling). ``logits`` are those of ``prob``, brought into [1e-12, 0.999]: above, the paper's loss has no gradient
+    either.
 
     Training holds the activations of ``chunk_instances`` tiles, whatever the bag's size: the backward pass computes
     them again, see :mod:`monai_mil.networks.tile_chunks`. The bag may be a memory-mapped float16 tensor.
