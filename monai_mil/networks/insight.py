@@ -172,13 +172,25 @@ class INSIGHT(MILNetwork):
     def _whole(self, image: Tensor, mask: Tensor | None) -> dict[str, Tensor]:
         """The same in plain operations on the whole batch: what TorchScript, traces and ONNX hold."""
         tiles = image.transpose(1, 2)
-        heatmap, detection = self._token_maps(tiles.flatten(0, 1))
+        heatmap, detection = self._maps_of_all(tiles.flatten(0, 1))
         heatmap = heatmap.unflatten(0, (image.shape[0], image.shape[2])).transpose(1, 2)
         detection = detection.unflatten(0, (image.shape[0], image.shape[2])).transpose(1, 2)
         if mask is not None:
             hole = ~mask[:, None, :, None, None]
             heatmap, detection = heatmap.masked_fill(hole, 0.0), detection.masked_fill(hole, 0.0)
         return self._answer(heatmap, detection, mask)
+
+    def _maps_of_all(self, tiles: Tensor) -> tuple[Tensor, Tensor]:
+        """:meth:`_token_maps` of any number of tiles; in TorchScript, which knows loops, a chunk at a time."""
+        if not torch.jit.is_scripting():
+            return self._token_maps(tiles)
+        heatmaps: list[Tensor] = []
+        detections: list[Tensor] = []
+        for start in range(0, tiles.shape[0], self.chunk_instances):
+            heatmap, detection = self._token_maps(tiles[start : start + self.chunk_instances])
+            heatmaps.append(heatmap)
+            detections.append(detection)
+        return torch.cat(heatmaps), torch.cat(detections)
 
     def _token_maps(self, tiles: Tensor) -> tuple[Tensor, Tensor]:
         """Heatmap and detection logits, ``[m, c, h, w]`` each."""

@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from skimage.filters import threshold_otsu
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from monai_mil.losses import BagBCE, MILLoss, SpectralDecoupling
@@ -91,6 +92,58 @@ def test_the_specification_s_golden_numbers() -> None:
     close(tiles.context_score.weight.grad.norm(), 0.7898943605)
     close(tiles.detection_score.bias.grad.norm(), 0.1435156636)
     close(tiles.context[0].scale.grad.norm(), 0.0385612798)
+
+
+class PlainINSIGHT(nn.Module):
+    """The specification's layers one after the other, channels first, under the reference's names."""
+
+    def __init__(self, in_channels: int, labels: int, grid: tuple[int, int]) -> None:
+        super().__init__()
+
+        def layer(inputs: int, outputs: int, kernel: int) -> list[nn.Module]:
+            border = [nn.ReplicationPad2d(1)] if kernel == 3 else []
+            return [*border, nn.Conv2d(inputs, outputs, kernel), nn.GELU(), nn.LayerNorm((outputs, *grid))]
+
+        def branch(kernel: int) -> nn.Sequential:
+            hidden = [*layer(128, 128, kernel), *layer(128, 64, kernel), *layer(64, 64, kernel)]
+            return nn.Sequential(*hidden, *layer(64, labels, kernel)[:-2])
+
+        self.reduce_dimension_block = nn.Sequential(*layer(in_channels, 128, 1))
+        self.backbone_block, self.context_block = branch(1), branch(3)
+
+    def forward(self, tiles: Tensor) -> tuple[Tensor, Tensor]:
+        reduced = self.reduce_dimension_block(tiles)
+        detection = self.backbone_block(reduced)
+        return detection.sigmoid() * (1 - self.context_block(reduced).sigmoid()), detection
+
+
+@pytest.mark.parametrize("chunk", [1, 7, 40])
+def test_it_equals_the_plain_layers_in_float64(chunk: int) -> None:
+    torch.manual_seed(0)
+    plain = PlainINSIGHT(24, 2, (6, 5))
+    with torch.no_grad():
+        for parameter in plain.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    network = INSIGHT.from_reference(plain.state_dict()).double()
+    network.chunk_instances = chunk
+    image, label = torch.randn(1, 24, 40, 6, 5, dtype=torch.double), torch.tensor([1.0, 0.0])
+    output = network(image, return_dict=True)
+    loss_of(output, label, 0.1, 0.05).backward()
+
+    heatmap, detection = plain.double()(image[0].transpose(0, 1))
+    rows = heatmap.transpose(0, 1).flatten(1)
+    thresholds = torch.tensor([threshold_otsu(row.detach().numpy()) for row in rows])
+    foreground = rows * (rows > thresholds[:, None])
+    prob = (torch.softmax(8 * foreground, 1) * foreground).sum(1)
+    loss_of({"prob": prob[None], "detection_logits": detection}, label, 0.1, 0.05).backward()
+
+    torch.testing.assert_close(output["threshold"][0], thresholds, rtol=0, atol=1e-12)
+    torch.testing.assert_close(output["heatmap"], heatmap.transpose(0, 1)[None], rtol=0, atol=1e-12)
+    torch.testing.assert_close(output["prob"][0], prob, rtol=1e-12, atol=0)
+    gradients = {name: parameter.grad for name, parameter in network.tiles.named_parameters()}
+    for name, parameter in plain.named_parameters():
+        expected = parameter.grad.permute(1, 2, 0) if parameter.dim() == 3 else parameter.grad
+        assert (gradients[_renamed(name)] - expected).norm() <= 1e-9 * expected.norm(), name
 
 
 def trained(network: INSIGHT, image: Tensor, chunk: int, mask: Tensor | None = None) -> list[Tensor]:
@@ -245,6 +298,15 @@ def test_training_from_disk_holds_one_chunk_in_memory(tmp_path: Path) -> None:
     assert many < 150e6
 
 
+def test_a_scripted_network_holds_one_chunk_in_memory() -> None:
+    network = torch.jit.script(INSIGHT(16, 1, chunk_instances=8).eval())
+    image = torch.randn(1, 600, 14, 14, 16).movedim(-1, 1)
+    with torch.no_grad():
+        for _ in range(3):
+            network(image[:, :, :16])
+        assert peak_of(lambda: network(image)) < 100e6
+
+
 def test_bfloat16_training_follows_float32() -> None:
     """Bags of several chunks and of one in the same autocast region: what one casts must not starve the other."""
     network = INSIGHT(32, 1, grid=(6, 6), reduced=16, widths=(16, 8, 8), chunk_instances=4)
@@ -315,6 +377,7 @@ def test_a_flat_heatmap_is_kept_whole_and_told_of() -> None:
     assert network.tiles.detection_score.bias.grad.abs().sum() > 0
 
 
+@pytest.mark.filterwarnings("ignore:a heatmap is the same everywhere")
 def test_logits_are_those_of_the_probability_and_finite() -> None:
     network = small()
     image = torch.randn(4, 10, 6, 5, 4, dtype=torch.double)
