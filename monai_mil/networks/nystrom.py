@@ -12,7 +12,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from monai_mil.networks.attention_pool import compute_dtype
 from monai_mil.networks.contract import exact_dtype, exact_matmul
+
+CHUNK_TOKENS = 8192
+"""Longer sequences are worked on in chunks of so many tokens where no gradient is wanted."""
 
 
 class NystromAttention(nn.Module):
@@ -57,12 +61,62 @@ class NystromAttention(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """``[b, n, D]`` to the same."""
+        if torch.jit.is_scripting():
+            return self._whole(tokens)
+        if torch.jit.is_tracing() or torch.compiler.is_compiling() or torch.is_grad_enabled():
+            return self._whole(tokens)
+        return self._whole(tokens) if tokens.shape[1] <= CHUNK_TOKENS else self._in_chunks(tokens)
+
+    def _whole(self, tokens: Tensor) -> Tensor:
         tokens, pad = self._pad(tokens)
         query, key, value = self._split(self.project(tokens), 3).unbind(0)
         query_marks, key_marks = self._marks(query), self._marks(key)
         read = self._read(query_marks, key_marks, key, value)
         mixed = F.scaled_dot_product_attention(query, key_marks, read.to(query.dtype)) + self._mix(value)
         return self._out(mixed)[:, pad:]
+
+    @torch.jit.unused
+    def _in_chunks(self, tokens: Tensor) -> Tensor:
+        """The same, without gradients, holding the projections of one chunk; values are projected twice."""
+        pad = -tokens.shape[1] % self.landmarks
+        end, reach = pad + tokens.shape[1], self.mix.weight.shape[2] // 2
+        query_weight, key_weight, value_weight = self.project.weight.chunk(3)
+        marks = self._stream_marks(tokens, pad)
+        query_marks, key_marks = (self._split(F.linear(marks, part), 1)[0] for part in (query_weight, key_weight))
+        read = self._stream_read(tokens, pad, query_marks, key_marks)
+        result = torch.empty(tokens.shape, dtype=compute_dtype(self.output.weight), device=tokens.device)
+        for start in range(pad, end, CHUNK_TOKENS):
+            length = min(CHUNK_TOKENS, end - start)
+            near = _padded_rows(tokens, pad, start - reach, start + length + reach)
+            query = self._split(F.linear(near.narrow(1, reach, length), query_weight), 1)[0]
+            mixed = F.scaled_dot_product_attention(query, key_marks, read.to(query.dtype))
+            mixed += self._mix(self._split(F.linear(near, value_weight), 1)[0]).narrow(2, reach, length)
+            result[:, start - pad : start - pad + length] = self._out(mixed)
+        return result
+
+    def _stream_marks(self, tokens: Tensor, pad: int) -> Tensor:
+        """Landmarks of the tokens themselves, ``[b, m, D]``."""
+        end = pad + tokens.shape[1]
+        group = end // self.landmarks
+        step = group * max(1, CHUNK_TOKENS // group)
+        parts = [_padded_rows(tokens, pad, start, min(start + step, end)) for start in range(0, end, step)]
+        return torch.cat([part.unflatten(1, [-1, group]).mean(dim=2) for part in parts], dim=1)
+
+    def _stream_read(self, tokens: Tensor, pad: int, query_marks: Tensor, key_marks: Tensor) -> Tensor:
+        """:meth:`_read`, with the softmax over the tokens in its online form."""
+        end, scale = pad + tokens.shape[1], query_marks.shape[3] ** -0.5
+        largest = query_marks.new_full([*query_marks.shape[:3], 1], -torch.inf, dtype=exact_dtype(query_marks.dtype))
+        total, gathered = torch.zeros_like(largest), torch.zeros_like(query_marks, dtype=largest.dtype)
+        for start in range(0, end, CHUNK_TOKENS // 4):
+            rows = _padded_rows(tokens, pad, start, min(start + CHUNK_TOKENS // 4, end))
+            key, value = self._split(F.linear(rows, self.project.weight[tokens.shape[2] :]), 2).unbind(0)
+            scores = exact_matmul(query_marks, key.transpose(2, 3)).mul_(scale)
+            bound = torch.maximum(largest, scores.amax(dim=3, keepdim=True))
+            share, shrink = scores.sub_(bound).exp_(), (largest - bound).exp()
+            total = total * shrink + share.sum(dim=3, keepdim=True)
+            gathered = gathered * shrink + exact_matmul(share, value)
+            largest = bound
+        return self._through_landmarks(query_marks, key_marks, gathered / total)
 
     def row(self, tokens: Tensor, place: int) -> Tensor:
         """The result of one token, for less than half of the work: ``forward(tokens)[:, place]``.
@@ -76,6 +130,13 @@ class NystromAttention(nn.Module):
         Returns:
             ``[b, D]``.
         """
+        if torch.jit.is_scripting():
+            return self._whole_row(tokens, place)
+        if torch.jit.is_tracing() or torch.compiler.is_compiling() or torch.is_grad_enabled():
+            return self._whole_row(tokens, place)
+        return self._whole_row(tokens, place) if tokens.shape[1] <= CHUNK_TOKENS else self._row_in_chunks(tokens, place)
+
+    def _whole_row(self, tokens: Tensor, place: int) -> Tensor:
         tokens, pad = self._pad(tokens)
         reach = self.mix.weight.shape[2] // 2
         around = torch.arange(2 * reach + 1, device=tokens.device) + (place + pad)
@@ -86,8 +147,22 @@ class NystromAttention(nn.Module):
         key, value = self._split(F.linear(tokens, self.project.weight[tokens.shape[2] :]), 2).unbind(0)
         key_marks = self._marks(key)
         read = self._read(query_marks, key_marks, key, value)
-        mixed = F.scaled_dot_product_attention(query, key_marks, read.to(query.dtype))
         near = F.pad(value, [0, 0, reach, reach]).index_select(2, around)
+        return self._row_from(query, key_marks, read, near)
+
+    @torch.jit.unused
+    def _row_in_chunks(self, tokens: Tensor, place: int) -> Tensor:
+        pad, reach = -tokens.shape[1] % self.landmarks, self.mix.weight.shape[2] // 2
+        query_weight, key_weight, value_weight = self.project.weight.chunk(3)
+        marks = self._stream_marks(tokens, pad)
+        query_marks, key_marks = (self._split(F.linear(marks, part), 1)[0] for part in (query_weight, key_weight))
+        read = self._stream_read(tokens, pad, query_marks, key_marks)
+        near = _padded_rows(tokens, pad, place + pad - reach, place + pad + reach + 1)
+        query = self._split(F.linear(near.narrow(1, reach, 1), query_weight), 1)[0]
+        return self._row_from(query, key_marks, read, self._split(F.linear(near, value_weight), 1)[0])
+
+    def _row_from(self, query: Tensor, key_marks: Tensor, read: Tensor, near: Tensor) -> Tensor:
+        mixed = F.scaled_dot_product_attention(query, key_marks, read.to(query.dtype))
         mixed = mixed + (near * self.mix.weight[:, 0, :, None]).sum(dim=2, keepdim=True)
         return self._out(mixed)[:, 0]
 
@@ -122,7 +197,10 @@ class NystromAttention(nn.Module):
 
     def _read(self, query_marks: Tensor, key_marks: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """``Z A3 V``, ``[b, h, m, e]``, float32 or better."""
-        gathered = F.scaled_dot_product_attention(query_marks, key, value)
+        return self._through_landmarks(query_marks, key_marks, F.scaled_dot_product_attention(query_marks, key, value))
+
+    def _through_landmarks(self, query_marks: Tensor, key_marks: Tensor, gathered: Tensor) -> Tensor:
+        """``Z gathered``."""
         scale = query_marks.shape[3] ** -0.5
         between = torch.softmax(exact_matmul(query_marks, key_marks.transpose(2, 3)) * scale, dim=3)
         return exact_matmul(pseudo_inverse(between, self.iterations), gathered)
@@ -137,6 +215,13 @@ class NystromAttention(nn.Module):
 
     def _out(self, mixed: Tensor) -> Tensor:
         return F.dropout(self.output(mixed.transpose(1, 2).flatten(2)), self.dropout, self.training)
+
+
+def _padded_rows(tokens: Tensor, pad: int, start: int, stop: int) -> Tensor:
+    """Tokens ``start`` to ``stop`` of the sequence with ``pad`` zeros in front; beyond its ends are zeros too."""
+    inside = tokens[:, max(0, start - pad) : max(0, stop - pad)]
+    before, behind = max(0, min(stop, pad) - start), max(0, stop - max(start, pad + tokens.shape[1]))
+    return F.pad(inside, [0, 0, before, behind])
 
 
 def pseudo_inverse(matrix: Tensor, iterations: int) -> Tensor:

@@ -93,12 +93,11 @@ class TransMIL(MILNetwork):
 
     def _look(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """The class token behind both layers ``[b, i]`` and its exact scores ``[b, h, n]`` for real tiles only."""
-        rows = image.transpose(1, 2).to(self.hidden.weight.dtype)
-        tiles = F.relu(self.hidden(rows))
-        count = tiles.shape[1]
+        tokens = F.relu(self.hidden(image.transpose(1, 2).to(self.hidden.weight.dtype)))
+        count = tokens.shape[1]
         side = square_side(count)
-        tiles = fill_square(tiles, side)
-        tokens = torch.cat([self.token.expand(tiles.shape[0], -1, -1).to(tiles.dtype), tiles], dim=1)
+        tokens = fill_square(tokens, side)  # one name throughout: a long bag's tokens are not kept twice
+        tokens = torch.cat([self.token.expand(tokens.shape[0], -1, -1).to(tokens.dtype), tokens], dim=1)
         tokens = tokens + self.layer1(self.norm_layer1(tokens))
         tokens = torch.cat([tokens[:, :1], self.positions(tokens[:, 1:], side)], dim=1)
         normed = self.norm_layer2(tokens)

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from monai_mil.networks import nystrom
 from monai_mil.networks.nystrom import NystromAttention, pseudo_inverse
 
 
@@ -42,6 +43,43 @@ def test_it_is_its_definition_without_the_long_matrices(n: int) -> None:
     torch.testing.assert_close(layer(tokens), expected)
     for place in {0, n // 2, n - 1}:
         torch.testing.assert_close(layer.row(tokens, place), expected[:, place])
+
+
+@pytest.mark.parametrize("kernel", [1, 5, 33])
+@pytest.mark.parametrize("n", [4, 9, 40, 41, 64, 333])
+def test_chunks_without_gradients_give_the_same(n: int, kernel: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(nystrom, "CHUNK_TOKENS", 7)
+    layer = NystromAttention(24, heads=3, landmarks=8, kernel=kernel).double()
+    tokens = torch.randn(2, n, 24, dtype=torch.double)
+    with torch.no_grad():
+        torch.testing.assert_close(layer._in_chunks(tokens), layer._whole(tokens))
+        for place in {0, n // 2, n - 1}:
+            torch.testing.assert_close(layer._row_in_chunks(tokens, place), layer._whole(tokens)[:, place])
+
+
+def test_chunks_run_under_autocast_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(nystrom, "CHUNK_TOKENS", 16)
+    layer, tokens = NystromAttention(24, heads=3, landmarks=8), torch.randn(1, 50, 24)
+    with torch.no_grad():
+        exact = layer(tokens)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            half = layer(tokens)
+            row = layer.row(tokens, 4)
+    assert half.dtype == row.dtype == torch.bfloat16
+    torch.testing.assert_close(half.float(), exact, rtol=0.05, atol=0.05)
+    torch.testing.assert_close(row.float(), exact[:, 4], rtol=0.05, atol=0.05)
+
+
+def test_chunks_are_taken_for_long_sequences_without_gradients_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    layer = NystromAttention(16, heads=2, landmarks=4)
+    taken = []
+    monkeypatch.setattr(layer, "_in_chunks", lambda tokens: taken.append(tokens.shape[1]) or tokens)
+    monkeypatch.setattr(nystrom, "CHUNK_TOKENS", 20)
+    layer(torch.randn(1, 21, 16))
+    with torch.no_grad():
+        layer(torch.randn(1, 20, 16))
+        layer(torch.randn(1, 21, 16))
+    assert taken == [21]
 
 
 def test_gradients_are_those_of_the_definition() -> None:
