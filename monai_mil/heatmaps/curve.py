@@ -65,6 +65,7 @@ def draw_curve(heatmap: ScanHeatmap, *, title: str | None = None, width: float =
         if attention is not None:
             _draw_attention(axes[-1], heatmap.frame, attention, curves=not joint)
         for axis in axes:
+            _begin_at_zero(axis)
             _shade_labels(axis, heatmap)
             _write_legend(axis)
         axes[-1].set_xlabel("position along the slice normal, mm")
@@ -102,8 +103,6 @@ def _draw_scores(axis: Axes, heatmap: ScanHeatmap) -> None:
     label = f"highest: slice {peak + 1}, {millimetres(positions[peak])}, {number(float(scores[peak]))}"
     axis.plot(positions[peak], scores[peak], "o", ms=9, mfc="none", mec=_colour(INK), mew=1.6, zorder=5, label=label)
     axis.set_ylabel(heatmap.name)
-    low, high = float(scores.min()), float(scores.max())
-    axis.set_ylim(bottom=min(0.0, low) if low >= 0 else None, top=1 if high == low == 0 else None)
 
 
 def moments_mm(attention: np.ndarray, frame: ScanFrame) -> tuple[list[float], list[float]]:
@@ -131,7 +130,12 @@ def _draw_attention(axis: Axes, frame: ScanFrame, attention: np.ndarray, *, curv
         axis.axvline(mean, color=colour, linestyle=(0, (1, 2)), linewidth=1.2)
     if curves:
         axis.set_ylabel("attention")
-        axis.set_ylim(bottom=0)
+
+
+def _begin_at_zero(axis: Axes) -> None:
+    """Unless something is below; called when all lines are drawn, because a limit that is set takes no more of them."""
+    lowest, highest = axis.dataLim.y0, axis.dataLim.y1
+    axis.set_ylim(bottom=0.0 if lowest >= 0 else None, top=1.0 if lowest == highest == 0 else None)
 
 
 def _line(axis: Axes, positions: np.ndarray, values: np.ndarray, **style: Any) -> None:

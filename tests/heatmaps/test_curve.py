@@ -81,3 +81,13 @@ def test_true_and_unknown_slices_are_named_once():
     texts = [text.get_text() for text in axis.get_legend().get_texts()]
     assert texts.count("true slices") == texts.count("unknown") == 1
     assert len(axis.patches) == 5
+
+
+def test_a_bell_higher_than_the_attention_is_drawn_whole():
+    attention = np.full(20, 0.05)
+    (axis,) = draw_curve(scan_heatmap(scan_frame(np.arange(20) * 2.0), scores=attention, attention=attention)).axes
+    (curve,) = [line for line in axis.lines if line.get_label().startswith("normal bell")]
+    highest = curve.get_ydata().max()
+    assert highest > 0.06
+    assert axis.get_ylim()[0] == 0
+    assert axis.get_ylim()[1] > highest
