@@ -1,5 +1,3 @@
-import time
-
 import numpy as np
 import pytest
 import torch
@@ -95,20 +93,3 @@ def test_blank_slices_give_finite_bounded_features(hu):
 def test_weights_are_refused(tmp_path):
     with pytest.raises(EncoderError, match="'ct_texture': it has no weights"):
         get_encoder("ct_texture", weights=tmp_path / "w.safetensors")
-
-
-def test_a_core_does_a_hundred_slices_a_second():
-    encoder, slices = get_encoder("ct_texture"), chest(32)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        best = min(_cpu_seconds(encoder, slices) for _ in range(3))
-    finally:
-        torch.set_num_threads(threads)
-    assert best / len(slices) < 10e-3
-
-
-def _cpu_seconds(encoder, slices) -> float:
-    start = time.process_time()
-    encoder.encode(slices)
-    return time.process_time() - start

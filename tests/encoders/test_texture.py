@@ -1,6 +1,5 @@
 import subprocess
 import sys
-import time
 from concurrent.futures import ThreadPoolExecutor
 
 import cv2
@@ -124,24 +123,6 @@ def test_tumour_is_told_from_normal_tissue():
     # Values a network can be trained on as they are.
     assert np.abs(features).mean() < 1.5
     assert features.std(0).max() < 3
-
-
-def test_a_tile_costs_a_few_milliseconds():
-    encoder = get_encoder("texture")
-    tiles = random_tiles(32, 224).contiguous(memory_format=torch.channels_last)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        best = min(_cpu_seconds(encoder, tiles) for _ in range(3))
-    finally:
-        torch.set_num_threads(threads)
-    assert best / len(tiles) < 3e-3
-
-
-def _cpu_seconds(encoder, tiles) -> float:
-    start = time.process_time()
-    encoder(tiles)
-    return time.process_time() - start
 
 
 def test_it_needs_neither_monai_nor_timm():

@@ -1,4 +1,3 @@
-import time
 from dataclasses import replace
 
 import numpy as np
@@ -139,20 +138,3 @@ def test_scans_without_contrast_are_no_statistics():
         fit_statistics([], slice_preset("chest_paper"))
     with pytest.raises(SettingsError, match="same value everywhere"):
         fit_statistics([scan_of(np.full((2, 8, 8), -2000, np.int16))], slice_preset("chest_paper"), 8)
-
-
-def test_a_slice_of_512_costs_a_few_milliseconds():
-    hu, preset = random_hu((16, 512, 512)), slice_preset("chest_rsna")
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        best = min(_cpu_seconds(hu, preset) for _ in range(3))
-    finally:
-        torch.set_num_threads(threads)
-    assert best / len(hu) < 10e-3
-
-
-def _cpu_seconds(hu, preset) -> float:
-    start = time.process_time()
-    prepare_slices(hu, preset, 224)
-    return time.process_time() - start
