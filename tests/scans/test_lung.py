@@ -8,7 +8,7 @@ from monai_mil.errors import ScanReadError, SettingsError
 from monai_mil.scans import Scan, ScanFrame, load_scan, lung_mask
 from tests.conftest import shared
 
-pytest.importorskip("itk")
+pytest.importorskip("itk", reason="the extra 'itk' is not installed")
 
 
 def dice(found: np.ndarray, truth: np.ndarray) -> float:

@@ -4,7 +4,7 @@ import pytest
 from monai_mil.errors import ScanReadError, SettingsError
 from monai_mil.scans import Scan, ScanFrame, resample
 
-pytest.importorskip("itk")
+pytest.importorskip("itk", reason="the extra 'itk' is not installed")
 
 _CENTRE = np.array([12.0, -20.0, 35.0])
 _RADIUS = 9.0

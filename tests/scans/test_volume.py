@@ -101,7 +101,7 @@ def test_what_is_no_volume_is_refused(tmp_path):
 
 @pytest.mark.parametrize("suffix", ["mha", "mhd", "nrrd"])
 def test_itk_formats_give_the_same_scan_as_nifti(tmp_path, suffix):
-    itk = pytest.importorskip("itk")
+    itk = pytest.importorskip("itk", reason="the extra 'itk' is not installed")
     hu = phantom(5, 6, 7)
     image = itk.image_from_array(hu)
     image.SetSpacing([0.6, 0.9, 3.0])
@@ -115,7 +115,7 @@ def test_itk_formats_give_the_same_scan_as_nifti(tmp_path, suffix):
 
 
 def test_a_damaged_itk_file_is_refused(tmp_path):
-    pytest.importorskip("itk")
+    pytest.importorskip("itk", reason="the extra 'itk' is not installed")
     (tmp_path / "a.mha").write_text("no volume")
     with pytest.raises(ScanReadError, match=r"a\.mha' cannot be read as \.mha"):
         load_scan(tmp_path / "a.mha")

@@ -64,6 +64,6 @@ def test_a_cuda_stream_shows_the_tiles_of_the_cpu(jpeg_slide: Path, lossless_sli
 
 @needs_gpu
 def test_tissue_on_the_gpu_is_the_tissue_of_the_cpu(jpeg_slide: Path) -> None:
-    pytest.importorskip("cupy")
+    pytest.importorskip("cupy", reason="the extra 'gpu' is not installed")
     with open_slide(jpeg_slide) as slide:
         np.testing.assert_array_equal(segment_tissue(slide, device="cuda").mask, segment_tissue(slide).mask)
