@@ -4,6 +4,7 @@ from .curves import Calibration, RocCurve, calibration, roc_curve
 from .handlers import AUROC
 from .instance_handler import InstanceAUROC
 from .instances import instance_auroc
+from .log_loss import LogLoss
 from .report import classification_report
 from .report_saver import ReportSaver
 from .slice_report_saver import SliceReportSaver
@@ -14,6 +15,7 @@ __all__ = [
     "Calibration",
     "InstanceAUROC",
     "Interval",
+    "LogLoss",
     "ReportSaver",
     "RocCurve",
     "SliceFigure",

@@ -14,13 +14,14 @@ from monai_mil.networks import attention_moments, instance_scores
 
 
 class UnpackOutputd(MapTransform):
-    """Replace a network's output dict by its logits and set the rest of it beside, for an engine's ``postprocessing``.
+    """Replace a network's output dict by its answer and set the rest of it beside, for an engine's ``postprocessing``.
 
-    ``data[key]`` becomes ``logits`` ``[c]``; ``attention``, ``instance_logits``, ``mask`` and whatever else the network
-    gave (see :mod:`monai_mil.networks.contract`) become keys of their own, as it gave them, padding and all. Where the
-    output can localise, ``scores`` ``[c, n]`` are its instance scores. Where it has attention and the case
-    ``positions_mm`` ``[n]``, ``attention_center_mm`` and ``attention_width_mm`` ``[h]`` are the mean position of each
-    head's attention and its standard deviation.
+    ``data[key]`` becomes ``prob`` ``[c]`` where the network's own answer is a probability, else ``logits``;
+    ``attention``, ``instance_logits``, ``heatmap``, ``mask`` and whatever else the network gave (see
+    :mod:`monai_mil.networks.contract`) become keys of their own, as it gave them, padding and all. Where the output can
+    localise, ``scores`` ``[c, n]`` are its instance scores. Where it has attention and the case ``positions_mm``
+    ``[n]``, ``attention_center_mm`` and ``attention_width_mm`` ``[h]`` are the mean position of each head's attention
+    and its standard deviation.
 
     Args:
         keys: of decollated outputs of :class:`FullOutputInferer`.
@@ -35,8 +36,9 @@ class UnpackOutputd(MapTransform):
         unpacked = dict(data)
         for key in self.key_iterator(unpacked):
             output: dict[str, Tensor] = unpacked[key]
-            unpacked.update((name, value) for name, value in output.items() if name != "logits")
-            unpacked[key] = output["logits"]
+            answer = "prob" if "prob" in output else "logits"
+            unpacked.update((name, value) for name, value in output.items() if name != answer)
+            unpacked[key] = output[answer]
             unpacked.update(_localisation(output, data.get("positions_mm")))
         return unpacked
 

@@ -73,3 +73,11 @@ def test_the_item_given_is_left_as_it_is() -> None:
     assert item == {"pred": {"logits": torch.zeros(1)}}
     with pytest.raises(KeyError):
         UnpackOutputd("other")(item)
+
+
+def test_a_network_that_answers_by_a_probability_is_taken_at_its_word() -> None:
+    output = {"logits": torch.tensor([6.9]), "prob": torch.tensor([0.9995]), "heatmap": torch.rand(1, 3, 2, 2)}
+    unpacked = UnpackOutputd("pred")({"pred": output})
+    torch.testing.assert_close(unpacked["pred"], output["prob"])
+    torch.testing.assert_close(unpacked["logits"], output["logits"])
+    torch.testing.assert_close(unpacked["scores"], output["heatmap"].amax(dim=(2, 3)))
