@@ -1,33 +1,66 @@
-"""The errors a user can cause; each message names the file, what is wrong and what to do."""
+"""The errors a user can cause; each message names the file, what is wrong and what to do.
+
+``status`` says in two words, for tables and programs, what became of a case that ended so.
+"""
+
+from typing import ClassVar
 
 
 class MonaiMILError(Exception):
     """Base of every error that is about the user's input rather than about this package."""
 
+    status: ClassVar[str] = "failed"
+
 
 class SlideReadError(MonaiMILError):
     """A slide cannot be opened or one of its tiles cannot be decoded."""
+
+    status = "unreadable"
 
 
 class ScanReadError(MonaiMILError):
     """A CT scan cannot be read as one ordered stack of slices."""
 
+    status = "unreadable"
+
+
+class NoLungsError(ScanReadError):
+    """A CT scan in which no lungs were found, asked for what is inside them."""
+
+    status = "no lungs"
+
 
 class EncoderError(MonaiMILError):
-    """An encoder is unknown, lacks a package or its weights cannot be loaded."""
+    """An encoder is unknown, lacks a package, its weights cannot be loaded, or what it gives cannot be used."""
+
+    status = "not encoded"
 
 
 class BagError(MonaiMILError):
     """A bag file is missing, damaged, or does not fit what reads it."""
 
+    status = "unusable bag"
+
+
+class NoTissueError(BagError):
+    """A slide, or the bag of one, without a single tile of tissue."""
+
+    status = "no tissue"
+
 
 class CohortError(MonaiMILError):
     """A cohort table or datalist is invalid; names file, row and column."""
+
+    status = "invalid cohort"
 
 
 class SettingsError(MonaiMILError):
     """Settings that fit no slide; names the setting and what it may be."""
 
+    status = "invalid settings"
+
 
 class OutputError(MonaiMILError):
     """A result cannot be written: disk full, no permission."""
+
+    status = "not written"

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from monai_mil.bags.info import BagInfo
-from monai_mil.errors import BagError, SettingsError
+from monai_mil.errors import NoTissueError, SettingsError
 from monai_mil.slides import Slide, TileGrid, TissueMask, TissueSettings, segment_tissue, stream_tiles
 
 if TYPE_CHECKING:
@@ -91,7 +91,7 @@ def tile_slide(slide: Slide, settings: EmbedSettings) -> tuple[TileGrid, TissueM
     """Find tissue and lay the tile grid over it.
 
     Raises:
-        BagError: no tile holds enough tissue; names the slide.
+        NoTissueError: no tile holds enough tissue; names the slide.
     """
     tissue = segment_tissue(slide, settings.tissue)
     grid = TileGrid.cover(
@@ -103,7 +103,7 @@ def tile_slide(slide: Slide, settings: EmbedSettings) -> tuple[TileGrid, TissueM
         min_tissue=settings.min_tissue,
     )
     if len(grid) == 0:
-        raise BagError(
+        raise NoTissueError(
             f"slide '{slide.path}': no tissue (no tile has {settings.min_tissue:.0%} of it); "
             "look at the slide, or change the tissue settings"
         )
