@@ -14,6 +14,7 @@ from .report import write_report
 from .savers import HeatmapSaver, PredictionSaver
 from .scan_heatmap import ScanHeatmap, load_heatmap
 from .slice_saver import SliceSaver
+from .stitch import TokenCanvas, stitch
 from .tiff import export_tiff
 
 __all__ = [
@@ -24,6 +25,7 @@ __all__ = [
     "ScanHeatmap",
     "SliceSaver",
     "SlideFrame",
+    "TokenCanvas",
     "assemble",
     "colour_table",
     "export_curve",
@@ -34,5 +36,6 @@ __all__ = [
     "export_tiff",
     "load_heatmap",
     "percentile_ranks",
+    "stitch",
     "write_report",
 ]
