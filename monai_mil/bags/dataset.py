@@ -2,15 +2,35 @@
 
 from __future__ import annotations
 
+import csv
 import logging
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from torch.utils.data import IterableDataset
 
 from monai_mil.errors import CohortError, MonaiMILError
+from monai_mil.files import replacing
 
 logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class FailedCase:
+    """A case without a prediction.
+
+    Attributes:
+        case_id: the slide's or scan's name.
+        status: what became of it in two words, the ``status`` of its error.
+        message: the error.
+    """
+
+    case_id: str
+    status: str
+    message: str
 
 
 class ResilientDataset(IterableDataset):
@@ -23,15 +43,25 @@ class ResilientDataset(IterableDataset):
     Args:
         data: items as ``Cohort.datalist`` gives them.
         transform: what makes a network's input of an item.
+        output_dir: gets ``failed.csv``, one row a failed item: ``slide_id`` or ``scan_id``, ``status`` (``no tissue``,
+            ``no lungs``, ``unreadable``, ...) and ``message``. It is there if, and only if, the last pass had any.
     """
 
-    def __init__(self, data: Sequence[Mapping[str, Any]], transform: Callable[[Any], Any]) -> None:
+    def __init__(
+        self,
+        data: Sequence[Mapping[str, Any]],
+        transform: Callable[[Any], Any],
+        output_dir: str | os.PathLike[str] | None = None,
+    ) -> None:
         self.data = data
         self.transform = transform
-        self.failures: list[str] = []
+        self.table = None if output_dir is None else Path(output_dir, "failed.csv")
+        self.failures: list[FailedCase] = []
 
     def __iter__(self) -> Iterator[Any]:
         self.failures.clear()
+        if self.table is not None and self.table.exists():
+            self.table.unlink()
         for item in self.data:
             try:
                 transformed = self.transform(dict(item))
@@ -39,18 +69,27 @@ class ResilientDataset(IterableDataset):
                 cause = _user_error(error)
                 if cause is None:
                     raise
-                self.failures.append(str(cause))
-                logger.error("%s", cause)
+                self._fail(item, cause)
                 continue
             yield transformed
 
     def raise_failures(self) -> None:
         """Raise a CohortError that lists every item left out, if any was."""
         if self.failures:
-            listed = "\n  ".join(self.failures)
+            listed = "\n  ".join(failure.message for failure in self.failures)
             raise CohortError(
                 f"{len(self.failures)} of {len(self.data)} cases failed, the others are done:\n  {listed}"
             )
+
+    def _fail(self, item: Mapping[str, Any], cause: MonaiMILError) -> None:
+        logger.error("%s", cause)
+        column = "scan_id" if "scan_id" in item else "slide_id"
+        self.failures.append(FailedCase(str(item.get(column, "")), cause.status, str(cause)))
+        if self.table is not None:
+            with replacing(self.table) as partial, partial.open("w", encoding="utf-8", newline="") as file:
+                writer = csv.writer(file, lineterminator="\n")
+                writer.writerow([column, "status", "message"])
+                writer.writerows((case.case_id, case.status, case.message) for case in self.failures)
 
 
 def _user_error(error: BaseException | None) -> MonaiMILError | None:

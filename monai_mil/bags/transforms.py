@@ -18,7 +18,7 @@ from torch import Tensor
 from monai_mil.bags.file import BagFile
 from monai_mil.bags.info import BagInfo
 from monai_mil.bags.scan_preset import find_preset, same_but_statistics
-from monai_mil.errors import BagError
+from monai_mil.errors import BagError, NoTissueError
 from monai_mil.scans import SlicePreset
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ class LoadBagd(MapTransform):
 
     def _check(self, bag: BagFile) -> None:
         if bag.n == 0:
-            raise BagError(f"bag '{bag.path}': no instances; the slide had no tissue, leave it out of the cohort")
+            raise NoTissueError(f"bag '{bag.path}': no instances; the slide had no tissue, leave it out of the cohort")
         if self.width is not None and bag.width != self.width:
             raise BagError(
                 f"bag '{bag.path}': {bag.width} feature channels (encoder {bag.info.encoder}), the network takes "
@@ -124,7 +124,7 @@ class EmbedSlided(MapTransform):
 
     Raises:
         SlideReadError: the slide or a tile cannot be read; names it.
-        BagError: the slide has no tissue.
+        NoTissueError: the slide has no tissue.
     """
 
     def __init__(

@@ -1,7 +1,10 @@
+import csv
+
+import numpy as np
 import pytest
 
-from monai_mil.bags import LoadBagd, ResilientDataset, make_bag_cohort, read_cohort
-from monai_mil.errors import CohortError
+from monai_mil.bags import BagFile, BagInfo, LoadBagd, ResilientDataset, make_bag_cohort, read_cohort
+from monai_mil.errors import CohortError, NoLungsError, OutputError
 
 
 @pytest.fixture
@@ -26,6 +29,52 @@ def test_nothing_is_raised_where_nothing_failed(items):
     dataset = ResilientDataset(items[2:], LoadBagd())
     assert len(list(dataset)) == 2
     dataset.raise_failures()
+
+
+def failed(folder):
+    with (folder / "failed.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_every_case_left_out_has_a_row_with_its_status(items, tmp_path):
+    (tmp_path / "text.h5").write_text("no bag")
+    BagFile.write(tmp_path / "empty.h5", np.empty((0, 8), np.float16), np.empty((0, 2), int), BagInfo("empty"))
+    listed = [*items, *({"image": str(tmp_path / f"{name}.h5"), "slide_id": name} for name in ("text", "empty"))]
+    dataset = ResilientDataset(listed, LoadBagd(width=8), tmp_path / "eval")
+    assert len(list(dataset)) == 3
+    rows = failed(tmp_path / "eval")
+    assert [(row["slide_id"], row["status"]) for row in rows] == [
+        (items[1]["slide_id"], "unusable bag"),
+        ("text", "unusable bag"),
+        ("empty", "no tissue"),
+    ]
+    assert "gone.h5': no such file" in rows[0]["message"]
+
+
+def test_scans_are_named_as_scans(tmp_path):
+    def no_lungs(item):
+        raise NoLungsError("scan 'a': no lungs")
+
+    list(ResilientDataset([{"image": "a", "scan_id": "a"}], no_lungs, tmp_path))
+    assert failed(tmp_path) == [{"scan_id": "a", "status": "no lungs", "message": "scan 'a': no lungs"}]
+
+
+def test_a_row_stands_as_soon_as_its_case_has_failed(items, tmp_path):
+    passing = iter(ResilientDataset(items, LoadBagd(), tmp_path))
+    next(passing), next(passing)
+    assert len(failed(tmp_path)) == 1, "a run that is killed has told what it met"
+
+
+def test_the_table_of_an_earlier_run_goes_where_nothing_fails_any_more(items, tmp_path):
+    list(ResilientDataset(items, LoadBagd(), tmp_path))
+    list(ResilientDataset(items[2:], LoadBagd(), tmp_path))
+    assert not (tmp_path / "failed.csv").exists()
+
+
+def test_a_table_that_cannot_be_written_ends_the_run(items, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError, match=r"failed\.csv' cannot be written"):
+        list(ResilientDataset(items, LoadBagd(), tmp_path / "file" / "eval"))
 
 
 def test_a_fault_of_the_program_is_no_bad_case(items):
