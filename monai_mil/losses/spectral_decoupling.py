@@ -27,7 +27,8 @@ class SpectralDecoupling(nn.Module):
         """Scalar, float32 or better.
 
         Args:
-            output: has the logits ``[b, c, ...]``, and the ``mask`` ``[b, n]`` where bags are padded.
+            output: has the logits ``[b, c, ...]``, and the ``mask`` ``[b, n]`` or ``token_mask`` ``[b, n, h, w]``
+                where not all of it is real.
             label: ``[b, c]``, NaN where a label is unknown: its logits are left alone; class indices ``[b]`` know all.
 
         Raises:
@@ -37,7 +38,8 @@ class SpectralDecoupling(nn.Module):
             raise ValueError(f"no '{self.key}' in the network's output; it has {', '.join(sorted(output))}")
         logits = output[self.key]
         logits = logits if logits.dtype == torch.float64 else logits.float()
-        means = _mean_square(logits, output.get("mask"))
+        tokens = logits.dim() > 3 and "token_mask" in output
+        means = _mean_square(logits, output.get("token_mask" if tokens else "mask"))
         known = torch.ones_like(means, dtype=torch.bool)
         if label.is_floating_point() and label.numel() == means.numel():
             known = ~torch.isnan(label.to(means.device).reshape(means.shape))
@@ -48,8 +50,9 @@ def _mean_square(logits: Tensor, mask: Tensor | None) -> Tensor:
     """Of every bag and label, ``[b, c]``, over the real instances and their tokens."""
     if logits.dim() == 2:
         return logits.square()
-    squares = logits.flatten(3).square().mean(dim=3) if logits.dim() > 3 else logits.square()
     if mask is None:
-        return squares.mean(dim=2)
-    real = mask[:, None].to(squares.device)
-    return squares.masked_fill(~real, 0.0).sum(dim=2) / real.sum(dim=2)
+        return logits.square().flatten(2).mean(dim=2)
+    real = mask[:, None].to(logits.device)
+    real = real.reshape(*real.shape, *[1] * (logits.dim() - real.dim())).expand_as(logits)
+    squares = logits.square().masked_fill(~real, 0.0)
+    return squares.flatten(2).sum(dim=2) / real.flatten(2).sum(dim=2)

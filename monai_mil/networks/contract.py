@@ -23,6 +23,7 @@ key                         shape               meaning
 ``instance_scores``         ``[b, c, n]``       what localisation uses, where it is none of the above
 ``prob``                    ``[b, c]``          where the network's own answer is a probability
 ``mask``                    ``[b, n]``          True where an instance is real; present when it was given
+``token_mask``              ``[b, n, h, w]``    True where a token is real; present when such a mask was given
 ==========================  ==================  ===============================================================
 """
 
@@ -65,18 +66,13 @@ class MILNetwork(nn.Module):
         if torch.jit.is_scripting():
             return self.describe(check_bag(image, mask), mask)["logits"]
         if not torch.jit.is_tracing() and not torch.compiler.is_compiling():
-            image = self.admit(image.as_subclass(Tensor), mask)
+            image = check_bag(image.as_subclass(Tensor), mask)
         output = self.describe(image, mask)
         if not return_dict:
             return output["logits"]
         if mask is not None:
             output["mask"] = mask
         return output  # type: ignore[return-value]
-
-    @torch.jit.unused
-    def admit(self, image: Tensor, mask: Tensor | None) -> Tensor:
-        """:func:`check_bag`; a network that finds features that are not finite on its way may do less."""
-        return check_bag(image, mask)
 
     def describe(self, image: Tensor, mask: Tensor | None) -> dict[str, Tensor]:
         """The whole output for a checked batch; see this module for the keys."""

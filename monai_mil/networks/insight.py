@@ -11,36 +11,13 @@ from torch import Tensor
 
 from monai_mil.networks.abmil import front_lengths
 from monai_mil.networks.columns import write_columns
-from monai_mil.networks.contract import MILNetwork, check_shape
+from monai_mil.networks.contract import MILNetwork, check_bag, check_shape
 from monai_mil.networks.ct_reference import load_reference, size_of
+from monai_mil.networks.insight_reference import reference_parameters
 from monai_mil.networks.insight_tiles import InsightTiles
 from monai_mil.networks.otsu import otsu_threshold
 from monai_mil.networks.smooth_max import smooth_max
-from monai_mil.networks.tile_chunks import map_tiles
-
-CONVOLUTIONS = {
-    "reduce_dimension_block.0": "projection.convolution",
-    "backbone_block.0": "detection.0.convolution",
-    "backbone_block.3": "detection.1.convolution",
-    "backbone_block.6": "detection.2.convolution",
-    "backbone_block.9": "detection_score",
-    "context_block.1": "context.0.convolution",
-    "context_block.5": "context.1.convolution",
-    "context_block.9": "context.2.convolution",
-    "context_block.13": "context_score",
-}
-"""The reference's names of the convolutions, and ours."""
-
-NORMS = {
-    "reduce_dimension_block.2": "projection",
-    "backbone_block.2": "detection.0",
-    "backbone_block.5": "detection.1",
-    "backbone_block.8": "detection.2",
-    "context_block.3": "context.0",
-    "context_block.7": "context.1",
-    "context_block.11": "context.2",
-}
-"""The reference's names of the normalisations, and our layers that hold them."""
+from monai_mil.networks.tile_chunks import TileBag, decode, map_tiles
 
 
 class INSIGHT(MILNetwork):
@@ -105,36 +82,71 @@ class INSIGHT(MILNetwork):
         positions = (self.height, self.width) if self.height else ()
         self.tiles = InsightTiles(in_channels, num_classes, positions, reduced, tuple(widths), projection)
 
-    @torch.jit.unused
-    def admit(self, image: Tensor, mask: Tensor | None) -> Tensor:
-        """Shapes only: what is not finite shows in the heatmap, and a bag on disk is not read once more for it."""
-        check_shape(image, mask)
-        return image
+    def forward(
+        self,
+        image: Tensor,
+        mask: Tensor | None = None,
+        return_dict: bool = False,
+        scale: Tensor | None = None,
+        offset: Tensor | None = None,
+    ) -> Tensor:
+        """Classify a batch of bags.
 
-    def describe(self, image: Tensor, mask: Tensor | None) -> dict[str, Tensor]:
-        """See :meth:`MILNetwork.forward`."""
+        Args:
+            image: tokens ``[b, d, n, h, w]`` of any floating type, on any device and in memory or a mapped file; or
+                their codes, uint8, with ``scale`` and ``offset``. They are brought to the network chunk by chunk.
+            mask: True where an instance ``[b, n]`` or a token ``[b, n, h, w]`` is real; None if all are.
+            return_dict: return the whole output instead of the logits; ignored in TorchScript. It then holds ``mask``
+                ``[b, n]`` where one is given, and ``token_mask`` where it is one of tokens.
+            scale: ``[b, d]``; a feature is ``offset + scale * code``.
+            offset: ``[b, d]``.
+
+        Returns:
+            Logits ``[b, c]``, or the dict.
+
+        Raises:
+            ValueError: a bag has no instance, a real feature is not finite, or the shapes do not fit.
+        """
         if torch.jit.is_scripting():
-            self._check_tokens(image)
-            return self._whole(image, mask)
+            check_bag(image, instance_mask(mask))
+            self._check_input(image, mask, scale, offset)
+            return self._whole(image, mask, scale, offset)["logits"]
+        output = self.describe(image, mask, scale, offset)
+        if not return_dict:
+            return output["logits"]
+        instances = instance_mask(mask)
+        if mask is not None and instances is not None:
+            output["mask"] = instances
+            if mask.dim() == 4:
+                output["token_mask"] = mask
+        return output  # type: ignore[return-value]
+
+    @torch.jit.unused
+    def describe(
+        self, image: Tensor, mask: Tensor | None, scale: Tensor | None = None, offset: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        """See :meth:`forward`. What is not finite shows in the heatmap: a bag on disk is not read once more for it."""
         if torch.jit.is_tracing() or torch.compiler.is_compiling():
-            return self._whole(image, mask)
-        self._check_tokens(image)
-        return self._in_chunks(image, mask)
+            return self._whole(image, mask, scale, offset)
+        check_shape(image, instance_mask(mask))
+        self._check_input(image, mask, scale, offset)
+        return self._in_chunks(image.as_subclass(Tensor), mask, scale, offset)
 
     @torch.jit.unused
     @torch.no_grad()
-    def pool_chunks(self, chunks: Iterable[Tensor | np.ndarray]) -> dict[str, Tensor]:
+    def pool_chunks(self, chunks: Iterable[Tensor | np.ndarray], mask: Tensor | None = None) -> dict[str, Tensor]:
         """Evaluate one bag that does not fit into memory.
 
         Args:
             chunks: the instances in order, ``[m, d, h, w]`` each, tensors or arrays of any floating type. They are
                 moved to the network's device; nothing but the maps of their tokens is kept.
+            mask: True where an instance ``[n]`` or a token ``[n, h, w]`` is real; None if all are.
 
         Returns:
             The output of a batch of one bag, as from ``forward(..., return_dict=True)``.
 
         Raises:
-            ValueError: no instance came, or a feature is not finite.
+            ValueError: no instance came, a feature is not finite, or the mask is another bag's.
         """
         stores: list[Tensor] = []
         written, grid = 0, (0, 0)
@@ -144,50 +156,65 @@ class INSIGHT(MILNetwork):
                 continue
             self._check_tokens(tiles.transpose(0, 1)[None])
             grid = (tiles.shape[2], tiles.shape[3])
-            maps = [
-                each.flatten(1) for each in map_tiles(self._token_maps, self.tiles, tiles, None, self.chunk_instances)
-            ]
+            bag = TileBag(tiles, next(self.parameters()))
+            maps = [each.flatten(1) for each in map_tiles(self._token_maps, self.tiles, bag, self.chunk_instances)]
             stores = stores or [each.new_empty(self.num_classes, 65536) for each in maps]
             stores = [write_columns(store, written, each) for store, each in zip(stores, maps, strict=True)]
             written += maps[0].shape[1]
         if written == 0:
             raise ValueError("a bag without instances has no prediction")
         heatmap, detection = (store[None, :, :written].unflatten(2, (-1, *grid)) for store in stores)
-        return self._checked_answer(heatmap, detection, None)
+        whole = None if mask is None else mask[None].to(heatmap.device)
+        if whole is not None:
+            check_shape(heatmap, instance_mask(whole))
+            _check_token_mask(heatmap, whole)
+        return self._checked_answer(heatmap, detection, whole)
 
     @torch.jit.unused
-    def _in_chunks(self, image: Tensor, mask: Tensor | None) -> dict[str, Tensor]:
+    def _in_chunks(
+        self, image: Tensor, mask: Tensor | None, scale: Tensor | None, offset: Tensor | None
+    ) -> dict[str, Tensor]:
         """Bag by bag over the real instances only, in chunks of them."""
-        lengths = [image.shape[2]] * len(image) if mask is None else front_lengths(mask)
-        heatmaps, detections = [], []
+        instances = instance_mask(mask)
+        lengths = [image.shape[2]] * len(image) if instances is None else front_lengths(instances)
+        like, maps = next(self.parameters()), []
         for index, tiles in enumerate(image.transpose(1, 2)):
             real = None
-            if mask is not None and lengths[index] < len(tiles):
-                real = torch.nonzero(mask[index]).flatten()
-            heatmap, detection = map_tiles(self._token_maps, self.tiles, tiles, real, self.chunk_instances)
-            heatmaps.append(heatmap)
-            detections.append(detection)
-        return self._checked_answer(torch.stack(heatmaps), torch.stack(detections), mask)
+            if instances is not None and lengths[index] < len(tiles):
+                real = torch.nonzero(instances[index]).flatten()
+            codes = () if scale is None or offset is None else (scale[index], offset[index])
+            bag = TileBag(tiles, like, real, *codes)
+            maps.append(map_tiles(self._token_maps, self.tiles, bag, self.chunk_instances))
+        heatmap, detection = (torch.stack(each) for each in zip(*maps, strict=True))
+        return self._checked_answer(heatmap, detection, mask)
 
-    def _whole(self, image: Tensor, mask: Tensor | None) -> dict[str, Tensor]:
+    def _whole(
+        self, image: Tensor, mask: Tensor | None, scale: Tensor | None, offset: Tensor | None
+    ) -> dict[str, Tensor]:
         """The same in plain operations on the whole batch: what TorchScript, traces and ONNX hold."""
         tiles = image.transpose(1, 2)
-        heatmap, detection = self._maps_of_all(tiles.flatten(0, 1))
+        if scale is not None and offset is not None:
+            scale, offset = _of_tiles(scale, tiles), _of_tiles(offset, tiles)
+        heatmap, detection = self._maps_of_all(tiles.flatten(0, 1), scale, offset)
         heatmap = heatmap.unflatten(0, (image.shape[0], image.shape[2])).transpose(1, 2)
         detection = detection.unflatten(0, (image.shape[0], image.shape[2])).transpose(1, 2)
-        if mask is not None:
-            hole = ~mask[:, None, :, None, None]
-            heatmap, detection = heatmap.masked_fill(hole, 0.0), detection.masked_fill(hole, 0.0)
         return self._answer(heatmap, detection, mask)
 
-    def _maps_of_all(self, tiles: Tensor) -> tuple[Tensor, Tensor]:
+    def _maps_of_all(self, tiles: Tensor, scale: Tensor | None, offset: Tensor | None) -> tuple[Tensor, Tensor]:
         """:meth:`_token_maps` of any number of tiles; in TorchScript, which knows loops, a chunk at a time."""
         if not torch.jit.is_scripting():
-            return self._token_maps(tiles)
+            return self._token_maps(decode(tiles, self.tiles.detection_score.weight, scale, offset))
         heatmaps: list[Tensor] = []
         detections: list[Tensor] = []
         for start in range(0, tiles.shape[0], self.chunk_instances):
-            heatmap, detection = self._token_maps(tiles[start : start + self.chunk_instances])
+            stop = start + self.chunk_instances
+            part = decode(
+                tiles[start:stop],
+                self.tiles.detection_score.weight,
+                None if scale is None else scale[start:stop],
+                None if offset is None else offset[start:stop],
+            )
+            heatmap, detection = self._token_maps(part)
             heatmaps.append(heatmap)
             detections.append(detection)
         return torch.cat(heatmaps), torch.cat(detections)
@@ -201,7 +228,7 @@ class INSIGHT(MILNetwork):
     def _checked_answer(self, heatmap: Tensor, detection: Tensor, mask: Tensor | None) -> dict[str, Tensor]:
         """The answer, after one look at the maps: refuses what is not finite and tells of what is flat."""
         output = self._answer(heatmap, detection, mask)
-        finite = torch.isfinite(heatmap.detach())
+        finite = torch.isfinite(output["heatmap"].detach())
         broken, flat = torch.stack([~finite.all(), (output["threshold"] < 0).any()]).tolist()
         if broken:
             bag, instance = torch.nonzero(~finite.flatten(3).all(dim=3).all(dim=1))[0].tolist()
@@ -211,12 +238,17 @@ class INSIGHT(MILNetwork):
         return output
 
     def _answer(self, heatmap: Tensor, detection: Tensor, mask: Tensor | None) -> dict[str, Tensor]:
-        tokens, real = heatmap.flatten(2), self._real_tokens(heatmap, mask)
-        threshold = _split(tokens.detach(), real)
-        kept = tokens > threshold[:, :, None]
+        real: Tensor | None = None
+        if mask is not None:
+            tokens = mask[:, None, :, None, None] if mask.dim() == 2 else mask[:, None]
+            heatmap, detection = heatmap.masked_fill(~tokens, 0.0), detection.masked_fill(~tokens, 0.0)
+            real = tokens.expand_as(heatmap[:, :1]).flatten(2)
+        values = heatmap.flatten(2)
+        threshold = _split(values.detach(), real)
+        kept = values > threshold[:, :, None]
         if real is not None:
             kept = kept & real
-        prob = smooth_max(tokens.masked_fill(~kept, 0.0), self.alpha, kept if self.pool_over == "foreground" else real)
+        prob = smooth_max(values.masked_fill(~kept, 0.0), self.alpha, kept if self.pool_over == "foreground" else real)
         clamped = prob.clamp(1e-12, 0.999)
         return {
             "logits": torch.log(clamped) - torch.log1p(-clamped),
@@ -226,11 +258,22 @@ class INSIGHT(MILNetwork):
             "detection_logits": detection,
         }
 
-    def _real_tokens(self, heatmap: Tensor, mask: Tensor | None) -> Tensor | None:
-        """The mask for every token, ``[b, 1, n h w]``."""
-        if mask is None:
-            return None
-        return mask[:, None, :, None, None].expand_as(heatmap[:, :1]).flatten(2)
+    def _check_input(self, image: Tensor, mask: Tensor | None, scale: Tensor | None, offset: Tensor | None) -> None:
+        self._check_tokens(image)
+        if mask is not None:
+            _check_token_mask(image, mask)
+        if scale is None or offset is None:
+            if not image.is_floating_point():
+                raise ValueError(
+                    f"features are floating point, or uint8 codes with 'scale' and 'offset': {image.dtype}"
+                )
+        else:
+            wanted = [image.shape[0], image.shape[1]]
+            if list(scale.shape) != wanted or list(offset.shape) != wanted:
+                raise ValueError(
+                    f"scale and offset of codes {list(image.shape)} are {wanted}, got {list(scale.shape)} and "
+                    f"{list(offset.shape)}"
+                )
 
     def _check_tokens(self, image: Tensor) -> None:
         if image.dim() != 5 or image.shape[1] != self.in_channels:
@@ -252,11 +295,7 @@ class INSIGHT(MILNetwork):
         Raises:
             ValueError: the names or shapes are another network's.
         """
-        parameters = {}
-        for name, tensor in state_dict.items():
-            # The reference normalises [channels, h, w]; here channels are last.
-            value = tensor.float()
-            parameters[_renamed(name)] = value.permute(1, 2, 0) if value.dim() == 3 else value
+        parameters = reference_parameters(state_dict)
         reduced, *grid_first = (size_of(parameters, "projection.scale", axis) for axis in (2, 0, 1))
         network = cls(
             size_of(parameters, "projection.convolution.weight", 1),
@@ -285,14 +324,23 @@ def _split(tokens: Tensor, real: Tensor | None) -> Tensor:
     return otsu_threshold(tokens, real).masked_fill(flat, -1.0)
 
 
+def instance_mask(mask: Tensor | None) -> Tensor | None:
+    """The mask ``[b, n]`` of instances for one of instances or tokens: an instance is real if a token of it is."""
+    if mask is None:
+        return None
+    return mask if mask.dim() != 4 else mask.flatten(2).any(dim=2)
+
+
+def _check_token_mask(maps: Tensor, mask: Tensor) -> None:
+    if mask.dim() == 4 and mask.shape[2:] != maps.shape[3:]:
+        raise ValueError(f"a mask of tokens {list(mask.shape)} does not fit a bag {list(maps.shape)}")
+
+
+def _of_tiles(values: Tensor, tiles: Tensor) -> Tensor:
+    """Values ``[b, d]`` of bags for each of their tiles ``[b, n, d, h, w]``: ``[b n, d]``."""
+    return values[:, None].expand(-1, tiles.shape[1], -1).flatten(0, 1)
+
+
 def _check_option(name: str, value: str, choices: tuple[str, ...]) -> None:
     if value not in choices:
         raise ValueError(f"{name} must be one of {', '.join(choices)}, got '{value}'")
-
-
-def _renamed(name: str) -> str:
-    """This package's name of a parameter of the reference; a name it does not know stays as it is."""
-    layer, _, kind = name.rpartition(".")
-    if layer in CONVOLUTIONS:
-        return f"{CONVOLUTIONS[layer]}.{kind}"
-    return f"{NORMS[layer]}.{'scale' if kind == 'weight' else 'shift'}" if layer in NORMS else name

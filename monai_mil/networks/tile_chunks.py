@@ -2,13 +2,13 @@
 
 Nothing but the two maps is kept between both directions: the backward pass reads every chunk again and runs the
 network on it once more. The memory of a training step is that of one chunk, whatever the bag's size, and the bag itself
-may lie in a file (a memory-mapped tensor of any floating type): it is read twice.
+may lie in a file (a memory-mapped tensor of any floating type, or of codes): it is read twice.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -24,10 +24,14 @@ class TileBag:
 
     tiles: Tensor
     """``[n, d, h, w]``, any strides, floating type and device."""
-    real: Tensor | None
-    """Indices of the real tiles, int64 ``[r]``; None if all are."""
     like: Tensor
     """The network works on its device and in its type."""
+    real: Tensor | None = None
+    """Indices of the real tiles, int64 ``[r]``; None if all are."""
+    scale: Tensor | None = None
+    """Of tiles stored as codes, ``[d]``."""
+    offset: Tensor | None = None
+    """Likewise; a feature is ``offset + scale * code``."""
 
     @property
     def count(self) -> int:
@@ -44,33 +48,39 @@ class TileBag:
             taken = self.tiles[part]
         else:
             taken = self.tiles.permute(0, 2, 3, 1)[part.to(self.tiles.device)].permute(0, 3, 1, 2)
-        return taken.to(self.like.device, self.like.dtype)
+        return decode(taken, self.like, self.scale, self.offset)
+
+
+def decode(tiles: Tensor, like: Tensor, scale: Tensor | None, offset: Tensor | None) -> Tensor:
+    """Tiles ``[m, d, h, w]`` as they are stored, on the device and in the type of ``like``.
+
+    With ``scale`` and ``offset``, ``[d]`` or ``[m, d]``, stored are codes and a feature is ``offset + scale * code``.
+    """
+    # Cast behind the move: what is stored in one or two bytes travels as such.
+    moved = tiles.to(like.device).to(like.dtype)
+    if scale is None or offset is None:
+        return moved
+    return offset.to(moved)[..., None, None] + scale.to(moved)[..., None, None] * moved
 
 
 def map_tiles(
-    network: Callable[[Tensor], tuple[Tensor, Tensor]],
-    module: nn.Module,
-    tiles: Tensor,
-    real: Tensor | None,
-    chunk: int,
+    network: Callable[[Tensor], tuple[Tensor, Tensor]], module: nn.Module, bag: TileBag, chunk: int
 ) -> list[Tensor]:
     """Run a network over the real tiles of one bag.
 
     Args:
         network: gives two maps ``[m, c, h, w]`` of tiles ``[m, d, h, w]``, each tile on its own, without chance.
         module: the owner of the parameters it uses.
-        tiles: the bag, ``[n, d, h, w]``, any strides, floating type and device.
-        real: indices of the real tiles, int64 ``[r]``; None if all are.
+        bag: the tiles.
         chunk: tiles at once; changes memory and speed, never the result.
 
     Returns:
         Both maps, ``[c, n, h, w]`` each, on the parameters' device, 0 where a tile is not real.
     """
-    bag = TileBag(tiles, real, next(module.parameters()))
     parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
-    trained = torch.is_grad_enabled() and (tiles.requires_grad or len(parameters) > 0)
+    trained = torch.is_grad_enabled() and (bag.tiles.requires_grad or len(parameters) > 0)
     if trained and bag.count > chunk:
-        return list(_MapTiles.apply(network, bag, chunk, tiles, *parameters))
+        return list(_MapTiles.apply(network, bag, chunk, bag.tiles, *parameters))
     return _map_forward(network, bag, chunk)
 
 
@@ -108,16 +118,17 @@ class _MapTiles(torch.autograd.Function):
             "dtype": torch.get_autocast_dtype(kind),
             "cache_enabled": False,
         }
-        ctx.network, ctx.real, ctx.like, ctx.chunk = network, bag.real, bag.like.detach(), chunk
+        ctx.network, ctx.chunk = network, chunk
+        ctx.bag = replace(bag, tiles=tiles.new_empty(0), like=bag.like.detach())
         ctx.save_for_backward(tiles, *parameters)
         with torch.autocast(**ctx.autocast):
-            return tuple(_map_forward(network, TileBag(tiles, bag.real, bag.like), chunk))
+            return tuple(_map_forward(network, replace(bag, tiles=tiles), chunk))
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grad_maps: Tensor) -> tuple[Tensor | None, ...]:
         tiles, *parameters = ctx.saved_tensors
-        bag = TileBag(tiles, ctx.real, ctx.like)
+        bag = replace(ctx.bag, tiles=tiles)
         grad_tiles = torch.zeros_like(tiles) if ctx.needs_input_grad[3] else None
         sums = [torch.zeros_like(parameter, dtype=exact_dtype(parameter.dtype)) for parameter in parameters]
         for start in range(0, bag.count, ctx.chunk):

@@ -29,6 +29,13 @@ def test_padding_is_not_counted(logits: torch.Tensor) -> None:
     torch.testing.assert_close(value, torch.stack(bags).mean() / 2)
 
 
+def test_masked_tokens_are_not_counted(logits: torch.Tensor) -> None:
+    tokens = torch.rand(2, 5, 4, 4, generator=torch.Generator().manual_seed(1)) < 0.5
+    output = {"detection_logits": logits, "mask": torch.ones(2, 5, dtype=torch.bool), "token_mask": tokens}
+    bags = [bag.square()[:, real].mean() for bag, real in zip(logits, tokens, strict=True)]
+    torch.testing.assert_close(SpectralDecoupling()(output, torch.zeros(2, 3)), torch.stack(bags).mean() / 2)
+
+
 def test_logits_of_an_unknown_label_are_left_alone(logits: torch.Tensor) -> None:
     label = torch.tensor([[1.0, NAN, 0.0], [NAN, NAN, 1.0]])
     value = SpectralDecoupling()({"detection_logits": logits}, label)

@@ -38,6 +38,7 @@ KEYS = {
     "instance_scores": "bcn",
     "prob": "bc",
     "mask": "bn",
+    "token_mask": "bnyx",
 }
 
 EVIDENCE = ("instance_logits", "top_instance_logits", "bottom_instance_logits")

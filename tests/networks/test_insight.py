@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from monai_mil.losses import BagBCE, MILLoss, SpectralDecoupling
 from monai_mil.networks import INSIGHT, instance_scores
-from monai_mil.networks.insight import _renamed
+from monai_mil.networks.insight_reference import renamed
 from tests.conftest import shared
 from tests.networks import insight_recipe
 
@@ -61,7 +61,7 @@ def test_the_reference_s_maps_and_gradients_are_reproduced(reference: dict[str, 
     gradients = {name: parameter.grad for name, parameter in network.tiles.named_parameters()}
     for name, expected in reference.items():
         if name.startswith("grad."):
-            got = gradients[_renamed(name.removeprefix("grad."))]
+            got = gradients[renamed(name.removeprefix("grad."))]
             expected = expected.permute(1, 2, 0) if expected.dim() == 3 else expected
             assert (got - expected).norm() / expected.norm() < 5e-5, name
 
@@ -143,7 +143,7 @@ def test_it_equals_the_plain_layers_in_float64(chunk: int) -> None:
     gradients = {name: parameter.grad for name, parameter in network.tiles.named_parameters()}
     for name, parameter in plain.named_parameters():
         expected = parameter.grad.permute(1, 2, 0) if parameter.dim() == 3 else parameter.grad
-        assert (gradients[_renamed(name)] - expected).norm() <= 1e-9 * expected.norm(), name
+        assert (gradients[renamed(name)] - expected).norm() <= 1e-9 * expected.norm(), name
 
 
 def trained(network: INSIGHT, image: Tensor, chunk: int, mask: Tensor | None = None) -> list[Tensor]:
@@ -192,6 +192,38 @@ def test_chunks_take_a_mask_with_holes(chunk: int) -> None:
     for index, gradient in enumerate(got[3:]):
         torch.testing.assert_close(gradient, gradients[0][index] + gradients[1][index])
     assert (got[2].movedim(1, 2)[~mask] == 0).all()
+
+
+@pytest.mark.parametrize("pool_over", ["all", "foreground"])
+def test_masked_tokens_leave_threshold_pool_and_map(pool_over: str) -> None:
+    network = small(pool_over=pool_over, chunk_instances=4)
+    image = torch.randn(2, 10, 9, 5, 4, dtype=torch.double)
+    mask = torch.rand(2, 9, 5, 4) < 0.7
+    mask[0, 2] = False
+    output = network(image, mask, return_dict=True)
+    everything = network(image, return_dict=True)["heatmap"]
+    for bag, real in enumerate(mask):
+        for label in range(3):
+            values = everything[bag, label][real]
+            threshold = threshold_otsu(values.detach().numpy())
+            pooled = values * (values > threshold)
+            pooled = pooled[values > threshold] if pool_over == "foreground" else pooled
+            assert abs(float(output["threshold"][bag, label]) - threshold) < 1e-12
+            torch.testing.assert_close(output["prob"][bag, label], (torch.softmax(8 * pooled, 0) * pooled).sum())
+            torch.testing.assert_close(output["heatmap"][bag, label], everything[bag, label] * real)
+    torch.testing.assert_close(output["token_mask"], mask)
+    assert output["mask"].sum(1).tolist() == [8, 9]
+    alone = network.pool_chunks(image[0].transpose(0, 1).split(2), mask[0])
+    torch.testing.assert_close(alone["prob"][0], output["prob"][0])
+    torch.testing.assert_close(alone["heatmap"][0], output["heatmap"][0])
+
+
+def test_a_mask_of_another_bag_is_refused() -> None:
+    network, image = small(), torch.zeros(1, 10, 3, 5, 4, dtype=torch.double)
+    with pytest.raises(ValueError, match=r"mask of tokens \[1, 3, 4, 5\] does not fit a bag \[1, 10, 3, 5, 4\]"):
+        network(image, torch.ones(1, 3, 4, 5, dtype=torch.bool))
+    with pytest.raises(ValueError, match="the mask must be bool"):
+        network.pool_chunks([torch.randn(3, 10, 5, 4)], torch.ones(4, dtype=torch.bool))
 
 
 def test_gradients_of_chunks_are_those_of_finite_differences() -> None:
