@@ -239,8 +239,9 @@ def _check_shapes(path: Path, features: np.ndarray, coords: np.ndarray, extras: 
 
 
 def _check_scan(path: Path, n: int, info: BagInfo) -> None:
-    if info.scan is not None and len(info.scan) != n:
-        raise BagError(f"bag '{path}': {n} instances for the {len(info.scan)} slices of its scan; embed it again")
+    expected = info.scan_instances()
+    if expected is not None and len(expected) != n:
+        raise BagError(f"bag '{path}': {n} instances for the {len(expected)} slices of its scan; embed it again")
 
 
 def _write_features(path: Path, file: h5py.File, features: np.ndarray, info: BagInfo) -> None:

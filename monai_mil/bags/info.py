@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from monai_mil import __version__
-from monai_mil.scans import ScanFrame
+from monai_mil.scans import Depth, LungField, ScanFrame
 
 _PREFIX = "monai_mil."
 
@@ -20,7 +20,8 @@ _PREFIX = "monai_mil."
 class BagInfo:
     """Where a bag's instances come from. ``None`` means that the file does not say.
 
-    A bag of a scan has one instance a slice: its ``scan`` says where they lie, the fields of tiles are None.
+    A bag of a scan has one instance a slice, or a layer of its ``depth``: its ``scan`` says where the slices lie, the
+    fields of tiles are None.
 
     Attributes:
         slide_id: name of the slide or scan, unique in a cohort.
@@ -37,6 +38,8 @@ class BagInfo:
         tissue: settings of the tissue segmentation and the grid's tissue threshold.
         scan: where the slices of a scan lie.
         preset: how Hounsfield units became the encoder's input, as ``SlicePreset.record`` gives it.
+        depth: how the slices of the scan became the bag's instances; None where each slice is one.
+        lungs: where the scan was not blanked; None if nowhere.
         version: version of monai-mil that wrote the file.
     """
 
@@ -54,7 +57,22 @@ class BagInfo:
     tissue: dict[str, Any] = field(default_factory=dict)
     scan: ScanFrame | None = None
     preset: dict[str, Any] | None = None
+    depth: Depth | None = None
+    lungs: LungField | None = None
     version: str | None = __version__
+
+    def scan_instances(self) -> np.ndarray | None:
+        """The first column of a scan's ``coords``, int64 ``[n]``; None for a slide."""
+        if self.scan is None:
+            return None
+        return np.arange(len(self.scan)) if self.depth is None else self.depth.indices(len(self.scan))
+
+    def positions_mm(self) -> np.ndarray | None:
+        """Where a scan's instances lie along the normal, float64 ``[n]``; None for a slide."""
+        if self.scan is None:
+            return None
+        positions = self.scan.positions_mm
+        return positions if self.depth is None else self.depth.at_places(positions)
 
 
 def info_attributes(info: BagInfo) -> dict[str, Any]:
@@ -63,6 +81,8 @@ def info_attributes(info: BagInfo) -> dict[str, Any]:
         "tissue": json.dumps(info.tissue),
         "scan": None if info.scan is None else info.scan.to_json(),
         "preset": None if info.preset is None else json.dumps(info.preset),
+        "depth": None if info.depth is None else info.depth.to_json(),
+        "lungs": None if info.lungs is None else info.lungs.to_json(),
     }
     return {_PREFIX + name: value for name, value in values.items() if value is not None}
 
@@ -125,6 +145,8 @@ def _own_info(attributes: dict[str, Any]) -> BagInfo:
     known["tissue"] = json.loads(known["tissue"] or "{}")
     known["scan"] = None if known["scan"] is None else ScanFrame.from_json(known["scan"])
     known["preset"] = None if known["preset"] is None else json.loads(known["preset"])
+    known["depth"] = None if known["depth"] is None else Depth.from_json(known["depth"])
+    known["lungs"] = None if known["lungs"] is None else LungField.from_json(known["lungs"])
     known["level0_size"] = tuple(known["level0_size"]) if known["level0_size"] is not None else None
     return BagInfo(**known)
 

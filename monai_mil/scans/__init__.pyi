@@ -1,7 +1,9 @@
+from .depth import Depth
 from .find import find_scans
 from .frame import ScanFrame
 from .load import load_scan
 from .lung import lung_mask
+from .lung_field import LungField
 from .resample import resample
 from .scan import Scan
 from .series import SeriesSummary, list_series
@@ -10,6 +12,8 @@ from .windows import PRESET_NAMES, SlicePreset, Window, slice_preset
 
 __all__ = [
     "PRESET_NAMES",
+    "Depth",
+    "LungField",
     "Scan",
     "ScanFrame",
     "SeriesSummary",

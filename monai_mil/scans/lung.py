@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, Literal
 
 import numpy as np
@@ -18,15 +19,20 @@ _LUNG_SHARE = 0.5
 _SMALLEST_ML = 15.0
 _SECOND_LUNG = 0.08
 _CLOSING_MM = 8.0
+_MOST_VOXELS = 1 << 25
+"""Labels and distances take dozens of bytes a voxel: a thousand slices of 512 x 512 would need 10 GB."""
+
+LungMethod = Literal["threshold", "lungmask"]
 
 
-def lung_mask(scan: Scan, method: Literal["threshold", "lungmask"] = "threshold") -> np.ndarray:
+def lung_mask(scan: Scan, method: LungMethod = "threshold") -> np.ndarray:
     """The lungs of a scan, vessels and nodules in them included.
 
     Args:
         scan: any CT of the chest, or a part of it.
         method: ``threshold`` takes the air inside the body, drops what is connected to the air around it and gas in
-            the bowel, keeps the two largest bodies and closes them over vessels and nodules, all with ITK.
+            the bowel, keeps the two largest bodies and closes them over vessels and nodules, all with ITK. Of scans
+            beyond 33 million voxels it looks at every second voxel, or fewer, along their finest axes.
             ``lungmask`` is the network of Hofmanninger et al. 2020, which also finds diseased lung.
 
     Returns:
@@ -45,9 +51,28 @@ def lung_mask(scan: Scan, method: Literal["threshold", "lungmask"] = "threshold"
 
 
 def _threshold(scan: Scan) -> np.ndarray:
-    itk = import_itk("a lung mask")
     spacing = _spacing(scan)
-    labels = _label(itk, scan.hu < _AIR_HU)
+    steps = _steps(scan.hu.shape, spacing)
+    coarse = scan.hu[tuple(slice(None, None, step) for step in steps)]
+    mask = _find(coarse, (spacing[0] * steps[0], spacing[1] * steps[1], spacing[2] * steps[2]))
+    nearest = (
+        np.minimum((np.arange(fine) + step // 2) // step, few - 1)
+        for fine, step, few in zip(scan.hu.shape, steps, mask.shape, strict=True)
+    )
+    return mask if max(steps) == 1 else mask[np.ix_(*nearest)]
+
+
+def _steps(shape: tuple[int, ...], spacing: tuple[float, float, float]) -> list[int]:
+    """Every how many voxels are looked at along each axis, so that they are not too many; the finest axes first."""
+    steps = [1, 1, 1]
+    while math.prod(-(-length // step) for length, step in zip(shape, steps, strict=True)) > _MOST_VOXELS:
+        steps[int(np.argmin(np.array(spacing) * steps))] += 1
+    return steps
+
+
+def _find(hu: np.ndarray, spacing: tuple[float, float, float]) -> np.ndarray:
+    itk = import_itk("a lung mask")
+    labels = _label(itk, hu < _AIR_HU)
     outside = np.unique(np.concatenate([labels[:, edge].ravel() for edge in (0, -1)]))
     outside = np.union1d(outside, np.concatenate([labels[:, :, edge].ravel() for edge in (0, -1)]))
     voxel_ml = float(np.prod(spacing)) / 1000
@@ -57,7 +82,7 @@ def _threshold(scan: Scan) -> np.ndarray:
     lungs: list[int] = []
     for label in np.argsort(-sizes)[:12]:
         large = sizes[label] * voxel_ml >= _SMALLEST_ML and (not lungs or sizes[label] > _SECOND_LUNG * sizes[lungs[0]])
-        if large and len(lungs) < 2 and _is_lung(scan.hu[labels == label]):
+        if large and len(lungs) < 2 and _is_lung(hu[labels == label]):
             lungs.append(int(label))
     mask = np.isin(labels, lungs)
     return _close(itk, mask, spacing) if lungs else mask

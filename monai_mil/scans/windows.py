@@ -116,6 +116,8 @@ _PRESETS = {
         _windowed("chest_rsna", (-600, 1500), (100, 700), (40, 400)),
         _windowed("abdomen_rsna", (50, 400)),
         _windowed("lung", (-600, 1500)),
+        # INSIGHT (arXiv 2412.02012): [-1000, 400] HU as 0 to 1 in three channels, without ImageNet's statistics.
+        SlicePreset("insight", windows=(Window(-300, 1400),) * 3, mean=(0.0,) * 3, std=(1.0,) * 3),
     )
 }
 
@@ -126,8 +128,8 @@ PRESET_NAMES = tuple(_PRESETS)
 def slice_preset(name: str) -> SlicePreset:
     """A preset by name, or any window as ``"center/width"`` in HU, repeated to three channels.
 
-    ``*_paper`` presets have no statistics until ``fit_statistics`` has seen the training scans; all others are
-    normalised as ImageNet's images are.
+    ``*_paper`` presets have no statistics until ``fit_statistics`` has seen the training scans; ``insight`` leaves grey
+    values in 0 to 1; all others, and windows by their numbers, are normalised as ImageNet's images are.
 
     Raises:
         SettingsError: neither a preset nor a window.

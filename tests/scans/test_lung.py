@@ -15,10 +15,10 @@ def dice(found: np.ndarray, truth: np.ndarray) -> float:
     return 2 * (found & truth).sum() / (found.sum() + truth.sum())
 
 
-def scan_of(hu: np.ndarray, spacing: float = 4.0) -> Scan:
+def scan_of(hu: np.ndarray, spacing: tuple[float, float, float] = (4.0, 4.0, 4.0)) -> Scan:
     n, rows, columns = hu.shape
-    origins = np.stack([np.zeros(n), np.zeros(n), np.arange(n) * spacing], axis=1)
-    frame = ScanFrame("scan", None, (rows, columns), (spacing,) * 2, np.eye(3)[:2], origins, ("",) * n, (1,) * n)
+    origins = np.stack([np.zeros(n), np.zeros(n), np.arange(n) * spacing[0]], axis=1)
+    frame = ScanFrame("scan", None, (rows, columns), spacing[1:], np.eye(3)[:2], origins, ("",) * n, (1,) * n)
     return Scan(frame, hu)
 
 
@@ -47,6 +47,15 @@ def test_lungs_are_found_with_their_vessels_and_nodules_and_without_gas():
     assert found[20, 38, 25], "the vessel"
     assert not found[4, 30, 60], "the gas"
     assert not found[:, 76].any(), "air under the table"
+
+
+def test_a_scan_of_very_many_voxels_is_searched_more_coarsely(monkeypatch):
+    hu, lungs = thorax()
+    fine = np.repeat(hu, 2, axis=0)
+    monkeypatch.setattr("monai_mil.scans.lung._MOST_VOXELS", hu.size)
+    found = lung_mask(scan_of(fine, spacing=(2.0, 4.0, 4.0)))
+    assert found.shape == fine.shape
+    assert dice(found, np.repeat(lungs, 2, axis=0)) > 0.96
 
 
 def test_what_has_no_lung_has_an_empty_mask():

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from monai_mil.errors import SettingsError
-from monai_mil.scans import SlicePreset, Window, slice_preset
+from monai_mil.scans import SlicePreset, Window, prepare_slices, slice_preset
 
 
 def test_a_window_maps_its_edges_to_black_and_white():
@@ -38,6 +38,13 @@ def test_presets_have_the_windows_of_the_field(name, windows):
     assert preset.name == name
     assert preset.channels == 3
     assert preset.mean == (0.485, 0.456, 0.406)
+
+
+def test_insight_s_preset_is_grey_from_0_to_1_without_statistics():
+    hu = np.array([[[-1024, -1000], [-300, 400]], [[3071, 0], [50, -650]]], np.int16)
+    seen = prepare_slices(hu, slice_preset("insight"), 2)
+    expected = (hu.clip(-1000, 400) + 1000) / 1400
+    np.testing.assert_allclose(seen, np.repeat(expected[:, None], 3, axis=1), atol=1e-6)
 
 
 @pytest.mark.parametrize("region", ["head", "chest", "abdomen"])
