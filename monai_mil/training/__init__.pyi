@@ -1,11 +1,16 @@
-from .batches import prepare_bag_batch, prepare_instance_batch, prepare_positioned_bag_batch
+from .batches import (
+    prepare_bag_batch,
+    prepare_instance_batch,
+    prepare_positioned_bag_batch,
+    prepare_streamed_batch,
+)
 from .best_model import BestModel
 from .checkpointer import Checkpointer
 from .distributed import finish_distributed
 from .early_stop import EarlyStop
 from .gradient_clip import GradientClip
 from .guards import StopOnNaN, require_steps
-from .inferers import FullOutputInferer
+from .inferers import FullOutputInferer, StreamedInferer
 from .seeding import EpochSeeder
 from .unpack import UnpackOutputd
 
@@ -17,10 +22,12 @@ __all__ = [
     "FullOutputInferer",
     "GradientClip",
     "StopOnNaN",
+    "StreamedInferer",
     "UnpackOutputd",
     "finish_distributed",
     "prepare_bag_batch",
     "prepare_instance_batch",
     "prepare_positioned_bag_batch",
+    "prepare_streamed_batch",
     "require_steps",
 ]

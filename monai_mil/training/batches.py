@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-Batch = tuple[Tensor, Tensor | None, tuple[()], dict[str, Tensor]]
+Batch = tuple[Tensor, Tensor | None, tuple[()], dict[str, Any]]
 
 
 def prepare_bag_batch(
@@ -36,6 +36,28 @@ def prepare_bag_batch(
     mask = batchdata.get("mask")
     keywords = {} if mask is None else {"mask": move(mask).bool()}
     return move(batchdata["image"]), None if label is None else move(label), (), keywords
+
+
+def prepare_token_batch(
+    batchdata: Mapping[str, Any],
+    device: str | torch.device | None = None,
+    non_blocking: bool = False,
+    **kwargs: Any,
+) -> Batch:
+    """:func:`prepare_bag_batch` for networks that fetch tokens themselves, chunk by chunk (``INSIGHT``).
+
+    The image stays where it is, in memory or in a mapped file, in its own type; label and keywords go to ``device``.
+    Keywords are ``mask``, of tokens ``[b, n, h, w]`` where the batch has a ``token_mask``, and ``scale`` and ``offset``
+    where the image holds codes. ``DistributedDataParallel`` must be made without ``device_ids``, or it moves the image.
+    """
+    codes = {name: batchdata[f"feature_{name}"] for name in ("scale", "offset") if f"feature_{name}" in batchdata}
+    masks = {"mask": batchdata["token_mask"]} if "token_mask" in batchdata else {}
+    small = {**batchdata, **masks, "image": torch.empty(0)}
+    _, label, positional, keywords = prepare_bag_batch(small, device, non_blocking, **kwargs)
+    moved = {
+        name: torch.as_tensor(value).to(device=device, non_blocking=non_blocking) for name, value in codes.items()
+    }
+    return torch.as_tensor(batchdata["image"]), label, positional, keywords | moved
 
 
 def prepare_positioned_bag_batch(
@@ -71,3 +93,18 @@ def prepare_instance_batch(
     if "instance_labels" not in batchdata:
         raise ValueError("the bags hold no 'instance_labels', which training on single instances needs; load them too")
     return prepare_bag_batch({**batchdata, "label": batchdata["instance_labels"]}, device, non_blocking, **kwargs)
+
+
+def prepare_streamed_batch(
+    batchdata: Mapping[str, Any],
+    device: str | torch.device | None = None,
+    non_blocking: bool = False,
+    **kwargs: Any,
+) -> Batch:
+    """:func:`prepare_bag_batch` for slides of :class:`monai_mil.bags.StreamSlided`.
+
+    The one keyword, ``streamed``, is the network's output on ``device``, for :class:`StreamedInferer`.
+    """
+    image, label, positional, _ = prepare_bag_batch(batchdata, device, non_blocking, **kwargs)
+    output = {name: value.to(device=device, non_blocking=non_blocking) for name, value in batchdata["streamed"].items()}
+    return image, label, positional, {"streamed": output}

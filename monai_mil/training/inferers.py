@@ -1,4 +1,4 @@
-"""How an engine asks a network for its whole output."""
+"""How an engine asks a network for its whole output, or takes the one there is."""
 
 from __future__ import annotations
 
@@ -32,3 +32,21 @@ class FullOutputInferer(Inferer):
         """
         output = network(inputs, *args, return_dict=True, **kwargs)
         return output if positions is None else {**output, "positions": positions}
+
+
+class StreamedInferer(Inferer):
+    """Takes the output that :class:`monai_mil.bags.StreamSlided` has made while the slide was read."""
+
+    def __call__(
+        self, inputs: Tensor, network: Callable[..., Any], *args: Any, streamed: dict[str, Tensor], **kwargs: Any
+    ) -> dict[str, Tensor]:
+        """The output dict, as from :class:`FullOutputInferer`.
+
+        Args:
+            inputs: not looked at, as everything but ``streamed``.
+            network: the one that has answered already.
+            args: none.
+            streamed: its output, see :func:`prepare_streamed_batch`.
+            kwargs: none.
+        """
+        return streamed
