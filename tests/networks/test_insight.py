@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import threading
-import time
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +15,7 @@ from monai_mil.losses import BagBCE, MILLoss, SpectralDecoupling
 from monai_mil.networks import INSIGHT, instance_scores
 from monai_mil.networks.insight_reference import renamed
 from tests.conftest import shared
+from tests.memory import peak_of
 from tests.networks import insight_recipe
 
 CLOSE = {"rtol": 0, "atol": 1e-5}
@@ -289,28 +288,6 @@ def test_a_million_tiles_are_evaluated_in_chunks() -> None:
     # The same map twenty times over has the same histogram, threshold and weighted mean.
     torch.testing.assert_close(output["prob"], once["prob"], rtol=0, atol=1e-6)
     torch.testing.assert_close(output["threshold"], once["threshold"], rtol=0, atol=0)
-
-
-def peak_of(step: object) -> int:
-    """Highest private memory above the start while ``step`` runs, in bytes; mapped files do not count."""
-
-    def private() -> int:
-        line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("RssAnon"))
-        return int(line.split()[1]) << 10
-
-    start, highest, done = private(), [0], threading.Event()
-
-    def watch() -> None:
-        while not done.is_set():
-            highest[0] = max(highest[0], private() - start)
-            time.sleep(0.002)
-
-    watcher = threading.Thread(target=watch)
-    watcher.start()
-    step()
-    done.set()
-    watcher.join()
-    return highest[0]
 
 
 def test_training_from_disk_holds_one_chunk_in_memory(tmp_path: Path) -> None:
