@@ -5,6 +5,8 @@ from .handlers import AUROC
 from .instance_handler import InstanceAUROC
 from .instances import instance_auroc
 from .log_loss import LogLoss
+from .operating_point import OperatingPoint, decisions, operating_point, operating_points
+from .operating_point_saver import OperatingPointSaver
 from .report import classification_report
 from .report_saver import ReportSaver
 from .slice_report_saver import SliceReportSaver
@@ -16,6 +18,8 @@ __all__ = [
     "InstanceAUROC",
     "Interval",
     "LogLoss",
+    "OperatingPoint",
+    "OperatingPointSaver",
     "ReportSaver",
     "RocCurve",
     "SliceFigure",
@@ -29,8 +33,11 @@ __all__ = [
     "calibration",
     "centre_scores",
     "classification_report",
+    "decisions",
     "instance_auroc",
     "macro_f1",
+    "operating_point",
+    "operating_points",
     "roc_curve",
     "slice_metrics",
 ]

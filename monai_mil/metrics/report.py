@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike
 from monai_mil.metrics.bootstrap import bootstrap_ci
 from monai_mil.metrics.classification import accuracy, auprc, auroc, balanced_accuracy, macro_f1
 from monai_mil.metrics.curves import calibration
+from monai_mil.metrics.operating_point import decisions, rates_at
 
 _METRICS = {
     "auroc": auroc,
@@ -20,6 +21,7 @@ _METRICS = {
     "macro_f1": macro_f1,
     "accuracy": accuracy,
 }
+_OF_DECISIONS = ("balanced_accuracy", "macro_f1", "accuracy")
 
 
 def classification_report(
@@ -29,6 +31,7 @@ def classification_report(
     groups: Sequence[Hashable] | None = None,
     n: int = 1000,
     seed: int = 0,
+    operating_points: Sequence[float] | None = None,
 ) -> dict[str, Any]:
     """Metrics of all classes together and of each one against the rest.
 
@@ -39,25 +42,35 @@ def classification_report(
         groups: patient of every case; resampling keeps a patient's cases together.
         n: bootstrap resamples.
         seed: of the resampling.
+        operating_points: from which probability on each class is chosen; None takes the most probable class, and a
+            label at 0.5.
 
     Returns:
         ``{"cases", "expected_calibration_error", <metric>: {"value", "low", "high"}, "classes": {<class>:
         {"cases", "auroc": {"value", "low", "high"}}}}`` with the metrics ``auroc``, ``auprc``, ``balanced_accuracy``,
-        ``macro_f1`` and ``accuracy``; numbers are Python's, NaN where not defined.
+        ``macro_f1`` and ``accuracy``; numbers are Python's, NaN where not defined. With operating points every class
+        also has ``operating_point`` and, at it, ``sensitivity`` and ``specificity`` against the rest.
 
     Raises:
-        ValueError: the number of names and of columns differ.
+        ValueError: the number of names, or of operating points, and of columns differ.
     """
     scores, truth = np.asarray(prob, dtype=float), np.asarray(label, dtype=float)
     if scores.ndim != 2 or scores.shape[1] != len(classes):
         raise ValueError(f"{len(classes)} class names for probabilities of shape {scores.shape}")
+    decided = scores if operating_points is None else decisions(scores, operating_points, truth.ndim == 1)
     report: dict[str, Any] = {"cases": len(scores)}
     for name, metric in _METRICS.items():
-        report[name] = asdict(bootstrap_ci(metric, scores, truth, n, seed, groups))
+        given = decided if name in _OF_DECISIONS else scores
+        report[name] = asdict(bootstrap_ci(metric, given, truth, n, seed, groups))
     report["expected_calibration_error"] = calibration(scores, truth).expected_error
     report["classes"] = {}
     for index, name in enumerate(classes):
         column = (truth == index).astype(float) if truth.ndim == 1 else truth[:, index]
         interval = bootstrap_ci(auroc, scores[:, [index]], column[:, None], n, seed, groups)
         report["classes"][name] = {"cases": int((column == 1).sum()), "auroc": asdict(interval)}
+        if operating_points is not None:
+            point = float(operating_points[index])
+            rates = rates_at(scores[:, [index]], column[:, None], point, groups, n, seed)
+            named = zip(("sensitivity", "specificity"), map(asdict, rates), strict=True)
+            report["classes"][name] |= {"operating_point": point, **dict(named)}
     return report

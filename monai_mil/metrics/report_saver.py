@@ -31,13 +31,22 @@ class ReportSaver:
         classes: names of the classes, in the order of the network's outputs.
         n: bootstrap resamples.
         seed: of the resampling.
+        operating_points: from which probability on each output counts; see ``OperatingPointSaver``.
     """
 
-    def __init__(self, output_dir: str | Path, classes: Sequence[str], n: int = 1000, seed: int = 0) -> None:
+    def __init__(
+        self,
+        output_dir: str | Path,
+        classes: Sequence[str],
+        n: int = 1000,
+        seed: int = 0,
+        operating_points: Sequence[float] | None = None,
+    ) -> None:
         self.path = Path(output_dir, "metrics.json")
         self.classes = tuple(classes)
         self.n = n
         self.seed = seed
+        self.operating_points = operating_points
         self._cases: list[tuple[Tensor, Tensor, str]] = []
 
     def attach(self, engine: Engine) -> None:
@@ -61,10 +70,12 @@ class ReportSaver:
         if idist.get_rank() != 0:
             return
         prob, label = torch.stack(preds), torch.stack(labels)
+        points = self.operating_points
         if prob.shape[1] == 1 and len(self.classes) == 2:
             prob = torch.cat([1 - prob, prob], dim=1)
+            points = None if points is None else [1 - points[0], points[0]]
         truth = label[:, 0] if label.shape[1] == 1 and len(self.classes) > 1 else label
-        report = classification_report(prob.numpy(), truth.numpy(), self.classes, patients, self.n, self.seed)
+        report = classification_report(prob.numpy(), truth.numpy(), self.classes, patients, self.n, self.seed, points)
         write_json(report, self.path)
         for name in ("auroc", "auprc", "balanced_accuracy", "macro_f1"):
             figure = report[name]
