@@ -1,3 +1,4 @@
+from .clam import export_clam
 from .cohort import Cohort, CohortSlide, split_cohort
 from .cohort_reader import read_cohort
 from .collate import collate_bags
@@ -6,22 +7,24 @@ from .embed import EmbedSettings, embed_slide, tile_slide
 from .embed_ct import ScanSettings, embed_scan
 from .embed_job import CaseResult
 from .embed_run import EmbedReport
-from .file import BagFile, export_clam
+from .file import BagFile
 from .find import bag_datalist, find_slides, scan_datalist, slide_datalist
 from .info import BagInfo
+from .load import LoadBagd
 from .mnist_bags import make_mnist_bags
 from .scan_cohort import embed_scans
 from .scan_preset import find_preset
 from .semi_synthetic import ShiftedMean, make_shifted_mean_cohort
 from .slice_labels import SliceLabelsd
 from .slide_cohort import embed_cohort
+from .storage import MappedFeatures
 from .synthetic import (
     make_bag_cohort,
     make_slide_cohort,
     tile_truth,
 )
 from .synthetic_scan import lesion_truth, make_scan_cohort
-from .transforms import EmbedScand, EmbedSlided, LoadBagd, SampleInstancesd
+from .transforms import EmbedScand, EmbedSlided, SampleInstancesd
 
 __all__ = [
     "BagFile",
@@ -34,6 +37,7 @@ __all__ = [
     "EmbedSettings",
     "EmbedSlided",
     "LoadBagd",
+    "MappedFeatures",
     "ResilientDataset",
     "SampleInstancesd",
     "ScanSettings",

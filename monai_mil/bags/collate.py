@@ -22,7 +22,11 @@ def collate_bags(items: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     Returns:
         ``image`` ``[b, d, n_max, ...]`` padded with zeros, ``mask`` ``[b, n_max]``, True where an instance is real,
         ``coords`` and ``positions_mm`` padded with 0 and ``instance_labels`` with -1 where all bags have them, and
-        every other key collated as MONAI does: labels stacked, strings in a list.
+        every other key collated as MONAI does: labels stacked, strings in a list. ``token_mask`` ``[b, n_max, h, w]``
+        where a bag has one: True where a token is real.
+
+    Raises:
+        ValueError: some bags hold features, others their codes.
     """
     images = [item["image"] for item in items]
     sizes = [image.shape[1] for image in images]
@@ -32,6 +36,10 @@ def collate_bags(items: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         if all(key in item for item in items):
             rows = [torch.as_tensor(item[key]) for item in items]
             batch[key] = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=fill)
+    if any("token_mask" in item for item in items):
+        whole = torch.ones(1, *images[0].shape[2:], dtype=torch.bool)
+        masks = [item.get("token_mask", whole.expand(size, -1, -1)) for item, size in zip(items, sizes, strict=True)]
+        batch["token_mask"] = torch.nn.utils.rnn.pad_sequence(masks, batch_first=True)
     if isinstance(items[0].get("label"), Sequence):
         batch["label"] = torch.tensor([item["label"] for item in items], dtype=torch.float32)
     rest = [{key: value for key, value in item.items() if key not in {*batch, *_PADDING}} for item in items]
@@ -40,6 +48,11 @@ def collate_bags(items: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 def _pad_images(images: Sequence[Tensor], largest: int) -> Tensor:
     """Channels stay innermost in memory, as bags are stored and as networks want them."""
+    if len({image.dtype for image in images}) > 1:
+        raise ValueError(
+            "the bags of this batch hold features of different types (float16 and uint8?): embed with one storage, "
+            "or take one bag a batch"
+        )
     plain = [image.as_tensor() if isinstance(image, MetaTensor) else image for image in images]
     if len(plain) == 1:
         padded = plain[0][None]

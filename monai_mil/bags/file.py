@@ -9,13 +9,15 @@ from types import TracebackType
 
 import h5py
 import numpy as np
+import torch
 
 from monai_mil.bags.info import BagInfo, info_attributes, read_info, trident_attributes
+from monai_mil.bags.storage import TOKEN_MAJOR, MappedFeatures, check_storage, decode, write_features
 from monai_mil.errors import BagError
-from monai_mil.files import replacing, replacing_hdf5
+from monai_mil.files import replacing_hdf5
 
-_BLOCK_BYTES = 4 << 20
-_TOKEN_MAJOR = "nhwd"
+_READ_ROWS = 64
+_CODES = ("feature_scale", "feature_offset")
 
 
 class BagFile:
@@ -31,6 +33,7 @@ class BagFile:
         n: number of instances; TRIDENT writes files without any.
         width: number of feature channels, ``d``.
         grid: ``(h, w)`` of a spatial bag, None for vectors.
+        storage: type of the features in the file, for example ``"float16"``; ``"uint8"`` are codes, see ``write``.
         coords: level-0 x and y of every tile's upper-left corner, int64 ``[n, 2]``; of a scan the slice's index and 0.
 
     Raises:
@@ -56,7 +59,8 @@ class BagFile:
 
     def _read_header(self) -> None:
         features, coords = self._dataset("features"), self._dataset("coords")
-        if features.ndim not in (2, 4) or features.dtype.kind != "f":
+        self._codes = self._read_codes(features)
+        if features.ndim not in (2, 4) or (features.dtype.kind != "f" and self._codes is None):
             raise BagError(
                 f"bag '{self.path}': 'features' is {features.dtype} {list(features.shape)}, "
                 "not floating point [n, d] or [n, d, h, w]; give one row per tile"
@@ -66,7 +70,8 @@ class BagFile:
         if len(features) != len(coords):
             raise BagError(f"bag '{self.path}': {len(features)} features but {len(coords)} coords; embed it again")
         self._features = features
-        self._token_major = features.ndim == 4 and features.attrs.get("layout") == _TOKEN_MAJOR
+        self._token_major = features.ndim == 4 and features.attrs.get("layout") == TOKEN_MAJOR
+        self.storage: str = features.dtype.name
         self.n: int = len(features)
         self.coords: np.ndarray = coords[:].astype(np.int64, copy=False)
         height_width = features.shape[1:3] if self._token_major else features.shape[2:]
@@ -76,6 +81,15 @@ class BagFile:
             self.path.stem, dict(self._file.attrs), dict(features.attrs), dict(coords.attrs), self.coords
         )
         _check_scan(self.path, self.n, self.info)
+
+    def _read_codes(self, features: h5py.Dataset) -> tuple[np.ndarray, np.ndarray] | None:
+        """Scale and offset, float32 ``[d]``, of features stored as codes."""
+        if features.dtype != np.uint8 or not set(_CODES) <= set(self._file):
+            return None
+        scale, offset = (self._dataset(name)[:].astype(np.float32) for name in _CODES)
+        if not scale.shape == offset.shape == features.shape[-1:]:
+            raise BagError(f"bag '{self.path}': scale and offset do not fit {features.shape[-1]} channels")
+        return scale, offset
 
     def _dataset(self, name: str) -> h5py.Dataset:
         found = self._file.get(name)
@@ -98,7 +112,7 @@ class BagFile:
     @property
     def extras(self) -> tuple[str, ...]:
         """Names of the datasets beside ``features`` and ``coords``, for example ``instance_labels``."""
-        return tuple(sorted(set(self._file) - {"features", "coords"}))
+        return tuple(sorted(set(self._file) - {"features", "coords", *_CODES}))
 
     def extra(self, name: str) -> np.ndarray:
         """Read one of ``extras``; the first axis is the instance."""
@@ -112,7 +126,7 @@ class BagFile:
             rows: a slice, indices or a boolean mask over the instances; None for all.
 
         Returns:
-            ``[m, d]`` or ``[m, d, h, w]`` in the file's own precision.
+            ``[m, d]`` or ``[m, d, h, w]`` in the file's own precision; of codes the features they stand for, float32.
 
         Raises:
             BagError: the data cannot be read.
@@ -128,12 +142,41 @@ class BagFile:
                 stored = self._gather(np.arange(self.n)[wanted])
         except OSError as error:
             raise BagError(f"bag '{self.path}': features cannot be read ({error}); embed it again") from error
+        if self._codes is not None:
+            stored = decode(stored, *self._codes)
         return np.moveaxis(stored, -1, 1) if self._token_major else stored
 
     def chunks(self, rows: int) -> Iterator[np.ndarray]:
         """Yield the features in order, ``rows`` instances at a time, so that memory does not grow with ``n``."""
         for start in range(0, self.n, rows):
             yield self.features(slice(start, start + rows))
+
+    def mapped(self) -> MappedFeatures:
+        """The features without reading them, as a memory map that outlives this object.
+
+        Files that other programs have chunked, compressed or stored channel-first cannot be mapped; theirs are read
+        into float16 arrays.
+
+        Raises:
+            BagError: the data cannot be read.
+        """
+        offset = self._features.id.get_offset()
+        rows_last = self._token_major or self.grid is None
+        if offset is None or not self._features.dtype.isnative or not rows_last:
+            return MappedFeatures(torch.from_numpy(self._read_half()))
+        # Copy on write: torch warns of an array that cannot be written, and would crash if somebody did.
+        stored = np.memmap(self.path, self._features.dtype, "c", offset, self._features.shape)
+        codes = () if self._codes is None else map(torch.from_numpy, self._codes)
+        return MappedFeatures(torch.from_numpy(np.moveaxis(stored, -1, 1)), *codes)
+
+    def _read_half(self) -> np.ndarray:
+        """All features in float16, token-major in memory; never twice in memory."""
+        stored = np.empty((self.n, *(self.grid or ()), self.width), np.float16)
+        features = np.moveaxis(stored, -1, 1)
+        for start in range(0, self.n, _READ_ROWS):
+            with np.errstate(over="ignore"):
+                features[start : start + _READ_ROWS] = self.features(slice(start, start + _READ_ROWS))
+        return features
 
     def _slice(self, rows: slice) -> np.ndarray:
         start, stop, step = rows.indices(self.n)
@@ -161,8 +204,9 @@ class BagFile:
         coords: np.ndarray,
         info: BagInfo,
         extras: Mapping[str, np.ndarray] | None = None,
+        storage: str = "float16",
     ) -> None:
-        """Write a whole bag or nothing: float16, contiguous, under a temporary name that is renamed at the end.
+        """Write a whole bag or nothing: contiguous, under a temporary name that is renamed at the end.
 
         Args:
             path: the file to make or replace; its folder is made.
@@ -171,17 +215,22 @@ class BagFile:
                 and 0.
             info: what is known about slide, tiles and encoder.
             extras: further datasets with one row per instance, for example ``instance_labels``.
+            storage: ``"float16"``, or ``"uint8"`` for half of it: codes from 0 to 255 on a scale of every channel's
+                own, ``feature = feature_offset + feature_scale * code``.
 
         Raises:
             BagError: a feature is NaN or beyond float16, or lengths differ; names the file.
             OutputError: the file cannot be written, because the disk is full for example.
+            SettingsError: there is no such storage.
         """
+        check_storage(storage)
         path, coords, extras = Path(path), np.asarray(coords), dict(extras or {})
         _check_shapes(path, features, coords, extras)
         _check_scan(path, len(features), info)
-        token_major = np.moveaxis(features, 1, -1) if features.ndim == 4 else features
         with replacing_hdf5(path) as file:
-            _write_features(path, file, token_major, info)
+            dataset = write_features(path, file, features, storage)
+            encoder = "None" if info.encoder is None else info.encoder
+            dataset.attrs.update({"name": info.slide_id, "savetodir": str(path.parent), "encoder": encoder})
             stored = file.create_dataset("coords", data=coords.astype(np.int64, copy=False))
             stored.attrs.update(trident_attributes(info, path.parent))
             for name, values in extras.items():
@@ -192,37 +241,6 @@ class BagFile:
                     dtype=h5py.string_dtype() if text else values.dtype,
                 )
             file.attrs.update(info_attributes(info))
-
-
-def export_clam(bag: str | os.PathLike[str], folder: str | os.PathLike[str]) -> tuple[Path, Path]:
-    """Write a bag as CLAM does: ``h5_files/<slide>.h5`` and ``pt_files/<slide>.pt``, float32.
-
-    Args:
-        bag: a pooled bag; CLAM knows no spatial ones.
-        folder: CLAM's feature folder.
-
-    Returns:
-        The two files.
-
-    Raises:
-        BagError: the bag is spatial or cannot be read.
-        OutputError: a file cannot be written, because the disk is full for example.
-    """
-    import torch
-
-    with BagFile(bag) as source:
-        if source.grid is not None:
-            raise BagError(f"bag '{bag}': CLAM reads vectors, this bag has a {source.grid} grid; embed without spatial")
-        features, coords, slide_id = source.features().astype(np.float32), source.coords, source.info.slide_id
-    h5_path = Path(folder, "h5_files", f"{slide_id}.h5")
-    pt_path = Path(folder, "pt_files", f"{slide_id}.pt")
-    with replacing_hdf5(h5_path) as file:
-        rows = (32, features.shape[1])
-        file.create_dataset("features", data=features, chunks=rows, maxshape=(None, features.shape[1]))
-        file.create_dataset("coords", data=coords.astype(np.int32), chunks=(32, 2), maxshape=(None, 2))
-    with replacing(pt_path) as partial:
-        torch.save(torch.from_numpy(features), partial)
-    return h5_path, pt_path
 
 
 def _check_shapes(path: Path, features: np.ndarray, coords: np.ndarray, extras: Mapping[str, np.ndarray]) -> None:
@@ -242,33 +260,3 @@ def _check_scan(path: Path, n: int, info: BagInfo) -> None:
     expected = info.scan_instances()
     if expected is not None and len(expected) != n:
         raise BagError(f"bag '{path}': {n} instances for the {len(expected)} slices of its scan; embed it again")
-
-
-def _write_features(path: Path, file: h5py.File, features: np.ndarray, info: BagInfo) -> None:
-    dataset = file.create_dataset("features", shape=features.shape, dtype=np.float16)
-    encoder = "None" if info.encoder is None else info.encoder
-    dataset.attrs.update({"name": info.slide_id, "savetodir": str(path.parent), "encoder": encoder})
-    if features.ndim == 4:
-        dataset.attrs["layout"] = _TOKEN_MAJOR
-    rows = max(1, _BLOCK_BYTES // max(1, 2 * int(np.prod(features.shape[1:]))))
-    for start in range(0, len(features), rows):
-        with np.errstate(over="ignore"):
-            block = np.ascontiguousarray(features[start : start + rows], dtype=np.float16)
-        bad = not_finite(block)
-        if bad is not None:
-            raise BagError(
-                f"bag '{path}': the features of instance {start + bad} are NaN or beyond float16's 65504; "
-                "check the encoder and the slide or scan"
-            )
-        dataset.write_direct(block, dest_sel=np.s_[start : start + len(block)])
-
-
-def not_finite(features: np.ndarray) -> int | None:
-    """Index of the first row of a float16 array ``[n, ...]`` that holds NaN or infinity, None where there is none."""
-    # numpy has no fast float16 arithmetic, but of the bit patterns the NaNs and infinities are the largest: among all
-    # of them read as unsigned numbers if negative, among the positive ones (read as signed numbers) otherwise.
-    bits = np.ascontiguousarray(features).view(np.uint16)
-    if bits.size == 0 or (bits.max() < 0xFC00 and bits.view(np.int16).max() < 0x7C00):
-        return None
-    exponent = bits & np.uint16(0x7C00)
-    return int(np.flatnonzero((exponent == 0x7C00).reshape(len(features), -1).any(axis=1))[0])

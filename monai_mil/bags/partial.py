@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from monai_mil.bags.file import not_finite
+from monai_mil.bags.storage import not_finite
 from monai_mil.errors import BagError
 from monai_mil.files import replacing, write_error
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import os
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,96 +15,17 @@ from monai.data.meta_tensor import MetaTensor
 from monai.transforms import MapTransform, Randomizable
 from torch import Tensor
 
-from monai_mil.bags.file import BagFile
 from monai_mil.bags.info import BagInfo
-from monai_mil.bags.scan_preset import find_preset, same_but_statistics
-from monai_mil.errors import BagError, NoTissueError
-from monai_mil.scans import SlicePreset
+from monai_mil.bags.scan_preset import find_preset
+from monai_mil.bags.tokens import token_mask
+from monai_mil.errors import BagError
 
 if TYPE_CHECKING:
     from monai_mil.encoders import Encoder
 
 logger = logging.getLogger(__name__)
 
-_PER_INSTANCE = ("coords", "positions_mm", "instance_labels")
-
-
-class LoadBagd(MapTransform):
-    """Replace the path of a bag file by its features and check that they are what the network expects.
-
-    The features become a float32 ``MetaTensor`` ``[d, n]``, or ``[d, n, h, w]`` of a spatial bag, whose ``meta`` holds
-    the frame (``slide_id``, ``slide_path``, ``mpp``, ``level0_size``, ``tile_size_level0``, ...; NaN or empty where the
-    file does not say). ``coords`` (int64 ``[n, 2]``) is set beside it. For a scan ``meta["scan_frame"]`` is the JSON of
-    its ``ScanFrame`` (``""`` for a slide) and ``positions_mm`` (float32 ``[n]``) is set too; ``instance_labels``
-    (int64 ``[n]``) where the file holds them.
-
-    Args:
-        keys: keys of the paths.
-        width: number of feature channels the network takes; None for any.
-        encoder: name of the encoder the network was trained with; files that name none are taken.
-        preset: name or ``preset.json`` of the slice preset the network was trained with; files that name none are
-            taken. A name whose statistics are a training split's is compared without them: give the file.
-        extras: further numeric datasets of the file to set.
-        allow_missing_keys: skip absent keys.
-
-    Raises:
-        BagError: the file is unreadable or empty, of another width, encoder or preset, or holds NaN; names the file.
-        SettingsError: the preset is unknown.
-    """
-
-    def __init__(
-        self,
-        keys: KeysCollection = "image",
-        width: int | None = None,
-        encoder: str | None = None,
-        extras: Sequence[str] = (),
-        allow_missing_keys: bool = False,
-        *,
-        preset: str | None = None,
-    ) -> None:
-        super().__init__(keys, allow_missing_keys)
-        self.width = width
-        self.encoder = encoder
-        self.preset = None if preset is None else find_preset(preset)
-        self.extras = tuple(extras)
-
-    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Load ``data[key]``; the input dictionary is left as it is."""
-        loaded = dict(data)
-        for key in self.key_iterator(loaded):
-            with BagFile(loaded[key]) as bag:
-                self._check(bag)
-                loaded[key] = _bag_tensor(bag.path, torch.from_numpy(bag.features()), bag.info)
-                loaded.update(_places(bag.coords, bag.info))
-                names = {*self.extras, *({"instance_labels"} & set(bag.extras))}
-                loaded |= {name: torch.from_numpy(bag.extra(name)) for name in sorted(names)}
-        return loaded
-
-    def _check(self, bag: BagFile) -> None:
-        if bag.n == 0:
-            raise NoTissueError(f"bag '{bag.path}': no instances; the slide had no tissue, leave it out of the cohort")
-        if self.width is not None and bag.width != self.width:
-            raise BagError(
-                f"bag '{bag.path}': {bag.width} feature channels (encoder {bag.info.encoder}), the network takes "
-                f"{self.width}; embed with the network's encoder"
-            )
-        if self.encoder is not None and bag.info.encoder not in (None, self.encoder):
-            raise BagError(
-                f"bag '{bag.path}': made by encoder '{bag.info.encoder}', the network was trained with "
-                f"'{self.encoder}'; embed with that one"
-            )
-        if self.preset is not None and bag.info.preset is not None:
-            self._check_preset(bag, self.preset, SlicePreset.from_record(bag.info.preset))
-
-    @staticmethod
-    def _check_preset(bag: BagFile, wanted: SlicePreset, found: SlicePreset) -> None:
-        same = same_but_statistics(wanted, found) if wanted.mean is None else wanted == found
-        if not same:
-            detail = " with other windows or statistics" if found.name == wanted.name else ""
-            raise BagError(
-                f"bag '{bag.path}': made with slice preset '{found.name}'{detail}, the network was trained with "
-                f"'{wanted.name}'; embed the scans with that one"
-            )
+_PER_INSTANCE = ("coords", "positions_mm", "instance_labels", "token_mask")
 
 
 class EmbedSlided(MapTransform):
@@ -164,8 +85,8 @@ class EmbedSlided(MapTransform):
                 batches = embed_slide(slide, grid, self.encoder, batch_size=self.batch_size, device=self.device)
                 features = torch.cat([batch.cpu() for batch in batches])
                 info = self.settings.info(slide, grid, self.encoder)
-            embedded[key] = _bag_tensor(info.slide_path or info.slide_id, features, info)
-            embedded.update(_places(grid.coords, info))
+            embedded[key] = bag_tensor(info.slide_path or info.slide_id, features, info)
+            embedded.update(places(grid.coords, info, self.encoder.grid))
         return embedded
 
 
@@ -227,8 +148,8 @@ class EmbedScand(MapTransform):
             for remark in scan.remarks:
                 logger.info("scan '%s': %s", name, remark)
             info = self.settings.info(scan.frame, self.encoder, name)
-            embedded[key] = _bag_tensor(str(embedded[key]), features, info)
-            embedded.update(_places(slice_coords(len(scan)), info))
+            embedded[key] = bag_tensor(str(embedded[key]), features, info)
+            embedded.update(places(slice_coords(len(scan)), info))
         return embedded
 
 
@@ -267,22 +188,33 @@ class SampleInstancesd(Randomizable, MapTransform):
         return sampled
 
 
-def _places(coords: np.ndarray, info: BagInfo) -> dict[str, Tensor]:
-    """Where the instances lie: ``coords``, and ``positions_mm`` of a scan's slices."""
-    places = {"coords": torch.from_numpy(coords)}
+def places(coords: np.ndarray, info: BagInfo, grid: tuple[int, int] | None = None) -> dict[str, Tensor]:
+    """Where the instances lie: ``coords``, ``positions_mm`` of a scan's slices, ``token_mask`` of a slide's tokens.
+
+    The last, bool ``[n, h, w]``, only where the tokens' ``grid`` is given and some lie beyond the slide.
+    """
+    found = {"coords": torch.from_numpy(coords)}
     if info.scan is not None:
-        places["positions_mm"] = torch.from_numpy(info.scan.positions_mm).float()
-    return places
+        found["positions_mm"] = torch.from_numpy(info.scan.positions_mm).float()
+    elif grid is not None and info.tile_size_level0 is not None and info.level0_size is not None:
+        mask = token_mask(coords, info.tile_size_level0, info.level0_size, grid)
+        found |= {} if mask is None else {"token_mask": mask}
+    return found
 
 
-def _bag_tensor(source: str | os.PathLike[str], features: Tensor, info: BagInfo) -> MetaTensor:
+def bag_tensor(source: str | os.PathLike[str], features: Tensor, info: BagInfo) -> MetaTensor:
     """Features ``[n, d, ...]`` as MONAI's channel-first image with the bag's frame; raises BagError on NaN."""
     features = features.float()
     if not torch.isfinite(features.sum()) and not torch.isfinite(features).all():
         rows = torch.isfinite(features.flatten(1)).all(dim=1).logical_not().nonzero()
         raise BagError(f"bag '{source}': the features of instance {int(rows[0])} are NaN or infinite; embed it again")
+    return MetaTensor(features.movedim(0, 1), meta=bag_meta(source, info))
+
+
+def bag_meta(source: str | os.PathLike[str], info: BagInfo) -> dict[str, Any]:
+    """The frame of a bag as the ``meta`` of its image."""
     unknown = math.nan
-    meta = {
+    return {
         "filename_or_obj": str(source),
         "slide_id": info.slide_id,
         "slide_path": info.slide_path or "",
@@ -294,4 +226,3 @@ def _bag_tensor(source: str | os.PathLike[str], features: Tensor, info: BagInfo)
         "level0_size": torch.tensor(info.level0_size or (0, 0)),
         "scan_frame": "" if info.scan is None else info.scan.to_json(),
     }
-    return MetaTensor(features.movedim(0, 1), meta=meta)

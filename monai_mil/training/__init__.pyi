@@ -3,6 +3,7 @@ from .batches import (
     prepare_instance_batch,
     prepare_positioned_bag_batch,
     prepare_streamed_batch,
+    prepare_token_batch,
 )
 from .best_model import BestModel
 from .checkpointer import Checkpointer
@@ -29,5 +30,6 @@ __all__ = [
     "prepare_instance_batch",
     "prepare_positioned_bag_batch",
     "prepare_streamed_batch",
+    "prepare_token_batch",
     "require_steps",
 ]

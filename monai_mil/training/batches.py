@@ -50,14 +50,15 @@ def prepare_token_batch(
     Keywords are ``mask``, of tokens ``[b, n, h, w]`` where the batch has a ``token_mask``, and ``scale`` and ``offset``
     where the image holds codes. ``DistributedDataParallel`` must be made without ``device_ids``, or it moves the image.
     """
-    codes = {name: batchdata[f"feature_{name}"] for name in ("scale", "offset") if f"feature_{name}" in batchdata}
-    masks = {"mask": batchdata["token_mask"]} if "token_mask" in batchdata else {}
-    small = {**batchdata, **masks, "image": torch.empty(0)}
-    _, label, positional, keywords = prepare_bag_batch(small, device, non_blocking, **kwargs)
-    moved = {
-        name: torch.as_tensor(value).to(device=device, non_blocking=non_blocking) for name, value in codes.items()
-    }
-    return torch.as_tensor(batchdata["image"]), label, positional, keywords | moved
+
+    def move(value: Any) -> Tensor:
+        return torch.as_tensor(value).to(device=device, non_blocking=non_blocking, **kwargs)
+
+    label = batchdata.get("label")
+    mask = "token_mask" if "token_mask" in batchdata else "mask"
+    keys = {"mask": mask, "scale": "feature_scale", "offset": "feature_offset"}
+    keywords = {name: move(batchdata[key]) for name, key in keys.items() if key in batchdata}
+    return torch.as_tensor(batchdata["image"]), None if label is None else move(label), (), keywords
 
 
 def prepare_positioned_bag_batch(

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from monai_mil.bags import BagFile, BagInfo, export_clam
-from monai_mil.bags.file import not_finite
-from monai_mil.errors import BagError
+from monai_mil.bags.storage import not_finite
+from monai_mil.errors import BagError, SettingsError
 from tests.bags.scans import frame
 
 INFO = BagInfo(
@@ -247,12 +247,87 @@ def test_clam_takes_no_spatial_bags(tmp_path):
         export_clam(tmp_path / "slide.h5", tmp_path)
 
 
+@pytest.mark.parametrize("grid", [(), (3, 2)])
+def test_bytes_are_within_half_a_step_of_the_features(tmp_path, grid):
+    features, coords = bag_arrays(40, 8, *grid)
+    features[:, 5] *= 100  # an outlier channel has steps of its own
+    features[:, 6] = 0.1  # and a channel of one value has it exactly
+    path = tmp_path / "bag.h5"
+    BagFile.write(path, features, coords, INFO, storage="uint8")
+    with h5py.File(path) as file:
+        assert file["features"].dtype == np.uint8
+        assert file["features"].shape == (40, *grid, 8)
+        assert file["feature_scale"].dtype == file["feature_offset"].dtype == np.float32
+    with BagFile(path) as bag:
+        assert (bag.storage, bag.grid, bag.width, bag.extras) == ("uint8", grid or None, 8, ())
+        decoded = bag.features()
+        assert decoded.dtype == np.float32
+        error = np.abs(decoded - features.astype(np.float32))
+        step = np.ptp(features.astype(np.float32).swapaxes(0, 1).reshape(8, -1), axis=1) / 255
+        assert (error.swapaxes(0, 1).reshape(8, -1).max(axis=1) <= 0.501 * step).all()
+        np.testing.assert_array_equal(bag.features([7, 3, 3]), decoded[[7, 3, 3]])
+        np.testing.assert_array_equal(np.concatenate(list(bag.chunks(17))), decoded)
+
+
+@pytest.mark.parametrize("storage", ["float16", "uint8"])
+@pytest.mark.parametrize("grid", [(), (3, 2)])
+def test_a_mapped_bag_holds_what_reading_gives_and_reads_nothing(tmp_path, storage, grid):
+    features, coords = bag_arrays(20, 8, *grid)
+    path = tmp_path / "bag.h5"
+    BagFile.write(path, features, coords, INFO, storage=storage)
+    with BagFile(path) as bag:
+        mapped, expected = bag.mapped(), bag.features()
+    found = mapped.features.float()
+    if storage == "uint8":
+        assert mapped.features.dtype == torch.uint8
+        shape = (-1, *(1 for _ in grid))
+        found = mapped.offset.reshape(shape) + mapped.scale.reshape(shape) * found
+    else:
+        assert mapped.features.dtype == torch.float16
+    np.testing.assert_allclose(found.numpy(), expected, rtol=1e-6, atol=1e-6)
+    assert mapped.features.movedim(1, -1).is_contiguous()
+    assert str(path) in Path("/proc/self/maps").read_text()
+    mapped.features[0] = 0
+    with BagFile(path) as bag:
+        np.testing.assert_array_equal(bag.features(), expected, "the file is nobody's to change")
+
+
+@pytest.mark.parametrize("options", [{"chunks": (1, 8, 3, 2)}, {"compression": "gzip"}, {}])
+def test_files_that_cannot_be_mapped_are_read_in_half_precision(tmp_path, options):
+    features, coords = bag_arrays(70, 8, 3, 2)
+    with h5py.File(tmp_path / "foreign.h5", "w") as file:
+        file.create_dataset("features", data=features.astype(np.float32), **options)
+        file["coords"] = coords
+    with BagFile(tmp_path / "foreign.h5") as bag:
+        mapped = bag.mapped()
+    assert mapped.features.dtype == torch.float16
+    assert mapped.features.movedim(1, -1).is_contiguous()
+    np.testing.assert_array_equal(mapped.features.numpy(), features)
+
+
+def test_bytes_without_their_scale_are_no_features(tmp_path):
+    with h5py.File(tmp_path / "odd.h5", "w") as file:
+        file["features"], file["coords"] = np.zeros((5, 8), np.uint8), np.zeros((5, 2), int)
+    with pytest.raises(BagError, match=r"odd\.h5.*'features' is uint8 \[5, 8\], not floating point"):
+        BagFile(tmp_path / "odd.h5")
+    with h5py.File(tmp_path / "odd.h5", "a") as file:
+        file["feature_scale"] = file["feature_offset"] = np.zeros(7)
+    with pytest.raises(BagError, match=r"odd\.h5.*scale and offset do not fit 8 channels"):
+        BagFile(tmp_path / "odd.h5")
+
+
+def test_an_unknown_storage_is_refused(tmp_path):
+    with pytest.raises(SettingsError, match="storage 'int4': must be one of float16, uint8"):
+        BagFile.write(tmp_path / "b.h5", *bag_arrays(), INFO, storage="int4")
+
+
+@pytest.mark.parametrize("storage", ["float16", "uint8"])
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, 65520.0, -1e30])
-def test_features_beyond_float16_are_an_error_that_names_file_and_instance(tmp_path, bad):
+def test_features_beyond_float16_are_an_error_that_names_file_and_instance(tmp_path, bad, storage):
     features = np.ones((5, 8), np.float32)
     features[3, 2] = bad
     with pytest.raises(BagError, match=r"bag\.h5.*instance 3"):
-        BagFile.write(tmp_path / "bag.h5", features, np.zeros((5, 2), int), INFO)
+        BagFile.write(tmp_path / "bag.h5", features, np.zeros((5, 2), int), INFO, storage=storage)
     assert list(tmp_path.iterdir()) == []
 
 

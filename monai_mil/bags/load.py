@@ -1,0 +1,140 @@
+"""Bag files into MONAI's pipelines, read whole or left in their files."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any
+
+import torch
+from monai.config import KeysCollection
+from monai.data.meta_tensor import MetaTensor
+from monai.transforms import MapTransform
+
+from monai_mil.bags.file import BagFile
+from monai_mil.bags.scan_preset import find_preset, same_but_statistics
+from monai_mil.bags.storage import MappedFeatures
+from monai_mil.bags.transforms import bag_meta, bag_tensor, places
+from monai_mil.errors import BagError, NoTissueError
+from monai_mil.scans import SlicePreset
+
+_ROWS_CHECKED = 64
+
+
+class LoadBagd(MapTransform):
+    """Replace the path of a bag file by its features and check that they are what the network expects.
+
+    The features become a float32 ``MetaTensor`` ``[d, n]``, or ``[d, n, h, w]`` of a spatial bag, whose ``meta`` holds
+    the frame (``slide_id``, ``slide_path``, ``mpp``, ``level0_size``, ``tile_size_level0``, ...; NaN or empty where the
+    file does not say). ``coords`` (int64 ``[n, 2]``) is set beside it. For a scan ``meta["scan_frame"]`` is the JSON of
+    its ``ScanFrame`` (``""`` for a slide) and ``positions_mm`` (float32 ``[n]``) is set too; ``instance_labels``
+    (int64 ``[n]``) where the file holds them. Where tokens of border tiles lie beyond the slide, ``token_mask`` (bool
+    ``[n, h, w]``) is False for them.
+
+    Args:
+        keys: keys of the paths.
+        width: number of feature channels the network takes; None for any.
+        encoder: name of the encoder the network was trained with; files that name none are taken.
+        preset: name or ``preset.json`` of the slice preset the network was trained with; files that name none are
+            taken. A name whose statistics are a training split's is compared without them: give the file.
+        extras: further numeric datasets of the file to set.
+        allow_missing_keys: skip absent keys.
+        grid: tokens of an instance the network takes, ``(h, w)``; None for any, vectors too.
+        mapped: leave the features in the file. The image is then a memory map of the file's own type, for networks that
+            read a bag in chunks (``INSIGHT``) and :func:`monai_mil.training.prepare_token_batch`; of a uint8 file it
+            holds the codes, and ``feature_scale`` and ``feature_offset`` (float32 ``[d]``) are set beside it. Load
+            with ``num_workers=0``: there is nothing to wait for, and a worker would copy the file.
+
+    Raises:
+        BagError: the file is unreadable or empty, of another width, grid, encoder or preset, or holds NaN; names the
+            file.
+        SettingsError: the preset is unknown.
+    """
+
+    def __init__(
+        self,
+        keys: KeysCollection = "image",
+        width: int | None = None,
+        encoder: str | None = None,
+        extras: Sequence[str] = (),
+        allow_missing_keys: bool = False,
+        *,
+        preset: str | None = None,
+        grid: Sequence[int] | None = None,
+        mapped: bool = False,
+    ) -> None:
+        super().__init__(keys, allow_missing_keys)
+        self.width = width
+        self.encoder = encoder
+        self.preset = None if preset is None else find_preset(preset)
+        self.extras = tuple(extras)
+        self.grid = None if grid is None else tuple(grid)
+        self.mapped = mapped
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Load ``data[key]``; the input dictionary is left as it is."""
+        loaded = dict(data)
+        for key in self.key_iterator(loaded):
+            with BagFile(loaded[key]) as bag:
+                self._check(bag)
+                loaded |= self._features(bag, key)
+                loaded.update(places(bag.coords, bag.info, bag.grid))
+                names = {*self.extras, *({"instance_labels"} & set(bag.extras))}
+                loaded |= {name: torch.from_numpy(bag.extra(name)) for name in sorted(names)}
+        return loaded
+
+    def _features(self, bag: BagFile, key: Hashable) -> dict[Hashable, Any]:
+        if not self.mapped:
+            return {key: bag_tensor(bag.path, torch.from_numpy(bag.features()), bag.info)}
+        found = bag.mapped()
+        if bag.info.version is None:  # our own files were checked when they were written
+            _check_finite(bag, found)
+        items: dict[Hashable, Any] = {
+            key: MetaTensor(found.features.movedim(0, 1), meta=bag_meta(bag.path, bag.info)),
+            "feature_scale": found.scale,
+            "feature_offset": found.offset,
+        }
+        return {name: value for name, value in items.items() if value is not None}
+
+    def _check(self, bag: BagFile) -> None:
+        if bag.n == 0:
+            raise NoTissueError(f"bag '{bag.path}': no instances; the slide had no tissue, leave it out of the cohort")
+        if self.width is not None and bag.width != self.width:
+            raise BagError(
+                f"bag '{bag.path}': {bag.width} feature channels (encoder {bag.info.encoder}), the network takes "
+                f"{self.width}; embed with the network's encoder"
+            )
+        if self.grid is not None and bag.grid != self.grid:
+            found = "vectors" if bag.grid is None else f"tokens on a grid {bag.grid[0]} x {bag.grid[1]}"
+            raise BagError(
+                f"bag '{bag.path}': {found} (encoder {bag.info.encoder}), the network takes tokens on a grid "
+                f"{self.grid[0]} x {self.grid[1]}; embed with the network's encoder and its option spatial"
+            )
+        if self.encoder is not None and bag.info.encoder not in (None, self.encoder):
+            raise BagError(
+                f"bag '{bag.path}': made by encoder '{bag.info.encoder}', the network was trained with "
+                f"'{self.encoder}'; embed with that one"
+            )
+        if self.preset is not None and bag.info.preset is not None:
+            self._check_preset(bag, self.preset, SlicePreset.from_record(bag.info.preset))
+
+    @staticmethod
+    def _check_preset(bag: BagFile, wanted: SlicePreset, found: SlicePreset) -> None:
+        same = same_but_statistics(wanted, found) if wanted.mean is None else wanted == found
+        if not same:
+            detail = " with other windows or statistics" if found.name == wanted.name else ""
+            raise BagError(
+                f"bag '{bag.path}': made with slice preset '{found.name}'{detail}, the network was trained with "
+                f"'{wanted.name}'; embed the scans with that one"
+            )
+
+
+def _check_finite(bag: BagFile, found: MappedFeatures) -> None:
+    """Raise a BagError that names the first instance with NaN or infinity; reads a few rows at a time."""
+    for start in range(0, bag.n, _ROWS_CHECKED):
+        rows = found.features[start : start + _ROWS_CHECKED].flatten(1).float()
+        finite = torch.isfinite(rows).all(dim=1)
+        if not finite.all():
+            bad = start + int(torch.nonzero(~finite)[0])
+            raise BagError(
+                f"bag '{bag.path}': the features of instance {bad} are NaN, infinite or beyond float16; embed it again"
+            )

@@ -1,0 +1,118 @@
+"""How a bag file stores features: as float16, or in one byte each, on a scale of every channel's own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import h5py
+import numpy as np
+import torch
+from torch import Tensor
+
+from monai_mil.errors import BagError, SettingsError
+
+STORAGES = ("float16", "uint8")
+TOKEN_MAJOR = "nhwd"
+_BLOCK_BYTES = 4 << 20
+
+
+@dataclass(frozen=True, eq=False)
+class MappedFeatures:
+    """Features that stay in their file until somebody asks for them.
+
+    Attributes:
+        features: ``[n, d]`` or ``[n, d, h, w]``, channels innermost in memory, in the file's own type; uint8 are codes.
+            Writing into them changes neither the file nor anybody else's.
+        scale: of codes, float32 ``[d]``, else None; a feature is ``offset + scale * code``.
+        offset: likewise.
+    """
+
+    features: Tensor
+    scale: Tensor | None = None
+    offset: Tensor | None = None
+
+
+def check_storage(storage: str) -> None:
+    """Raise a SettingsError unless there is such a storage."""
+    if storage not in STORAGES:
+        raise SettingsError(f"storage '{storage}': must be one of {', '.join(STORAGES)}")
+
+
+def write_features(path: Path, file: h5py.File, features: np.ndarray, storage: str) -> h5py.Dataset:
+    """Write the dataset ``features``, contiguous, block by block; of uint8 its scale and offset too.
+
+    Args:
+        path: the bag, for messages.
+        file: where it goes.
+        features: ``[n, d]``, or ``[n, d, h, w]``, which are stored token-major.
+        storage: one of ``STORAGES``. uint8 keeps 255 steps between the lowest and the highest value of every channel
+            of the bag: half the bytes, see the benchmark ``insight`` for the error.
+
+    Raises:
+        BagError: a feature is NaN or beyond float16; names file and instance.
+    """
+    stored = np.moveaxis(features, 1, -1)
+    scale, offset = None, None
+    if storage == "uint8":
+        scale, offset = _scales(_blocks(path, stored), stored.shape[-1])
+        file.create_dataset("feature_scale", data=scale.numpy())
+        file.create_dataset("feature_offset", data=offset.numpy())
+    dataset = file.create_dataset("features", shape=stored.shape, dtype=storage)
+    if features.ndim == 4:
+        dataset.attrs["layout"] = TOKEN_MAJOR
+    start = 0
+    for block in _blocks(path, stored):
+        rows = block if scale is None or offset is None else _encode(block, scale, offset)
+        dataset.write_direct(rows, dest_sel=np.s_[start : start + len(rows)])
+        start += len(rows)
+    return dataset
+
+
+def decode(codes: np.ndarray, scale: np.ndarray, offset: np.ndarray) -> np.ndarray:
+    """Features, float32, of codes whose last axis is the channel."""
+    features = codes * scale
+    features += offset
+    return features
+
+
+def not_finite(features: np.ndarray) -> int | None:
+    """Index of the first row of a float16 array ``[n, ...]`` that holds NaN or infinity, None where there is none."""
+    # numpy has no fast float16 arithmetic, but of the bit patterns the NaNs and infinities are the largest: among all
+    # of them read as unsigned numbers if negative, among the positive ones (read as signed numbers) otherwise.
+    bits = np.ascontiguousarray(features).view(np.uint16)
+    if bits.size == 0 or (bits.max() < 0xFC00 and bits.view(np.int16).max() < 0x7C00):
+        return None
+    exponent = bits & np.uint16(0x7C00)
+    return int(np.flatnonzero((exponent == 0x7C00).reshape(len(features), -1).any(axis=1))[0])
+
+
+def _blocks(path: Path, stored: np.ndarray) -> Iterator[np.ndarray]:
+    """Rows in float16, checked."""
+    rows = max(1, _BLOCK_BYTES // max(1, 2 * int(np.prod(stored.shape[1:]))))
+    for start in range(0, len(stored), rows):
+        with np.errstate(over="ignore"):
+            block = np.ascontiguousarray(stored[start : start + rows], dtype=np.float16)
+        bad = not_finite(block)
+        if bad is not None:
+            raise BagError(
+                f"bag '{path}': the features of instance {start + bad} are NaN or beyond float16's 65504; "
+                "check the encoder and the slide or scan"
+            )
+        yield block
+
+
+def _scales(blocks: Iterator[np.ndarray], width: int) -> tuple[Tensor, Tensor]:
+    """Scale and offset of every channel, float32 ``[d]``: code 0 is its lowest value, 255 its highest."""
+    low, high = torch.full((width,), torch.inf), torch.full((width,), -torch.inf)
+    for block in blocks:
+        rows = torch.from_numpy(block).flatten(0, -2).float()
+        low, high = torch.minimum(low, rows.amin(dim=0)), torch.maximum(high, rows.amax(dim=0))
+    constant = high <= low  # a bag without rows too
+    return torch.where(constant, 1.0, (high - low) / 255), torch.where(low.isfinite(), low, 0.0)
+
+
+def _encode(block: np.ndarray, scale: Tensor, offset: Tensor) -> np.ndarray:
+    steps = torch.from_numpy(block).float().sub_(offset).div_(scale)
+    return steps.round_().clamp_(0, 255).to(torch.uint8).numpy()
