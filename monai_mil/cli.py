@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.console import Console
@@ -116,6 +116,8 @@ def embed(
     "monai-mil embed-scans scans/ --out bags/\n\n"
     "monai-mil embed-scans cohort.csv --out bags/ --encoder vit_b16_ct --preset head_paper --device cuda\n\n"
     "monai-mil embed-scans chest.nii.gz --out bags/ --preset=-600/1500\n\n"
+    "monai-mil embed-scans chest/ --out bags/ --encoder dinov2_vitl14_reg --spatial --preset insight --lungs threshold "
+    "--depth 32\n\n"
     "A table has the columns scan_id and path, and where a folder holds several series, series_uid.",
 )
 def embed_scans(
@@ -130,7 +132,7 @@ def embed_scans(
     preset: Annotated[
         str,
         typer.Option(
-            help="Windows of the slices: chest_rsna, head_rsna, abdomen_rsna, lung, head_paper, chest_paper, "
+            help="Windows of the slices: chest_rsna, head_rsna, abdomen_rsna, lung, insight, head_paper, chest_paper, "
             "abdomen_paper, center/width in HU, or a preset.json."
         ),
     ] = "chest_rsna",
@@ -139,6 +141,14 @@ def embed_scans(
         bool, typer.Option("--spatial", help="Keep the token map of each slice, not one vector.")
     ] = False,
     allow_gaps: Annotated[bool, typer.Option("--allow-gaps", help="Take series with missing slices.")] = False,
+    lungs: Annotated[
+        Literal["threshold", "lungmask"] | None,
+        typer.Option(help="Blank what is outside the lungs, found by this method."),
+    ] = None,
+    depth: Annotated[int | None, typer.Option(min=1, help="Bring every scan to so many layers.")] = None,
+    depth_mode: Annotated[
+        Literal["resize", "middle"], typer.Option(help="How: resize between slices, or keep the middle ones.")
+    ] = "resize",
     chunk: Annotated[int, typer.Option(min=1, help="Slices the encoder sees at once.")] = 64,
     device: Annotated[str, typer.Option(help="Where the encoder runs: cpu, cuda, cuda:1 ...")] = "cpu",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace bags made with other settings.")] = False,
@@ -155,6 +165,9 @@ def embed_scans(
         get_encoder(encoder, spatial=spatial, weights=weights, device=device),
         preset,
         allow_gaps=allow_gaps,
+        lungs=lungs,
+        depth=depth,
+        depth_mode=depth_mode,
         chunk=chunk,
         device=device,
         overwrite=overwrite,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from rich.console import Console
 from rich.progress import track
@@ -32,6 +32,9 @@ def embed_scans(
     preset: SlicePreset | str | os.PathLike[str] = "chest_rsna",
     *,
     allow_gaps: bool = False,
+    lungs: Literal["threshold", "lungmask"] | None = None,
+    depth: int | None = None,
+    depth_mode: Literal["resize", "middle"] = "resize",
     chunk: int = 64,
     device: str = "cpu",
     overwrite: bool = False,
@@ -39,7 +42,7 @@ def embed_scans(
     workers: int = 1,
     scheduler: str | None = None,
 ) -> EmbedReport:
-    """Write the bag of every scan to ``<out_dir>/<scan_id>.h5``: one instance a slice.
+    """Write the bag of every scan to ``<out_dir>/<scan_id>.h5``: one instance a slice, or a layer of ``depth``.
 
     A run may be killed at any moment and started again: finished scans are kept. Several runs may share ``out_dir``;
     each scan is done by one of them.
@@ -54,10 +57,13 @@ def embed_scans(
         encoder: an encoder or its name.
         preset: how slices become the encoder's input: a preset, its name, ``"center/width"`` or a ``preset.json``.
         allow_gaps: take scans that lack slices.
+        lungs: blank what is outside the lungs, found by this method; a scan without any fails.
+        depth: instances of every scan; None takes each slice as one.
+        depth_mode: how slices become them: ``resize`` or ``middle`` (see ``scans.Depth``).
         chunk: slices a step.
         device: of an encoder given by name.
-        overwrite: replace bags of another preset or encoder, damaged ones, and another preset's ``preset.json``, which
-            are errors without it. Bags that fit are kept.
+        overwrite: replace bags of other settings or another encoder, damaged ones, and another preset's
+            ``preset.json``, which are errors without it. Bags that fit are kept.
         progress: show a bar, and at the end what failed.
         workers: processes on this machine (more than one needs the extra ``scale``).
         scheduler: address of a Dask scheduler to spread the scans over (needs the extra ``scale``).
@@ -79,7 +85,7 @@ def embed_scans(
         training = _training_scans(cases, chosen, allow_gaps, progress)
         size = loaded.card.preprocessing.input_size
         chosen = fitted_preset(chosen, out_dir, training, size, overwrite=overwrite)
-    settings = ScanSettings(chosen, allow_gaps)
+    settings = ScanSettings(chosen, allow_gaps, lungs, depth, depth_mode)
     rejected = reject(SCANS, [(case.slide_id, case.path) for case in cases])
     jobs = {
         index: ScanJob(

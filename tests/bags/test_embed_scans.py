@@ -1,15 +1,17 @@
 import json
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import nibabel
 import numpy as np
 import pytest
 import torch
-from monai.transforms import Compose
+from monai.transforms import Compose, Resize
 
 from monai_mil.bags import (
     BagFile,
@@ -24,7 +26,15 @@ from monai_mil.bags import (
 )
 from monai_mil.bags.synthetic_scan import lesion_truth, make_scan_cohort
 from monai_mil.errors import BagError, CohortError, OutputError, ScanReadError, SettingsError
-from monai_mil.scans import fit_statistics, list_series, load_scan, slice_preset
+from monai_mil.scans import (
+    Depth,
+    fit_statistics,
+    list_series,
+    load_scan,
+    lung_mask,
+    prepare_slices,
+    slice_preset,
+)
 from tests.bags.counting import encoded
 from tests.bags.scans import SliceStatistics, write_nifti
 from tests.conftest import ROOT
@@ -336,3 +346,97 @@ def test_a_bag_finds_its_scan_from_any_folder(scans, encoder, tmp_path, monkeypa
     embed_scans("b.nii", tmp_path / "bags", encoder, progress=False)
     with BagFile(tmp_path / "bags" / "b.h5") as bag:
         assert bag.info.slide_path == bag.info.scan.path == str(scans / "b.nii")
+
+
+def chest(folder, n=24):
+    """A volume of ``n`` slices with two lungs, their air in 1 mm voxels; the upper half of the slices is brighter."""
+    z, y, x = np.mgrid[:n, :64, :80].astype(float)
+    hu = np.where(np.hypot((x - 40) / 38, (y - 32) / 30) < 1, 40.0, -1000.0)
+    lungs = np.hypot((np.abs(x - 40) - 17) / 14, (y - 32) / 20) < 1
+    hu[lungs] = -850
+    hu[lungs & (z >= n / 2)] = -700
+    path = folder / "chest.nii.gz"
+    nibabel.save(nibabel.Nifti1Image(hu.T.astype(np.int16), np.diag([-4.0, -4.0, 4.0, 1.0])), path)
+    return path
+
+
+def test_what_lies_outside_the_lungs_reaches_no_encoder(tmp_path):
+    pytest.importorskip("itk", reason="the extra 'itk' is not installed")
+    path, encoder = chest(tmp_path), SliceStatistics(tmp_path / "log", grid=(8, 8))
+    embed_scans(path, tmp_path / "bags", encoder, "insight", lungs="threshold", progress=False)
+    scan = load_scan(path)
+    inside = lung_mask(scan)
+    blanked = replace(scan, hu=np.where(inside, scan.hu, -1024).astype(np.int16))
+    with BagFile(tmp_path / "bags" / "chest.h5") as bag:
+        expected = torch.cat(list(embed_scan(blanked, encoder, slice_preset("insight"))))
+        np.testing.assert_array_equal(bag.features(), expected.numpy())
+        assert bag.features().max() < 0.4, "no tissue but the lungs', which is darker"
+        lungs = bag.info.lungs
+        np.testing.assert_array_equal(np.stack([lungs.inside(index) for index in range(24)]), inside)
+        assert (lungs.method, bag.info.depth, bag.n) == ("threshold", None, 24)
+
+
+@pytest.mark.parametrize("depth", [8, 32])
+def test_a_scan_resized_in_depth_is_what_monai_s_resize_makes_of_it(tmp_path, depth):
+    path, encoder = write_nifti(tmp_path / "a.nii.gz", 19), SliceStatistics(tmp_path / "log", grid=(3, 3))
+    embed_scans(path, tmp_path / "bags", encoder, "insight", depth=depth, chunk=5, progress=False)
+    scan = load_scan(path)
+    resized = Resize((depth, 20, 16), mode="trilinear")(torch.from_numpy(scan.hu[None].astype(np.float32)))[0]
+    expected = encoder.encode(prepare_slices(resized.numpy(), slice_preset("insight"), 24)).numpy()
+    with BagFile(tmp_path / "bags" / "a.h5") as bag:
+        np.testing.assert_allclose(bag.features(), expected, atol=2e-3)
+        assert bag.info.depth == Depth(depth)
+        assert bag.coords[:, 0].tolist() == list(range(depth))
+        assert len(bag.info.scan) == 19, "the frame is the scan's own"
+        positions = bag.extra("positions_mm")
+        np.testing.assert_allclose(np.diff(positions)[2:-2], 2.5 * 19 / depth, rtol=1e-5)
+        assert positions[0] >= scan.frame.positions_mm[0]
+        assert positions[-1] <= scan.frame.positions_mm[-1]
+
+
+@pytest.mark.parametrize(("n", "first", "count"), [(19, 5, 8), (6, 0, 6)])
+def test_the_middle_of_a_scan_is_taken_as_it_is(tmp_path, n, first, count):
+    path, encoder = write_nifti(tmp_path / "a.nii.gz", n), SliceStatistics(tmp_path / "log")
+    embed_scans(path, tmp_path / "all", encoder, progress=False)
+    embed_scans(path, tmp_path / "middle", encoder, depth=8, depth_mode="middle", progress=False)
+    with BagFile(tmp_path / "all" / "a.h5") as whole, BagFile(tmp_path / "middle" / "a.h5") as bag:
+        rows = slice(first, first + count)
+        np.testing.assert_array_equal(bag.features(), whole.features(rows))
+        np.testing.assert_array_equal(bag.coords, whole.coords[rows])
+        np.testing.assert_array_equal(bag.extra("positions_mm"), whole.extra("positions_mm")[rows])
+
+
+def test_a_bag_of_another_depth_or_of_the_whole_body_is_not_reused(tmp_path):
+    pytest.importorskip("itk", reason="the extra 'itk' is not installed")
+    path, encoder = chest(tmp_path), SliceStatistics(tmp_path / "log")
+    embed_scans(path, tmp_path / "bags", encoder, lungs="threshold", depth=8, progress=False)
+    again = embed_scans(path, tmp_path / "bags", encoder, lungs="threshold", depth=8, progress=False)
+    assert again.results[0].status == "kept"
+    for settings, message in (
+        ({"depth": 8}, "lungs threshold instead of None"),
+        ({"lungs": "threshold"}, r"depth 8 \(resize\) instead of None"),
+        ({"lungs": "threshold", "depth": 8, "depth_mode": "middle"}, r"depth 8 \(resize\) instead of 8 \(middle\)"),
+    ):
+        report = embed_scans(path, tmp_path / "bags", encoder, **settings, progress=False)
+        assert re.search(message, report.failed[0].error)
+
+
+def test_a_scan_without_lungs_fails_with_a_clear_word_and_the_others_go_on(scans, tmp_path):
+    pytest.importorskip("itk", reason="the extra 'itk' is not installed")
+    places = [scans / "a.nii.gz", chest(tmp_path)]
+    report = embed_scans(places, tmp_path / "bags", SliceStatistics(tmp_path / "log"), lungs="threshold")
+    assert [result.status for result in report.results] == ["failed", "embedded"]
+    assert "scan 'a': no lungs were found (method 'threshold'); take a scan of the chest" in report.failed[0].error
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"lungs": "lobes"}, "lungs 'lobes': is none of threshold, lungmask"),
+        ({"depth": 0}, "depth 0: must be at least 1 slice"),
+        ({"depth": 4, "depth_mode": "crop"}, "depth mode 'crop': is none of resize, middle"),
+    ],
+)
+def test_settings_that_fit_no_scan_are_refused_before_any_is_read(tmp_path, settings, message):
+    with pytest.raises(SettingsError, match=message):
+        embed_scans(tmp_path / "gone.nii", tmp_path / "bags", SliceStatistics(tmp_path / "log"), **settings)
