@@ -18,6 +18,7 @@ from .semi_synthetic import ShiftedMean, make_shifted_mean_cohort
 from .slice_labels import SliceLabelsd
 from .slide_cohort import embed_cohort
 from .storage import MappedFeatures
+from .stream_slide import StreamSlided
 from .synthetic import (
     make_bag_cohort,
     make_slide_cohort,
@@ -43,6 +44,7 @@ __all__ = [
     "ScanSettings",
     "ShiftedMean",
     "SliceLabelsd",
+    "StreamSlided",
     "bag_datalist",
     "collate_bags",
     "embed_cohort",
