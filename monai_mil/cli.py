@@ -80,6 +80,9 @@ def embed(
     min_tissue: Annotated[float, typer.Option(help="Smallest fraction of tissue of a tile that is kept.")] = 0.25,
     mpp: Annotated[float | None, typer.Option(help="Level-0 pixel size of slides whose files lack it.")] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Tiles the encoder sees at once.")] = 64,
+    storage: Annotated[
+        Literal["float16", "uint8"], typer.Option(help="How bags store features; uint8 takes half the space.")
+    ] = "float16",
     device: Annotated[str, typer.Option(help="Where the encoder runs: cpu, cuda, cuda:1 ...")] = "cpu",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace bags made with other settings.")] = False,
     workers: Annotated[int, typer.Option(min=1, help="Processes on this machine; over 1 needs the extra 'scale'.")] = 1,
@@ -102,6 +105,7 @@ def embed(
         min_tissue=min_tissue,
         mpp=mpp,
         batch_size=batch_size,
+        storage=storage,
         device=device,
         overwrite=overwrite,
         workers=workers,
@@ -150,6 +154,9 @@ def embed_scans(
         Literal["resize", "middle"], typer.Option(help="How: resize between slices, or keep the middle ones.")
     ] = "resize",
     chunk: Annotated[int, typer.Option(min=1, help="Slices the encoder sees at once.")] = 64,
+    storage: Annotated[
+        Literal["float16", "uint8"], typer.Option(help="How bags store features; uint8 takes half the space.")
+    ] = "float16",
     device: Annotated[str, typer.Option(help="Where the encoder runs: cpu, cuda, cuda:1 ...")] = "cpu",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace bags made with other settings.")] = False,
     workers: Annotated[int, typer.Option(min=1, help="Processes on this machine; over 1 needs the extra 'scale'.")] = 1,
@@ -169,6 +176,7 @@ def embed_scans(
         depth=depth,
         depth_mode=depth_mode,
         chunk=chunk,
+        storage=storage,
         device=device,
         overwrite=overwrite,
         workers=workers,

@@ -6,7 +6,7 @@ import glob
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -62,6 +62,7 @@ class EmbedJob(ABC):
         out_dir: folder of the bags.
         device: where the encoder runs.
         overwrite: replace a bag made with other settings.
+        storage: how the bag stores features, ``"float16"`` or ``"uint8"``.
     """
 
     kind: ClassVar[CaseKind]
@@ -71,6 +72,7 @@ class EmbedJob(ABC):
     out_dir: Path
     device: str
     overwrite: bool
+    storage: str = field(default="float16", kw_only=True)
 
     @property
     def bag(self) -> Path:
@@ -163,13 +165,14 @@ def _kept(job: EmbedJob, encoder: Encoder) -> int | None:
 def _check_kept(job: EmbedJob, encoder: Encoder) -> int:
     """Number of instances in the bag that exists; BagError if this run would make another one."""
     with BagFile(job.bag) as bag:
-        n, found = bag.n, job.said(bag.info) | {"width": bag.width, "grid": bag.grid}
+        n, found = bag.n, job.said(bag.info) | {"width": bag.width, "grid": bag.grid, "storage": bag.storage}
         wanted = job.wanted(bag.info)
     wanted |= {
         "encoder": encoder.name,
         "encoder_digest": encoder.digest,
         "width": encoder.width,
         "grid": encoder.grid,
+        "storage": job.storage,
     }
     different = [
         f"{name} {found.get(name)} instead of {wanted[name]}" for name in wanted if found.get(name) != wanted[name]

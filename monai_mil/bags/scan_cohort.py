@@ -17,6 +17,7 @@ from monai_mil.bags.embed_run import EmbedReport, EmbedRun, reject
 from monai_mil.bags.find import scan_datalist
 from monai_mil.bags.scan_job import SCANS, ScanJob
 from monai_mil.bags.scan_preset import find_preset, fitted_preset
+from monai_mil.bags.storage import check_storage
 from monai_mil.encoders import get_encoder
 from monai_mil.errors import SettingsError
 from monai_mil.scans import Scan, SlicePreset, load_scan
@@ -36,6 +37,7 @@ def embed_scans(
     depth: int | None = None,
     depth_mode: Literal["resize", "middle"] = "resize",
     chunk: int = 64,
+    storage: Literal["float16", "uint8"] = "float16",
     device: str = "cpu",
     overwrite: bool = False,
     progress: bool = True,
@@ -61,6 +63,7 @@ def embed_scans(
         depth: instances of every scan; None takes each slice as one.
         depth_mode: how slices become them: ``resize`` or ``middle`` (see ``scans.Depth``).
         chunk: slices a step.
+        storage: how bags store features; uint8 takes half the space (see ``BagFile.write``).
         device: of an encoder given by name.
         overwrite: replace bags of other settings or another encoder, damaged ones, and another preset's
             ``preset.json``, which are errors without it. Bags that fit are kept.
@@ -74,8 +77,10 @@ def embed_scans(
     Raises:
         CohortError: the table is invalid, or a folder holds no scan.
         EncoderError: the encoder is unknown or cannot be loaded.
-        SettingsError: the preset does not fit the encoder, or has no statistics and there is no training split.
+        SettingsError: the preset does not fit the encoder, or has no statistics and there is no training split;
+            there is no such storage.
     """
+    check_storage(storage)
     cases = _cases(scans)
     loaded = get_encoder(encoder, device=device) if isinstance(encoder, str) else encoder
     out_dir = Path(out_dir)
@@ -89,7 +94,15 @@ def embed_scans(
     rejected = reject(SCANS, [(case.slide_id, case.path) for case in cases])
     jobs = {
         index: ScanJob(
-            case.slide_id, case.path, out_dir, str(loaded.device), overwrite, settings, chunk, case.series_uid
+            case.slide_id,
+            case.path,
+            out_dir,
+            str(loaded.device),
+            overwrite,
+            settings,
+            chunk,
+            case.series_uid,
+            storage=storage,
         )
         for index, case in enumerate(cases)
         if case.path is not None and index not in rejected

@@ -45,7 +45,8 @@ class ScanJob(EmbedJob):
             parts.append(features.cpu().numpy())
             done += len(features)
             on_instances(done, n)
-        BagFile.write(self.bag, np.concatenate(parts), coords, info, _extras(info, coords))
+        extras = _extras(info, coords)
+        BagFile.write(self.bag, np.concatenate(parts), coords, info, extras, self.storage)
         return n, scan.remarks
 
     def wanted(self, found: BagInfo) -> dict[str, Any]:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from monai_mil.bags.cohort import Cohort
 from monai_mil.bags.cohort_reader import is_table, read_cohort
 from monai_mil.bags.embed import EmbedSettings
 from monai_mil.bags.embed_run import EmbedReport, EmbedRun, reject
 from monai_mil.bags.slide_job import SLIDES, SlideJob
+from monai_mil.bags.storage import check_storage
 from monai_mil.encoders import get_encoder
 from monai_mil.slides import TissueSettings, slide_id
 
@@ -31,6 +32,7 @@ def embed_cohort(
     tissue: TissueSettings | None = None,
     mpp: float | None = None,
     batch_size: int = 64,
+    storage: Literal["float16", "uint8"] = "float16",
     device: str = "cpu",
     overwrite: bool = False,
     progress: bool = True,
@@ -53,6 +55,7 @@ def embed_cohort(
         tissue: how tissue is found.
         mpp: micrometres per pixel of slides that do not say it themselves.
         batch_size: tiles a step.
+        storage: how bags store features; uint8 takes half the space (see ``BagFile.write``).
         device: of an encoder given by name; tiles are decoded where the encoder is.
         overwrite: replace bags of other settings or another encoder, and damaged ones, which are errors without it.
             Bags that fit are kept, so that this too can be killed, resumed and shared.
@@ -66,7 +69,9 @@ def embed_cohort(
     Raises:
         CohortError: the table is invalid.
         EncoderError: the encoder is unknown or cannot be loaded.
+        SettingsError: there is no such storage.
     """
+    check_storage(storage)
     slides = _slides(cohort)
     loaded = get_encoder(encoder, device=device) if isinstance(encoder, str) else encoder
     settings = EmbedSettings.for_encoder(
@@ -81,7 +86,7 @@ def embed_cohort(
     out_dir = Path(out_dir)
     rejected = reject(SLIDES, slides)
     jobs = {
-        index: SlideJob(name, path, out_dir, str(loaded.device), overwrite, settings, batch_size)
+        index: SlideJob(name, path, out_dir, str(loaded.device), overwrite, settings, batch_size, storage=storage)
         for index, (name, path) in enumerate(slides)
         if path is not None and index not in rejected
     }

@@ -69,7 +69,7 @@ class SlideJob(EmbedJob):
                         rows.append(features.cpu().numpy())
                         on_instances(rows.done, len(grid))
                 _write_mask(self.mask, tissue)
-                BagFile.write(self.bag, rows.read(), grid.coords, info)
+                BagFile.write(self.bag, rows.read(), grid.coords, info, storage=self.storage)
         return len(grid), ()
 
     def wanted(self, found: BagInfo) -> dict[str, Any]:
