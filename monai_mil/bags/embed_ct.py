@@ -150,8 +150,3 @@ def _layer(scan: Scan, lungs: LungField | None, place: float) -> np.ndarray:
 def _slice(scan: Scan, lungs: LungField | None, index: int) -> np.ndarray:
     hu = scan.hu[index]
     return hu if lungs is None else np.where(lungs.inside(index), hu, hu.dtype.type(_OUTSIDE_HU))
-
-
-def slice_coords(n: int) -> np.ndarray:
-    """A scan's ``coords``: int64 ``[n, 2]``, the slice's index and 0."""
-    return np.stack([np.arange(n), np.zeros(n, int)], axis=1)

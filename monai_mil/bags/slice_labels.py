@@ -8,12 +8,13 @@ from collections.abc import Hashable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from monai.config import KeysCollection
 from monai.transforms import MapTransform
 
 from monai_mil.errors import CohortError
-from monai_mil.scans import ScanFrame
+from monai_mil.scans import Depth, ScanFrame
 
 _LABELS = {"": -1, "-1": -1, "nan": -1, "0": 0, "1": 1, "0.0": 0, "1.0": 1}
 
@@ -25,7 +26,7 @@ class SliceLabelsd(MapTransform):
     UID of their own; ``slice_index`` counts from 0 in the order of the bag, which is that of ascending position along
     the slices' normal. An empty label is unknown. Every scan must stand in the table, with empty labels if need be:
     a table of other scans would else pass as one without labels. Where ``scan_id`` stands beside ``sop_uid``, all UIDs
-    given for a scan must be in it.
+    given for a scan must be in it. In a bag of another depth than its scan's, layers have the labels of their slices.
 
     Args:
         keys: keys of scans as ``LoadBagd`` or ``EmbedScand`` leave them.
@@ -72,8 +73,11 @@ class SliceLabelsd(MapTransform):
             if not meta.get("scan_frame"):
                 raise CohortError(f"slice labels '{self.table}': '{scan_id}' is no scan; leave it out")
             names = self._names(scan_id, ScanFrame.from_json(meta["scan_frame"]))
-            labels = self._of_scan(scan_id, names)
-            labelled["instance_labels"] = torch.tensor([labels.get(name, -1) for name in names])
+            found = self._of_scan(scan_id, names)
+            labels = np.array([found.get(name, -1) for name in names])
+            depth = meta.get("scan_depth")
+            labels = Depth.from_json(depth).layer_labels(labels) if depth else labels
+            labelled["instance_labels"] = torch.from_numpy(labels)
         return labelled
 
     def _names(self, scan_id: str, frame: ScanFrame) -> list[str]:

@@ -6,7 +6,7 @@ import logging
 import math
 import os
 from collections.abc import Hashable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -102,12 +102,16 @@ class EmbedScand(MapTransform):
         preset: how slices become the encoder's input: a name, ``"center/width"`` or the path of a ``preset.json``.
         series_uid: the series to take where a folder holds several and the item does not say.
         allow_gaps: take scans that lack slices.
+        lungs: blank what is outside the lungs, found by this method (see ``scans.lung_mask``).
+        depth: bring every scan to this number of layers; None takes each slice as it is.
+        depth_mode: how: ``resize`` or ``middle`` (see ``scans.Depth``).
         chunk: slices a step.
         device: where the slices are encoded.
         allow_missing_keys: skip absent keys.
 
     Raises:
         ScanReadError: the scan cannot be read; names it.
+        NoLungsError: nothing would be left of the scan outside of its lungs.
         SettingsError: the preset is unknown, has no statistics or does not fit the encoder.
     """
 
@@ -119,6 +123,9 @@ class EmbedScand(MapTransform):
         *,
         series_uid: str | None = None,
         allow_gaps: bool = False,
+        lungs: Literal["threshold", "lungmask"] | None = None,
+        depth: int | None = None,
+        depth_mode: Literal["resize", "middle"] = "resize",
         chunk: int = 64,
         device: str = "cpu",
         allow_missing_keys: bool = False,
@@ -128,28 +135,30 @@ class EmbedScand(MapTransform):
         from monai_mil.encoders import get_encoder
 
         self.encoder = get_encoder(encoder, device=device) if isinstance(encoder, str) else encoder
-        self.settings = ScanSettings(find_preset(preset), allow_gaps)
+        self.settings = ScanSettings(find_preset(preset), allow_gaps, lungs, depth, depth_mode)
         check_preset(self.settings.preset, self.encoder)
         self.series_uid = series_uid
         self.chunk = chunk
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Embed the scan ``data[key]``; the input dictionary is left as it is."""
-        from monai_mil.bags.embed_ct import embed_scan, slice_coords
+        from monai_mil.bags.embed_ct import embed_scan, scan_coords
         from monai_mil.scans import load_scan
 
-        embedded = dict(data)
+        embedded, settings = dict(data), self.settings
         for key in self.key_iterator(embedded):
             series_uid = embedded.get("series_uid") or self.series_uid
-            scan = load_scan(embedded[key], series_uid=series_uid, allow_gaps=self.settings.allow_gaps)
-            chunks = embed_scan(scan, self.encoder, self.settings.preset, chunk=self.chunk)
-            features = torch.cat([part.cpu() for part in chunks])
+            scan = load_scan(embedded[key], series_uid=series_uid, allow_gaps=settings.allow_gaps)
             name = embedded.get("scan_id") or embedded.get("slide_id") or scan.scan_id
             for remark in scan.remarks:
                 logger.info("scan '%s': %s", name, remark)
-            info = self.settings.info(scan.frame, self.encoder, name)
+            info = settings.info(scan.frame, self.encoder, name, settings.find_lungs(scan))
+            steps = embed_scan(
+                scan, self.encoder, settings.preset, chunk=self.chunk, depth=info.depth, lungs=info.lungs
+            )
+            features = torch.cat([part.cpu() for part in steps])
             embedded[key] = bag_tensor(str(embedded[key]), features, info)
-            embedded.update(places(slice_coords(len(scan)), info))
+            embedded.update(places(scan_coords(info), info))
         return embedded
 
 
@@ -194,8 +203,9 @@ def places(coords: np.ndarray, info: BagInfo, grid: tuple[int, int] | None = Non
     The last, bool ``[n, h, w]``, only where the tokens' ``grid`` is given and some lie beyond the slide.
     """
     found = {"coords": torch.from_numpy(coords)}
-    if info.scan is not None:
-        found["positions_mm"] = torch.from_numpy(info.scan.positions_mm).float()
+    positions = info.positions_mm()
+    if positions is not None:
+        found["positions_mm"] = torch.from_numpy(positions).float()
     elif grid is not None and info.tile_size_level0 is not None and info.level0_size is not None:
         mask = token_mask(coords, info.tile_size_level0, info.level0_size, grid)
         found |= {} if mask is None else {"token_mask": mask}
@@ -225,4 +235,6 @@ def bag_meta(source: str | os.PathLike[str], info: BagInfo) -> dict[str, Any]:
         "tile_size_level0": unknown if info.tile_size_level0 is None else info.tile_size_level0,
         "level0_size": torch.tensor(info.level0_size or (0, 0)),
         "scan_frame": "" if info.scan is None else info.scan.to_json(),
+        "scan_depth": "" if info.depth is None else info.depth.to_json(),
+        "scan_lungs": "" if info.lungs is None else info.lungs.to_json(),
     }

@@ -11,6 +11,7 @@ import nibabel
 import numpy as np
 import pytest
 import torch
+from monai.data import decollate_batch
 from monai.transforms import Compose, Resize
 
 from monai_mil.bags import (
@@ -18,6 +19,7 @@ from monai_mil.bags import (
     EmbedScand,
     LoadBagd,
     SliceLabelsd,
+    collate_bags,
     embed_scan,
     embed_scans,
     find_preset,
@@ -28,6 +30,7 @@ from monai_mil.bags.synthetic_scan import lesion_truth, make_scan_cohort
 from monai_mil.errors import BagError, CohortError, OutputError, ScanReadError, SettingsError
 from monai_mil.scans import (
     Depth,
+    LungField,
     fit_statistics,
     list_series,
     load_scan,
@@ -230,6 +233,29 @@ def test_embedding_in_memory_equals_embedding_to_disk(scans, encoder, tmp_path):
     assert torch.equal(stored["positions_mm"], direct["positions_mm"])
     same = ("slide_id", "slide_path", "encoder", "encoder_digest", "scan_frame")
     assert all(stored["image"].meta[name] == direct["image"].meta[name] for name in same)
+
+
+@pytest.mark.parametrize("mode", ["resize", "middle"])
+def test_depth_and_lungs_go_the_same_ways_in_memory_and_through_a_bag(tmp_path, mode):
+    pytest.importorskip("itk", reason="the extra 'itk' is not installed")
+    path, encoder = chest(tmp_path), SliceStatistics(tmp_path / "log", grid=(4, 4))
+    cut = {"lungs": "threshold", "depth": 10, "depth_mode": mode}
+    embed_scans(path, tmp_path / "bags", encoder, "insight", **cut, progress=False)
+    (tmp_path / "labels.csv").write_text(
+        "scan_id,slice_index,label\n" + "".join(f"chest,{i},{i // 20}\n" for i in range(24))
+    )
+    label = SliceLabelsd("image", tmp_path / "labels.csv")
+    stored = label(LoadBagd(preset="insight")({"image": str(tmp_path / "bags" / "chest.h5")}))
+    direct = label(EmbedScand(encoder=encoder, preset="insight", chunk=3, **cut)({"image": str(path)}))
+    assert torch.equal(stored["image"].as_tensor(), direct["image"].as_tensor())
+    for key in ("coords", "positions_mm", "instance_labels"):
+        assert torch.equal(stored[key], direct[key])
+        assert len(stored[key]) == 10
+    assert stored["instance_labels"].tolist() == ([0] * 8 + [1] * 2 if mode == "resize" else [0] * 10)
+    batch = collate_bags([stored, direct])
+    for part in decollate_batch(batch):
+        assert Depth.from_json(part["image"].meta["scan_depth"]) == Depth(10, mode)
+        assert LungField.from_json(part["image"].meta["scan_lungs"]).shape == (24, 64, 80)
 
 
 def test_a_scan_that_cannot_be_read_is_named(encoder, tmp_path):
