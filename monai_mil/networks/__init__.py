@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from monai_mil.networks.abmil import ABMIL
+from monai_mil.networks.asmil import ASMIL
 from monai_mil.networks.clam import CLAM_MB, CLAM_SB
 from monai_mil.networks.contract import MILNetwork, instance_scores
 from monai_mil.networks.dsmil import DSMIL
 from monai_mil.networks.feature_pooling import FeatureMaxPooling, FeatureMeanPooling
+from monai_mil.networks.grad_cam import grad_cam
 from monai_mil.networks.insight import INSIGHT
 from monai_mil.networks.instance_encoder import InstanceEncoderMIL
 from monai_mil.networks.moments import attention_moments
@@ -20,6 +22,7 @@ from monai_mil.networks.transmil1d import TransMIL1D
 
 __all__ = [
     "ABMIL",
+    "ASMIL",
     "CLAM_MB",
     "CLAM_SB",
     "DSMIL",
@@ -37,5 +40,6 @@ __all__ = [
     "TransMIL",
     "TransMIL1D",
     "attention_moments",
+    "grad_cam",
     "instance_scores",
 ]

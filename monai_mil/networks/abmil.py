@@ -10,11 +10,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from monai_mil.networks.attention_network import AttentionNetwork
 from monai_mil.networks.attention_pool import PoolWeights, attention_pool, stream_pool
-from monai_mil.networks.contract import MILNetwork, check_chunks, exact_dtype, exact_matmul
+from monai_mil.networks.contract import check_chunks, exact_dtype, exact_matmul
 
 
-class ABMIL(MILNetwork):
+class ABMIL(AttentionNetwork):
     """ABMIL with gated (Eq. 9) or plain (Eq. 8) attention over hidden rows.
 
     ``h_i = relu(W x_i + b)``; ``s_i = w^T (tanh(V h_i) * sigmoid(U h_i))``, without the sigmoid if not gated;
@@ -36,6 +37,8 @@ class ABMIL(MILNetwork):
     Raises:
         ValueError: ``dropout`` is not in [0, 1).
     """
+
+    score_parameters = ("hidden", "gates", "score")
 
     def __init__(
         self,
@@ -84,8 +87,18 @@ class ABMIL(MILNetwork):
         return self._answer(bag[None], scores[None])
 
     @torch.jit.unused
+    def attention_scores(self, image: Tensor, mask: Tensor | None, output: Mapping[str, Tensor]) -> Tensor:
+        """See :meth:`AttentionNetwork.attention_scores`."""
+        return self._pool(image, mask)[1]
+
+    @torch.jit.unused
     def _in_chunks(self, image: Tensor, mask: Tensor | None) -> dict[str, Tensor]:
-        """Bag by bag over the real instances only, in chunks of them."""
+        """See :meth:`_pool`."""
+        return self._answer(*self._pool(image, mask))
+
+    @torch.jit.unused
+    def _pool(self, image: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Bag by bag over the real instances only, in chunks of them: bags ``[b, h, i]`` and scores ``[b, h, n]``."""
         weights, dropout = self._weights(), self.dropout if self.training else 0.0
         bags, scores = [], []
         lengths = [] if mask is None else front_lengths(mask)
@@ -99,7 +112,7 @@ class ABMIL(MILNetwork):
                 bag_scores = bag_scores.masked_scatter(mask[index], real_scores)
             bags.append(bag)
             scores.append(bag_scores)
-        return self._answer(torch.stack(bags), torch.stack(scores))
+        return torch.stack(bags), torch.stack(scores)
 
     def _whole(self, image: Tensor, mask: Tensor | None) -> dict[str, Tensor]:
         """The same in plain operations on the whole batch: what TorchScript, traces and ONNX hold."""

@@ -12,6 +12,7 @@ key                         shape               meaning
 ``attention_share``         ``[b, h, n]``       attention before it is brought to sum 1, where a class token took part;
                                                 ``attention_logits`` is then its logarithm
 ``bag``                     ``[b, d']``         the bag vector that is classified
+``token_logits``            ``[b, t, c]``       what every one of ASMIL's tokens says by itself, where asked for
 ``instance_logits``         ``[b, c, n]``       class evidence of every instance
 ``top_instance_logits``     ``[b, c, k]``       class evidence of the most attended instances, highest attention first;
                                                 ``-inf`` where the bag has fewer
@@ -22,6 +23,8 @@ key                         shape               meaning
 ``detection_logits``        ``[b, c, n, h, w]`` evidence of every token before its surroundings speak; 0 on padding
 ``instance_scores``         ``[b, c, n]``       what localisation uses, where it is none of the above
 ``prob``                    ``[b, c]``          where the network's own answer is a probability
+``anchor_logits``           ``[b, h, n]``       ``attention_logits`` of the anchor; put in by ``training.AnchorInferer``
+``anchor_weight``           ``[b]``             0 while the anchor warms up, then 1; likewise
 ``mask``                    ``[b, n]``          True where an instance is real; present when it was given
 ``token_mask``              ``[b, n, h, w]``    True where a token is real; present when such a mask was given
 ==========================  ==================  ===============================================================

@@ -9,9 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from monai_mil.networks.attention_network import AttentionNetwork
 from monai_mil.networks.attention_pool import RunningPool, compute_dtype, split_rows
 from monai_mil.networks.columns import write_columns
-from monai_mil.networks.contract import MILNetwork, check_chunks, exact_dtype, exact_matmul
+from monai_mil.networks.contract import check_chunks, exact_dtype, exact_matmul
 from monai_mil.networks.ct_reference import load_reference, size_of
 
 REFERENCE_NAMES = {
@@ -22,7 +23,7 @@ REFERENCE_NAMES = {
 }
 
 
-class DSMIL(MILNetwork):
+class DSMIL(AttentionNetwork):
     """One stream classifies instances, the other attends to those like the most suspicious one of each class.
 
     ``g_i = W x_i + b``; ``m_c = argmax_i g_ic``; ``q_i = tanh(W2 relu(W1 x_i + b1) + b2)``;
@@ -39,6 +40,8 @@ class DSMIL(MILNetwork):
         query_dim: ``e``, width of a query.
     """
 
+    score_parameters = ("query1", "query2")
+
     def __init__(self, in_channels: int, num_classes: int, query_dim: int = 128) -> None:
         super().__init__(num_classes)
         self.instances = nn.Linear(in_channels, num_classes)
@@ -54,19 +57,13 @@ class DSMIL(MILNetwork):
             return self._whole(image, mask)
         return self._in_chunks(image, mask)
 
-    def attention_scores(self, image: Tensor, mask: Tensor | None, critical: Tensor) -> Tensor:
-        """Attention before softmax for given critical instances.
+    @torch.jit.unused
+    def attention_scores(self, image: Tensor, mask: Tensor | None, output: Mapping[str, Tensor]) -> Tensor:
+        """See :meth:`AttentionNetwork.attention_scores`; asks for the original's critical instances."""
+        return self._scores(image, mask, output["critical"])
 
-        A copy of the network that is to judge the same question as the original is given the original's.
-
-        Args:
-            image: ``[b, d, n]``.
-            mask: True where an instance is real, ``[b, n]``, or None.
-            critical: ``[b, c]``.
-
-        Returns:
-            ``[b, c, n]``, ``-inf`` on padding, float32 or better.
-        """
+    def _scores(self, image: Tensor, mask: Tensor | None, critical: Tensor) -> Tensor:
+        """Attention before softmax for given critical instances ``[b, c]``: ``[b, c, n]``, ``-inf`` on padding."""
         image = image.to(self.query1.weight.dtype)
         hidden = torch.relu(torch.matmul(self.query1.weight, image) + self.query1.bias[:, None])
         queries = torch.tanh(torch.matmul(self.query2.weight, hidden) + self.query2.bias[:, None])
@@ -154,7 +151,7 @@ class DSMIL(MILNetwork):
         if mask is not None:
             evidence = evidence.masked_fill(~mask[:, None], -float("inf"))
         critical = evidence.argmax(dim=2)
-        scores = self.attention_scores(image, mask, critical)
+        scores = self._scores(image, mask, critical)
         return self._answer(
             exact_matmul(torch.softmax(scores, dim=2), image.transpose(1, 2)), scores, evidence, critical
         )

@@ -8,12 +8,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from monai_mil.networks.attention_network import AttentionNetwork
 from monai_mil.networks.attention_pool import RunningPool, compute_dtype, split_rows
-from monai_mil.networks.contract import MILNetwork, check_chunks, exact_dtype, exact_matmul
+from monai_mil.networks.contract import check_chunks, exact_dtype, exact_matmul
 from monai_mil.networks.ct_reference import class_count, load_reference, reference_parameters, size_of
 
 
-class SliceABMIL(MILNetwork):
+class SliceABMIL(AttentionNetwork):
     """Plain ABMIL (Ilse et al. 2018, Eq. 8) without a hidden layer, as the Normal Guidance paper pools slices.
 
     ``s_i = w^T tanh(V x_i + b) + b'``; ``a = softmax(s)`` over the slices; ``z = sum_i a_i x_i``;
@@ -27,6 +28,8 @@ class SliceABMIL(MILNetwork):
         num_classes: ``c``.
         attention_dim: rows of ``V``.
     """
+
+    score_parameters = ("hidden", "score")
 
     def __init__(self, in_channels: int, num_classes: int, attention_dim: int = 128) -> None:
         super().__init__(num_classes)
@@ -61,6 +64,11 @@ class SliceABMIL(MILNetwork):
         return self._answer(bag, scores[None])
 
     @torch.jit.unused
+    def attention_scores(self, image: Tensor, mask: Tensor | None, output: Mapping[str, Tensor]) -> Tensor:
+        """See :meth:`AttentionNetwork.attention_scores`."""
+        return self._scores(image.to(self.hidden.weight.dtype), mask)
+
+    @torch.jit.unused
     def _in_chunks(self, image: Tensor, mask: Tensor | None) -> dict[str, Tensor]:
         """Bag by bag over the real instances, in chunks of them; without gradients."""
         bags, scores = [], []
@@ -88,12 +96,15 @@ class SliceABMIL(MILNetwork):
     def _whole(self, image: Tensor, mask: Tensor | None) -> dict[str, Tensor]:
         """The same in plain operations on the whole batch: for training, TorchScript, traces and ONNX."""
         image = image.to(self.hidden.weight.dtype)
-        hidden = torch.tanh(torch.matmul(self.hidden.weight, image) + self.hidden.bias[:, None])
-        scores = exact_matmul(self.score.weight, hidden) + self.score.bias
+        scores = self._scores(image, mask)
         if mask is not None:
-            scores = scores.masked_fill(~mask[:, None], -float("inf"))
             image = image.masked_fill(~mask[:, None], 0.0)
         return self._answer(exact_matmul(torch.softmax(scores, dim=2), image.transpose(1, 2)).squeeze(1), scores)
+
+    def _scores(self, image: Tensor, mask: Tensor | None) -> Tensor:
+        hidden = torch.tanh(torch.matmul(self.hidden.weight, image) + self.hidden.bias[:, None])
+        scores = exact_matmul(self.score.weight, hidden) + self.score.bias
+        return scores if mask is None else scores.masked_fill(~mask[:, None], -float("inf"))
 
     def _answer(self, bag: Tensor, scores: Tensor) -> dict[str, Tensor]:
         return {

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from monai_mil.networks.attention_network import AttentionNetwork
 from monai_mil.networks.contract import MILNetwork, exact_dtype, exact_matmul
 from monai_mil.networks.ct_reference import load_reference, size_of
 from monai_mil.networks.nystrom import NystromAttention
@@ -28,7 +29,7 @@ REFERENCE_NAMES = {
 }
 
 
-class TransMIL(MILNetwork):
+class TransMIL(AttentionNetwork):
     """A transformer over the tiles of a slide, laid out as a square in the order of the bag.
 
     ``h_i = relu(W x_i + b)``; the first tiles are repeated until there are ``s^2``; a class token comes first; then
@@ -54,6 +55,8 @@ class TransMIL(MILNetwork):
     Raises:
         ValueError: ``heads`` does not divide ``hidden_dim``.
     """
+
+    score_parameters = ("hidden", "token", "norm_layer1", "layer1", "positions", "norm_layer2", "layer2.project")
 
     def __init__(
         self,
@@ -91,19 +94,39 @@ class TransMIL(MILNetwork):
             scores.append(wide.masked_scatter(real, real_scores))
         return self._answer(torch.cat(bags), torch.cat(scores))
 
+    @torch.jit.unused
+    def attention_scores(self, image: Tensor, mask: Tensor | None, output: Mapping[str, Tensor]) -> Tensor:
+        """See :meth:`AttentionNetwork.attention_scores`; exact scores, as in the output."""
+        if mask is None:
+            return self._token_scores(self.norm_layer2(self._tokens(image)), image.shape[2])
+        scores = []
+        for bag, real in zip(image.split(1), mask, strict=True):
+            tokens = self._tokens(bag[:, :, real])
+            real_scores = self._token_scores(self.norm_layer2(tokens), int(real.sum()))
+            wide = real_scores.new_full((1, real_scores.shape[1], len(real)), -torch.inf)
+            scores.append(wide.masked_scatter(real, real_scores))
+        return torch.cat(scores)
+
     def _look(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """The class token behind both layers ``[b, i]`` and its exact scores ``[b, h, n]`` for real tiles only."""
+        tokens = self._tokens(image)
+        normed = self.norm_layer2(tokens)
+        token = tokens[:, 0] + self.layer2.row(normed, 0)
+        return self.norm(token.to(self.norm.weight.dtype)), self._token_scores(normed, image.shape[2])
+
+    def _token_scores(self, normed: Tensor, count: int) -> Tensor:
+        """Exact scores of the class token for the ``count`` real tiles behind it."""
+        real = torch.arange(count, device=normed.device) + 1
+        return self.layer2.scores(normed, 0).index_select(2, real)
+
+    def _tokens(self, image: Tensor) -> Tensor:
+        """The class token and the square of tiles as the second layer meets them, ``[b, 1 + side * side, i]``."""
         tokens = F.relu(self.hidden(image.transpose(1, 2).to(self.hidden.weight.dtype)))
-        count = tokens.shape[1]
-        side = square_side(count)
+        side = square_side(tokens.shape[1])
         tokens = fill_square(tokens, side)  # one name throughout: a long bag's tokens are not kept twice
         tokens = torch.cat([self.token.expand(tokens.shape[0], -1, -1).to(tokens.dtype), tokens], dim=1)
         tokens = tokens + self.layer1(self.norm_layer1(tokens))
-        tokens = torch.cat([tokens[:, :1], self.positions(tokens[:, 1:], side)], dim=1)
-        normed = self.norm_layer2(tokens)
-        real = torch.arange(count, device=tokens.device) + 1
-        token = tokens[:, 0] + self.layer2.row(normed, 0)
-        return self.norm(token.to(self.norm.weight.dtype)), self.layer2.scores(normed, 0).index_select(2, real)
+        return torch.cat([tokens[:, :1], self.positions(tokens[:, 1:], side)], dim=1)
 
     def _answer(self, bag: Tensor, scores: Tensor) -> dict[str, Tensor]:
         return {

@@ -28,6 +28,7 @@ KEYS = {
     "attention_logits": "bhn",
     "attention_share": "bhn",
     "bag": "bd",
+    "token_logits": "btc",
     "instance_logits": "bcn",
     "top_instance_logits": "bck",
     "bottom_instance_logits": "bck",

@@ -73,10 +73,10 @@ def test_a_copy_answers_for_the_original_s_critical_instances() -> None:
     image = torch.randn(1, 6, 30)
     output = network(image, return_dict=True)
     torch.testing.assert_close(
-        network.attention_scores(image, None, output["critical"]), output["attention_logits"], rtol=0, atol=0
+        network.attention_scores(image, None, output), output["attention_logits"], rtol=0, atol=0
     )
     other.query1, other.query2 = network.query1, network.query2
-    scores = other.attention_scores(image, None, output["critical"])
+    scores = other.attention_scores(image, None, output)
     torch.testing.assert_close(scores, output["attention_logits"])
 
 

@@ -1,0 +1,221 @@
+"""ASMIL: attention-stabilised multiple-instance learning (Ye et al., ICLR 2026, arXiv 2603.06658)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from monai_mil.networks.asmil_reference import asmil_parameters
+from monai_mil.networks.attention_network import AttentionNetwork
+from monai_mil.networks.attention_pool import RunningPool, compute_dtype, split_rows
+from monai_mil.networks.contract import check_chunks, exact_dtype, exact_matmul
+from monai_mil.networks.ct_reference import load_reference, size_of
+from monai_mil.networks.query_attention import QueryAttention, StackedLinear
+
+
+class ASMIL(AttentionNetwork):
+    """Several learned tokens look at the tiles, each in its own way; a class token looks at the tokens.
+
+    ``h_i = relu(W x_i)``; every FEAT token attends to the ``h_i`` (:class:`QueryAttention`) and becomes ``f_t``; the
+    class token attends likewise to the ``f_t``; ``logits = C z + c`` of what it becomes. In training some of the
+    ``f_t`` are hidden from it. This is the forward pass as released; the paper's anchor, which gives the method its
+    name, is ``monai_mil.training.Anchor`` with ``monai_mil.losses.AnchorDivergence``.
+
+    The output holds ``logits``, ``attention`` and ``attention_logits`` ``[b, tokens * heads, n]`` (the heads of a token
+    side by side) and ``bag`` ``[b, hidden_dim]``. An instance's score is its attention, averaged over tokens and heads.
+
+    Args:
+        in_channels: ``d``, width of an instance's features.
+        num_classes: ``c``.
+        hidden_dim: ``i``, a multiple of ``heads``; None for half of ``in_channels``, at least 128.
+        tokens: ``T``, number of FEAT tokens.
+        heads: of every attention.
+        drop: ``B``, share of the tokens that are hidden in training, below 1.
+        drop_mode: ``"bernoulli"`` hides every token with probability ``drop`` (the paper), ``"fixed"`` always the
+            same number of them (the released code). One token is left in any case.
+        dropout: on what every attention gives, in training.
+        token_logits: also classify every ``f_t`` by itself, as ``token_logits`` ``[b, t, c]``. No loss of the method
+            teaches these classifiers, and DDP waits for parameters without a loss.
+
+    Raises:
+        ValueError: ``heads`` does not divide ``hidden_dim``, or ``drop`` or ``drop_mode`` is none of these.
+    """
+
+    score_parameters = ("hidden", "attention.token", "attention.query", "attention.key")
+
+    def __init__(
+        self,
+        in_channels: int,
+        num_classes: int,
+        hidden_dim: int | None = None,
+        tokens: int = 8,
+        heads: int = 8,
+        drop: float = 0.5,
+        drop_mode: Literal["bernoulli", "fixed"] = "bernoulli",
+        dropout: float = 0.1,
+        token_logits: bool = False,
+    ) -> None:
+        super().__init__(num_classes)
+        if hidden_dim is None:
+            hidden_dim = 128 if in_channels < 512 else in_channels // 2 // heads * heads
+        if hidden_dim % heads:
+            raise ValueError(f"heads must divide hidden_dim, got {heads} and {hidden_dim}")
+        if not 0 <= drop < 1:
+            raise ValueError(f"drop must be at least 0 and below 1, got {drop}")
+        if drop_mode not in ("bernoulli", "fixed"):
+            raise ValueError(f"drop_mode must be 'bernoulli' or 'fixed', not '{drop_mode}'")
+        self.drop = drop
+        self.always_dropped = min(round(drop * tokens), tokens - 1) if drop_mode == "fixed" else -1
+        self.hidden = nn.Linear(in_channels, hidden_dim, bias=False)
+        self.attention = QueryAttention(hidden_dim, tokens, heads, dropout)
+        nn.init.normal_(self.attention.token, std=1e-6)
+        self.bag_attention = QueryAttention(hidden_dim, 1, heads, dropout)
+        self.classifier = nn.Linear(hidden_dim, num_classes)
+        self.token_classifier = StackedLinear(tokens, hidden_dim, num_classes) if token_logits else None
+
+    def describe(self, image: Tensor, mask: Tensor | None) -> dict[str, Tensor]:
+        """See :meth:`MILNetwork.forward`."""
+        if torch.jit.is_scripting():
+            return self._whole(image, mask)
+        if torch.jit.is_tracing() or torch.compiler.is_compiling() or torch.is_grad_enabled():
+            return self._whole(image, mask)
+        return self._in_chunks(image, mask)
+
+    @torch.jit.unused
+    def attention_scores(self, image: Tensor, mask: Tensor | None, output: Mapping[str, Tensor]) -> Tensor:
+        """See :meth:`AttentionNetwork.attention_scores`."""
+        bags = []
+        for rows in image.mT:
+            parts = [self.attention.scores(self._rows(part)[None], None) for part in split_rows(rows)]
+            bags.append(torch.cat(parts, dim=2))
+        scores = torch.cat(bags)
+        return scores if mask is None else scores.masked_fill(~mask[:, None], -torch.inf)
+
+    @torch.jit.unused
+    @torch.no_grad()
+    def pool_chunks(self, chunks: Iterable[Tensor | np.ndarray]) -> dict[str, Tensor]:
+        """Evaluate one bag that does not fit into memory.
+
+        Args:
+            chunks: the instances in order, ``[m, d]`` each, tensors or arrays of any floating type. They are moved
+                to the network's device.
+
+        Returns:
+            The output of a batch of one bag, as from ``forward(..., return_dict=True)``.
+
+        Raises:
+            ValueError: no row came, or a feature is not finite.
+        """
+        pooled, scores = self._stream(check_chunks(chunks, self.hidden.weight.device))
+        return self._answer(pooled[None], scores[None], scores[None].softmax(dim=2))
+
+    @torch.jit.unused
+    def _in_chunks(self, image: Tensor, mask: Tensor | None) -> dict[str, Tensor]:
+        """Bag by bag over the real instances, in chunks of them; without gradients."""
+        bags, scores = [], []
+        for index, rows in enumerate(image.mT):
+            real = slice(None) if mask is None else mask[index]
+            pooled, real_scores = self._stream(split_rows(rows[real]))
+            bags.append(pooled)
+            if mask is not None:
+                wide = real_scores.new_full((len(real_scores), len(rows)), -torch.inf)
+                wide[:, real] = real_scores
+                real_scores = wide
+            scores.append(real_scores)
+        together = torch.stack(scores)
+        return self._answer(torch.stack(bags), together, together.softmax(dim=2))
+
+    @torch.jit.unused
+    def _stream(self, chunks: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
+        """Rows pooled with every attention ``[t h, i]`` and all scores ``[t h, n]`` of one bag."""
+        probes, offsets = self.attention.probes()
+        pool = RunningPool(len(probes), probes.shape[1], probes.dtype, probes.device)
+        for part in chunks:
+            rows = self._rows(part)
+            with torch.autocast(rows.device.type, enabled=False):
+                pool.add(torch.addmm(offsets[:, None], probes, rows.T), rows)
+        return pool.result()
+
+    @torch.jit.unused
+    def _rows(self, rows: Tensor) -> Tensor:
+        """Hidden rows of a chunk, ``[m, d]`` to ``[m, i]``, float32 or better; without gradients."""
+        weight = self.hidden.weight
+        dtype = compute_dtype(weight)
+        with torch.autocast(rows.device.type, enabled=False):
+            return (rows.to(dtype) @ weight.T.to(dtype)).relu_().to(exact_dtype(weight.dtype))
+
+    def _whole(self, image: Tensor, mask: Tensor | None) -> dict[str, Tensor]:
+        """The same in plain operations on the whole batch: for training, TorchScript, traces and ONNX."""
+        weight = self.hidden.weight
+        rows = F.relu(self.hidden(image.transpose(1, 2).to(weight.dtype)), inplace=True).to(exact_dtype(weight.dtype))
+        if mask is not None:
+            rows = rows.masked_fill(~mask[:, :, None], 0.0)
+        scores = self.attention.scores(rows, mask)
+        attention = torch.softmax(scores, dim=2)
+        return self._answer(exact_matmul(attention, rows), scores, attention)
+
+    def _answer(self, pooled: Tensor, scores: Tensor, attention: Tensor) -> dict[str, Tensor]:
+        features = self.attention.read(pooled)
+        kept = self._draw_kept(features) if self.training else None
+        share = torch.softmax(self.bag_attention.scores(features, kept), dim=2)
+        bag = self.bag_attention.read(exact_matmul(share, features))[:, 0]
+        output = {
+            "logits": exact_matmul(bag, self.classifier.weight.T) + self.classifier.bias,
+            "attention": attention,
+            "attention_logits": scores,
+            "bag": bag,
+        }
+        if self.token_classifier is not None:
+            output["token_logits"] = self.token_classifier(features)
+        return output
+
+    def _draw_kept(self, features: Tensor) -> Tensor:
+        """Which tokens the class token sees in this step: ``[b, t, i]`` to ``[b, t]``, True at least once a bag."""
+        bags, tokens = features.shape[0], features.shape[1]
+        if self.always_dropped >= 0:
+            places = [torch.randperm(tokens, device=features.device)[: self.always_dropped] for _ in range(bags)]
+            kept = torch.ones(bags, tokens, dtype=torch.bool, device=features.device)
+            return kept.scatter(1, torch.stack(places), torch.zeros_like(kept))
+        kept = torch.rand(bags, tokens, device=features.device) >= self.drop
+        while not bool(kept.any(dim=1).all()):
+            again = torch.rand(bags, tokens, device=features.device) >= self.drop
+            kept = torch.where(kept.any(dim=1, keepdim=True), kept, again)
+        return kept
+
+    @classmethod
+    def from_reference(
+        cls,
+        state_dict: Mapping[str, Tensor],
+        heads: int = 8,
+        drop: float = 0.5,
+        dropout: float = 0.1,
+        token_logits: bool = False,
+    ) -> ASMIL:
+        """A checkpoint of the released program, of its network or of its anchor.
+
+        Args:
+            state_dict: parameters under the reference's names. Its layer norm of the hidden rows, which it never
+                applies, is left out.
+            heads: as in the constructor; a checkpoint does not tell.
+            drop: likewise.
+            dropout: likewise.
+            token_logits: take the tokens' own classifiers too.
+
+        Raises:
+            ValueError: the names or shapes are not ASMIL's.
+        """
+        parameters = asmil_parameters(state_dict)
+        hidden_dim, in_channels = (size_of(parameters, "hidden.weight", axis) for axis in (0, 1))
+        tokens, num_classes = size_of(parameters, "attention.token", 0), size_of(parameters, "classifier.weight", 0)
+        network = cls(
+            in_channels, num_classes, hidden_dim, tokens, heads, drop, dropout=dropout, token_logits=token_logits
+        )
+        if not token_logits:
+            parameters = {name: value for name, value in parameters.items() if not name.startswith("token_")}
+        load_reference(network, parameters)
+        return network

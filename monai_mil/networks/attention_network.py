@@ -1,0 +1,50 @@
+"""What a network with attention offers to an anchor: a frozen copy of exactly the modules that make its scores."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from copy import deepcopy
+from typing import Self
+
+from torch import Tensor
+
+from monai_mil.networks.contract import MILNetwork, exact_dtype
+
+
+class AttentionNetwork(MILNetwork):
+    """A network whose attention scores a copy of some of its modules can make again.
+
+    A subclass names the modules in ``score_parameters`` and implements :meth:`attention_scores` with nothing else.
+
+    Args:
+        num_classes: ``c``.
+    """
+
+    score_parameters: tuple[str, ...]
+
+    def attention_scores(self, image: Tensor, mask: Tensor | None, output: Mapping[str, Tensor]) -> Tensor:
+        """The ``attention_logits`` of a network or its :meth:`anchor_copy` for bags that the original has answered.
+
+        Args:
+            image: ``[b, d, n]``, checked already.
+            mask: True where an instance is real, ``[b, n]``, or None.
+            output: what the original said of the same bags, read where its answer poses the copy's question.
+
+        Returns:
+            ``[b, h, n]``, ``-inf`` on padding, float32 or better.
+        """
+        raise NotImplementedError
+
+    def anchor_copy(self) -> Self:
+        """A copy without dropout and gradients that can make attention scores and nothing else.
+
+        Its parameters bear the names they have here. They are float32 or better: a small step of a moving average is
+        lost in less.
+        """
+        copy = deepcopy(self)
+        for name, _ in [*self.named_parameters(), *self.named_buffers()]:
+            if not any(name == part or name.startswith(f"{part}.") for part in self.score_parameters):
+                owner, _, leaf = name.rpartition(".")
+                delattr(copy.get_submodule(owner), leaf)
+        copy.to(exact_dtype(next(copy.parameters()).dtype))
+        return copy.requires_grad_(False).eval()
