@@ -39,28 +39,46 @@ class BagBCE(nn.Module):
 
     Args:
         label_smoothing: ``e`` in ``y (1 - e) + e / 2``.
-        positive_weights: factor of each label's positive part.
+        positive_weights: factor of each label's loss where it is 1.
+        negative_weights: likewise where it is 0. The mean is not divided by the weights' sum.
     """
 
     positive_weights: Tensor | None
+    negative_weights: Tensor | None
 
-    def __init__(self, label_smoothing: float = 0.0, positive_weights: Sequence[float] | None = None) -> None:
+    def __init__(
+        self,
+        label_smoothing: float = 0.0,
+        positive_weights: Sequence[float] | None = None,
+        negative_weights: Sequence[float] | None = None,
+    ) -> None:
         super().__init__()
         self.label_smoothing = label_smoothing
         self.register_buffer("positive_weights", _weights(positive_weights), persistent=False)
+        self.register_buffer("negative_weights", _weights(negative_weights), persistent=False)
 
     def forward(self, output: Mapping[str, Tensor], label: Tensor) -> Tensor:
         """Scalar loss of ``output["logits"]`` ``[b, c]`` for labels 0, 1 or NaN (unknown), ``[b, c]``.
 
         A batch that knows no label has the loss 0, and a zero gradient.
+
+        Raises:
+            ValueError: there are more or fewer labels than logits.
         """
         logits = output["logits"].float()
+        if label.numel() != logits.numel():
+            raise ValueError(f"labels {list(label.shape)} for logits {list(logits.shape)}: one for every bag and label")
         target = label.to(logits).reshape(logits.shape)
         known = ~torch.isnan(target)
-        target = torch.where(known, target, 0.0) * (1 - self.label_smoothing) + self.label_smoothing / 2
-        weights = None if self.positive_weights is None else self.positive_weights.to(logits.device)
-        losses = F.binary_cross_entropy_with_logits(logits, target, pos_weight=weights, reduction="none")
+        target = torch.where(known, target, 0.0)
+        smooth = target * (1 - self.label_smoothing) + self.label_smoothing / 2
+        losses = F.binary_cross_entropy_with_logits(logits, smooth, reduction="none") * self._weight(target)
         return torch.where(known, losses, 0.0).sum() / known.sum().clamp(min=1)
+
+    def _weight(self, target: Tensor) -> Tensor:
+        positive = 1.0 if self.positive_weights is None else self.positive_weights.to(target.device)
+        negative = 1.0 if self.negative_weights is None else self.negative_weights.to(target.device)
+        return target * positive + (1 - target) * negative
 
 
 def _weights(values: Sequence[float] | None) -> Tensor | None:

@@ -40,11 +40,26 @@ def test_class_weights_count_in_batches_of_one_bag() -> None:
 
 def test_bce_smooths_and_weighs_labels() -> None:
     label = torch.tensor([[1.0, 0.0, 1.0], [0.0, 1.0, 0.0]])
-    loss = BagBCE(label_smoothing=0.2, positive_weights=[1, 2, 3])({"logits": LOGITS}, label)
+    positive, negative = torch.tensor([1.0, 2.0, 3.0]), torch.tensor([0.5, 1.0, 4.0])
+    loss = BagBCE(0.2, positive.tolist(), negative.tolist())
     target = label * 0.8 + 0.1
-    positive, negative = F.logsigmoid(LOGITS), F.logsigmoid(-LOGITS)
-    expected = -(torch.tensor([1.0, 2.0, 3.0]) * target * positive + (1 - target) * negative).mean()
-    torch.testing.assert_close(loss, expected)
+    each = -(target * F.logsigmoid(LOGITS) + (1 - target) * F.logsigmoid(-LOGITS))
+    torch.testing.assert_close(
+        loss({"logits": LOGITS}, label), (each * torch.where(label > 0, positive, negative)).mean()
+    )
+    torch.testing.assert_close(BagBCE(0.2)({"logits": LOGITS}, label), each.mean())
+
+
+@pytest.mark.parametrize("shape", [(1, 4), (4,), (4, 1), (1, 1, 4)])
+def test_the_labels_of_one_bag_may_come_in_any_shape(shape: tuple[int, ...]) -> None:
+    logits, label = torch.tensor([[1.0, -2.0, 0.5, 0.0]]), torch.tensor([[1.0, 0.0, float("nan"), 1.0]])
+    expected = BagBCE()({"logits": logits}, label)
+    torch.testing.assert_close(BagBCE()({"logits": logits}, label.reshape(shape)), expected)
+
+
+def test_more_labels_than_logits_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"labels \[1, 4\] for logits \[1, 1\]"):
+        BagBCE()({"logits": torch.zeros(1, 1)}, torch.zeros(1, 4))
 
 
 def test_an_unknown_label_has_no_loss_and_no_gradient() -> None:
