@@ -9,6 +9,7 @@ from .best_model import BestModel
 from .checkpointer import Checkpointer
 from .distributed import finish_distributed
 from .early_stop import EarlyStop
+from .grad_cam import GradCAMInferer
 from .gradient_clip import GradientClip
 from .guards import StopOnNaN, require_steps
 from .inferers import FullOutputInferer, StreamedInferer
@@ -21,6 +22,7 @@ __all__ = [
     "EarlyStop",
     "EpochSeeder",
     "FullOutputInferer",
+    "GradCAMInferer",
     "GradientClip",
     "StopOnNaN",
     "StreamedInferer",
