@@ -25,8 +25,8 @@ class StreamSlided(EmbedSlided):
     Memory holds a few batches of tiles and the network's output, whatever the slide's size. The output becomes the
     item's ``streamed``, without the axis of the batch: ``training.prepare_streamed_batch`` and
     ``training.StreamedInferer`` take it through a MONAI evaluator, one slide a batch. The image is a ``MetaTensor``
-    ``[0, n]`` without a channel, with the meta data that ``LoadBagd`` gives; ``coords``, and ``token_mask`` where
-    tokens lie beyond the slide, are set beside it.
+    ``[0, n]`` or ``[0, n, h, w]`` without a channel, with the meta data that ``LoadBagd`` gives; ``coords``, and
+    ``token_mask`` where tokens lie beyond the slide, are set beside it.
 
     Args:
         keys: keys of the paths.
@@ -64,7 +64,8 @@ class StreamSlided(EmbedSlided):
                 where = places(grid.coords, info, self.encoder.grid)
                 output = self._answer(features, where.get("token_mask"))
             streamed.update({**where, "streamed": {name: value[0] for name, value in output.items()}})
-            streamed[key] = bag_tensor(str(slide.path), torch.empty(len(grid), 0), info)
+            nothing = torch.empty(len(grid), 0, *(self.encoder.grid or ()))
+            streamed[key] = bag_tensor(str(info.slide_path), nothing, info)
         return streamed
 
     def _answer(self, features: SlideFeatures, mask: Tensor | None) -> dict[str, Tensor]:
