@@ -7,6 +7,7 @@ from .heatmap import (
     assemble,
     percentile_ranks,
 )
+from .mask import export_mask
 from .montage import export_montage
 from .nifti import export_nifti
 from .png import export_png
@@ -15,6 +16,7 @@ from .savers import HeatmapSaver, PredictionSaver
 from .scan_heatmap import ScanHeatmap, load_heatmap
 from .slice_saver import SliceSaver
 from .stitch import TokenCanvas, stitch
+from .threshold import otsu
 from .tiff import export_tiff
 
 __all__ = [
@@ -30,11 +32,13 @@ __all__ = [
     "colour_table",
     "export_curve",
     "export_geojson",
+    "export_mask",
     "export_montage",
     "export_nifti",
     "export_png",
     "export_tiff",
     "load_heatmap",
+    "otsu",
     "percentile_ranks",
     "stitch",
     "write_report",

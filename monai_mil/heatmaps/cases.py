@@ -11,6 +11,7 @@ import numpy as np
 
 from monai_mil.errors import CohortError
 from monai_mil.heatmaps.heatmap import SlideFrame, as_array
+from monai_mil.metrics.operating_point import decisions
 from monai_mil.scans import ScanFrame
 
 _FRAME = ("level0_size", "mpp", "tile_size_level0")
@@ -28,6 +29,9 @@ class Prediction:
         multi_label: classes do not exclude each other.
         label: class index, or one value for every class (NaN: unknown), or None.
         id_column: what tables call the first: ``slide_id``, or ``scan_id`` for a scan.
+        operating_points: the probability from which on each class is called, see
+            :func:`monai_mil.metrics.operating_point.decisions`; None calls the most probable class, or all of at least
+            0.5.
     """
 
     slide_id: str
@@ -37,18 +41,20 @@ class Prediction:
     multi_label: bool
     label: int | tuple[float, ...] | None
     id_column: str = "slide_id"
+    operating_points: tuple[float, ...] | None = None
 
     @property
-    def index(self) -> int:
-        """The most probable class."""
-        return int(np.argmax(self.prob))
+    def called(self) -> np.ndarray:
+        """True for the class, or classes, that the answer names, bool ``[c]``."""
+        points = self.operating_points or (0.5,) * len(self.classes)
+        if self.operating_points is None and not self.multi_label:
+            return np.arange(len(self.classes)) == self.prob.argmax()
+        return decisions(self.prob[None], points, exclusive=not self.multi_label)[0] > 0
 
     @property
     def text(self) -> str:
-        """The answer in words: the class, or all classes of at least 0.5 joined by ``;``."""
-        if not self.multi_label:
-            return self.classes[self.index]
-        return ";".join(name for name, prob in zip(self.classes, self.prob, strict=True) if prob >= 0.5)
+        """The answer in words: the class, or all called ones joined by ``;``."""
+        return ";".join(name for name, called in zip(self.classes, self.called, strict=True) if called)
 
     @property
     def label_text(self) -> str:
@@ -72,13 +78,18 @@ class Prediction:
                 f"label_{name}": "" if np.isnan(value) else f"{value:g}"
                 for name, value in zip(self.classes, known, strict=True)
             }
+        if self.operating_points is not None:
+            row |= {
+                f"operating_point_{name}": f"{point:.6g}"
+                for name, point in zip(self.classes, self.operating_points, strict=True)
+            }
         return row
 
     def attributes(self) -> dict[str, Any]:
         """What a heatmap keeps of it, for titles."""
         return {
             "prediction": self.text or "none",
-            "probability": round(float(self.prob.max()), 6),
+            "probability": round(float((self.prob[self.called] if self.called.any() else self.prob).max()), 6),
             "label": self.label_text,
         }
 
@@ -127,35 +138,77 @@ def case_text(item: Mapping[str, Any]) -> str:
     return f"{id_column(item).removesuffix('_id')} '{case_id(item)}'"
 
 
-def read_prediction(item: Mapping[str, Any], classes: Sequence[str], multi_label: bool) -> Prediction:
-    """The prediction of one case.
-
-    ``pred`` is ``[c]`` probabilities, or the network's output dict, whose ``prob`` or ``logits`` is taken. One single
-    probability with two classes is that of the second.
+def read_probabilities(item: Mapping[str, Any], multi_label: bool) -> np.ndarray:
+    """``pred`` of one case, ``[c]``: probabilities, or ``prob`` or ``logits`` of the network's output dict.
 
     Raises:
-        CohortError: ``pred`` fits neither the classes nor [0, 1].
+        CohortError: they are not in [0, 1].
     """
-    where = case_text(item)
     given = item["pred"]
     if isinstance(given, Mapping):
         logits = None if "prob" in given else _numbers(given["logits"])
         prob = _numbers(given["prob"]) if logits is None else _probabilities(logits, multi_label)
     else:
         prob = _numbers(given)
+    if not ((prob >= -1e-6) & (prob <= 1 + 1e-6)).all():
+        raise CohortError(f"{case_text(item)}: predictions {prob.tolist()} are no probabilities; add Activationsd")
+    return prob
+
+
+def read_prediction(
+    item: Mapping[str, Any],
+    classes: Sequence[str],
+    multi_label: bool,
+    operating_points: Sequence[float] | None = None,
+) -> Prediction:
+    """The prediction of one case.
+
+    ``pred`` is as in :func:`read_probabilities`. One single probability with two classes is that of the second.
+
+    Args:
+        item: the case.
+        classes: their names.
+        multi_label: classes do not exclude each other.
+        operating_points: one a class, or that of the second of two exclusive classes; see :class:`Prediction`.
+
+    Raises:
+        CohortError: ``pred`` fits neither the classes nor [0, 1], or the operating points do not fit the classes.
+    """
+    where = case_text(item)
+    prob = read_probabilities(item, multi_label)
     if prob.shape == (1,) and len(classes) == 2 and not multi_label:
         prob = np.array([1 - prob[0], prob[0]])
     if prob.shape != (len(classes),):
         raise CohortError(f"{where}: {prob.size} predictions for the {len(classes)} classes {list(classes)}")
-    if not ((prob >= -1e-6) & (prob <= 1 + 1e-6)).all():
-        raise CohortError(f"{where}: predictions {prob.tolist()} are no probabilities; add Activationsd")
     label = item.get("label")
     if label is not None:
         values = _numbers(label)
         label = tuple(values.tolist()) if multi_label else int(values[0]) if values.size == 1 else int(values.argmax())
     name = case_id(item)
     patient_id = str(item.get("patient_id", name))
-    return Prediction(name, patient_id, prob, tuple(classes), multi_label, label, id_column(item))
+    points = None
+    if operating_points is not None:
+        points = fitting_points(item, operating_points, len(classes), multi_label)
+    return Prediction(name, patient_id, prob, tuple(classes), multi_label, label, id_column(item), points)
+
+
+def fitting_points(
+    item: Mapping[str, Any], operating_points: Sequence[float], count: int, multi_label: bool
+) -> tuple[float, ...]:
+    """One operating point for each of ``count`` probabilities; a single one is that of the second of two classes.
+
+    Raises:
+        CohortError: there are more or fewer.
+    """
+    points = tuple(float(point) for point in operating_points)
+    if len(points) == 1 and count == 2 and not multi_label:
+        points = (1 - points[0], points[0])
+    if len(points) != count:
+        raise CohortError(
+            f"{case_text(item)}: {len(points)} operating points for {count} predictions; choose them on validation "
+            "data of this network"
+        )
+    return points
 
 
 def read_frame(item: Mapping[str, Any]) -> SlideFrame:
@@ -212,7 +265,7 @@ def read_scores(
 
     Args:
         item: the case.
-        key: which of its tensors; None takes the first there is of ``scores``, ``heatmap``, ``instance_scores`` (one
+        key: which of its tensors; None takes the first there is of ``heatmap``, ``scores``, ``instance_scores`` (one
             row a class) and ``attention`` (one row a head, averaged).
         class_index: row of a tensor with one row a class; None takes the most probable class.
 
@@ -220,16 +273,30 @@ def read_scores(
         CohortError: there are no scores, no coordinates or no such class, or the numbers differ.
     """
     key, rows, coords = read_score_rows(item, key)
-    row = 0 if len(rows) == 1 else _class(item) if class_index is None else class_index
-    if not 0 <= row < len(rows):
-        raise CohortError(f"{case_text(item)}: no class {row} among the {len(rows)} rows of '{key}'")
-    return key, rows[row], coords
+    return key, rows[_row(item, len(rows), class_index, key)], coords
+
+
+def read_threshold(item: Mapping[str, Any], class_index: int | None) -> float:
+    """The network's own ``threshold`` of the class that :func:`read_scores` takes.
+
+    Raises:
+        CohortError: it has none.
+    """
+    if item.get("threshold") is None:
+        raise CohortError(f"{case_text(item)}: the network gives no 'threshold'; choose \"otsu\" or a number")
+    values = _numbers(item["threshold"])
+    return float(values[_row(item, len(values), class_index, "threshold")])
+
+
+def drawn_class(item: Mapping[str, Any], class_index: int | None) -> int:
+    """The class whose scores :func:`read_scores` takes."""
+    return _class(item) if class_index is None else class_index
 
 
 def read_score_rows(item: Mapping[str, Any], key: str | None) -> tuple[str, np.ndarray, np.ndarray]:
     """As :func:`read_scores`, with the scores of every class: ``[rows, n]`` or ``[rows, n, h, w]``."""
     where = case_text(item)
-    known = ("scores", "heatmap", "instance_scores", "attention")
+    known = ("heatmap", "scores", "instance_scores", "attention")
     key = key or next((name for name in known if item.get(name) is not None), None)
     if key is None or item.get(key) is None or item.get("coords") is None:
         raise CohortError(
@@ -272,10 +339,21 @@ def slice_order(item: Mapping[str, Any], count: int) -> np.ndarray:
 def _real(item: Mapping[str, Any], values: np.ndarray, axis: int = 0) -> np.ndarray:
     """``values`` without padding; what has no padding any more stays."""
     mask = item.get("mask")
-    real = None if mask is None else _numbers(mask).astype(bool)
-    if real is None or values.shape[axis] != len(real):
+    if mask is None:
+        return values
+    tokens = _numbers(mask)
+    real = np.count_nonzero(tokens.reshape(len(tokens), -1), axis=1) > 0
+    if values.shape[axis] != len(real):
         return values
     return np.compress(real, values, axis=axis)
+
+
+def _row(item: Mapping[str, Any], count: int, class_index: int | None, key: str) -> int:
+    """Which of ``count`` rows, one a class, is drawn."""
+    row = 0 if count == 1 else drawn_class(item, class_index)
+    if not 0 <= row < count:
+        raise CohortError(f"{case_text(item)}: no class {row} among the {count} rows of '{key}'")
+    return row
 
 
 def _class(item: Mapping[str, Any]) -> int:

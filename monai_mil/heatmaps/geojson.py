@@ -43,7 +43,7 @@ def export_geojson(
         tiles: write the tiles.
         minimum: leave out tiles below this score.
         top: write this many tiles of the highest scores at most, highest first.
-        regions: write regions of at least this score; None writes none.
+        regions: write regions of at least this score; default those above the heatmap's threshold, if it has one.
         percentile: ``minimum`` and ``regions`` are percentiles within the slide (0 to 100) in place of scores.
         classification: QuPath class of the tiles, default the heatmap's name; regions get it with " region" appended.
             Choose names that differ from those of human annotations.
@@ -54,9 +54,13 @@ def export_geojson(
     features: list[str] = []
     if tiles:
         features.extend(_tile_features(heatmap, _chosen(heatmap, minimum, top, percentile), name, colour_map))
+    found: list[Region] = []
     if regions is not None:
         found = find_regions(heatmap, regions, percentile=percentile, overlap=overlap)
-        features.extend(_region_features(heatmap, found, f"{name} region"))
+    elif heatmap.threshold is not None:
+        lowest = float(np.nextafter(np.float32(heatmap.threshold), np.float32(np.inf)))
+        found = find_regions(heatmap, lowest, overlap=overlap)
+    features.extend(_region_features(heatmap, found, f"{name} region"))
     path = Path(path)
     with replacing(path) as temporary, temporary.open("w", encoding="utf-8") as file:
         file.write('{"type":"FeatureCollection","features":[\n')

@@ -60,6 +60,7 @@ class Heatmap:
         scores: one score a tile, float32 ``[n]``, or a block of ``h x w`` cells a tile, ``[n, h, w]``, row by row.
         name: what the scores are, as a reader of the figure should see it ("attention").
         attributes: anything else worth keeping, JSON-able (prediction, class, network).
+        threshold: scores strictly above are foreground; infinite where the slide has none, None where nobody said.
     """
 
     frame: SlideFrame
@@ -67,6 +68,7 @@ class Heatmap:
     scores: np.ndarray
     name: str = "attention"
     attributes: Mapping[str, Any] = field(default_factory=dict)
+    threshold: float | None = None
 
     def __len__(self) -> int:
         return len(self.coords)
@@ -120,6 +122,8 @@ class Heatmap:
             file.attrs["name"] = self.name
             file.attrs["frame"] = json.dumps(asdict(self.frame))
             file.attrs["attributes"] = json.dumps(dict(self.attributes))
+            if self.threshold is not None:
+                file.attrs["threshold"] = self.threshold
             file["coords"] = self.coords
             file["scores"] = self.scores
         return path
@@ -142,7 +146,8 @@ class Heatmap:
                 frame = json.loads(file.attrs["frame"])
                 attributes = json.loads(file.attrs["attributes"])
                 coords, scores, name = file["coords"][:], file["scores"][:], str(file.attrs["name"])
-            return assemble(scores, coords, SlideFrame(**frame), name=name, attributes=attributes)
+                threshold = float(file.attrs["threshold"]) if "threshold" in file.attrs else None
+            return assemble(scores, coords, SlideFrame(**frame), name=name, attributes=attributes, threshold=threshold)
         except (OSError, KeyError, TypeError, ValueError) as error:
             raise BagError(f"heatmap '{path}': cannot be read ({error}); make it again with inference") from error
 
@@ -154,6 +159,7 @@ def assemble(
     *,
     name: str = "attention",
     attributes: Mapping[str, Any] | None = None,
+    threshold: float | None = None,
 ) -> Heatmap:
     """Join instance scores with the tiles they belong to.
 
@@ -163,9 +169,11 @@ def assemble(
         frame: the slide.
         name: what the scores are.
         attributes: JSON-able facts kept with the heatmap.
+        threshold: scores strictly above are foreground; infinite for none.
 
     Raises:
-        ValueError: no tile, shapes that do not fit, a score that is not finite, or a tile wholly outside the slide.
+        ValueError: no tile, shapes that do not fit, a score that is not finite, a threshold that is no number, or a
+            tile wholly outside the slide.
     """
     scores = np.ascontiguousarray(as_array(scores), dtype=np.float32)
     coords = np.ascontiguousarray(as_array(coords), dtype=np.int64)
@@ -177,6 +185,8 @@ def assemble(
         )
     if scores.size == 0:
         raise ValueError(f"{where}: there are no scores")
+    if threshold is not None and np.isnan(threshold):
+        raise ValueError(f"{where}: the threshold is not a number")
     if not np.isfinite(scores).all():
         bad = int(np.argwhere(~np.isfinite(scores))[0, 0])
         raise ValueError(f"{where}: the score of tile {bad} at {tuple(coords[bad].tolist())} is not finite")
@@ -187,7 +197,7 @@ def assemble(
             f"{where}: tile {bad} at {tuple(coords[bad].tolist())} lies outside the slide of "
             f"{frame.level0_size[0]} x {frame.level0_size[1]} pixels; coords must be x, y in level-0 pixels"
         )
-    return Heatmap(frame, coords, scores, name, dict(attributes or {}))
+    return Heatmap(frame, coords, scores, name, dict(attributes or {}), None if threshold is None else float(threshold))
 
 
 def percentile_ranks(scores: np.ndarray) -> np.ndarray:

@@ -11,6 +11,7 @@ from monai_mil.files import replacing
 from monai_mil.heatmaps.colours import ColourMap, colour_index, colour_table
 from monai_mil.heatmaps.figure import TICKS, Figure, caption, number
 from monai_mil.heatmaps.heatmap import Heatmap, canvas_geometry
+from monai_mil.heatmaps.layer import OUTLINE, draw, draw_outline, foreground_text, style_of
 from monai_mil.heatmaps.raster import Overlap
 
 if TYPE_CHECKING:
@@ -25,7 +26,8 @@ def export_png(
     slide: Slide | None = None,
     *,
     canvas_max: int = 1600,
-    percentile: bool = True,
+    percentile: bool | None = None,
+    smooth: bool | None = None,
     limits: tuple[float, float] | None = None,
     colour_map: ColourMap = "viridis",
     opacity: float = 0.6,
@@ -35,8 +37,9 @@ def export_png(
     """Draw the heatmap over the slide's thumbnail, with title, colour bar and scale bar.
 
     Scored tissue is drawn in grey below the colours, so that a colour means a value whatever the stain; everything
-    else of the slide keeps its own colours. The title's second line gives the attributes ``prediction``,
-    ``probability`` and ``label`` of the heatmap, where it has them. Memory depends on ``canvas_max`` only.
+    else of the slide keeps its own colours. Foreground, where the heatmap has a threshold, is outlined in red. The
+    title's second line gives the attributes ``prediction``, ``probability`` and ``label`` of the heatmap and its
+    threshold, where it has them. Memory depends on ``canvas_max`` and the number of tokens only.
 
     Args:
         heatmap: the scores.
@@ -44,27 +47,30 @@ def export_png(
         slide: the open slide; by default the frame's ``slide_path`` is opened, and where there is none the scores are
             drawn on white.
         canvas_max: longest side of the slide's picture in pixels.
-        percentile: colour by percentile within the slide in place of the score itself.
-        limits: scores at the ends of the colour bar when ``percentile`` is off; default their minimum and maximum.
+        percentile: colour by percentile within the slide in place of the score itself; default where a tile has one
+            score.
+        smooth: draw the map that is interpolated over the tiles' borders; default where tiles have blocks of tokens.
+        limits: scores at the ends of the colour bar when ``percentile`` is off; default their minimum and maximum, or 0
+            and 1 for tokens that lie between.
         colour_map: name of the colour map.
         opacity: of the colours over the tissue, 0 to 1.
         overlap: how scores of overlapping tiles are combined.
         title: first line of the title; default the slide's id.
     """
-    if percentile:
-        limits = (0.0, 100.0)
-    elif limits is None:
-        limits = (float(heatmap.scores.min()), float(heatmap.scores.max()))
-    (rows, columns), scale = canvas_geometry(heatmap.frame.level0_size, canvas_max=canvas_max)
-    values = heatmap.raster(canvas_max=canvas_max, percentile=percentile, overlap=overlap)
+    style = style_of(heatmap, percentile, smooth, limits, overlap)
+    shape, scale = canvas_geometry(heatmap.frame.level0_size, canvas_max=canvas_max)
     table = colour_table(colour_map)
-    picture = blend(thumbnail(heatmap, slide, (rows, columns)), values, limits, table, opacity)
+    picture = blend(thumbnail(heatmap, slide, shape), draw(heatmap, style, shape), style.limits, table, opacity)
+    picture[draw_outline(heatmap, style, shape, width=max(1, round(canvas_max / 800)))] = OUTLINE
     figure = Figure.around(picture)
-    figure.write_title(title or heatmap.frame.slide_id, caption(heatmap.attributes))
+    second = "  ·  ".join(filter(None, [caption(heatmap.attributes), foreground_text(heatmap)]))
+    figure.write_title(title or heatmap.frame.slide_id, second)
     figure.write_scale_bar(heatmap.frame.mpp * scale[0])
     shown = (opacity * table + (1 - opacity) * _TISSUE_GREY).astype(np.uint8)
-    labels = _percentile_labels(heatmap) if percentile else [(number(v), "") for v in np.linspace(*limits, TICKS)]
-    figure.write_colour_bar(shown, labels, f"{heatmap.name}{', percentile within the slide' if percentile else ''}")
+    ticks = np.linspace(*style.limits, TICKS)
+    labels = _percentile_labels(heatmap) if style.percentile else [(number(value), "") for value in ticks]
+    name = f"{heatmap.name}{', percentile within the slide' if style.percentile else ''}"
+    figure.write_colour_bar(shown, labels, name)
     path = Path(path)
     with replacing(path) as temporary:
         figure.image.save(temporary, format="PNG", compress_level=4)

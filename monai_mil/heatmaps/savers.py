@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from monai_mil.errors import CohortError
 from monai_mil.heatmaps.cases import case_id, cases, read_frame, read_prediction, read_scores
 from monai_mil.heatmaps.geojson import export_geojson
 from monai_mil.heatmaps.heatmap import Heatmap, assemble
+from monai_mil.heatmaps.mask import export_mask
 from monai_mil.heatmaps.png import export_png
 from monai_mil.heatmaps.tables import RunningTable
+from monai_mil.heatmaps.threshold import ThresholdRule
 from monai_mil.heatmaps.tiff import export_tiff
 
 logger = logging.getLogger(__name__)
@@ -21,6 +24,7 @@ _EXPORTS: dict[str, tuple[str, Callable[..., Path]]] = {
     "png": (".png", export_png),
     "geojson": (".geojson", export_geojson),
     "tiff": (".tif", export_tiff),
+    "mask": ("_mask.tif", export_mask),
 }
 
 
@@ -33,15 +37,25 @@ class HeatmapSaver:
 
     Args:
         output_dir: the run's folder.
-        formats: any of ``png``, ``geojson`` and ``tiff``, beside the HDF5 file.
+        formats: any of ``png``, ``geojson``, ``tiff`` and ``mask``, beside the HDF5 file.
         options: further arguments for an export, by format: ``{"geojson": {"regions": 90, "percentile": true}}``.
         key: which tensor of a case is drawn: ``[n]``, ``[rows, n]`` or ``[rows, n, h, w]``. None takes the first there
-            is of ``scores``, ``heatmap``, ``instance_scores`` (rows are classes) and ``attention`` (rows are heads,
+            is of ``heatmap``, ``scores``, ``instance_scores`` (rows are classes) and ``attention`` (rows are heads,
             and averaged).
         class_index: the class to draw where rows are classes; None draws the most probable one.
         name: what the figures call the scores; default the key.
         classes: names of the classes, for titles; None leaves the prediction out of them.
         multi_label: classes do not exclude each other.
+        threshold: where the foreground begins that ``mask`` holds, ``png`` outlines and ``geojson`` has regions of:
+            ``"otsu"`` over all tokens of the slide, ``"network"`` for the network's own, a number, or None for none.
+            The HDF5 file keeps all scores and the threshold.
+        min_threshold: no threshold is lower.
+        operating_points: the probability from which on a class is called, one for each of the network's outputs or
+            that of the second of two exclusive classes; where the class drawn is not called a slide has no foreground
+            (its threshold is infinite). None draws foreground on every slide.
+
+    Raises:
+        ValueError: an unknown format or threshold, or masks without a threshold.
     """
 
     def __init__(
@@ -54,10 +68,15 @@ class HeatmapSaver:
         name: str | None = None,
         classes: Sequence[str] | None = None,
         multi_label: bool = False,
+        threshold: Literal["otsu", "network"] | float | None = None,
+        min_threshold: float = 0.0,
+        operating_points: Sequence[float] | None = None,
     ) -> None:
         unknown = sorted((set(formats) | set(options or {})) - {*_EXPORTS, "h5"})
         if unknown:
             raise ValueError(f"unknown heatmap formats {', '.join(unknown)}; choose from {', '.join(_EXPORTS)}")
+        if "mask" in formats and threshold is None:
+            raise ValueError('the format "mask" needs a threshold: "otsu", "network" or a number')
         self.folder = Path(output_dir, "heatmaps")
         self.formats = tuple(form for form in formats if form != "h5")
         self.options = options or {}
@@ -66,6 +85,7 @@ class HeatmapSaver:
         self.name = name
         self.classes = classes
         self.multi_label = multi_label
+        self.rule = ThresholdRule(threshold, min_threshold, operating_points)
         self.failures: dict[str, str] = {}
 
     def attach(self, engine: Any) -> None:
@@ -103,8 +123,10 @@ class HeatmapSaver:
         key, scores, coords = read_scores(item, self.key, self.class_index)
         attributes: dict[str, Any] = {}
         if self.classes is not None:
-            attributes = read_prediction(item, self.classes, self.multi_label).attributes()
-        return assemble(scores, coords, read_frame(item), name=self.name or key, attributes=attributes)
+            points = self.rule.operating_points
+            attributes = read_prediction(item, self.classes, self.multi_label, points).attributes()
+        heatmap = assemble(scores, coords, read_frame(item), name=self.name or key, attributes=attributes)
+        return replace(heatmap, threshold=self.rule.threshold(heatmap, item, self.class_index, self.multi_label))
 
     def _fail(self, slide_id: str, form: str, error: Exception) -> None:
         message = f"{slide_id} ({form}): {error}"
@@ -120,7 +142,8 @@ class PredictionSaver:
     """Writes ``<output_dir>/predictions.csv``: one row a slide or scan, replaced as a whole when the engine ends.
 
     Columns: ``slide_id`` (or ``scan_id``), ``patient_id, label, pred, prob_<class>...``; multi-label cohorts also have
-    ``label_<class>`` (1, 0 or empty) and join names in ``label`` and ``pred`` by ``;``. While the engine runs, finished
+    ``label_<class>`` (1, 0 or empty) and join names in ``label`` and ``pred`` by ``;``; with operating points there is
+    ``operating_point_<class>`` of each. While the engine runs, finished
     rows stand in ``predictions.partial.csv``, so a run that is killed loses nothing but its last case. Under
     DistributedDataParallel the rows of all processes come together in one table.
 
@@ -129,14 +152,22 @@ class PredictionSaver:
         classes: names of the classes, in the order of the network's outputs.
         multi_label: classes do not exclude each other.
         filename: name of the table.
+        operating_points: the probability from which on each class is called in ``pred``, or that of the second of two
+            exclusive classes; None calls the most probable class, or all of at least 0.5.
     """
 
     def __init__(
-        self, output_dir: str, classes: Sequence[str], multi_label: bool = False, filename: str = "predictions.csv"
+        self,
+        output_dir: str,
+        classes: Sequence[str],
+        multi_label: bool = False,
+        filename: str = "predictions.csv",
+        operating_points: Sequence[float] | None = None,
     ) -> None:
         self.table = RunningTable(Path(output_dir, filename))
         self.classes = tuple(classes)
         self.multi_label = multi_label
+        self.operating_points = operating_points
 
     def attach(self, engine: Any) -> None:
         """Collect at every iteration of ``engine`` and write the table at its end."""
@@ -152,4 +183,9 @@ class PredictionSaver:
         Raises:
             OutputError: they cannot be written.
         """
-        self.table.add([read_prediction(item, self.classes, self.multi_label).row() for item in cases(engine)])
+        self.table.add(
+            [
+                read_prediction(item, self.classes, self.multi_label, self.operating_points).row()
+                for item in cases(engine)
+            ]
+        )

@@ -38,7 +38,7 @@ class TokenCanvas:
 
         Pixels lie as in ``torch.nn.functional.interpolate`` with ``align_corners`` off. Behind the last token the map
         goes on as that token, and into holes as the mean of what is beside them; no pixel of a hole has a value. Where
-        a pixel is wider than two tokens or more, whole blocks of them are averaged first. Memory is that of the window.
+        a pixel is two tokens wide or more, whole blocks of them are averaged first. Memory is that of the window.
 
         Args:
             window: x0, y0, x1, y1 in level-0 pixels; may reach past the slide.
@@ -51,7 +51,7 @@ class TokenCanvas:
         pixel = ((x1 - x0) / shape[1], (y1 - y0) / shape[0])
         columns, rows = (int(size / step + 1e-9) for size, step in zip(pixel, self.step, strict=True))
         if columns > 1 or rows > 1:
-            return self.averaged(max(rows, 1), max(columns, 1)).upsample(window, shape)
+            return self._averaged(max(rows, 1), max(columns, 1)).upsample(window, shape)
         x = (x0 + (np.arange(shape[1]) + 0.5) * pixel[0] - self.origin[0]) / self.step[0] - 0.5
         y = (y0 + (np.arange(shape[0]) + 0.5) * pixel[1] - self.origin[1]) / self.step[1] - 0.5
         tokens, first_row, first_column = self._around(x, y)
@@ -64,15 +64,14 @@ class TokenCanvas:
         smooth[~known[np.floor(y + 0.5).astype(int)][:, np.floor(x + 0.5).astype(int)]] = np.nan
         return smooth
 
-    def averaged(self, rows: int, columns: int) -> TokenCanvas:
+    def _averaged(self, rows: int, columns: int) -> TokenCanvas:
         """The canvas of the means over blocks of ``rows`` x ``columns`` tokens, holes left out."""
         height, width = self.values.shape
         padded = np.pad(self.values, ((0, -height % rows), (0, -width % columns)), constant_values=np.nan)
         blocks = padded.reshape(len(padded) // rows, rows, -1, columns)
-        count = np.count_nonzero(~np.isnan(blocks), axis=(1, 3)).astype(np.float32)
-        with np.errstate(invalid="ignore"):
-            means = np.nansum(blocks, axis=(1, 3)) / np.where(count, count, np.nan)
-        return TokenCanvas(means, self.origin, (self.step[0] * columns, self.step[1] * rows), self.limits)
+        count = np.count_nonzero(~np.isnan(blocks), axis=(1, 3))
+        values = np.nansum(blocks, axis=(1, 3)) / np.where(count, count, np.nan).astype(np.float32)
+        return TokenCanvas(values, self.origin, (self.step[0] * columns, self.step[1] * rows), self.limits)
 
     def _around(self, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, int, int]:
         """The tokens that pixels at columns ``x`` and rows ``y`` need, and the row and column of the first."""

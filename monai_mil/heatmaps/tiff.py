@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from monai_mil.heatmaps.colours import Colouring, ColourMap, colour_table
 from monai_mil.heatmaps.heatmap import Heatmap, canvas_geometry
+from monai_mil.heatmaps.layer import Style, style_of
 from monai_mil.heatmaps.raster import Overlap, paint
+from monai_mil.heatmaps.stitch import stitch
 
 _BAND = 1024
 
@@ -21,7 +24,8 @@ def export_tiff(
     path: str | Path,
     *,
     downsample: int | None = None,
-    percentile: bool = True,
+    percentile: bool | None = None,
+    smooth: bool | None = None,
     limits: tuple[float, float] | None = None,
     colour_map: ColourMap = "viridis",
     overlap: Overlap = "max",
@@ -38,9 +42,12 @@ def export_tiff(
         heatmap: the scores.
         path: the file, ``.tif`` or, with ``ome``, ``.ome.tif``.
         downsample: level-0 pixels per pixel of the file; default the largest power of two that leaves 8 pixels a
-            tile and one a cell of a tile's block.
-        percentile: colour by percentile within the slide in place of the score itself.
-        limits: scores at the ends of the colour map when ``percentile`` is off; default their minimum and maximum.
+            tile and one a cell of a tile's block, or two where the map is smooth.
+        percentile: colour by percentile within the slide in place of the score itself; default where a tile has one
+            score.
+        smooth: draw the map that is interpolated over the tiles' borders; default where tiles have blocks of tokens.
+        limits: scores at the ends of the colour map when ``percentile`` is off; default their minimum and maximum, or 0
+            and 1 for tokens that lie between.
         colour_map: name of the colour map.
         overlap: how scores of overlapping tiles are combined.
         ome: write OME-XML with the levels as sub-images (QuPath, Bio-Formats).
@@ -48,18 +55,14 @@ def export_tiff(
     from monai_mil.slides import write_pyramid
 
     frame = heatmap.frame
-    if downsample is None:
-        cells_a_tile = max((8, *heatmap.scores.shape[1:]))
-        downsample = 2 ** math.floor(math.log2(max(frame.tile_size_level0 / cells_a_tile, 1)))
-    if percentile:
-        limits = (0.0, 100.0)
-    elif limits is None:
-        limits = (float(heatmap.scores.min()), float(heatmap.scores.max()))
+    style = style_of(heatmap, percentile, smooth, limits, overlap)
+    downsample = downsample or default_downsample(heatmap, smooth=style.smooth)
     meaning = {
         "heatmap": heatmap.name,
         "slide": frame.slide_id,
-        "values": "percentile within the slide" if percentile else "score",
-        "limits": limits,
+        "values": "percentile within the slide" if style.percentile else "score",
+        "smooth": style.smooth,
+        "limits": style.limits,
         "colour_map": colour_map,
         "overlap": overlap,
         "level0_size": frame.level0_size,
@@ -68,9 +71,11 @@ def export_tiff(
     (height, width), _ = canvas_geometry(frame.level0_size, downsample=downsample)
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
+    drawn = replace(heatmap, scores=heatmap.percentiles()) if style.percentile else heatmap
+    bands = _smooth_bands if style.smooth else _cell_bands
     write_pyramid(
         path,
-        _bands(heatmap, (height, width), downsample, percentile, Colouring(colour_table(colour_map), limits), overlap),
+        bands(drawn, style, (height, width), downsample, Colouring(colour_table(colour_map), style.limits)),
         mpp=frame.mpp * downsample,
         size=(width, height),
         compression="lzw",
@@ -80,30 +85,45 @@ def export_tiff(
     return path
 
 
-def _bands(
-    heatmap: Heatmap,
-    shape: tuple[int, int],
-    downsample: int,
-    percentile: bool,
-    colouring: Colouring,
-    overlap: Overlap,
+def default_downsample(heatmap: Heatmap, *, smooth: bool) -> int:
+    """The largest power of two that leaves 8 pixels a tile and one a cell of its block, two of a smooth map."""
+    cells = max(heatmap.scores.shape[1:], default=1)
+    pixels_a_tile = max(8, 2 * cells if smooth else cells)
+    return int(2 ** math.floor(math.log2(max(heatmap.frame.tile_size_level0 / pixels_a_tile, 1))))
+
+
+def band_rows(height: int) -> Iterator[tuple[int, int]]:
+    """First row and number of rows of every band of an image."""
+    return ((row, min(_BAND, height - row)) for row in range(0, height, _BAND))
+
+
+def _smooth_bands(
+    heatmap: Heatmap, style: Style, shape: tuple[int, int], downsample: int, colouring: Colouring
 ) -> Iterator[np.ndarray]:
-    """The coloured canvas in bands of rows, RGB uint8; only the tiles that touch a band are drawn for it."""
-    scores = heatmap.percentiles() if percentile else heatmap.scores
+    """The coloured smooth map in bands of rows, RGB uint8."""
+    canvas = stitch(heatmap, style.overlap)
+    for row, rows in band_rows(shape[0]):
+        window = (0, row * downsample, shape[1] * downsample, (row + rows) * downsample)
+        yield colouring(canvas.upsample(window, (rows, shape[1])))
+
+
+def _cell_bands(
+    heatmap: Heatmap, style: Style, shape: tuple[int, int], downsample: int, colouring: Colouring
+) -> Iterator[np.ndarray]:
+    """The coloured cells in bands of rows, RGB uint8; only the tiles that touch a band are drawn for it."""
     size = heatmap.frame.tile_size_level0
     top = heatmap.coords[:, 1]
-    for row in range(0, shape[0], _BAND):
-        rows = min(_BAND, shape[0] - row)
+    for row, rows in band_rows(shape[0]):
         touches = (top + size + downsample > row * downsample) & (top - downsample < (row + rows) * downsample)
         if not touches.any():
             yield np.full((rows, shape[1], 3), colouring.outside, np.uint8)
         else:
             yield paint(
                 heatmap.coords[touches] - (0, row * downsample),
-                scores[touches],
+                heatmap.scores[touches],
                 size,
                 shape=(rows, shape[1]),
                 scale=(downsample, downsample),
-                overlap=overlap,
+                overlap=style.overlap,
                 colours=colouring,
             )

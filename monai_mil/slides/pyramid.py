@@ -28,6 +28,7 @@ def write_pyramid(
     quality: int = 80,
     downsamples: Sequence[int] | None = None,
     ome: bool = False,
+    binary: bool = False,
     description: str | None = None,
 ) -> None:
     """Write an RGB image as a tiled pyramidal TIFF; the file appears under its name only when it is whole.
@@ -48,6 +49,7 @@ def write_pyramid(
         downsamples: downsample of every level, ascending from 1, each a multiple of the one before; default 1, 4, 16,
             ... down to a level of at most 1024 pixels.
         ome: write OME-XML metadata.
+        binary: the image is a mask of 0 and 255: reduced levels are so too, 255 where at least half of a block is.
         description: free text for the ImageDescription tag (with ``ome``: the image's description).
 
     Raises:
@@ -73,7 +75,7 @@ def write_pyramid(
             step = factors[level + 1] // factor if level + 1 < len(factors) else 1
             reduced = _spool(path.parent, math.ceil(width / step), math.ceil(height / step)) if step > 1 else None
             tiff.write(
-                _tiles(bands, (width, height), tile, step, reduced),
+                _tiles(bands, (width, height), tile, step, reduced, binary),
                 shape=(height, width, 3),
                 dtype=np.uint8,
                 tile=(tile, tile),
@@ -125,7 +127,12 @@ def _rows(image: np.ndarray, height: int) -> Iterator[np.ndarray]:
 
 
 def _tiles(
-    bands: Iterable[np.ndarray], size: tuple[int, int], tile: int, step: int, reduced: np.ndarray | None
+    bands: Iterable[np.ndarray],
+    size: tuple[int, int],
+    tile: int,
+    step: int,
+    reduced: np.ndarray | None,
+    binary: bool,
 ) -> Iterator[np.ndarray]:
     """Yield the stored tiles of one level row by row, filling ``reduced``, the next level, on the way."""
     import cv2
@@ -137,7 +144,8 @@ def _tiles(
         if reduced is not None:
             smaller = cv2.resize(strip, (strip.shape[1] // step, strip.shape[0] // step), interpolation=cv2.INTER_AREA)
             target = reduced[y // step : (y + unit) // step]
-            target[:] = smaller[: target.shape[0], : target.shape[1]]
+            smaller = smaller[: target.shape[0], : target.shape[1]]
+            target[:] = np.where(smaller >= 128, np.uint8(255), np.uint8(0)) if binary else smaller
         for row in range(0, min(unit, height - y), tile):
             for x in range(0, width, tile):
                 yield strip[row : row + tile, x : x + tile]
