@@ -175,5 +175,7 @@ def test_bad_series_are_named_and_the_others_are_done(head_series, tmp_path):
     assert re.search(r"gap.*missing", summary)
     assert files[3].name in summary
     assert [row["scan_id"] for row in rows(tmp_path / "eval" / "predictions.csv")] == ["whole"]
+    failed = {row["scan_id"]: row["status"] for row in rows(tmp_path / "eval" / "failed.csv")}
+    assert failed == {"gap": "unreadable", "truncated": "unreadable"}
     told = done.stdout + done.stderr
     assert str(scan.patient_id or "no id") not in told

@@ -119,6 +119,8 @@ def test_bad_slides_are_named_and_the_others_are_done(tmp_path):
     for name in ("text.svs", "truncated.svs", "white.tif"):
         assert done.stderr.count(name) >= 1, name
     assert "3 of 4 cases failed" in done.stderr
+    failed = {row["slide_id"]: row["status"] for row in rows(tmp_path / "eval" / "failed.csv")}
+    assert failed == {"text": "unreadable", "truncated": "unreadable", "white": "no tissue"}
     assert [row["slide_id"] for row in rows(tmp_path / "eval" / "predictions.csv")] == ["CMU-1-Small-Region"]
 
 
@@ -147,6 +149,7 @@ def test_bad_bags_are_named_and_the_others_are_done(trained, tmp_path):
     ):
         assert re.search(rf"{bag.name}.*({reason})", summary), (bag.name, summary)
     assert [row["slide_id"] for row in rows(tmp_path / "predictions.csv")] == names[4:]
+    assert [row["slide_id"] for row in rows(tmp_path / "failed.csv")] == names[:4]
 
     options["encoder"] = "uni"
     done = run_bundle(NAME, ["inference"], cwd=tmp_path, check=False, **options)
