@@ -53,15 +53,16 @@ def find_regions(
     count, labels = cv2.connectedComponents(inside.astype(np.uint8), connectivity=4)
     if count == 1:
         return []
-    area = np.diff(partition.y)[:, None] * np.diff(partition.x)
-    total = np.bincount(labels.ravel(), area.ravel(), count)
-    weighted = np.bincount(labels.ravel(), (area * np.where(inside, partition.values, 0)).ravel(), count)
+    row, column = np.nonzero(inside)
+    label, score = labels[row, column], partition.values[row, column]
+    area = np.diff(partition.y)[row] * np.diff(partition.x)[column]
+    total, weighted = np.bincount(label, area, count), np.bincount(label, area * score, count)
     maximum = np.full(count, -np.inf)
-    np.maximum.at(maximum, labels[inside].astype(np.intp), partition.values[inside])
+    np.maximum.at(maximum, label.astype(np.intp), score)
     rings = _trace(labels)
     regions = [
         Region(
-            rings=tuple(np.column_stack([partition.x[ring[:, 1]], partition.y[ring[:, 0]]]) for ring in rings[label]),
+            rings=tuple(np.stack([partition.x[ring[:, 1]], partition.y[ring[:, 0]]], axis=1) for ring in rings[label]),
             mean=float(weighted[label] / total[label]),
             maximum=float(maximum[label]),
             area=float(total[label]),
@@ -100,45 +101,62 @@ def _trace(labels: np.ndarray) -> dict[int, list[np.ndarray]]:
         For every label its closed rings of grid corners (row, column), int ``[k, 2]``, corners on a straight line left
         out. Where two cells of one component touch at a corner only, the rings keep apart, so no ring touches itself.
     """
-    padded = np.pad(labels, 1)
-    inner = padded[1:-1, 1:-1]
-    sides = (  # neighbour beyond the side; start and end corner of the side relative to the cell, clockwise
-        (padded[:-2, 1:-1], (0, 0), (0, 1)),
-        (padded[1:-1, 2:], (0, 1), (1, 1)),
-        (padded[2:, 1:-1], (1, 1), (1, 0)),
-        (padded[1:-1, :-2], (1, 0), (0, 0)),
-    )
-    following: dict[tuple[int, int], list[tuple[int, int, tuple[int, int]]]] = defaultdict(list)
-    for direction, (neighbour, start, end) in enumerate(sides):
-        rows, columns = np.nonzero((inner > 0) & (neighbour != inner))
-        for row, column, label in zip(rows.tolist(), columns.tolist(), inner[rows, columns].tolist(), strict=True):
-            corner = (row + start[0], column + start[1])
-            following[corner].append((direction, label, (row + end[0], column + end[1])))
+    side, label = _sides(labels)
+    corner, direction = side // 4, side % 4
+    width = labels.shape[1] + 1
+    end = corner + np.array([1, width, -1, -width])[direction]
+    after = _following(side, label, end, direction)
+    following, turns, ends = after.tolist(), (direction[after] != direction).tolist(), end.tolist()
+    walked = bytearray(len(side))
+    corners: list[int] = []
+    first, owner = [], []
+    for start in range(len(side)):
+        if walked[start]:
+            continue
+        first.append(len(corners))
+        owner.append(start)
+        corners.append(-1)
+        at = start
+        while not walked[at]:
+            walked[at] = 1
+            if turns[at]:
+                corners.append(ends[at])
+            at = following[at]
+        corners[first[-1]] = corners[-1]
+    points = np.stack(np.divmod(np.array(corners), width), axis=1)
     rings: dict[int, list[np.ndarray]] = defaultdict(list)
-    for first in sorted(following):
-        while following[first]:
-            label, ring = _walk(following, first)
-            rings[label].append(ring)
+    for name, begin, stop in zip(label[owner].tolist(), first, [*first[1:], len(corners)], strict=True):
+        rings[name].append(points[begin:stop])
     return rings
 
 
-def _walk(
-    following: dict[tuple[int, int], list[tuple[int, int, tuple[int, int]]]], first: tuple[int, int]
-) -> tuple[int, np.ndarray]:
-    """Follow the sides from ``first`` back to it, using each up."""
-    direction, label, corner = following[first].pop(0)
-    start, ring = direction, [first]
-    while corner != first:
-        choices = following[corner]
-        chosen = 0
-        if len(choices) == 2:
-            same = choices[0][1] == choices[1][1] == label
-            turn = (direction - 1) % 4 if same else (direction + 1) % 4
-            chosen = next(i for i, side in enumerate(choices) if side[0] == turn)
-        turned, _, after = choices.pop(chosen)
-        if turned != direction:
-            ring.append(corner)
-        direction, corner = turned, after
-    if direction == start:
-        ring = ring[1:]
-    return label, np.array([*ring, ring[0]])
+def _sides(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Sides of cells with another label or none beyond, and their cells' labels, each ``[k]``.
+
+    A side is four times its first corner's number, row by row, plus its direction: 0 right, 1 down, 2 left, 3 up, which
+    is clockwise around the cell. They are sorted.
+    """
+    padded = np.pad(labels, 1)
+    beyond = (padded[:-2, 1:-1], padded[1:-1, 2:], padded[2:, 1:-1], padded[1:-1, :-2])
+    first_corner = ((0, 0), (0, 1), (1, 1), (1, 0))
+    sides, names = [], []
+    for direction, (neighbour, (down, right)) in enumerate(zip(beyond, first_corner, strict=True)):
+        row, column = np.nonzero((labels > 0) & (neighbour != labels))
+        sides.append(((row + down) * (labels.shape[1] + 1) + column + right) * 4 + direction)
+        names.append(labels[row, column])
+    side, name = np.concatenate(sides), np.concatenate(names)
+    order = np.argsort(side)
+    return side[order], name[order]
+
+
+def _following(side: np.ndarray, label: np.ndarray, end: np.ndarray, direction: np.ndarray) -> np.ndarray:
+    """Index of the side that goes on where each side ends, ``[k]``; of two the one that keeps rings apart."""
+    found, index = [], []
+    for turn in (-1, 1, 0):
+        wanted = end * 4 + (direction + turn) % 4
+        place = np.minimum(np.searchsorted(side, wanted), len(side) - 1)
+        found.append(side[place] == wanted)
+        index.append(place)
+    (left, right, _), (to_left, to_right, straight) = found, index
+    same = (label[to_left] == label) & (label[to_right] == label)
+    return np.where(left & (same | ~right), to_left, np.where(right, to_right, straight))
