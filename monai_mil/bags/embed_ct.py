@@ -12,7 +12,7 @@ import numpy as np
 
 from monai_mil.bags.info import BagInfo
 from monai_mil.errors import SettingsError
-from monai_mil.scans import Depth, LungField, Scan, ScanFrame, SlicePreset, prepare_slices
+from monai_mil.scans import Depth, LungField, Scan, ScanFrame, SlicePreset, prepare_slices, slice_preset
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -94,6 +94,11 @@ def check_preset(preset: SlicePreset, encoder: Encoder) -> None:
         raise SettingsError(
             f"preset '{preset.name}' gives slices of {preset.channels} channels, encoder '{encoder.name}' takes "
             f"{encoder.card.channels}; choose another preset or encoder"
+        )
+    if encoder.card.preset is not None and preset != slice_preset(encoder.card.preset):
+        raise SettingsError(
+            f"encoder '{encoder.name}' is made for preset '{encoder.card.preset}', not for '{preset.name}'; choose "
+            "that preset or another encoder"
         )
 
 

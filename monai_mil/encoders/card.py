@@ -34,7 +34,7 @@ class EncoderCard:
 
     name: str
     architecture: str
-    """A timm model name, or one of ``texture``, ``ct_texture``, ``conch_v15``, ``torchscript``."""
+    """A timm model name, or one of ``texture``, ``ct_texture``, ``ct_texture_518``, ``conch_v15``, ``torchscript``."""
     preprocessing: Preprocessing
     width: int = 0
     """Length of a pooled vector; 0 is found by running the network once."""
@@ -46,6 +46,8 @@ class EncoderCard:
     """Of the images its network sees."""
     reads: tuple[Literal["tiles", "slices"], ...] = ("tiles", "slices")
     """What it is for: uint8 RGB tiles, prepared CT slices, or both."""
+    preset: str | None = None
+    """The slice preset its numbers are made for; None: any of its channels."""
     tile_size: int = 224
     """Side of the tiles it was made for, px at ``target_mpp``."""
     target_mpp: float = 0.5
@@ -70,4 +72,5 @@ class EncoderCard:
     @property
     def needs(self) -> tuple[str, ...]:
         """Packages beyond the core that it needs."""
-        return () if self.architecture in ("texture", "ct_texture", "torchscript") else ("timm", "torchvision")
+        built_in = ("texture", "ct_texture", "ct_texture_518", "torchscript")
+        return () if self.architecture in built_in else ("timm", "torchvision")

@@ -6,62 +6,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from monai_mil.encoders.card import IMAGENET_MEAN, IMAGENET_STD
+from monai_mil.encoders.ct_texture_designs import CTTextureDesign
 from monai_mil.encoders.filters import halve, pool_cells, smooth
-
-CT_TEXTURE_VERSION = "ct_texture/1"
-"""Changes whenever the numbers change; the digest of the encoder is made of it."""
-
-CT_TOKEN_GRID = 14
-CT_TOKEN_WIDTH = 42
-CT_WIDTH = 112
 
 _LEVELS = 4
 _COARSE = 4
-_WIDTHS = (3, 4, 5, 6, 8, 11)
-_RING_GAP, _RING_WIDTH = 2, 4
 _BODY_FLOOR = 0.2
 _BODY_WINDOWS = (0, 2)
 _ENERGY_FLOOR = 1e-5
 _VARIANCE_FLOOR = 1e-4
 _LARGEST = 8.0
 
-# Measured on CT, half synthetic and half real (LIDC chest, a GE head, a TotalSegmentator abdomen), in the windows of
-# "chest_rsna". The spread of bodies is fixed, so that the brightest stay within the limits.
-_MEAN = (
-    *(0.47, 0.13, 0.15, -6.14, -6.54, -6.36, -6.98, -7.69, -7.47, -8.08, -8.49, -8.25, -6.69, -7.44),
-    *(-7.25, -7.82, -8.33, -8.11, -6.10, -6.95, -6.77, -7.28, -7.90, -7.70, -5.26, -6.25, -6.08, -6.42),
-    *(-7.18, -6.99, 0.00, 0.00, 0.00, 0.00, 0.00, 0.00, 0.00, 0.00, 0.00, 0.00, 0.00, 0.00),
-)
-_SPREAD = (
-    *(0.27, 0.18, 0.21, 2.64, 2.65, 2.82, 3.21, 3.51, 3.69, 2.59, 2.82, 3.01, 3.39, 3.61),
-    *(3.77, 2.79, 2.87, 3.04, 3.41, 3.64, 3.79, 2.87, 2.90, 3.07, 3.25, 3.48, 3.60, 2.85),
-    *(2.87, 3.01, 0.08, 0.08, 0.08, 0.08, 0.08, 0.08, 0.08, 0.08, 0.08, 0.08, 0.08, 0.08),
-)
-_POOLED_MEAN = (
-    *(-0.01, -0.00, -0.02, -0.00, -0.00, 0.00, 0.00, 0.00, -0.00, 0.00, 0.00, -0.00, 0.00, -0.00),
-    *(-0.00, 0.00, 0.00, 0.00, -0.00, -0.00, -0.00, 0.00, -0.00, 0.00, -0.00, -0.00, -0.00, 0.00),
-    *(0.00, -0.00, 0.12, 0.06, 0.02, 0.02, 0.01, 0.00, 0.41, 0.28, 0.13, 0.10, 0.04, 0.01),
-    *(1.00, 0.96, 0.96, 0.99, 1.00, 0.99, 0.99, 0.99, 0.99, 0.98, 0.99, 0.99, 0.99, 0.99),
-    *(0.99, 0.99, 0.99, 0.99, 0.99, 1.00, 0.99, 0.99, 0.99, 1.00, 0.98, 0.99, 1.00, 0.98),
-    *(0.99, 0.99, 0.35, 0.19, 0.09, 0.09, 0.06, 0.02, 0.92, 0.74, 0.45, 0.36, 0.22, 0.10),
-    *(2.21, 1.45, 0.84, 0.87, 0.67, 0.27, 4.08, 3.77, 2.93, 2.58, 1.86, 1.08, 0.38, 0.38),
-    *(0.38, 0.38, 0.38, 0.38, 0.38, 0.38, 0.38, 0.38, 0.38, 0.38, 0.38, 0.38, 0.38, 0.38),
-)
-_POOLED_SPREAD = (
-    *(0.12, 0.17, 0.17, 0.16, 0.12, 0.13, 0.17, 0.13, 0.13, 0.20, 0.16, 0.16, 0.15, 0.12),
-    *(0.12, 0.17, 0.15, 0.15, 0.17, 0.11, 0.11, 0.17, 0.12, 0.12, 0.19, 0.13, 0.11, 0.21),
-    *(0.14, 0.12, 0.08, 0.05, 0.05, 0.05, 0.05, 0.05, 0.12, 0.12, 0.08, 0.06, 0.05, 0.05),
-    *(0.09, 0.16, 0.15, 0.05, 0.05, 0.05, 0.05, 0.05, 0.05, 0.05, 0.06, 0.06, 0.05, 0.05),
-    *(0.05, 0.05, 0.05, 0.05, 0.05, 0.06, 0.06, 0.05, 0.05, 0.05, 0.05, 0.06, 0.06, 0.05),
-    *(0.08, 0.08, 0.18, 0.09, 0.07, 0.07, 0.05, 0.05, 0.19, 0.25, 0.19, 0.16, 0.12, 0.10),
-    *(0.85, 0.82, 0.79, 0.74, 0.62, 0.42, 0.76, 0.95, 1.01, 0.98, 0.97, 1.13, 0.44, 0.44),
-    *(0.44, 0.44, 0.44, 0.44, 0.44, 0.44, 0.44, 0.44, 0.44, 0.44, 0.44, 0.44, 0.44, 0.44),
-)
-
 
 class CTTextureBank(nn.Module):
-    """Local density, texture and bodies of a slice on a 14 x 14 token grid; no weights, no randomness.
+    """Local density, texture and bodies of a slice on a grid of tokens; no weights, no randomness.
 
     Per token: mean and log variance of the three windows; on four octaves of each (1.6 to 12.5 mm a pixel for a field
     of view of 350 mm) the log energy of gradient and Laplacian; and for six widths from 5 to 17 mm how much a body of
@@ -73,18 +31,20 @@ class CTTextureBank(nn.Module):
     standardise all of it: CT gives values around 0 with a spread around 1, and nothing exceeds 8 in size.
 
     Args:
+        design: sizes and constants.
         spatial: give the token map, not the pooled vector.
     """
 
-    def __init__(self, spatial: bool) -> None:
+    def __init__(self, design: CTTextureDesign, spatial: bool) -> None:
         super().__init__()
+        self.design = design
         self.spatial = spatial
-        for name, values in (("mean", IMAGENET_MEAN), ("std", IMAGENET_STD)):
+        for name, values in (("mean", design.grey_mean), ("std", design.grey_std)):
             self.register_buffer(name, torch.tensor(values).view(-1, 1, 1))
-        self.register_buffer("centre", torch.tensor(_MEAN).view(-1, 1, 1))
-        self.register_buffer("scale", 1 / torch.tensor(_SPREAD).view(-1, 1, 1))
-        self.register_buffer("pooled_centre", torch.tensor(_POOLED_MEAN))
-        self.register_buffer("pooled_scale", 1 / torch.tensor(_POOLED_SPREAD))
+        self.register_buffer("centre", torch.tensor(design.mean).view(-1, 1, 1))
+        self.register_buffer("scale", 1 / torch.tensor(design.spread).view(-1, 1, 1))
+        self.register_buffer("pooled_centre", torch.tensor(design.pooled_mean))
+        self.register_buffer("pooled_scale", 1 / torch.tensor(design.pooled_spread))
 
     mean: Tensor
     std: Tensor
@@ -94,9 +54,10 @@ class CTTextureBank(nn.Module):
     pooled_scale: Tensor
 
     def forward(self, slices: Tensor) -> Tensor:
-        """Features of slices ``[b, 3, 224, 224]``: float32 ``[b, 112]``, spatial ``[b, 14, 14, 42]``.
+        """Features of slices ``[b, 3, s, s]``: float32 ``[b, 112]``, spatial ``[b, grid, grid, 42]``.
 
-        Slices are as ``prepare_slices`` makes them from a preset of three windows in ImageNet's statistics.
+        Slices are as ``prepare_slices`` makes them from a preset with the design's statistics: of three windows, or of
+        one where the design looks through windows of its own.
         """
         raw = self._raw_tokens(slices)
         tokens = ((raw - self.centre) * self.scale).clamp_(-_LARGEST, _LARGEST)
@@ -106,51 +67,64 @@ class CTTextureBank(nn.Module):
         return pooled.clamp_(-_LARGEST, _LARGEST)
 
     def _raw_tokens(self, slices: Tensor) -> Tensor:
-        """Features before standardising, ``[b, 42, 14, 14]``; the last 12 are the bodies, window by window."""
-        grey = slices * self.std + self.mean
-        mean = pool_cells(grey, CT_TOKEN_GRID)
-        variance = (pool_cells(grey * grey, CT_TOKEN_GRID) - mean * mean).clamp_min_(0)
+        """Features before standardising, ``[b, 42, grid, grid]``; the last 12 are the bodies, window by window."""
+        design = self.design
+        grey = self._grey(slices)
+        mean = pool_cells(grey, design.grid)
+        variance = (pool_cells(grey * grey, design.grid) - mean * mean).clamp_min_(0)
         features = [mean, torch.log(variance + _VARIANCE_FLOOR)]
         fine = field = smooth(grey)
         for level in range(_LEVELS):
             field = smooth(halve(field)) if level else field
-            features += _derivatives(field)
-        features += [_bodies(fine[:, window]) for window in _BODY_WINDOWS]
+            features += _derivatives(field, design.grid)
+        features += [_bodies(fine[:, window], design) for window in _BODY_WINDOWS]
         return torch.cat(features, dim=1)
+
+    def _grey(self, slices: Tensor) -> Tensor:
+        """Three windows in 0 to 1, ``[b, 3, side, side]``."""
+        grey = slices * self.std + self.mean
+        if self.design.windows is not None:
+            windows = [(grey[:, 0] - low) / (high - low) for low, high in self.design.windows]
+            grey = torch.stack(windows, dim=1).clamp_(0, 1)
+        side = self.design.side
+        if grey.shape[-1] == side:
+            return grey
+        return F.interpolate(grey, size=(side, side), mode="bilinear", antialias=True)
 
     def _raw_pooled(self, tokens: Tensor) -> Tensor:
         """Mean, spread, strongest bodies and where they are, ``[b, 112]``."""
         spread, mean = torch.std_mean(tokens, dim=(2, 3))
-        bodies = tokens[:, -len(_WIDTHS) * len(_BODY_WINDOWS) :]
+        bodies = tokens[:, -len(self.design.widths) * len(_BODY_WINDOWS) :]
         strongest = bodies.amax(dim=(2, 3))
         places = F.adaptive_max_pool2d(bodies[:, 1:4].amax(1, keepdim=True), _COARSE)
         return torch.cat([mean, spread, strongest, places.flatten(1)], dim=1)
 
 
-def _derivatives(field: Tensor) -> list[Tensor]:
-    """Log energy of gradient and Laplacian of ``[b, c, h, w]``, each ``[b, c, 14, 14]``."""
+def _derivatives(field: Tensor, grid: int) -> list[Tensor]:
+    """Log energy of gradient and Laplacian of ``[b, c, h, w]``, each ``[b, c, grid, grid]``."""
     padded = F.pad(field, (1, 1, 1, 1), mode="replicate")
     left, right = padded[:, :, 1:-1, :-2], padded[:, :, 1:-1, 2:]
     above, below = padded[:, :, :-2, 1:-1], padded[:, :, 2:, 1:-1]
     dx, dy = right - left, below - above
-    gradient = pool_cells(dx.square_().add_(dy.square_()), CT_TOKEN_GRID)
-    laplacian = pool_cells((right + left + above + below).sub_(field, alpha=4).square_(), CT_TOKEN_GRID)
+    gradient = pool_cells(dx.square_().add_(dy.square_()), grid)
+    laplacian = pool_cells((right + left + above + below).sub_(field, alpha=4).square_(), grid)
     return [torch.log(gradient + _ENERGY_FLOOR), torch.log(laplacian + _ENERGY_FLOOR)]
 
 
-def _bodies(grey: Tensor) -> Tensor:
-    """How much a core stands out from the ring around it, by width: ``[b, 224, 224]`` to ``[b, 6, 14, 14]``.
+def _bodies(grey: Tensor, design: CTTextureDesign) -> Tensor:
+    """How much a core stands out from the ring around it, by width: ``[b, s, s]`` to ``[b, 6, grid, grid]``.
 
     The darkest pixel of a square core minus the mean of a ring around it, the strongest within each token. A body as
     wide as the core has it; a vessel is too narrow for the core, and an organ or the chest wall fills half of the ring.
     """
     sums = F.pad(grey, (1, 0, 1, 0)).cumsum(1).cumsum(2)
+    gap, ring = design.ring
     core, bodies = grey, []
-    for width in range(2, _WIDTHS[-1] + 1):
+    for width in range(2, design.widths[-1] + 1):
         core = _erode(core, width)
-        if width in _WIDTHS:
-            inner = width // 2 + _RING_GAP
-            bodies.append(_cell_max(core - _ring_mean(sums, inner, inner + _RING_WIDTH)))
+        if width in design.widths:
+            inner = width // 2 + gap
+            bodies.append(_cell_max(core - _ring_mean(sums, inner, inner + ring), design.grid))
     return torch.stack(bodies, dim=1).sub_(_BODY_FLOOR).clamp_min_(0)
 
 
@@ -179,7 +153,7 @@ def _box_sum(sums: Tensor, half: int) -> Tensor:
     return sums[:, width:, width:] - sums[:, :-width, width:] - sums[:, width:, :-width] + sums[:, :-width, :-width]
 
 
-def _cell_max(field: Tensor) -> Tensor:
+def _cell_max(field: Tensor, grid: int) -> Tensor:
     b, h, w = field.shape
-    rows = field.view(b, CT_TOKEN_GRID, h // CT_TOKEN_GRID, w).amax(2)
-    return rows.view(b, CT_TOKEN_GRID, CT_TOKEN_GRID, w // CT_TOKEN_GRID).amax(3)
+    rows = field.view(b, grid, h // grid, w).amax(2)
+    return rows.view(b, grid, grid, w // grid).amax(3)

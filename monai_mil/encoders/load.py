@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
 from torch import nn
 
 from monai_mil.encoders.card import EncoderCard
-from monai_mil.encoders.ct_texture import CT_TEXTURE_VERSION, CTTextureBank
+from monai_mil.encoders.ct_texture import CTTextureBank
+from monai_mil.encoders.ct_texture_designs import CT_TEXTURE, CT_TEXTURE_518
 from monai_mil.encoders.encoder import Encoder
 from monai_mil.encoders.texture import TEXTURE_VERSION, TextureBank
 from monai_mil.encoders.weights import digest_file, digest_text, digest_weights
@@ -18,7 +20,8 @@ from monai_mil.errors import EncoderError
 
 _BANKS: dict[str, tuple[str, Callable[[bool], nn.Module]]] = {
     "texture": (TEXTURE_VERSION, TextureBank),
-    "ct_texture": (CT_TEXTURE_VERSION, CTTextureBank),
+    "ct_texture": (CT_TEXTURE.version, partial(CTTextureBank, CT_TEXTURE)),
+    "ct_texture_518": (CT_TEXTURE_518.version, partial(CTTextureBank, CT_TEXTURE_518)),
 }
 """Encoders without weights: their version and what builds them."""
 

@@ -47,7 +47,9 @@ class SliceStatistics:
         self.log = log
         self.width = channels if grid else 2 * channels
         self.grid = grid
-        self.card = SimpleNamespace(channels=channels, reads=("slices",), preprocessing=SimpleNamespace(input_size=24))
+        self.card = SimpleNamespace(
+            channels=channels, reads=("slices",), preset=None, preprocessing=SimpleNamespace(input_size=24)
+        )
 
     def encode(self, slices: torch.Tensor) -> torch.Tensor:
         with self.log.open("a") as log:
