@@ -1,3 +1,4 @@
+from .anchor import Anchor, AnchorInferer
 from .batches import (
     prepare_bag_batch,
     prepare_instance_batch,
@@ -14,9 +15,12 @@ from .gradient_clip import GradientClip
 from .guards import StopOnNaN, require_steps
 from .inferers import FullOutputInferer, StreamedInferer
 from .seeding import EpochSeeder
+from .survival import SurvivalRiskd
 from .unpack import UnpackOutputd
 
 __all__ = [
+    "Anchor",
+    "AnchorInferer",
     "BestModel",
     "Checkpointer",
     "EarlyStop",
@@ -26,6 +30,7 @@ __all__ = [
     "GradientClip",
     "StopOnNaN",
     "StreamedInferer",
+    "SurvivalRiskd",
     "UnpackOutputd",
     "finish_distributed",
     "prepare_bag_batch",
