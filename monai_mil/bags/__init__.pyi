@@ -19,15 +19,14 @@ from .slice_labels import SliceLabelsd
 from .slide_cohort import embed_cohort
 from .storage import MappedFeatures
 from .stream_slide import StreamSlided
-from .synthetic import (
-    make_bag_cohort,
-    make_slide_cohort,
-    tile_truth,
-)
+from .synthetic import LESION_RADII, make_slide_cohort
+from .synthetic_bags import make_bag_cohort
+from .synthetic_mask import tile_truth
 from .synthetic_scan import lesion_truth, make_scan_cohort
 from .transforms import EmbedScand, EmbedSlided, SampleInstancesd
 
 __all__ = [
+    "LESION_RADII",
     "BagFile",
     "BagInfo",
     "CaseResult",

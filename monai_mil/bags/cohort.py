@@ -5,10 +5,11 @@ from __future__ import annotations
 import csv
 import dataclasses
 import io
+import itertools
 import math
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -120,17 +121,26 @@ class Cohort:
             items.append(item | {self.id_column: slide.slide_id, "patient_id": slide.patient_id})
         return items
 
-    def write(self, path: str | os.PathLike[str]) -> Path:
-        """Write the cohort as CSV that ``read_cohort`` reads; slides are named relative to the table's folder."""
+    def write(self, path: str | os.PathLike[str], columns: Mapping[str, Sequence[str]] | None = None) -> Path:
+        """Write the cohort as CSV that ``read_cohort`` reads; slides are named relative to the table's folder.
+
+        Args:
+            path: the table.
+            columns: further columns behind the labels, one text for every slide.
+
+        Returns:
+            ``path``.
+        """
         path = Path(path)
         table = io.StringIO()
         writer = csv.writer(table, lineterminator="\n")
         series = ["series_uid"] if any(slide.series_uid for slide in self.slides) else []
-        writer.writerow([self.id_column, "patient_id", "path", *series, "split", *self.labels])
-        for slide in self.slides:
+        writer.writerow([self.id_column, "patient_id", "path", *series, "split", *self.labels, *(columns or {})])
+        rest = zip(*columns.values(), strict=True) if columns else itertools.repeat(())
+        for slide, cells in zip(self.slides, rest, strict=False):
             place = "" if slide.path is None else _relative(slide.path, path.parent)
             named = [slide.slide_id, slide.patient_id, place, *([slide.series_uid or ""] if series else [])]
-            writer.writerow([*named, slide.split or "", *self._label_text(slide)])
+            writer.writerow([*named, slide.split or "", *self._label_text(slide), *cells])
         with replacing(path) as partial:
             partial.write_text(table.getvalue(), encoding="utf-8")
         return path

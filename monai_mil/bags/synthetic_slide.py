@@ -103,8 +103,14 @@ class SyntheticSlide:
         return nuclei
 
 
-def plan_slide(size: tuple[int, int], mpp: float, tumour: bool, seed: int) -> SyntheticSlide:
-    """Lay out tissue, stroma, lymph follicles and, if ``tumour``, one to three lesions of very different size."""
+def plan_slide(
+    size: tuple[int, int], mpp: float, tumour: bool, seed: int, radius: float | None = None
+) -> SyntheticSlide:
+    """Lay out tissue, stroma, lymph follicles and, if ``tumour``, one to three lesions of very different size.
+
+    With a ``radius`` (micrometres) there is one lesion, of this radius; it fills the tears and vacuoles where it lies,
+    so that it is in one piece and as large as its radius says.
+    """
     rng = np.random.default_rng([seed, 0])
     shape = (-(-size[1] // MASK_DOWNSAMPLE), -(-size[0] // MASK_DOWNSAMPLE))
     pixel = mpp * MASK_DOWNSAMPLE
@@ -114,7 +120,10 @@ def plan_slide(size: tuple[int, int], mpp: float, tumour: bool, seed: int) -> Sy
     for _ in range(rng.integers(1, 4)):
         _blob(rng, follicle, tissue > 0.9, rng.uniform(70, 190) / pixel)
     lesion = np.zeros(shape, np.float32)
-    if tumour:
+    if tumour and radius is not None:
+        _blob(rng, lesion, tissue > 0.9, radius / pixel)
+        tissue = np.maximum(tissue, lesion)
+    elif tumour:
         largest = max(0.15 * pixel * min(shape), 1.2 * _SMALLEST_LESION_UM)
         for _ in range(rng.integers(1, 4)):
             radius = np.exp(rng.uniform(np.log(_SMALLEST_LESION_UM), np.log(largest)))

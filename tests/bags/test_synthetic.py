@@ -1,13 +1,19 @@
+import csv
+
 import numpy as np
 import pytest
+import tifffile
+from scipy.ndimage import label
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
-from monai_mil.bags import BagFile, make_bag_cohort, make_slide_cohort, read_cohort, tile_truth
+from monai_mil.bags import LESION_RADII, BagFile, make_bag_cohort, make_slide_cohort, read_cohort, tile_truth
 from monai_mil.bags.embed import EmbedSettings, embed_slide, tile_slide
 from monai_mil.bags.synthetic_slide import plan_slide
 from monai_mil.encoders import get_encoder
 from monai_mil.slides import open_slide
+
+LABELS = ("label_0", "label_1", "label_2", "label_3")
 
 
 def test_the_same_seed_gives_the_same_pixels():
@@ -82,6 +88,51 @@ def test_tumour_shows_in_texture_features_but_not_in_colour_alone(slide_cohort):
     assert colour < texture
 
 
+def test_a_tumour_slide_has_one_lesion_of_the_size_that_the_table_says(tmp_path):
+    radii = {"small": 30.0, "moderate": 60.0, "large": 120.0}
+    table = make_slide_cohort(tmp_path, num_slides=8, size=(1024, 1024), seed=3, lesions=radii, fractions=(1, 0, 0))
+    for row in _rows(table):
+        with np.load(tmp_path / "masks" / f"{row['slide_id']}.npz") as mask:
+            components, area = label(mask["tumour"], structure=np.ones((3, 3)))[1], mask["tumour"].sum()
+        assert (row["lesion"] == "") == (row["label"] == "normal") == (components == 0)
+        if row["lesion"]:
+            assert components == 1
+            assert area * 8.0**2 == pytest.approx(np.pi * radii[row["lesion"]] ** 2, rel=0.1)
+
+
+def test_every_split_has_lesions_of_every_size(tmp_path):
+    table = make_slide_cohort(tmp_path, num_slides=36, size=(256, 256), lesions={"small": 10.0, "large": 30.0})
+    for split in ("train", "val", "test"):
+        lesions = [row["lesion"] for row in _rows(table) if row["split"] == split]
+        assert lesions.count("small") == pytest.approx(len(lesions) / 4, abs=1.5)
+        assert lesions.count("large") == pytest.approx(len(lesions) / 4, abs=1.5)
+    assert read_cohort(table).classes == ("normal", "tumor")
+
+
+def test_three_sizes_of_lesion_are_parted_by_their_documented_areas():
+    bounds, found = (0.0, 0.03, 0.2, 4.0), []
+    for radius in LESION_RADII.values():
+        areas = [plan_slide((4096, 4096), 0.5, True, seed, radius).tumour.sum() * 0.008**2 for seed in range(4)]
+        found.append({int(np.searchsorted(bounds, area)) for area in areas})
+    assert found == [{1}, {2}, {3}]
+
+
+def test_the_mask_pyramid_lies_on_the_slide_and_says_what_the_npz_says(tmp_path):
+    table = make_slide_cohort(tmp_path, num_slides=2, size=(1500, 1300), mpp=0.4, fractions=(1, 0, 0))
+    assert table.exists()
+    with np.load(tmp_path / "masks" / "slide_001.npz") as mask:
+        tumour = mask["tumour"]
+    with tifffile.TiffFile(tmp_path / "masks" / "slide_001.tif") as tiff:
+        level0, *reduced = [page.asarray() for page in tiff.pages]
+        resolution = tiff.pages[0].tags["XResolution"].value
+    assert 1e4 / (resolution[0] / resolution[1]) == pytest.approx(0.4)
+    assert level0.shape == (1300, 1500)
+    np.testing.assert_array_equal(level0 > 0, tumour.repeat(16, 0).repeat(16, 1)[:1300, :1500])
+    assert [level.shape for level in reduced] == [(325, 375), (82, 94)]
+    np.testing.assert_array_equal(reduced[1] > 0, tumour)
+    assert set(np.unique(level0)) == {0, 255}
+
+
 def test_planted_instances_carry_the_label_of_their_bag(tmp_path):
     table = make_bag_cohort(tmp_path, num_bags=12, width=16, classes=("none", "left", "right"), bag_size=(1, 50))
     cohort = read_cohort(table, classes=("none", "left", "right"))
@@ -104,3 +155,63 @@ def test_bag_cohorts_are_seeded_and_may_be_spatial(tmp_path):
             assert bag.grid == (2, 3)
             contents.append(bag.features().tobytes())
     assert contents[0] == contents[1] != contents[2]
+
+
+def test_labels_of_a_multi_label_cohort_are_independent_and_some_are_unknown(tmp_path):
+    table = make_bag_cohort(tmp_path, num_bags=200, width=4, bag_size=(1, 3), multi_label=True, missing=0.2)
+    cohort = read_cohort(table, labels=LABELS)
+    labels = np.array([slide.label for slide in cohort.slides])
+    assert labels.shape == (200, 4)
+    assert 0.12 < np.isnan(labels).mean() < 0.28
+    assert not np.isnan(labels).all(axis=1).any()
+    assert (np.abs(np.nanmean(labels, axis=0) - 0.5) < 0.1).all()
+    with_truth = [_token_labels(tmp_path, slide.slide_id).any(axis=(0, 2, 3)) for slide in cohort.slides]
+    present = np.array(with_truth)
+    np.testing.assert_array_equal(labels[~np.isnan(labels)], present[~np.isnan(labels)])
+    assert (np.abs(np.corrcoef(present.T) - np.eye(4)) < 0.25).all()
+
+
+def test_each_label_is_planted_on_connected_tokens_that_show_its_prototype(tmp_path):
+    table = make_bag_cohort(tmp_path, num_bags=20, width=32, seed=1, grid=(6, 6), bag_size=(16, 30), multi_label=True)
+    cohort = read_cohort(table, labels=LABELS)
+    shown: list[list[np.ndarray]] = [[] for _ in LABELS]
+    for slide in cohort.slides:
+        with BagFile(tmp_path / "bags" / f"{slide.slide_id}.h5") as bag:
+            features, tokens = bag.features().astype(np.float32), bag.extra("token_labels")
+            np.testing.assert_array_equal(bag.extra("instance_labels"), tokens.any(axis=(1, 2, 3)))
+            rows, columns = bag.coords[:, 1] // 512, bag.coords[:, 0] // 512
+        canvas = np.zeros((4, (rows.max() + 1) * 6, (columns.max() + 1) * 6))
+        for row, column, tile in zip(rows, columns, tokens, strict=True):
+            canvas[:, row * 6 : row * 6 + 6, column * 6 : column * 6 + 6] = tile
+        for planted in canvas[canvas.any(axis=(1, 2))]:
+            assert label(planted)[1] == 1
+            assert planted.sum() == max(1, round(0.1 * tokens[:, 0].size))
+        for tile, truth in zip(
+            features.reshape(len(features), 32, -1), tokens.reshape(len(tokens), 4, -1), strict=True
+        ):
+            alone = truth.sum(axis=0) == 1
+            for k in np.flatnonzero(truth[:, alone].any(axis=1) & (truth.sum(axis=0) == 0).any()):
+                difference = tile[:, alone & (truth[k] > 0)].mean(axis=1) - tile[:, truth.sum(axis=0) == 0].mean(axis=1)
+                shown[k].append(difference)
+    for shifts in shown:
+        halves = [np.mean(shifts[start::2], axis=0) for start in (0, 1)]
+        assert np.corrcoef(halves)[0, 1] > 0.9
+    assert np.abs(np.corrcoef([np.mean(shifts, axis=0) for shifts in shown]) - np.eye(4)).max() < 0.6
+
+
+def test_multi_label_bags_without_a_grid_are_vectors(tmp_path):
+    table = make_bag_cohort(tmp_path, num_bags=10, width=8, bag_size=(5, 9), multi_label=True, classes=("a", "b"))
+    assert read_cohort(table, labels=("a", "b")).classes == ("a", "b")
+    with BagFile(tmp_path / "bags" / "bag_000.h5") as bag:
+        assert bag.grid is None
+        assert bag.extra("token_labels").shape == (bag.n, 2, 1, 1)
+
+
+def _token_labels(folder, slide_id):
+    with BagFile(folder / "bags" / f"{slide_id}.h5") as bag:
+        return bag.extra("token_labels")
+
+
+def _rows(table):
+    with table.open(newline="") as file:
+        return list(csv.DictReader(file))
