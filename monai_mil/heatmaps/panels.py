@@ -16,6 +16,7 @@ from monai_mil.heatmaps.colours import Colouring, colour_table
 from monai_mil.heatmaps.curve import draw_curve
 from monai_mil.heatmaps.figure import number, scale_bar
 from monai_mil.heatmaps.heatmap import Heatmap, canvas_geometry
+from monai_mil.heatmaps.layer import OUTLINE, draw, draw_outline, foreground_text, style_of
 from monai_mil.heatmaps.montage import display_window, draw_montage, window_text
 from monai_mil.heatmaps.png import thumbnail
 from monai_mil.heatmaps.scan_heatmap import ScanHeatmap
@@ -45,9 +46,12 @@ class Panel:
     Attributes:
         thumbnail: the slide, JPEG.
         heat: the scores in colour, transparent where there is no tile, PNG of the same frame.
+        outline: a line around the foreground, transparent elsewhere, PNG; empty where there is none.
+        smooth: the scores are interpolated between tokens.
         name: what the scores are.
-        low: the lowest score as text.
-        high: the highest score as text.
+        colouring: what the colours and the outline mean.
+        low: the score of the lowest colour as text.
+        high: the score of the highest colour as text.
         scale_percent: length of the scale bar in percent of the picture's width.
         scale_text: what the bar stands for.
         tile_um: side of a tile in micrometres, as text.
@@ -58,7 +62,10 @@ class Panel:
 
     thumbnail: str
     heat: str
+    outline: str
+    smooth: bool
     name: str
+    colouring: str
     low: str
     high: str
     scale_percent: float
@@ -137,17 +144,23 @@ def colour_bar() -> str:
 
 def _draw(heatmap: Heatmap, slide: Slide | None, count: int, note: str) -> Panel:
     shape, scale = canvas_geometry(heatmap.frame.level0_size, canvas_max=_THUMBNAIL)
+    style = style_of(heatmap)
     opaque = np.pad(colour_table("viridis"), ((0, 0), (0, 1)), constant_values=255)
-    colouring = Colouring(opaque, (0, 100), outside=(0, 0, 0, 0))
-    heat = heatmap.raster(canvas_max=_THUMBNAIL, percentile=True, colours=colouring)
+    heat = Colouring(opaque, style.limits, outside=(0, 0, 0, 0))(draw(heatmap, style, shape))
+    line = draw_outline(heatmap, style, shape, width=1)
+    low, high = (heatmap.scores.min(), heatmap.scores.max()) if style.percentile else style.limits
+    meaning = f"coloured by {'percentile within the slide' if style.percentile else 'score'}"
     picture = thumbnail(heatmap, slide, shape) if slide else np.full((*shape, 3), 255, np.uint8)
     length, text = scale_bar(heatmap.frame.mpp * scale[0], 0.3 * shape[1])
     return Panel(
         thumbnail=_jpeg(picture),
         heat=_png(heat),
+        outline=_png(line[..., None] * np.array((*OUTLINE, 255), np.uint8)) if line.any() else "",
+        smooth=style.smooth,
         name=heatmap.name,
-        low=number(float(heatmap.scores.min())),
-        high=number(float(heatmap.scores.max())),
+        colouring=", ".join(filter(None, [meaning, foreground_text(heatmap)])),
+        low=number(float(low)),
+        high=number(float(high)),
         scale_percent=round(100 * length / shape[1], 2),
         scale_text=text,
         tile_um=f"{heatmap.frame.tile_size_level0 * heatmap.frame.mpp:.0f}",

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from monai_mil.errors import CohortError
+from monai_mil.metrics.operating_point import decisions
 
 _NAMES = ("slide_id", "scan_id")
 
@@ -27,6 +28,9 @@ class Predictions:
         pred_text: the ``pred`` column.
         label_text: the ``label`` column.
         noun: what an entry is, ``slide`` or ``scan``.
+        operating_points: the probability from which on each class is called, see
+            :func:`monai_mil.metrics.operating_point.decisions`; None calls the most probable class, or all of at least
+            0.5.
     """
 
     slide_ids: tuple[str, ...]
@@ -38,6 +42,7 @@ class Predictions:
     pred_text: tuple[str, ...]
     label_text: tuple[str, ...]
     noun: str = "slide"
+    operating_points: tuple[float, ...] | None = None
 
     def __len__(self) -> int:
         return len(self.slide_ids)
@@ -50,6 +55,8 @@ class Predictions:
     @property
     def predicted(self) -> np.ndarray:
         """1 where a class is predicted, int ``[n, c]``."""
+        if self.operating_points is not None:
+            return decisions(self.prob, self.operating_points, exclusive=not self.multi_label).astype(int)
         if self.multi_label:
             return (self.prob >= 0.5).astype(int)
         return np.eye(len(self.classes), dtype=int)[self.prob.argmax(axis=1)]
@@ -124,7 +131,26 @@ def read_predictions(path: str | Path) -> Predictions:
         tuple(row["pred"] for row in rows),
         tuple(row.get("label") or "" for row in rows),
         noun,
+        _operating_points(path, rows, classes),
     )
+
+
+def _operating_points(path: Path, rows: list[dict[str, str]], classes: tuple[str, ...]) -> tuple[float, ...] | None:
+    """One for each class where the table has them.
+
+    Raises:
+        CohortError: a class has none or several.
+    """
+    columns = [f"operating_point_{name}" for name in classes]
+    if not any(column in rows[0] for column in columns):
+        return None
+    points = []
+    for column in columns:
+        found = {_unit(path, number, row, column) for number, row in enumerate(rows, 2)}
+        if len(found) != 1 or np.isnan(min(found)):
+            raise CohortError(f"predictions '{path}': column '{column}' must hold one number from 0 to 1 in all rows")
+        points.append(found.pop())
+    return tuple(points)
 
 
 def _unit(path: Path, number: int, row: dict[str, str], column: str) -> float:

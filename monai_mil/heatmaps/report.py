@@ -121,8 +121,22 @@ def _metrics(table: Predictions, resamples: int, seed: int) -> list[dict[str, An
     known = table.labelled
     truth = table.truth[known] if table.multi_label else table.truth[known].argmax(axis=1)
     patients = [name for name, kept in zip(table.patient_ids, known, strict=True) if kept]
-    report = classification_report(table.prob[known], truth, table.classes, groups=patients, n=resamples, seed=seed)
+    report = classification_report(
+        table.prob[known],
+        truth,
+        table.classes,
+        groups=patients,
+        n=resamples,
+        seed=seed,
+        operating_points=table.operating_points,
+    )
     cards = [_card(name, report[key], table.noun) for key, name in _METRICS.items()]
+    if table.operating_points is not None:
+        cards += [
+            _card(f"{rate.capitalize()}, {name}", report["classes"][name][rate], table.noun)
+            for name, _, _ in table.curves
+            for rate in ("sensitivity", "specificity")
+        ]
     if len(table.curves) > 1:
         cards += [_card(f"AUROC, {name}", report["classes"][name]["auroc"], table.noun) for name in table.classes]
     error = report["expected_calibration_error"]
@@ -144,6 +158,10 @@ def _card(name: str, interval: Mapping[str, float], noun: str) -> dict[str, Any]
 
 def _metrics_note(table: Predictions, resamples: int) -> str:
     one, many = "The most probable class is predicted.", "Classes of a probability of at least 0.5 are predicted."
+    if table.operating_points is not None:
+        points = dict(zip(table.classes, table.operating_points, strict=True))
+        listed = ", ".join(f"{name} {points[name]:.3g}" for name, _, _ in table.curves)
+        one = many = f"A class is predicted from its operating point on ({listed})."
     return (
         f"{many if table.multi_label else one} Below each figure its 95 % interval: percentile bootstrap, {resamples} "
         "resamples of whole patients; bars run from 0 to 1."

@@ -155,3 +155,53 @@ def test_a_table_in_another_encoding_is_named(tmp_path):
 def test_a_missing_table_is_named(tmp_path):
     with pytest.raises(CohortError, match=r"a\.csv.*run inference first"):
         report(tmp_path)
+
+
+def with_points(path, points):
+    rows = list(csv.DictReader(path.open(newline="", encoding="utf-8")))
+    rows = [row | {f"operating_point_{name}": str(point) for name, point in points.items()} for row in rows]
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+    return rows
+
+
+def test_operating_points_of_the_table_decide_what_is_predicted(tmp_path):
+    write_table(tmp_path / "a.csv", ("normal", "tumor"))
+    rows = with_points(tmp_path / "a.csv", {"normal": 0.9, "tumor": 0.1})
+    page = report(tmp_path)
+    positive = [float(row["prob_tumor"]) >= 0.1 for row in rows]
+    matrix = [
+        sum(p == predicted and (row["label"] == "tumor") == label for row, p in zip(rows, positive, strict=True))
+        for label in (False, True)
+        for predicted in (False, True)
+    ]
+    cells = [int(count) for count in re.findall(r'<td style="--share: [^"]*" title="[^"]*">(\d+)</td>', page)]
+    assert cells == matrix
+    assert "predicted from its operating point on (tumor 0.1)" in page
+    assert "Sensitivity, tumor" in page
+    assert f"{matrix[3] / (matrix[2] + matrix[3]):.3f}" in page
+
+
+def test_operating_points_that_differ_between_rows_are_refused(tmp_path):
+    write_table(tmp_path / "a.csv", ("normal", "tumor"))
+    with_points(tmp_path / "a.csv", {"tumor": 0.1})
+    with pytest.raises(CohortError, match="column 'operating_point_normal' must hold one number"):
+        report(tmp_path)
+
+
+@pytest.mark.parametrize(("threshold", "text"), [(0.5, "outlined above 0.5"), (float("inf"), "no foreground")])
+def test_the_report_shows_the_smooth_map_and_its_outline(tmp_path, threshold, text):
+    write_table(tmp_path / "a.csv", ("normal", "tumor"), n=2)
+    scores = np.zeros((2, 4, 4), np.float32)
+    scores[1, 1:3, 1:3] = 1
+    heatmap = assemble(scores, [[0, 0], [100, 0]], frame(slide_id="slide_0"), threshold=threshold)
+    heatmap.save(tmp_path / "heatmaps" / "slide_0.h5")
+    page = report(tmp_path)
+    assert 'class="heat smooth"' in page
+    assert ('class="outline"' in page) == np.isfinite(threshold)
+    assert (
+        f"attention, coloured by score, {text}" in page
+        or f"coloured by score, below the operating point: {text}" in page
+    )

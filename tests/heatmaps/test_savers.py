@@ -1,5 +1,7 @@
 import csv
+import json
 import logging
+import math
 
 import numpy as np
 import pytest
@@ -185,5 +187,80 @@ def test_a_slide_id_that_leaves_the_folder_is_refused():
 
 
 def test_an_unknown_format_is_named():
-    with pytest.raises(ValueError, match="unknown heatmap formats pdf; choose from png, geojson, tiff"):
+    with pytest.raises(ValueError, match="unknown heatmap formats pdf; choose from png, geojson, tiff, mask"):
         HeatmapSaver("out", formats=["pdf"])
+
+
+def test_a_mask_needs_a_threshold():
+    with pytest.raises(ValueError, match='the format "mask" needs a threshold'):
+        HeatmapSaver("out", formats=["mask"])
+
+
+def save_case(saver, item):
+    engine = Engine(lambda engine, batch: [item])
+    engine.add_event_handler(Events.ITERATION_COMPLETED, saver)
+    engine.run([0])
+    assert not saver.failures
+    return Heatmap.load(saver.folder / "a.h5")
+
+
+def token_case(**changes):
+    heatmap = torch.full((1, 3, 4, 4), 0.1)
+    heatmap[0, 1] = 0.8
+    coords = torch.tensor([[0, 0], [100, 0], [200, 0]])
+    return case(pred=torch.tensor([0.2]), heatmap=heatmap, coords=coords, threshold=torch.tensor([0.45])) | changes
+
+
+@pytest.mark.parametrize(("source", "expected"), [("network", 0.45), (0.7, 0.7), ("otsu", 0.1), (None, None)])
+def test_all_formats_of_a_token_map_are_written_with_its_threshold(tmp_path, source, expected):
+    formats = ["png", "geojson", "tiff"] + (["mask"] if source else [])
+    saved = save_case(HeatmapSaver(str(tmp_path), formats, threshold=source), token_case())
+    assert saved.threshold == (None if expected is None else pytest.approx(expected, abs=0.01))
+    np.testing.assert_array_equal(saved.scores, token_case()["heatmap"][0])
+    names = {path.name for path in (tmp_path / "heatmaps").iterdir()}
+    assert names == {"a.h5", "a.png", "a.geojson", "a.tif"} | ({"a_mask.tif"} if source else set())
+    features = json.loads((tmp_path / "heatmaps" / "a.geojson").read_text())["features"]
+    areas = [feature["properties"]["measurements"].get("area mm^2") for feature in features]
+    assert [area for area in areas if area] == ([pytest.approx(100 * 100 * 0.25e-6)] if source else [])
+
+
+def test_a_slide_below_its_operating_point_keeps_its_scores_but_no_foreground(tmp_path):
+    saver = HeatmapSaver(str(tmp_path), ["mask"], threshold="network", operating_points=[0.3], classes=CLASSES)
+    saved = save_case(saver, token_case())
+    assert saved.threshold == math.inf
+    assert saved.attributes["prediction"] == "normal"
+    np.testing.assert_array_equal(saved.scores, token_case()["heatmap"][0])
+    assert save_case(saver, token_case(pred=torch.tensor([0.31]))).threshold == pytest.approx(0.45)
+
+
+def test_a_mask_of_tokens_removes_padded_tiles_only():
+    mask = torch.ones(3, 4, 4, dtype=torch.bool)
+    mask[1, 2:], mask[2] = False, False
+    _, scores, coords = read_scores(token_case(mask=mask), None, None)
+    assert scores.shape == (2, 4, 4)
+    assert coords.tolist() == [[0, 0], [100, 0]]
+
+
+@pytest.mark.parametrize(
+    ("pred", "points", "multi_label", "text", "columns"),
+    [
+        ([0.2], [0.15], False, "tumor", ["0.85", "0.15"]),
+        ([0.2], [0.25], False, "normal", ["0.75", "0.25"]),
+        ([0.8, 0.2], [0.85, 0.15], False, "tumor", ["0.85", "0.15"]),
+        ([0.4, 0.2], [0.3, 0.1], True, "normal;tumor", ["0.3", "0.1"]),
+        ([0.7, 0.6], [0.8, 0.7], True, "", ["0.8", "0.7"]),
+    ],
+)
+def test_the_table_calls_classes_from_their_operating_points_on(tmp_path, pred, points, multi_label, text, columns):
+    saver = PredictionSaver(str(tmp_path), CLASSES, multi_label, operating_points=points)
+    engine = Engine(lambda engine, batch: [case(pred=torch.tensor(pred))])
+    saver.attach(engine)
+    engine.run([0])
+    (row,) = rows(tmp_path / "predictions.csv")
+    assert row["pred"] == text
+    assert [row[f"operating_point_{name}"] for name in CLASSES] == columns
+
+
+def test_operating_points_of_another_network_are_refused():
+    with pytest.raises(CohortError, match="slide 'a': 3 operating points for 2 predictions"):
+        read_prediction(case(slide_id="a"), CLASSES, False, [0.1, 0.2, 0.3])

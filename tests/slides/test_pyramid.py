@@ -78,3 +78,16 @@ def test_downsamples_must_ascend_from_one_in_multiples(
 ) -> None:
     with pytest.raises(ValueError, match="must ascend from 1"):
         write_pyramid(tmp_path / "a.tif", image, mpp=0.5, downsamples=downsamples)
+
+
+def test_a_binary_image_stays_binary_in_all_levels(tmp_path):
+    image = np.zeros((2000, 3000, 3), np.uint8)
+    image[500:1507, 203:1800] = 255
+    path = tmp_path / "mask.tif"
+    write_pyramid(path, image, mpp=8.0, compression="lzw", binary=True)
+    with tifffile.TiffFile(path) as file:
+        levels = [page.asarray() for page in file.pages]
+    assert len(levels) > 1
+    for factor, level in zip((1, 4, 16), levels, strict=False):
+        assert set(np.unique(level)) == {0, 255}
+        assert np.count_nonzero(level) * factor**2 == pytest.approx(np.count_nonzero(image), rel=0.01)
