@@ -54,6 +54,12 @@ class CohortError(MonaiMILError):
     status = "invalid cohort"
 
 
+class AnnotationError(MonaiMILError):
+    """A slide's ground truth, a mask or polygons, is missing, damaged or of a kind that is not known."""
+
+    status = "no ground truth"
+
+
 class SettingsError(MonaiMILError):
     """Settings that fit no slide; names the setting and what it may be."""
 

@@ -1,17 +1,24 @@
+from .annotations import find_truth, open_truth
+from .blocks import BlockGrid
 from .grid import TileGrid
 from .pyramid import write_pyramid
 from .readers import reader_report
 from .slide import Level, Slide, open_slide, slide_id
 from .stream import stream_tiles
 from .tissue import TissueMask, TissueSettings, segment_tissue
+from .truth import Truth
 
 __all__ = [
+    "BlockGrid",
     "Level",
     "Slide",
     "TileGrid",
     "TissueMask",
     "TissueSettings",
+    "Truth",
+    "find_truth",
     "open_slide",
+    "open_truth",
     "reader_report",
     "segment_tissue",
     "slide_id",

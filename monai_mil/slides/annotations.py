@@ -1,0 +1,182 @@
+"""Ground truth as annotators' programs write it: masks, ASAP's XML, GeoJSON, NCRF's JSON."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+from xml.parsers import expat
+
+import numpy as np
+
+from monai_mil.errors import AnnotationError
+from monai_mil.slides.mask_pyramid import MaskPyramid
+from monai_mil.slides.polygons import Polygon
+from monai_mil.slides.truth import ArrayTruth, PolygonTruth, Truth
+
+SUFFIXES = (".tif", ".tiff", ".xml", ".geojson", ".json", ".npz")
+_FINDING = {"_0", "_1", "tumor", "tumour", "metastases"}
+_NO_FINDING = {"_2", "exclusion", "normal"}
+
+Named = tuple[str | None, list[np.ndarray]]  # group or class, and the rings of a polygon
+
+
+def open_truth(
+    path: str | Path, *, value: int | str | None = None, level0_size: tuple[int, int] | None = None
+) -> Truth:
+    """Open a slide's ground truth.
+
+    Known are masks (TIFF, pyramidal or not; ``.npz`` of ``make_slide_cohort``), the XML of ASAP as CAMELYON16 and 17
+    use it, GeoJSON as QuPath writes it, and the JSON of NCRF. Polygons are in level-0 pixels. Those of the groups or
+    classes ``_0``, ``_1``, ``Tumor`` and ``metastases``, and in GeoJSON those of none, are the finding; ``_2``,
+    ``Exclusion`` and ``normal`` are taken out of it.
+
+    Args:
+        path: the file.
+        value: what is the finding, where that is something else: the number of its pixels in a mask (default any but
+            0), the name of its group or class in polygons (then all others but the exclusions are left out).
+        level0_size: width and height of the slide, for masks of another resolution.
+
+    Raises:
+        AnnotationError: the file is missing, damaged or of an unknown kind, or has groups of unknown meaning.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise AnnotationError(f"ground truth '{path}': no such file; check the path")
+    suffix = path.suffix.lower()
+    if suffix in (".tif", ".tiff"):
+        return MaskPyramid(path, None if value is None else int(value), level0_size)
+    if suffix == ".npz":
+        return _stored_array(path)
+    if suffix not in SUFFIXES:
+        raise AnnotationError(f"ground truth '{path}': unknown kind; convert it to one of {', '.join(SUFFIXES)}")
+    return _sorted_out(path, _asap(path) if suffix == ".xml" else _json(path), value)
+
+
+def find_truth(folder: str | Path, slide_id: str) -> Path:
+    """The file ``<slide_id>`` or ``<slide_id>_mask`` of a known kind in a folder, masks before polygons.
+
+    Raises:
+        AnnotationError: there is none.
+    """
+    stems = (slide_id, f"{slide_id}_mask", f"{slide_id}_Mask")
+    for suffix in SUFFIXES:
+        for stem in stems:
+            path = Path(folder, f"{stem}{suffix}")
+            if path.is_file():
+                return path
+    raise AnnotationError(
+        f"slide '{slide_id}': no ground truth in '{folder}'; name it '{slide_id}' or '{slide_id}_mask' and one of "
+        f"{', '.join(SUFFIXES)}"
+    )
+
+
+def _sorted_out(path: Path, named: Iterable[Named], value: int | str | None) -> PolygonTruth:
+    included, excluded = [], []
+    for name, rings in named:
+        rings = [ring for ring in rings if len(ring) > 2]  # dots, rulers and slips of the hand have no area
+        if not rings:
+            continue
+        polygon, known = Polygon(tuple(rings)), (name or "").lower()
+        if name is not None and value is not None and known == str(value).lower():
+            included.append(polygon)
+        elif known in _NO_FINDING:
+            excluded.append(polygon)
+        elif value is None and (name is None or known in _FINDING):
+            included.append(polygon)
+        elif value is None:
+            raise AnnotationError(
+                f"annotations '{path}': is '{name}' the finding? Known are {', '.join(sorted(_FINDING))} and, as none, "
+                f"{', '.join(sorted(_NO_FINDING))}; name the finding with 'value'"
+            )
+    return PolygonTruth(path, included, excluded)
+
+
+def _asap(path: Path) -> Iterator[Named]:
+    """Group and outline of every annotation in an ASAP file."""
+    annotations: list[tuple[str, list[tuple[float, float]]]] = []
+    names: list[str] = []
+
+    def start(name: str, attributes: dict[str, str]) -> None:
+        names.append(name)
+        if name == "Annotation":
+            annotations.append((attributes.get("PartOfGroup", ""), []))
+        elif name == "Coordinate":
+            annotations[-1][1].append((float(attributes["X"]), float(attributes["Y"])))
+
+    def refuse(*_: Any) -> None:
+        raise ValueError("it declares a document type, which annotations never need and attacks do")
+
+    parser = expat.ParserCreate()
+    parser.StartElementHandler = start
+    parser.StartDoctypeDeclHandler = refuse
+    parser.EntityDeclHandler = refuse
+    try:
+        with path.open("rb") as file:
+            parser.ParseFile(file)
+        if names[0] != "ASAP_Annotations":
+            raise ValueError(f"its root is '{names[0]}', not 'ASAP_Annotations'")
+        for group, points in annotations:
+            yield group, [_ring(points)]
+    except (OSError, ValueError, KeyError, IndexError, expat.ExpatError) as error:
+        raise AnnotationError(f"annotations '{path}': no XML of ASAP ({error}); export it again") from error
+
+
+def _json(path: Path) -> Iterator[Named]:
+    """Name and rings of every polygon in GeoJSON or in NCRF's JSON."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
+        if isinstance(content, dict) and {"positive", "negative"} & content.keys():
+            for key, name in (("positive", "tumor"), ("negative", "normal")):
+                for outline in content.get(key, []):
+                    points = outline["vertices"] if isinstance(outline, dict) else outline
+                    yield name, [_ring(points)]
+        else:
+            for feature in content if isinstance(content, list) else _features(content):
+                yield from _feature(feature)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise AnnotationError(f"annotations '{path}': no GeoJSON ({error!r}); export it again") from error
+
+
+def _features(content: dict[str, Any]) -> list[dict[str, Any]]:
+    return content["features"] if content["type"] == "FeatureCollection" else [content]
+
+
+def _feature(feature: dict[str, Any]) -> Iterator[Named]:
+    properties = feature.get("properties") or {}
+    classification = properties.get("classification") or {}
+    name = classification if isinstance(classification, str) else classification.get("name")
+    for rings in _outlines(feature["geometry"] if feature["type"] == "Feature" else feature):
+        yield name, [_ring(ring) for ring in rings]
+
+
+def _outlines(geometry: dict[str, Any]) -> Iterator[list[Any]]:
+    """Rings of every polygon of a geometry; points and lines have no area."""
+    kind = geometry["type"]
+    if kind == "Polygon":
+        yield geometry["coordinates"]
+    elif kind == "MultiPolygon":
+        yield from geometry["coordinates"]
+    elif kind == "GeometryCollection":
+        for part in geometry["geometries"]:
+            yield from _outlines(part)
+
+
+def _ring(points: Any) -> np.ndarray:
+    """Corners ``[k, 2]`` of pairs, or of x and y in turn."""
+    ring = np.asarray(points, float)
+    ring = ring.reshape(-1, 2) if ring.ndim == 1 else ring[:, :2]
+    if not np.isfinite(ring).all():
+        raise ValueError("a corner is no number")
+    return ring
+
+
+def _stored_array(path: Path) -> ArrayTruth:
+    try:
+        with np.load(path) as stored:
+            return ArrayTruth(path, stored["tumour"], float(stored["downsample"]))
+    except (OSError, ValueError, KeyError) as error:
+        raise AnnotationError(
+            f"mask '{path}': cannot be read ({error}); it needs the arrays 'tumour' and 'downsample'"
+        ) from error
