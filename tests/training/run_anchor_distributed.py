@@ -1,0 +1,45 @@
+"""Two gloo processes train one network with an anchor; started by a test: ``torchrun run_anchor_distributed.py``.
+
+Every process prints the sums of the anchor's and the network's parameters and how many steps the anchor made.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.distributed as dist
+from monai.data import DataLoader, Dataset, DistributedSampler
+from monai.engines import SupervisedTrainer
+from torch.nn.parallel import DistributedDataParallel
+
+from monai_mil.losses import AnchorDivergence, BagCrossEntropy, MILLoss
+from monai_mil.networks import ASMIL
+from monai_mil.training import Anchor, AnchorInferer, EpochSeeder, finish_distributed, prepare_bag_batch
+
+
+def main() -> None:
+    dist.init_process_group("gloo")
+    torch.manual_seed(1)
+    dataset = Dataset([{"image": torch.randn(8, 12), "label": index // 2 % 2} for index in range(8)])
+    torch.manual_seed(dist.get_rank())  # DDP gives all the first one's weights
+    network = DistributedDataParallel(ASMIL(8, 2, hidden_dim=16, tokens=3))
+    anchor = Anchor(network, momentum=0.9)
+    SupervisedTrainer(
+        device=torch.device("cpu"),
+        max_epochs=3,
+        train_data_loader=DataLoader(dataset, batch_size=1, sampler=DistributedSampler(dataset, shuffle=False)),
+        network=network,
+        optimizer=torch.optim.Adam(network.parameters(), 1e-2),
+        loss_function=MILLoss({"bag": BagCrossEntropy(), "anchor": AnchorDivergence()}),
+        inferer=AnchorInferer(anchor),
+        prepare_batch=prepare_bag_batch,
+        train_handlers=[EpochSeeder(0), anchor],
+        accumulation_steps=2,
+        decollate=False,
+    ).run()
+    sums = [sum(float(p.double().sum()) for p in module.parameters()) for module in (anchor.network, network)]
+    print(f"rank {dist.get_rank()} steps {anchor.steps} anchor {sums[0]:.12f} network {sums[1]:.12f}", flush=True)
+    finish_distributed()
+
+
+if __name__ == "__main__":
+    main()
