@@ -9,7 +9,7 @@ from .heatmap import (
 )
 from .mask import export_mask
 from .montage import export_montage
-from .nifti import export_nifti
+from .nifti import export_nifti, export_nifti_mask
 from .png import export_png
 from .report import write_report
 from .savers import HeatmapSaver, PredictionSaver
@@ -35,6 +35,7 @@ __all__ = [
     "export_mask",
     "export_montage",
     "export_nifti",
+    "export_nifti_mask",
     "export_png",
     "export_tiff",
     "load_heatmap",

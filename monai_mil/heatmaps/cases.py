@@ -12,7 +12,7 @@ import numpy as np
 from monai_mil.errors import CohortError
 from monai_mil.heatmaps.heatmap import SlideFrame, as_array
 from monai_mil.metrics.operating_point import decisions
-from monai_mil.scans import ScanFrame
+from monai_mil.scans import Depth, LungField, ScanFrame
 
 _FRAME = ("level0_size", "mpp", "tile_size_level0")
 
@@ -258,6 +258,18 @@ def read_scan_frame(item: Mapping[str, Any]) -> ScanFrame:
     return ScanFrame.from_json(str(text))
 
 
+def read_depth(item: Mapping[str, Any]) -> Depth | None:
+    """How the slices of the scan became the case's instances; None where each is one."""
+    text = _meta(item).get("scan_depth")
+    return Depth.from_json(str(text)) if text else None
+
+
+def read_lungs(item: Mapping[str, Any]) -> LungField | None:
+    """The lungs outside of which the network saw nothing; None where it saw all."""
+    text = _meta(item).get("scan_lungs")
+    return LungField.from_json(str(text)) if text else None
+
+
 def read_scores(
     item: Mapping[str, Any], key: str | None, class_index: int | None
 ) -> tuple[str, np.ndarray, np.ndarray]:
@@ -320,18 +332,18 @@ def read_slices(item: Mapping[str, Any], name: str) -> np.ndarray | None:
     return None if given is None else _real(item, _numbers(given), axis=-1)
 
 
-def slice_order(item: Mapping[str, Any], count: int) -> np.ndarray:
-    """Which instance of the case is each of the ``count`` slices of its scan, int ``[count]``, from its ``coords``.
+def slice_order(item: Mapping[str, Any], expected: np.ndarray) -> np.ndarray:
+    """Which instance of the case is each of the ``expected`` slices of its scan, int ``[m]``, from its ``coords``.
 
     Raises:
         CohortError: the instances are not the slices of the scan, each once.
     """
     slices = _real(item, _numbers(item["coords"]))[:, 0]
     order = np.argsort(slices, kind="stable")
-    if not np.array_equal(slices[order], np.arange(count)):
+    if not np.array_equal(slices[order], expected):
         raise CohortError(
-            f"{case_text(item)}: its {len(slices)} instances are not the {count} slices of its scan; give the network "
-            "the whole bag"
+            f"{case_text(item)}: its {len(slices)} instances are not the {len(expected)} slices of its scan; give the "
+            "network the whole bag"
         )
     return order
 

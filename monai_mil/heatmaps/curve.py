@@ -97,7 +97,7 @@ def bell(positions: np.ndarray, mean: float, std: float) -> tuple[np.ndarray, np
 def _draw_scores(axis: Axes, heatmap: ScanHeatmap) -> None:
     positions, scores, peak = heatmap.frame.positions_mm, heatmap.slice_scores, heatmap.peak
     _line(axis, positions, scores, color=_SCORE, label=heatmap.name, zorder=3)
-    if heatmap.threshold is not None:
+    if heatmap.threshold is not None and np.isfinite(heatmap.threshold):
         label = f"threshold {number(heatmap.threshold)}"
         axis.axhline(heatmap.threshold, color=_colour(SOFT), linestyle=(0, (6, 3)), linewidth=1.2, label=label)
     label = f"highest: slice {peak + 1}, {millimetres(positions[peak])}, {number(float(scores[peak]))}"

@@ -38,8 +38,8 @@ def export_montage(
 
     Slices are shown as radiologists see them, the patient's right on the left, at their true proportions. Slices near
     a shown one are left out, so that one finding does not fill the picture. True slices are framed where the heatmap
-    has labels. Scores of cells are laid over the slice, with a contour at the threshold, or half-way between lowest
-    and highest score where there is none.
+    has labels. The smooth map of scores of cells is laid over the slice, with a contour at the threshold, or half-way
+    between lowest and highest score where there is none; an infinite threshold leaves no contour.
 
     Args:
         heatmap: the scores.
@@ -68,7 +68,8 @@ def export_montage(
         low, high = float(heatmap.scores.min()), float(heatmap.scores.max())
         labels = [(number(value), "") for value in np.linspace(low, high, TICKS)]
         colours = _veil(np.full((256, 3), _TISSUE_GREY), np.arange(256), opacity)
-        figure.write_colour_bar(colours, labels, f"{heatmap.name}, contour at {_level(heatmap):.3g}")
+        contour = f"contour at {_level(heatmap):.3g}" if np.isfinite(_level(heatmap)) else "no foreground"
+        figure.write_colour_bar(colours, labels, f"{heatmap.name}, {contour}")
     path = Path(path)
     with replacing(path) as temporary:
         figure.image.save(temporary, format="PNG", compress_level=4)
@@ -224,10 +225,12 @@ def _picture(heatmap: ScanHeatmap, grey: np.ndarray, index: int, view: View, opa
     picture = np.repeat(shown[..., None], 3, axis=2)
     if heatmap.scores.ndim == 1:
         return picture
-    values = view.show(heatmap.slice_map(index), smooth=False)
+    values = view.show(heatmap.slice_map(index, smooth=True))
     steps = colour_index(values, (float(heatmap.scores.min()), float(heatmap.scores.max())))
     picture = _veil(picture, steps, opacity)
-    above = (values >= _level(heatmap)).astype(np.uint8)
+    above = (values > _level(heatmap)).astype(np.uint8)
+    if heatmap.lungs is not None:
+        above &= view.show(heatmap.lungs.inside(index).astype(np.float32)) > 0.5
     outlines, _ = cv2.findContours(above, cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
     picture = np.ascontiguousarray(picture)
     for colour, width in ((INK, 4), (PAPER, 2)):  # seen on dark and on white tissue

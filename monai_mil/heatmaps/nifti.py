@@ -1,9 +1,9 @@
-"""The slice scores as a NIfTI volume on the scan's own grid."""
+"""The scores of a scan, and their foreground, as NIfTI volumes on the scan's own grid."""
 
 from __future__ import annotations
 
 import gzip
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
@@ -18,24 +18,53 @@ from monai_mil.scans import ScanFrame
 _MOST_SLICES = 32767
 
 
-def export_nifti(heatmap: ScanHeatmap, path: str | Path) -> Path:
+def export_nifti(heatmap: ScanHeatmap, path: str | Path, *, smooth: bool = False) -> Path:
     """Write the scores as float32 voxels on the grid of the scan: columns, rows, slices, with the scan's affine.
 
-    Every voxel of a slice has the slice's score, or that of the cell it lies in. Slices are written one by one, so
-    memory does not grow with their number, and no score is rounded. Unevenly spaced slices go on a regular grid with
-    the smallest of their spacings, in which each layer has the scores of the nearest slice; the header's ``descrip``
-    says so. The file is the same for the same heatmap, byte for byte.
+    Every voxel of a slice has the slice's score, or that of the cell it lies in; outside the lungs, where they are
+    known, cells are 0. Slices are written one by one, so memory does not grow with their number, and no score is
+    rounded. Unevenly spaced slices go on a regular grid with the smallest of their spacings, in which each layer has
+    the scores of the nearest slice; the header's ``descrip`` says so. The file is the same for the same heatmap, byte
+    for byte.
 
     Args:
         heatmap: the scores.
         path: the file, ``.nii.gz`` or, not compressed, ``.nii``.
+        smooth: interpolate between the cells of a slice (see :meth:`ScanHeatmap.slice_map`).
 
     Raises:
         ScanReadError: the slices do not lie on one straight line, or are too many for NIfTI's grid.
     """
+    limits = (float(heatmap.scores.min()), float(heatmap.scores.max()))
+    return _write(heatmap, Path(path), "<f4", limits, lambda index: heatmap.slice_map(index, smooth=smooth))
+
+
+def export_nifti_mask(heatmap: ScanHeatmap, path: str | Path) -> Path:
+    """Write where the smooth map lies above the heatmap's threshold as uint8 voxels: 1 there, 0 elsewhere.
+
+    The grid is :func:`export_nifti`'s.
+
+    Args:
+        heatmap: the scores, with a threshold.
+        path: the file, ``.nii.gz`` or, not compressed, ``.nii``.
+
+    Raises:
+        ScanReadError: as :func:`export_nifti`.
+        ValueError: the heatmap has no threshold.
+    """
+    return _write(heatmap, Path(path), "|u1", (0, 1), heatmap.foreground)
+
+
+def _write(
+    heatmap: ScanHeatmap,
+    path: Path,
+    kind: str,
+    limits: tuple[float, float],
+    voxels_of: Callable[[int], np.ndarray],
+) -> Path:
+    """Write voxels of one type, ``[rows, columns]`` a slice, between ``limits``."""
     import nibabel
 
-    path = Path(path)
     frame = heatmap.frame
     layers, affine = _layers(frame)
     if len(layers) > _MOST_SLICES:
@@ -45,14 +74,14 @@ def export_nifti(heatmap: ScanHeatmap, path: str | Path) -> Path:
         )
     rows, columns = frame.size
     header = nibabel.Nifti1Header()
-    header.set_data_dtype(np.float32)
+    header.set_data_dtype(np.dtype(kind))
     header.set_data_shape((columns, rows, len(layers)))
     header.set_xyzt_units("mm")
     header.set_sform(affine, code="scanner")
     if abs(frame.tilt_degrees) < 0.01:  # a qform cannot hold the shear of a tilted gantry
         header.set_qform(affine, code="scanner")
     header["pixdim"][1:4] = np.linalg.norm(affine[:3, :3], axis=0)
-    header["cal_min"], header["cal_max"] = heatmap.scores.min(), heatmap.scores.max()
+    header["cal_min"], header["cal_max"] = limits
     header["vox_offset"] = header.single_vox_offset
     header["descrip"] = _description(heatmap, regular=frame.is_regular).encode("ascii", "replace")[:79]
     with replacing(path) as temporary, _opened(temporary, compress=path.suffix == ".gz") as file:
@@ -60,7 +89,7 @@ def export_nifti(heatmap: ScanHeatmap, path: str | Path) -> Path:
         written, voxels = -1, b""
         for index in layers.tolist():
             if index != written:
-                written, voxels = index, np.ascontiguousarray(heatmap.slice_map(index), "<f4").tobytes()
+                written, voxels = index, np.ascontiguousarray(voxels_of(index), kind).tobytes()
             file.write(voxels)
     return path
 

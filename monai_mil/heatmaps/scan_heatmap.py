@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import numpy as np
 from monai_mil.errors import BagError
 from monai_mil.files import replacing_hdf5
 from monai_mil.heatmaps.heatmap import Heatmap, as_array
-from monai_mil.scans import ScanFrame
+from monai_mil.scans import LungField, ScanFrame
 
 FORMAT = "monai-mil scan heatmap 1"
 
@@ -33,7 +34,8 @@ class ScanHeatmap:
         attention: every head's distribution over the slices, float32 ``[h, n]``, where the network has one.
         labels: 1 for slices known to hold the finding, 0 for those known not to, -1 unknown, int64 ``[n]``; None if
             nothing is known.
-        threshold: the score from which on a slice (or cell) is called positive, where there is one.
+        threshold: scores strictly above are foreground; infinite where the scan has none, None where nobody said.
+        lungs: cells and maps are 0 outside of them; None keeps all.
 
     Raises:
         ValueError: shapes that do not fit, or a score that is not finite; names scan and slice.
@@ -46,6 +48,7 @@ class ScanHeatmap:
     attention: np.ndarray | None = None
     labels: np.ndarray | None = None
     threshold: float | None = None
+    lungs: LungField | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "scores", np.ascontiguousarray(as_array(self.scores), np.float32))
@@ -62,28 +65,48 @@ class ScanHeatmap:
 
     @property
     def slice_scores(self) -> np.ndarray:
-        """One score a slice, float32 ``[n]``: the scores, or the maximum of each slice's cells."""
-        return self.scores if self.scores.ndim == 1 else self.scores.max(axis=(1, 2))
+        """One score a slice, float32 ``[n]``: the scores, or the maximum of each slice's cells.
+
+        Only cells that touch the lungs count where the lungs are known; a slice without any has 0, or the lowest score.
+        """
+        if self.scores.ndim == 1:
+            return self.scores
+        if self._cells_in_lungs is None:
+            return self.scores.max(axis=(1, 2))
+        lowest = np.float32(min(0.0, float(self.scores.min())))
+        return np.where(self._cells_in_lungs, self.scores, lowest).max(axis=(1, 2))
 
     @property
     def peak(self) -> int:
         """Index of the most suspicious slice."""
         return int(self.slice_scores.argmax())
 
-    def slice_map(self, index: int) -> np.ndarray:
-        """The scores of slice ``index`` on its own pixels: each takes the score of the cell that holds its centre.
+    def slice_map(self, index: int, *, smooth: bool = False) -> np.ndarray:
+        """The scores of slice ``index`` on its own pixels, 0 outside the lungs where they are known.
+
+        Args:
+            index: of the slice.
+            smooth: interpolate between the cells (bicubic, corners not aligned, nothing beyond the lowest and highest
+                score of the scan); else each pixel takes the score of the cell that holds its centre.
 
         Returns:
             float32 ``[rows, columns]``; a view of one number where a slice has one score.
         """
         if self.scores.ndim == 1:
             return np.broadcast_to(self.scores[index], self.frame.size)
-        side = max(self.frame.size)
-        row, column = (
-            (np.arange(length) + (side - length) // 2 + 0.5) * cells // side
-            for length, cells in zip(self.frame.size, self.scores.shape[1:], strict=True)
-        )
-        return self.scores[index][np.ix_(row.astype(int), column.astype(int))]
+        values = self._interpolated(index) if smooth else self.scores[index][np.ix_(*self._cell_of_pixel)]
+        return values if self.lungs is None else values * self.lungs.inside(index)
+
+    def foreground(self, index: int) -> np.ndarray:
+        """Where the smooth map of slice ``index`` lies above the threshold, within the lungs, bool ``[rows, columns]``.
+
+        Raises:
+            ValueError: the heatmap has no threshold.
+        """
+        if self.threshold is None:
+            raise ValueError(f"heatmap of '{self.frame.scan_id}': no foreground without a threshold")
+        above = self.slice_map(index, smooth=True) > self.threshold
+        return above if self.lungs is None else above & self.lungs.inside(index)
 
     def save(self, path: str | Path) -> Path:
         """Write the heatmap to ``path`` (HDF5) under a temporary name, then rename it; returns the path."""
@@ -100,6 +123,8 @@ class ScanHeatmap:
             for part in ("attention", "labels"):
                 if getattr(self, part) is not None:
                     file[part] = getattr(self, part)
+            if self.lungs is not None:
+                file["lungs"] = self.lungs.to_json()
         return path
 
     @classmethod
@@ -125,6 +150,7 @@ class ScanHeatmap:
                     attention=file["attention"][:] if "attention" in file else None,
                     labels=file["labels"][:] if "labels" in file else None,
                     threshold=float(file.attrs["threshold"]) if "threshold" in file.attrs else None,
+                    lungs=LungField.from_json(file["lungs"].asstr()[()]) if "lungs" in file else None,
                 )
         except (OSError, KeyError, TypeError, ValueError) as error:
             raise BagError(f"heatmap '{path}': cannot be read ({error}); make it again with inference") from error
@@ -145,6 +171,44 @@ class ScanHeatmap:
                 raise ValueError(f"{where}: attention is negative, all 0 or not finite; give it after the softmax")
         if self.labels is not None and self.labels.shape != (n,):
             raise ValueError(f"{where}: labels have shape {list(self.labels.shape)}; expected [{n}]")
+        if self.lungs is not None and self.lungs.shape != (n, *self.frame.size):
+            raise ValueError(f"{where}: lungs of shape {self.lungs.shape}; expected {(n, *self.frame.size)}")
+
+    @cached_property
+    def _cell_of_pixel(self) -> list[np.ndarray]:
+        """The row of cells that holds each row of pixels, and the column of cells of each column."""
+        side = max(self.frame.size)
+        return [
+            ((np.arange(length) + (side - length) // 2 + 0.5) * cells // side).astype(int)
+            for length, cells in zip(self.frame.size, self.scores.shape[1:], strict=True)
+        ]
+
+    @cached_property
+    def _cells_in_lungs(self) -> np.ndarray | None:
+        """Which cells hold a pixel of the lungs, bool ``[n, h, w]``; None where the lungs are not known."""
+        if self.lungs is None:
+            return None
+        (rows, first_row), (columns, first_column) = (
+            np.unique(cells, return_index=True) for cells in self._cell_of_pixel
+        )
+        touching = np.zeros(self.scores.shape, bool)
+        for index in range(len(self)):
+            by_row = np.logical_or.reduceat(self.lungs.inside(index), first_row, axis=0)
+            touching[index][np.ix_(rows, columns)] = np.logical_or.reduceat(by_row, first_column, axis=1)
+        return touching
+
+    def _interpolated(self, index: int) -> np.ndarray:
+        import cv2
+
+        side, (rows, columns) = max(self.frame.size), self.frame.size
+        square = cv2.resize(self.scores[index], (side, side), interpolation=cv2.INTER_CUBIC)
+        top, left = (side - rows) // 2, (side - columns) // 2
+        low, high = self._limits
+        return np.clip(square[top : top + rows, left : left + columns], low, high)
+
+    @cached_property
+    def _limits(self) -> tuple[float, float]:
+        return float(self.scores.min()), float(self.scores.max())
 
 
 def load_heatmap(path: str | Path) -> Heatmap | ScanHeatmap:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -16,22 +17,23 @@ from monai_mil.heatmaps.cases import (
     case_id,
     cases,
     read_prediction,
-    read_scan_frame,
     read_score_rows,
     read_scores,
     read_slices,
-    slice_order,
 )
 from monai_mil.heatmaps.curve import export_curve, moments_mm
 from monai_mil.heatmaps.montage import display_window, export_montage, window_text
-from monai_mil.heatmaps.nifti import export_nifti
+from monai_mil.heatmaps.nifti import export_nifti, export_nifti_mask
+from monai_mil.heatmaps.scan_case import ScanCase
 from monai_mil.heatmaps.scan_heatmap import ScanHeatmap
 from monai_mil.heatmaps.tables import RunningTable, csv_text
+from monai_mil.heatmaps.threshold import ThresholdRule
 from monai_mil.scans import Window
 
 logger = logging.getLogger(__name__)
 
 _FORMATS = ("curve", "montage", "nifti")
+_MASK = "mask"
 
 
 class SliceSaver:
@@ -43,11 +45,14 @@ class SliceSaver:
       ``frame`` (within the instance, from 1), ``position_mm``, ``score`` (or ``score_<class>`` where the scores differ
       by class), ``attention`` (mean of the heads), ``attention_<head>`` where there are several, and ``label`` where
       slices are labelled (1, 0 or empty);
-    - ``heatmaps/<scan_id>.h5`` and, as chosen by ``formats``, ``<scan_id>_curve.png``, ``<scan_id>_montage.png`` and
-      ``<scan_id>.nii.gz`` beside it;
+    - ``heatmaps/<scan_id>.h5`` and, as chosen by ``formats``, ``<scan_id>_curve.png``, ``<scan_id>_montage.png``,
+      ``<scan_id>.nii.gz`` (of cells the smooth map) and ``<scan_id>_mask.nii.gz`` (its foreground) beside it;
     - a row of ``scans.csv``: ``scan_id, patient_id, pred, prob_<class>...``, ``attention_center_mm`` and
       ``attention_width_mm`` (mean and standard deviation over the slices' positions; of the heads' mean, then of each
       head where there are several), and number, position, SOPInstanceUID and score of the most suspicious slice.
+
+    Scores of a bag of another depth than its scan's, or of a scan blanked outside the lungs, are brought back to the
+    scan's own slices and are 0 outside the lungs.
 
     A case needs ``coords`` and scores (see ``key``), and an image whose meta data holds the scan's frame, which
     ``LoadBagd`` and ``EmbedScand`` give. The montage needs the scan itself; where that is not found the montage is
@@ -56,20 +61,25 @@ class SliceSaver:
 
     Args:
         output_dir: the run's folder.
-        formats: any of ``curve``, ``montage`` and ``nifti``.
+        formats: any of ``curve``, ``montage``, ``nifti`` and ``mask``.
         classes: names of the classes, in the order of the network's outputs; None leaves the prediction out.
         multi_label: classes do not exclude each other.
         window: of the montage, in Hounsfield units: a window, ``"center/width"``, or a preset's name.
         slices: most slices in the montage.
         key: which tensor of a case is drawn: ``[n]``, ``[rows, n]`` or ``[rows, n, h, w]``. None takes the first there
-            is of ``scores``, ``heatmap``, ``instance_scores`` (rows are classes) and ``attention`` (rows are heads,
+            is of ``heatmap``, ``scores``, ``instance_scores`` (rows are classes) and ``attention`` (rows are heads,
             and averaged).
         class_index: the class to draw where rows are classes; None draws the most probable one.
         name: what the figures call the scores; default the key.
-        threshold: the score from which on a slice is called positive, drawn where given.
+        threshold: scores strictly above are foreground, which ``mask`` holds and the pictures outline: ``"otsu"`` over
+            all scores of the scan, ``"network"`` for the network's own, a number, or None for none.
+        min_threshold: no threshold is lower.
+        operating_points: the probability from which on a class is called, one for each of the network's outputs or
+            that of the second of two exclusive classes; where the class drawn is not called a scan has no foreground
+            (its threshold is infinite). None draws foreground on every scan.
 
     Raises:
-        ValueError: an unknown format.
+        ValueError: an unknown format or threshold, or masks without a threshold.
         SettingsError: an unknown window.
     """
 
@@ -84,11 +94,15 @@ class SliceSaver:
         key: str | None = None,
         class_index: int | None = None,
         name: str | None = None,
-        threshold: float | None = None,
+        threshold: Literal["otsu", "network"] | float | None = None,
+        min_threshold: float = 0.0,
+        operating_points: Sequence[float] | None = None,
     ) -> None:
-        unknown = sorted(set(formats) - set(_FORMATS))
+        unknown = sorted(set(formats) - {*_FORMATS, _MASK})
         if unknown:
-            raise ValueError(f"unknown slice formats {', '.join(unknown)}; choose from {', '.join(_FORMATS)}")
+            raise ValueError(f"unknown slice formats {', '.join(unknown)}; choose from {', '.join(_FORMATS)}, {_MASK}")
+        if _MASK in formats and threshold is None:
+            raise ValueError('the format "mask" needs a threshold: "otsu", "network" or a number')
         self.folder = Path(output_dir)
         self.formats = tuple(formats)
         self.classes = classes
@@ -98,7 +112,7 @@ class SliceSaver:
         self.key = key
         self.class_index = class_index
         self.name = name
-        self.threshold = threshold
+        self.rule = ThresholdRule(threshold, min_threshold, operating_points)
         self.table = RunningTable(self.folder / "scans.csv")
         self.failures: dict[str, str] = {}
 
@@ -142,30 +156,32 @@ class SliceSaver:
             )
 
     def _prediction(self, item: Mapping[str, Any]) -> Prediction | None:
-        return None if self.classes is None else read_prediction(item, self.classes, self.multi_label)
+        if self.classes is None:
+            return None
+        return read_prediction(item, self.classes, self.multi_label, self.rule.operating_points)
 
     def _heatmap(self, item: Mapping[str, Any]) -> ScanHeatmap:
         key, scores, _ = read_scores(item, self.key, self.class_index)
-        frame = read_scan_frame(item)
-        order = slice_order(item, len(frame))
+        case = ScanCase.of(item)
         attention, labels = read_slices(item, "attention"), read_slices(item, "instance_labels")
         if attention is not None and scores.ndim == 1 and np.allclose(scores, np.atleast_2d(attention).mean(axis=0)):
             key = "attention"
         prediction = self._prediction(item)
-        return ScanHeatmap(
-            frame,
-            scores[order],
+        heatmap = ScanHeatmap(
+            case.frame,
+            case.scores(scores),
             self.name or key,
             (prediction.attributes() if prediction else {}) | {"window": window_text(self.window)},
-            attention=None if attention is None else attention[..., order],
-            labels=None if labels is None or (labels < 0).all() else labels[order],
-            threshold=self.threshold,
+            attention=None if attention is None else case.attention(np.atleast_2d(attention)),
+            labels=None if labels is None or (labels < 0).all() else case.labels(labels),
+            lungs=case.lungs,
         )
+        return replace(heatmap, threshold=self.rule.threshold(heatmap, item, self.class_index, self.multi_label))
 
     def _write_slices(self, item: Mapping[str, Any], heatmap: ScanHeatmap, scan_id: str) -> None:
         _, rows, _ = read_score_rows(item, self.key)
-        rows = rows[:, slice_order(item, len(heatmap))]
-        highest = rows if rows.ndim == 2 else rows.max(axis=(2, 3))
+        case = ScanCase.of(item)
+        highest = np.stack([replace(heatmap, scores=case.scores(row)).slice_scores for row in rows])
         scores = {"score": heatmap.slice_scores}
         if (highest != highest[0]).any():
             names = self.classes or range(len(rows))
@@ -178,7 +194,9 @@ class SliceSaver:
         if form == "curve":
             export_curve(heatmap, place / f"{scan_id}_curve.png", title=scan_id)
         elif form == "nifti":
-            export_nifti(heatmap, place / f"{scan_id}.nii.gz")
+            export_nifti(heatmap, place / f"{scan_id}.nii.gz", smooth=True)
+        elif form == _MASK:
+            export_nifti_mask(heatmap, place / f"{scan_id}_mask.nii.gz")
         elif heatmap.frame.path is None or not Path(heatmap.frame.path).exists():
             logger.warning("no montage of scan '%s': the scan was not found at '%s'", scan_id, heatmap.frame.path)
         else:

@@ -11,13 +11,14 @@ import numpy as np
 
 from monai_mil.heatmaps.cases import drawn_class, fitting_points, read_probabilities, read_threshold
 from monai_mil.heatmaps.heatmap import Heatmap
+from monai_mil.heatmaps.scan_heatmap import ScanHeatmap
 from monai_mil.metrics.operating_point import decisions
 
 _FLAT = 1e-6
 
 
-def otsu(heatmap: Heatmap) -> float:
-    """Otsu's threshold over all tokens of the slide; of a tile with one score, over the tiles.
+def otsu(heatmap: Heatmap | ScanHeatmap) -> float:
+    """Otsu's threshold over all tokens of the slide or scan; of tiles or slices with one score, over these.
 
     The same as scikit-image's ``threshold_otsu``. Tokens whose centre lies outside the slide do not count. A map that
     is the same everywhere has nothing to split: the answer is then below every score.
@@ -27,9 +28,9 @@ def otsu(heatmap: Heatmap) -> float:
     from monai_mil.bags.tokens import token_mask
     from monai_mil.networks.otsu import otsu_threshold
 
-    scores, frame = heatmap.scores, heatmap.frame
-    if scores.ndim == 3:
-        rows, columns = scores.shape[1:]
+    scores = heatmap.scores
+    if isinstance(heatmap, Heatmap) and scores.ndim == 3:
+        frame, (rows, columns) = heatmap.frame, scores.shape[1:]
         real = token_mask(heatmap.coords, frame.tile_size_level0, frame.level0_size, (rows, columns))
         scores = scores if real is None or not real.any() else scores[real.numpy()]
     if float(np.ptp(scores)) < _FLAT:
@@ -59,9 +60,9 @@ class ThresholdRule:
             raise ValueError(f'unknown threshold \'{self.source}\'; choose "otsu", "network" or a number')
 
     def threshold(
-        self, heatmap: Heatmap, item: Mapping[str, Any], class_index: int | None, multi_label: bool
+        self, heatmap: Heatmap | ScanHeatmap, item: Mapping[str, Any], class_index: int | None, multi_label: bool
     ) -> float | None:
-        """The threshold of one slide.
+        """The threshold of one slide or scan.
 
         Args:
             heatmap: its scores.

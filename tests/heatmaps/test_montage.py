@@ -7,7 +7,7 @@ from PIL import Image
 from monai_mil.errors import ScanReadError, SettingsError
 from monai_mil.heatmaps import ScanHeatmap, export_montage
 from monai_mil.heatmaps.montage import View, display_window, draw_montage, most_suspicious, window_text
-from monai_mil.scans import Scan, Window, load_scan
+from monai_mil.scans import LungField, Scan, Window, load_scan
 from tests.conftest import shared
 from tests.heatmaps.examples import scan_frame, scan_heatmap, scan_of
 
@@ -99,7 +99,7 @@ def test_true_slices_are_framed(tmp_path):
     assert framed["none"] == framed["unknown"] == 0
 
 
-def test_cells_are_laid_over_the_slice_with_a_contour_at_the_threshold():
+def test_cells_are_laid_smoothly_over_the_slice_with_a_contour_at_the_threshold():
     frame = scan_frame(size=(24, 24), spacing=(1.0, 1.0))
     scan = Scan(frame, np.full((10, 24, 24), 40, np.int16))
     scores = np.zeros((10, 4, 4))
@@ -110,10 +110,33 @@ def test_cells_are_laid_over_the_slice_with_a_contour_at_the_threshold():
     picture = sheet[gap : gap + 240, gap : gap + 240].astype(int)
     assert np.ptp(picture[90, 150]) > 20, "the cell in the second row and third column is coloured"
     assert (picture[30, 30] == 128).all(), "a score of 0 hides nothing"
-    white = (picture[60:121, 120:181] == 255).all(axis=2)
-    assert white[0].mean() > 0.9
-    assert white[:, 0].mean() > 0.9
-    assert not white[10:-10, 10:-10].any()
+    white = (picture[54:127, 114:187] == 255).all(axis=2)
+    assert white.any(axis=0)[12:-12].all(), "the contour goes around the cell"
+    assert white.any(axis=1)[12:-12].all()
+    assert not white[18:-18, 18:-18].any()
+
+
+def test_a_scan_without_foreground_has_no_contour():
+    frame = scan_frame(size=(24, 24), spacing=(1.0, 1.0))
+    scan = Scan(frame, np.full((10, 24, 24), 40, np.int16))
+    heatmap = ScanHeatmap(frame, np.random.default_rng(0).random((10, 4, 4)), threshold=np.inf)
+    sheet, _ = draw_montage(heatmap, scan, window=SOFT, slices=1, cell=240)
+    gap = round(240 * 0.045)
+    inner = sheet[gap + 40 : gap + 200, gap + 40 : gap + 200]
+    assert not (inner == 255).all(axis=2).any()
+    assert len(np.unique(inner.reshape(-1, 3), axis=0)) > 100, "the map is drawn"
+
+
+def test_nothing_is_drawn_outside_the_lungs():
+    frame = scan_frame(size=(24, 24), spacing=(1.0, 1.0))
+    scan = Scan(frame, np.full((10, 24, 24), 40, np.int16))
+    inside = np.zeros((10, 24, 24), bool)
+    inside[:, :, :12] = True
+    heatmap = ScanHeatmap(frame, np.ones((10, 4, 4)), lungs=LungField.pack(inside, "threshold"))
+    sheet, _ = draw_montage(heatmap, scan, window=SOFT, slices=1, cell=240)
+    gap = round(240 * 0.045)
+    picture = sheet[gap : gap + 240, gap : gap + 240].astype(int)
+    assert (picture[30:210, 130:220] == 128).all()
 
 
 def test_the_scan_is_read_from_its_path(tmp_path):
