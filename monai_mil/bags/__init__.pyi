@@ -19,10 +19,12 @@ from .slice_labels import SliceLabelsd
 from .slide_cohort import embed_cohort
 from .storage import MappedFeatures
 from .stream_slide import StreamSlided
+from .survival_cohort import follow_up, read_survival_cohort, split_survival_cohort
 from .synthetic import LESION_RADII, make_slide_cohort
 from .synthetic_bags import make_bag_cohort
 from .synthetic_mask import tile_truth
 from .synthetic_scan import lesion_truth, make_scan_cohort
+from .synthetic_survival import make_survival_cohort
 from .transforms import EmbedScand, EmbedSlided, SampleInstancesd
 
 __all__ = [
@@ -53,16 +55,20 @@ __all__ = [
     "export_clam",
     "find_preset",
     "find_slides",
+    "follow_up",
     "lesion_truth",
     "make_bag_cohort",
     "make_mnist_bags",
     "make_scan_cohort",
     "make_shifted_mean_cohort",
     "make_slide_cohort",
+    "make_survival_cohort",
     "read_cohort",
+    "read_survival_cohort",
     "scan_datalist",
     "slide_datalist",
     "split_cohort",
+    "split_survival_cohort",
     "tile_slide",
     "tile_truth",
 ]

@@ -35,8 +35,8 @@ _NAN = "nan"
 
 
 @dataclass
-class _Table:
-    """Rows as ``(where, cells)`` and the problems found in them."""
+class Table:
+    """Rows as ``(where, cells)`` and the problems found in them; made by ``read_table``."""
 
     source: Path
     columns: list[str]
@@ -49,9 +49,11 @@ class _Table:
         return "scan_id" if "scan_id" in self.columns and "slide_id" not in self.columns else "slide_id"
 
     def problem(self, row: str, column: str, what: str) -> None:
+        """Note what is wrong in a row."""
         self.problems.append(f"{row}, column '{column}': {what}")
 
     def raise_problems(self) -> None:
+        """Raise a CohortError of all that was noted, if anything was."""
         if self.problems:
             shown = self.problems[:_SHOWN_PROBLEMS]
             more = len(self.problems) - len(shown)
@@ -92,9 +94,7 @@ def read_cohort(
         CohortError: anything is missing, unknown, duplicate or unreadable; names file, row and column.
     """
     path = Path(path)
-    table = _read_json(path) if path.suffix.lower() == ".json" else _read_csv(path)
-    if not table.rows:
-        raise CohortError(f"cohort '{path}': no slides or scans; add one row for each")
+    table = read_table(path)
     if {"slide_id", "scan_id"} <= set(table.columns):
         raise CohortError(f"cohort '{path}', row 1: both 'slide_id' and 'scan_id'; keep the one that names the bags")
     labels = tuple(labels)
@@ -110,7 +110,19 @@ def read_cohort(
     return Cohort(path, slides, labels, known, table.id_column)
 
 
-def _read_csv(path: Path) -> _Table:
+def read_table(path: Path) -> Table:
+    """The rows of a CSV table or MONAI data list, as they stand there.
+
+    Raises:
+        CohortError: the file cannot be read, is no table, or has no rows.
+    """
+    table = _read_json(path) if path.suffix.lower() == ".json" else _read_csv(path)
+    if not table.rows:
+        raise CohortError(f"cohort '{path}': no slides or scans; add one row for each")
+    return table
+
+
+def _read_csv(path: Path) -> Table:
     reader = csv.reader(io.StringIO(_text_of(path), newline=""), strict=True)
     try:
         lines = [(reader.line_num, cells) for cells in reader]
@@ -123,7 +135,7 @@ def _read_csv(path: Path) -> _Table:
         found = next((mark for mark in (";", "\t", "|") if mark in header[0]), None)
         if found is not None:
             raise CohortError(f"cohort '{path}', row 1: columns are separated by {found!r}; save with commas")
-    table = _Table(path, header, [])
+    table = Table(path, header, [])
     for name in sorted({name for name in header if header.count(name) > 1}):
         table.problem("row 1", name, "stands there twice")
     for number, cells in lines[1:]:
@@ -159,13 +171,13 @@ def _without_empty_end(cells: list[str]) -> list[str]:
     return stripped
 
 
-def _read_json(path: Path) -> _Table:
+def _read_json(path: Path) -> Table:
     try:
         content = json.loads(_text_of(path))
     except json.JSONDecodeError as error:
         raise CohortError(f"cohort '{path}': not valid JSON ({error}); correct it there") from None
     rows = list(_json_rows(path, content))
-    return _Table(path, sorted({column for _, cells in rows for column in cells}), rows)
+    return Table(path, sorted({column for _, cells in rows for column in cells}), rows)
 
 
 def _json_rows(path: Path, content: Any) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -203,7 +215,7 @@ def _text(value: Any) -> str:
     return "" if value is None else str(value)
 
 
-def _classes(table: _Table, labels: tuple[str, ...], classes: Sequence[str] | None) -> tuple[str, ...]:
+def _classes(table: Table, labels: tuple[str, ...], classes: Sequence[str] | None) -> tuple[str, ...]:
     if not labels:
         return tuple(classes or ())
     if len(labels) > 1:
@@ -226,7 +238,7 @@ def _is_number(name: str) -> bool:
 
 
 def _slide(
-    table: _Table, row: str, cells: dict[str, Any], labels: tuple[str, ...], classes: tuple[str, ...], unlabelled: bool
+    table: Table, row: str, cells: dict[str, Any], labels: tuple[str, ...], classes: tuple[str, ...], unlabelled: bool
 ) -> CohortSlide:
     name = cells.get(table.id_column, "")
     if not name:
@@ -248,7 +260,7 @@ def _slide(
 
 
 def _label(
-    table: _Table, row: str, cells: dict[str, Any], labels: tuple[str, ...], classes: tuple[str, ...], unlabelled: bool
+    table: Table, row: str, cells: dict[str, Any], labels: tuple[str, ...], classes: tuple[str, ...], unlabelled: bool
 ) -> int | tuple[float, ...] | None:
     if not labels:
         return None
@@ -266,7 +278,7 @@ def _label(
 
 
 def _multi_label(
-    table: _Table, row: str, values: list[Any], labels: tuple[str, ...], classes: tuple[str, ...], unlabelled: bool
+    table: Table, row: str, values: list[Any], labels: tuple[str, ...], classes: tuple[str, ...], unlabelled: bool
 ) -> tuple[float, ...]:
     columns = labels if len(labels) > 1 else labels * len(classes)
     if len(values) != len(classes):
@@ -283,7 +295,7 @@ def _multi_label(
     return tuple(parsed)
 
 
-def _check_together(table: _Table, slides: tuple[CohortSlide, ...]) -> None:
+def _check_together(table: Table, slides: tuple[CohortSlide, ...]) -> None:
     """What can only be seen across rows: duplicate slides, divided patients, a half-filled split column."""
     first: dict[str, CohortSlide] = {}
     home: dict[str, CohortSlide] = {}

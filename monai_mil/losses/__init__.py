@@ -11,11 +11,13 @@ from monai_mil.losses.normal_guidance import NormalGuidance, normal_guidance
 from monai_mil.losses.parameter_l1 import ParameterL1
 from monai_mil.losses.smooth_svm import InstanceSmoothSVM
 from monai_mil.losses.spectral_decoupling import SpectralDecoupling
+from monai_mil.losses.survival import DiscreteSurvival, time_bins
 
 __all__ = [
     "AnchorDivergence",
     "BagBCE",
     "BagCrossEntropy",
+    "DiscreteSurvival",
     "InstanceBCE",
     "InstanceSmoothSVM",
     "MILLoss",
@@ -24,4 +26,5 @@ __all__ = [
     "ParameterL1",
     "SpectralDecoupling",
     "normal_guidance",
+    "time_bins",
 ]

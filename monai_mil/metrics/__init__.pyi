@@ -1,6 +1,8 @@
 from .bootstrap import Interval, bootstrap_ci
 from .classification import accuracy, auprc, auroc, balanced_accuracy, macro_f1
+from .concordance import concordance_index
 from .curves import Calibration, RocCurve, calibration, roc_curve
+from .dice import DiceCounts, LesionDice, dice_summary, lesion_dice, lesion_size, paired_permutation_test
 from .handlers import AUROC
 from .instance_handler import InstanceAUROC
 from .instances import instance_auroc
@@ -11,13 +13,20 @@ from .report import classification_report
 from .report_saver import ReportSaver
 from .slice_report_saver import SliceReportSaver
 from .slices import SliceFigure, SliceReport, centre_scores, slice_metrics
+from .survival import KaplanMeier, LogRank, kaplan_meier, log_rank, risk_groups, survival_report
+from .survival_saver import ConcordanceIndex, SurvivalSaver
 
 __all__ = [
     "AUROC",
     "Calibration",
+    "ConcordanceIndex",
+    "DiceCounts",
     "InstanceAUROC",
     "Interval",
+    "KaplanMeier",
+    "LesionDice",
     "LogLoss",
+    "LogRank",
     "OperatingPoint",
     "OperatingPointSaver",
     "ReportSaver",
@@ -25,6 +34,7 @@ __all__ = [
     "SliceFigure",
     "SliceReport",
     "SliceReportSaver",
+    "SurvivalSaver",
     "accuracy",
     "auprc",
     "auroc",
@@ -33,11 +43,20 @@ __all__ = [
     "calibration",
     "centre_scores",
     "classification_report",
+    "concordance_index",
     "decisions",
+    "dice_summary",
     "instance_auroc",
+    "kaplan_meier",
+    "lesion_dice",
+    "lesion_size",
+    "log_rank",
     "macro_f1",
     "operating_point",
     "operating_points",
+    "paired_permutation_test",
+    "risk_groups",
     "roc_curve",
     "slice_metrics",
+    "survival_report",
 ]

@@ -33,4 +33,6 @@ def write_json(report: Any, path: Path) -> None:
 def _nulled(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _nulled(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_nulled(inner) for inner in value]
     return None if isinstance(value, float) and math.isnan(value) else value

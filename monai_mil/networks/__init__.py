@@ -9,6 +9,7 @@ from monai_mil.networks.contract import MILNetwork, instance_scores
 from monai_mil.networks.dsmil import DSMIL
 from monai_mil.networks.feature_pooling import FeatureMaxPooling, FeatureMeanPooling
 from monai_mil.networks.grad_cam import grad_cam
+from monai_mil.networks.incidence import survival_curve, survival_risk
 from monai_mil.networks.insight import INSIGHT
 from monai_mil.networks.instance_encoder import InstanceEncoderMIL
 from monai_mil.networks.moments import attention_moments
@@ -42,4 +43,6 @@ __all__ = [
     "attention_moments",
     "grad_cam",
     "instance_scores",
+    "survival_curve",
+    "survival_risk",
 ]

@@ -15,6 +15,7 @@ from .gradient_clip import GradientClip
 from .guards import StopOnNaN, require_steps
 from .inferers import FullOutputInferer, StreamedInferer
 from .seeding import EpochSeeder
+from .survival import SurvivalRiskd
 from .unpack import UnpackOutputd
 
 __all__ = [
@@ -29,6 +30,7 @@ __all__ = [
     "GradientClip",
     "StopOnNaN",
     "StreamedInferer",
+    "SurvivalRiskd",
     "UnpackOutputd",
     "finish_distributed",
     "prepare_bag_batch",

@@ -1,0 +1,36 @@
+"""From a network's logits to risks, for the handlers of a survival evaluation."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping
+from typing import Any
+
+import torch
+from monai.config import KeysCollection
+from monai.transforms import MapTransform
+
+from monai_mil.networks.incidence import survival_curve, survival_risk
+
+
+class SurvivalRiskd(MapTransform):
+    """Replace the logits of ``K`` time bins by their incidence ``[K]``, for an engine's ``postprocessing``.
+
+    Beside it ``survival`` ``[K]`` is the probability that the event comes after each bin, and ``risk`` a scalar, higher
+    for an earlier event. Comes after :class:`UnpackOutputd` where the network gives its whole output.
+
+    Args:
+        keys: of decollated logits.
+        allow_missing_keys: skip absent keys.
+    """
+
+    def __init__(self, keys: KeysCollection = "pred", allow_missing_keys: bool = False) -> None:
+        super().__init__(keys, allow_missing_keys)
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Add the risk of ``data[key]``; the input dictionary is left as it is."""
+        done = dict(data)
+        for key in self.key_iterator(done):
+            logits = done[key]
+            done |= {"risk": survival_risk(logits), "survival": survival_curve(logits)}
+            done[key] = torch.softmax(logits.float(), dim=-1)
+        return done
