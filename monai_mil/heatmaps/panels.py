@@ -147,7 +147,7 @@ def _draw(heatmap: Heatmap, slide: Slide | None, count: int, note: str) -> Panel
     style = style_of(heatmap)
     opaque = np.pad(colour_table("viridis"), ((0, 0), (0, 1)), constant_values=255)
     heat = Colouring(opaque, style.limits, outside=(0, 0, 0, 0))(draw(heatmap, style, shape))
-    line = draw_outline(heatmap, style, shape, width=1)
+    line = draw_outline(heatmap, style, shape, width=2)
     low, high = (heatmap.scores.min(), heatmap.scores.max()) if style.percentile else style.limits
     meaning = f"coloured by {'percentile within the slide' if style.percentile else 'score'}"
     picture = thumbnail(heatmap, slide, shape) if slide else np.full((*shape, 3), 255, np.uint8)

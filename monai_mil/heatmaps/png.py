@@ -61,7 +61,7 @@ def export_png(
     shape, scale = canvas_geometry(heatmap.frame.level0_size, canvas_max=canvas_max)
     table = colour_table(colour_map)
     picture = blend(thumbnail(heatmap, slide, shape), draw(heatmap, style, shape), style.limits, table, opacity)
-    picture[draw_outline(heatmap, style, shape, width=max(1, round(canvas_max / 800)))] = OUTLINE
+    picture[draw_outline(heatmap, style, shape, width=max(1, round(canvas_max / 500)))] = OUTLINE
     figure = Figure.around(picture)
     second = "  ·  ".join(filter(None, [caption(heatmap.attributes), foreground_text(heatmap)]))
     figure.write_title(title or heatmap.frame.slide_id, second)

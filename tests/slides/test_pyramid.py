@@ -80,7 +80,7 @@ def test_downsamples_must_ascend_from_one_in_multiples(
         write_pyramid(tmp_path / "a.tif", image, mpp=0.5, downsamples=downsamples)
 
 
-def test_a_binary_image_stays_binary_in_all_levels(tmp_path):
+def test_a_binary_image_stays_binary_in_all_levels(tmp_path: Path) -> None:
     image = np.zeros((2000, 3000, 3), np.uint8)
     image[500:1507, 203:1800] = 255
     path = tmp_path / "mask.tif"
