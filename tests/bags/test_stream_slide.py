@@ -86,6 +86,14 @@ def test_a_network_that_needs_all_tiles_is_refused():
         StreamSlided(encoder="texture", network=TransMIL(76, 2))
 
 
+def test_an_encoder_that_does_not_fit_the_network_ends_the_run(tissue, encoder):
+    """Every slide would fail alike: this is no bad case to be left out."""
+    with pytest.raises(ValueError, match=r"INSIGHT takes bags \[b, 38, n, h, w\], got \[1, 76, "):
+        StreamSlided(encoder="texture", network=INSIGHT(38))({"image": str(tissue)})
+    with pytest.raises(ValueError, match=r"grid 16 x 16, the bag has 14 x 14"):
+        StreamSlided(encoder=encoder, network=INSIGHT(38, grid=(16, 16)))({"image": str(tissue)})
+
+
 def test_memory_does_not_grow_with_the_tiles(encoder, tmp_path):
     """The features of the larger slide's tiles take 200 MB in float16, the map and its logits 3 MB."""
     wide = spoilt(encoder, lambda features: features.repeat(1, 8, 1, 1))
