@@ -107,12 +107,12 @@ def _scales(blocks: Iterator[np.ndarray], width: int) -> tuple[Tensor, Tensor]:
     """Scale and offset of every channel, float32 ``[d]``: code 0 is its lowest value, 255 its highest."""
     low, high = torch.full((width,), torch.inf), torch.full((width,), -torch.inf)
     for block in blocks:
-        rows = torch.from_numpy(block).flatten(0, -2).float()
+        rows = torch.tensor(block).flatten(0, -2).float()
         low, high = torch.minimum(low, rows.amin(dim=0)), torch.maximum(high, rows.amax(dim=0))
     constant = high <= low  # a bag without rows too
     return torch.where(constant, 1.0, (high - low) / 255), torch.where(low.isfinite(), low, 0.0)
 
 
 def _encode(block: np.ndarray, scale: Tensor, offset: Tensor) -> np.ndarray:
-    steps = torch.from_numpy(block).float().sub_(offset).div_(scale)
+    steps = torch.tensor(block).float().sub_(offset).div_(scale)
     return steps.round_().clamp_(0, 255).to(torch.uint8).numpy()

@@ -219,6 +219,20 @@ def test_a_bag_of_other_settings_is_neither_reused_nor_lost(slide_cohort, tmp_pa
         assert bag.info.encoder_digest == "c1"
 
 
+def test_bags_of_one_byte_a_feature_are_made_kept_and_not_mixed_with_others(slide_cohort, tmp_path):
+    path = slide_cohort.parent / "slides" / "slide_000.tif"
+    encoder = get_encoder("texture", spatial=True)
+    for status in ("embedded", "kept"):
+        report = embed_cohort([path], tmp_path, encoder, storage="uint8", progress=False)
+        assert report.results[0].status == status
+    with BagFile(tmp_path / "slide_000.h5") as bag:
+        assert bag.storage == "uint8"
+    report = embed_cohort([path], tmp_path, encoder, progress=False)
+    assert "storage uint8 instead of float16" in report.failed[0].error
+    with pytest.raises(SettingsError, match="storage 'int4'"):
+        embed_cohort([path], tmp_path, encoder, storage="int4", progress=False)
+
+
 class _StopAfter(CountingEncoder):
     """Raises at the third batch, as a machine out of memory would."""
 

@@ -11,9 +11,11 @@ from skimage.filters import threshold_otsu
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from monai_mil.bags import BagFile, BagInfo, LoadBagd, collate_bags
 from monai_mil.losses import BagBCE, MILLoss, SpectralDecoupling
 from monai_mil.networks import INSIGHT, instance_scores
 from monai_mil.networks.insight_reference import renamed
+from monai_mil.training import prepare_token_batch
 from tests.conftest import shared
 from tests.memory import peak_of
 from tests.networks import insight_recipe
@@ -223,6 +225,93 @@ def test_a_mask_of_another_bag_is_refused() -> None:
         network(image, torch.ones(1, 3, 4, 5, dtype=torch.bool))
     with pytest.raises(ValueError, match="the mask must be bool"):
         network.pool_chunks([torch.randn(3, 10, 5, 4)], torch.ones(4, dtype=torch.bool))
+
+
+def codes_of(image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """A bag ``[1, d, n, h, w]`` as bytes, and their scale and offset ``[1, d]``."""
+    rows = image[0].flatten(1)
+    low, high = rows.amin(1), rows.amax(1)
+    scale = (high - low) / 255
+    steps = ((rows - low[:, None]) / scale[:, None]).round().to(torch.uint8)
+    return steps.reshape(image.shape), scale[None], low[None]
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_bytes_and_masked_tokens_do_not_depend_on_the_chunk_and_equal_their_floats(masked: bool) -> None:
+    network = small()
+    codes, scale, offset = codes_of(torch.randn(1, 10, 23, 5, 4, dtype=torch.double))
+    decoded = offset[:, :, None, None, None] + scale[:, :, None, None, None] * codes
+    mask = torch.rand(1, 23, 5, 4) < 0.8 if masked else None
+    label = torch.tensor([[1.0, 0.0, 1.0]], dtype=torch.double)
+
+    def step(chunk: int, image: Tensor, **keywords: Tensor) -> list[Tensor]:
+        network.chunk_instances = chunk
+        network.zero_grad()
+        output = network(image, mask, return_dict=True, **keywords)
+        loss = F.binary_cross_entropy(output["prob"], label) + 0.05 * SpectralDecoupling()(output, label)
+        loss.backward()
+        return [output["prob"], output["heatmap"], *(p.grad.clone() for p in network.parameters())]
+
+    expected = step(23, decoded)
+    for chunk in (1, 7, 23):
+        for got, want in zip(step(chunk, codes, scale=scale, offset=offset), expected, strict=True):
+            assert (got - want).norm() <= 1e-9 * want.norm() + 1e-18
+
+
+def test_codes_come_with_a_scale_and_features_without() -> None:
+    network = small()
+    codes, scale, offset = codes_of(torch.randn(1, 10, 3, 5, 4, dtype=torch.double))
+    with pytest.raises(ValueError, match="uint8 codes with 'scale' and 'offset'"):
+        network(codes)
+    with pytest.raises(ValueError, match=r"are \[1, 10\], got \[10\]"):
+        network(codes, scale=scale[0], offset=offset[0])
+
+
+def test_a_scripted_network_takes_codes_and_masks_of_tokens() -> None:
+    network = small(chunk_instances=4).eval()
+    scripted = torch.jit.script(network)
+    codes, scale, offset = codes_of(torch.randn(1, 10, 9, 5, 4, dtype=torch.double))
+    codes, scale, offset = codes.repeat(2, 1, 1, 1, 1), torch.cat([scale, 2 * scale]), torch.cat([offset, -offset])
+    mask = torch.rand(2, 9, 5, 4) < 0.7
+    with torch.no_grad():
+        expected = network(codes, mask, scale=scale, offset=offset)
+        torch.testing.assert_close(scripted(codes, mask, False, scale, offset), expected)
+        torch.testing.assert_close(expected[1:], network(codes[1:], mask[1:], scale=scale[1:], offset=offset[1:]))
+
+
+def vit_like(n: int, channels: int) -> np.ndarray:
+    """Tokens ``[n, d, 14, 14]`` as vision transformers give them: smooth, a few channels a hundred times the others."""
+    rng = np.random.default_rng(0)
+    tokens = rng.standard_normal((n, 14, 14, channels), np.float32)
+    tokens += np.repeat(np.repeat(rng.standard_normal((n, 7, 7, channels), np.float32), 2, 1), 2, 2)
+    size = np.exp(rng.normal(0, 0.5, channels)).astype(np.float32)
+    size[:: channels // 4] *= 100
+    return (tokens * size + rng.standard_normal(channels).astype(np.float32) * size).transpose(0, 3, 1, 2)
+
+
+def test_bytes_change_heatmap_mask_and_probability_little(tmp_path: Path) -> None:
+    """The benchmark ``insight`` measures the same on 1024 channels."""
+    tokens = vit_like(60, 128)
+    torch.manual_seed(0)
+    network = INSIGHT(128, 1).eval()
+    with torch.no_grad():
+        network.tiles.detection_score.weight *= 10
+        network.tiles.context_score.weight *= 10
+    outputs = {}
+    for storage in ("float16", "uint8"):
+        path = tmp_path / f"{storage}.h5"
+        BagFile.write(path, tokens, np.zeros((60, 2), int), BagInfo("slide"), storage=storage)
+        image, _, _, keywords = prepare_token_batch(collate_bags([LoadBagd(mapped=True)({"image": str(path)})]))
+        with torch.no_grad():
+            outputs[storage] = network(image, return_dict=True, **keywords)
+    half, byte = outputs["float16"], outputs["uint8"]
+    error = (half["heatmap"] - byte["heatmap"]).abs()
+    masks = [output["heatmap"] > output["threshold"][..., None, None, None] for output in (half, byte)]
+    dice = 2 * (masks[0] & masks[1]).sum() / (masks[0].sum() + masks[1].sum())
+    assert error.max() < 0.15
+    assert error.mean() < 0.01
+    assert dice > 0.99
+    assert (half["prob"] - byte["prob"]).abs() < 1e-3
 
 
 def test_gradients_of_chunks_are_those_of_finite_differences() -> None:
