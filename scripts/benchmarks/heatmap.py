@@ -1,4 +1,4 @@
-"""Heatmap exports: raster and colours, percentiles, the whole PNG with its memory, GeoJSON.
+"""Heatmap exports: raster and colours, percentiles, the whole PNG with its memory, GeoJSON, stitched tokens.
 
 The alternatives are the usual ways to do the same: colouring the canvas tile by tile, counting the lower
 scores of every tile, and one object a tile through ``json``.
@@ -15,14 +15,17 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.harness import Figure, cpu_seconds
-from monai_mil.heatmaps import Colouring, Heatmap, SlideFrame, assemble, colour_table, export_geojson
+from monai_mil.heatmaps import Colouring, Heatmap, SlideFrame, assemble, colour_table, export_geojson, stitch
+from monai_mil.heatmaps.regions import find_regions
 
 _SIDE, _CANVAS, _TILE = 158, 5000, 512
 _JSON_TILES = 2000
 
 
 def run() -> list[Figure]:
-    heatmap = _heatmap()
+    heatmap, tokens = _heatmap(), _token_heatmap()
+    canvas = stitch(tokens)
+    window = (30 * _TILE, 30 * _TILE, 38 * _TILE, 38 * _TILE)
     tiles = len(heatmap)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "tiles.geojson")
@@ -34,6 +37,9 @@ def run() -> list[Figure]:
                 "percentiles one by one": lambda: _percentiles_one_by_one(heatmap, 500),
                 "geojson": lambda: export_geojson(heatmap, path),
                 "geojson objects": lambda: _geojson_objects(heatmap, path),
+                "stitch": lambda: stitch(tokens),
+                "upsample": lambda: canvas.upsample(window, (2048, 2048)),
+                "regions": lambda: find_regions(tokens, 0.6),
             }
         )
         figure_seconds, figure_mb = _png_in_a_process(Path(folder))
@@ -49,7 +55,24 @@ def run() -> list[Figure]:
         Figure("  json objects", per_tile["objects"], "us/tile"),
         Figure(f"whole PNG of a {_SIDE * _TILE} px slide, imports included", figure_seconds, "s CPU"),
         Figure("  peak memory of that process", figure_mb, "MB", "<= 400"),
+        Figure(f"stitching {len(tokens)} tiles of 14 x 14 tokens", times["stitch"] * 1e3, "ms", "<= 200"),
+        Figure("  2048 x 2048 pixels of the smooth map", times["upsample"] * 1e3, "ms", "<= 200"),
+        Figure("  regions of a noisy map", times["regions"] * 1e3, "ms", "<= 4000"),
     ]
+
+
+def _token_heatmap() -> Heatmap:
+    """100 x 100 tiles of 14 x 14 tokens: soft spots under noise."""
+    import cv2
+
+    side, rng = 100 * 14, np.random.default_rng(0)
+    soft = cv2.GaussianBlur(rng.random((side, side), dtype=np.float32), (0, 0), 12)
+    soft = (soft - soft.min()) / np.ptp(soft)
+    noisy = np.clip(soft + rng.normal(0, 0.08, soft.shape), 0, 1)
+    blocks = noisy.reshape(100, 14, 100, 14).swapaxes(1, 2).reshape(-1, 14, 14)
+    grid = np.stack(np.meshgrid(np.arange(100), np.arange(100)), axis=-1).reshape(-1, 2)
+    size = 100 * _TILE
+    return assemble(blocks, grid * _TILE, SlideFrame("benchmark", None, (size, size), 0.25, _TILE))
 
 
 def _heatmap() -> Heatmap:

@@ -1,3 +1,5 @@
+import tracemalloc
+
 import numpy as np
 import pytest
 import torch
@@ -160,3 +162,18 @@ def test_one_score_a_tile_is_one_token():
     canvas = stitch(assemble([0.1, 0.9], [[0, 0], [100, 0]], frame()))
     np.testing.assert_array_equal(canvas.values, np.float32([[0.1, 0.9]]))
     assert canvas.step == (100.0, 100.0)
+
+
+def test_a_window_costs_its_own_memory_whatever_the_slide_s_size():
+    index = np.stack(np.meshgrid(np.arange(100), np.arange(100)), axis=-1).reshape(-1, 2)
+    scores = np.random.default_rng(0).random((10_000, 14, 14), dtype=np.float32)
+    tracemalloc.start()
+    canvas = stitch(assemble(scores, index * 512, frame((51200, 51200), 512.0)))
+    _, stitching = tracemalloc.get_traced_memory()
+    tracemalloc.reset_peak()
+    before, _ = tracemalloc.get_traced_memory()
+    canvas.upsample((20_000, 20_000, 20_512, 20_512), (256, 256))
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert stitching < 2 * canvas.values.nbytes
+    assert peak - before < 0.25 * canvas.values.nbytes
