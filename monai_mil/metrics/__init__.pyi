@@ -1,3 +1,5 @@
+from .attention_stability import EpochStability, effective_tiles, jensen_shannon
+from .attention_stability_handler import AttentionStability
 from .bootstrap import Interval, bootstrap_ci
 from .classification import accuracy, auprc, auroc, balanced_accuracy, macro_f1
 from .concordance import concordance_index
@@ -13,14 +15,17 @@ from .report import classification_report
 from .report_saver import ReportSaver
 from .slice_report_saver import SliceReportSaver
 from .slices import SliceFigure, SliceReport, centre_scores, slice_metrics
+from .stability_chart import draw_stability
 from .survival import KaplanMeier, LogRank, kaplan_meier, log_rank, risk_groups, survival_report
 from .survival_saver import ConcordanceIndex, SurvivalSaver
 
 __all__ = [
     "AUROC",
+    "AttentionStability",
     "Calibration",
     "ConcordanceIndex",
     "DiceCounts",
+    "EpochStability",
     "InstanceAUROC",
     "Interval",
     "KaplanMeier",
@@ -46,7 +51,10 @@ __all__ = [
     "concordance_index",
     "decisions",
     "dice_summary",
+    "draw_stability",
+    "effective_tiles",
     "instance_auroc",
+    "jensen_shannon",
     "kaplan_meier",
     "lesion_dice",
     "lesion_size",
