@@ -1,5 +1,7 @@
 from .colours import Colouring, colour_table
 from .curve import export_curve
+from .dice import SlideDice, dice_counts, slide_dice
+from .dice_saver import DiceSaver
 from .geojson import export_geojson
 from .heatmap import (
     Heatmap,
@@ -21,15 +23,18 @@ from .tiff import export_tiff
 
 __all__ = [
     "Colouring",
+    "DiceSaver",
     "Heatmap",
     "HeatmapSaver",
     "PredictionSaver",
     "ScanHeatmap",
     "SliceSaver",
+    "SlideDice",
     "SlideFrame",
     "TokenCanvas",
     "assemble",
     "colour_table",
+    "dice_counts",
     "export_curve",
     "export_geojson",
     "export_mask",
@@ -41,6 +46,7 @@ __all__ = [
     "load_heatmap",
     "otsu",
     "percentile_ranks",
+    "slide_dice",
     "stitch",
     "write_report",
 ]

@@ -1,6 +1,7 @@
 from .annotations import find_truth, open_truth
 from .blocks import BlockGrid
 from .grid import TileGrid
+from .lesions import Lesions, find_lesions
 from .pyramid import write_pyramid
 from .readers import reader_report
 from .slide import Level, Slide, open_slide, slide_id
@@ -10,12 +11,14 @@ from .truth import Truth
 
 __all__ = [
     "BlockGrid",
+    "Lesions",
     "Level",
     "Slide",
     "TileGrid",
     "TissueMask",
     "TissueSettings",
     "Truth",
+    "find_lesions",
     "find_truth",
     "open_slide",
     "open_truth",

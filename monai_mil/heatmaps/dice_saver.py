@@ -1,0 +1,269 @@
+"""Localisation of an evaluation's positive slides as files."""
+
+from __future__ import annotations
+
+import csv
+import json
+import logging
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from monai_mil.errors import AnnotationError, CohortError, SettingsError
+from monai_mil.files import replacing
+from monai_mil.heatmaps.cases import case_id, case_text, cases, read_frame, read_score_rows
+from monai_mil.heatmaps.dice import dice_counts, slide_dice
+from monai_mil.heatmaps.heatmap import Heatmap, as_array, assemble
+from monai_mil.heatmaps.stitch import stitch
+from monai_mil.heatmaps.threshold import otsu
+from monai_mil.metrics.dice import SIZE_BOUNDS, DiceCounts, LesionDice, dice_summary, lesion_dice, lesion_size
+from monai_mil.metrics.files import gather_cases, write_json
+
+logger = logging.getLogger(__name__)
+
+_SHARES = np.unique(np.concatenate([np.logspace(-4, -1, 31), np.linspace(0.1, 0.99, 90)]))
+"""Thresholds that are tried, as shares of the slide's highest score: attention leaves most of it to few tiles."""
+_SLIDE_COLUMNS = ("slide_id", "patient_id", "threshold", "intersection", "predicted", "truth", "dice")
+_LESION_COLUMNS = (
+    *("slide_id", "patient_id", "lesion", "size", "area_px", "area_mm2", "x0", "y0", "x1", "y1"),
+    *("intersection", "predicted", "truth", "dice"),
+)
+
+
+@dataclass(frozen=True, eq=False)
+class _Measured:
+    """One positive slide: its counts for one threshold or, while the best is sought, for every share."""
+
+    slide_id: str
+    patient_id: str
+    threshold: float
+    highest: float
+    counts: tuple[DiceCounts, ...]
+    lesions: tuple[LesionDice, ...]
+
+
+class DiceSaver:
+    """Writes ``dice.json``, ``dice.csv`` (a row a slide) and ``dice_lesions.csv`` when an evaluator ends.
+
+    The map of every positive slide is stitched, drawn smoothly at ``mpp`` and compared with the ground truth, block by
+    block. ``dice.json`` holds the mean over slides with its standard deviation, the Dice of all pixels together, both
+    with intervals from patients drawn again, the same for lesions of each size, and what became of the other cases:
+    negative ones and those without label are counted; positive ones without a ground truth that can be read, or with
+    an empty one, stand in ``failures`` and are reported again at the end. With several processes it tells of all.
+
+    Args:
+        output_dir: the run's folder.
+        truth_dir: folder of the ground truth, ``<slide_id>`` or ``<slide_id>_mask`` of any kind that
+            :func:`monai_mil.slides.open_truth` knows.
+        key: which tensor of a case is compared, see :class:`HeatmapSaver`; ``"grad_cam"`` of ``GradCAMInferer``.
+        class_index: the class whose map and label are compared; None for the last, the positive one of two.
+        threshold: what lies above is predicted, for every method alike: ``"otsu"`` over all tokens of the slide; a
+            number; ``"best"``, for validation data, seeks the share of the slide's highest score with the highest mean
+            Dice and keeps it in ``dice.json`` (lesions are not judged then); the path of such a ``dice.json`` takes the
+            share from there, for test data.
+        value: what the finding is called in the ground truth, see ``open_truth``.
+        mpp: micrometres per pixel that is counted; the bounds of the sizes are in these pixels.
+        size_bounds: areas that part small from moderate and moderate from large lesions.
+        n: bootstrap resamples.
+        seed: of the resampling.
+
+    Raises:
+        SettingsError: ``threshold`` is no number and names no file that holds one.
+    """
+
+    def __init__(
+        self,
+        output_dir: str,
+        truth_dir: str,
+        key: str | None = None,
+        class_index: int | None = None,
+        threshold: str | float = "otsu",
+        value: int | str | None = None,
+        mpp: float = 0.5,
+        size_bounds: Sequence[float] = SIZE_BOUNDS,
+        n: int = 1000,
+        seed: int = 0,
+    ) -> None:
+        self.folder = Path(output_dir)
+        self.truth_dir = Path(truth_dir)
+        self.key = key
+        self.class_index = class_index
+        self.rule, self.level = _read_rule(threshold)
+        self.value = value
+        self.mpp = mpp
+        self.size_bounds = tuple(size_bounds)
+        self.n = n
+        self.seed = seed
+        self.failures: dict[str, str] = {}
+        self._skipped: dict[str, str] = {}
+        self._measured: list[_Measured] = []
+
+    def attach(self, engine: Any) -> None:
+        """Measure at every iteration of ``engine`` and write at its end."""
+        from ignite.engine import Events
+
+        engine.add_event_handler(Events.STARTED, lambda _: self._begin())
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self)
+        engine.add_event_handler(Events.COMPLETED, lambda _: self._write())
+
+    def __call__(self, engine: Any) -> None:
+        """Measure the cases of the engine's current iteration."""
+        for item in cases(engine):
+            name, label = case_id(item), self._label(item)
+            if label != 1:
+                self._skipped[name] = "negative" if label == 0 else "unlabelled"
+                continue
+            try:
+                self._measured.append(self._measure(item))
+            except Exception as error:
+                logger.error("Dice of %s: %s", name, error)
+                self.failures[name] = f"{name}: {error}"
+
+    def raise_failures(self) -> None:
+        """Raise a CohortError that names every positive slide that could not be compared, if any."""
+        if self.failures:
+            listed = "\n  ".join(self.failures.values())
+            raise CohortError(f"{len(self.failures)} positive slides have no Dice, the others are done:\n  {listed}")
+
+    def _begin(self) -> None:
+        self.failures, self._skipped, self._measured = {}, {}, []
+
+    def _label(self, item: Mapping[str, Any]) -> int | None:
+        """1 for a case of the class, 0 for another, None where that is not known."""
+        if item.get("label") is None:
+            return None
+        values = np.ravel(as_array(item["label"])).astype(float)
+        if values.size > 1:
+            values = values[[-1 if self.class_index is None else self.class_index]]
+        elif self.class_index is not None and values[0] >= 0:
+            values = (values == max(self.class_index, 1)).astype(float)
+        return None if np.isnan(values[0]) or values[0] < 0 else int(values[0] > 0)
+
+    def _measure(self, item: Mapping[str, Any]) -> _Measured:
+        from monai_mil.slides import BlockGrid, find_lesions, find_truth, open_truth
+
+        heatmap, name = self._heatmap(item), case_id(item)
+        frame, patient = heatmap.frame, str(item.get("patient_id", name))
+        path = find_truth(self.truth_dir, name)
+        truth = open_truth(path, value=self.value, level0_size=frame.level0_size)
+        grid = BlockGrid(frame.level0_size, self.mpp / frame.mpp)
+        canvas, highest = stitch(heatmap), float(heatmap.scores.max())
+        if self.rule == "best":
+            table = dice_counts(canvas, _SHARES * highest, truth, grid)
+            _refuse_empty(path, int(table[0, 2]))
+            return _Measured(name, patient, np.nan, highest, tuple(DiceCounts(*row) for row in table.tolist()), ())
+        threshold = self._threshold(heatmap)
+        lesions = find_lesions(truth, grid)
+        _refuse_empty(path, len(lesions))
+        found = slide_dice(canvas, threshold, lesions, frame.tile_size_level0 / grid.pixel)
+        named = zip(lesions.area.tolist(), (lesions.box * grid.pixel).tolist(), found.lesions, strict=True)
+        single = tuple(
+            LesionDice(name, patient, number, area, counts, tuple(box))
+            for number, (area, box, counts) in enumerate(named, 1)
+        )
+        return _Measured(name, patient, threshold, highest, (found.whole,), single)
+
+    def _heatmap(self, item: Mapping[str, Any]) -> Heatmap:
+        key, rows, coords = read_score_rows(item, self.key)
+        index = -1 if self.class_index is None or len(rows) == 1 else self.class_index
+        if index >= len(rows):
+            raise CohortError(f"{case_text(item)}: no class {index} among the {len(rows)} rows of '{key}'")
+        return assemble(rows[index], coords, read_frame(item), name=key)
+
+    def _threshold(self, heatmap: Heatmap) -> float:
+        if self.rule == "otsu":
+            return otsu(heatmap)
+        return self.level * float(heatmap.scores.max()) if self.rule == "share" else self.level
+
+    def _write(self) -> None:
+        import ignite.distributed as idist
+
+        measured = {each.slide_id: each for each in gather_cases(self._measured)}
+        skipped = dict(gather_cases(list(self._skipped.items())))
+        self.failures = dict(gather_cases(list(self.failures.items())))
+        if idist.get_rank() == 0:
+            self._write_files([measured[name] for name in sorted(measured)], skipped)
+        if self.failures:
+            logger.error("no Dice of %d positive slides: %s", len(self.failures), ", ".join(self.failures))
+
+    def _write_files(self, measured: list[_Measured], skipped: Mapping[str, str]) -> None:
+        best = _best(measured) if self.rule == "best" else 0
+        share = float(_SHARES[best]) if self.rule == "best" else self.level
+        counts = [each.counts[best] for each in measured]
+        lesions = [lesion for each in measured for lesion in each.lesions]
+        slides = dice_summary(counts, [each.patient_id for each in measured], self.n, self.seed)
+        report = {
+            "slides": slides,
+            "lesions": lesion_dice(lesions, self.size_bounds, self.n, self.seed),
+            "threshold": {
+                "rule": self.rule,
+                "share_of_highest_score": share if self.rule in ("best", "share") else None,
+                "number": self.level if self.rule == "number" else None,
+            },
+            "mpp": self.mpp,
+            "size_bounds": list(self.size_bounds),
+            "negative": sum(reason == "negative" for reason in skipped.values()),
+            "unlabelled": sum(reason == "unlabelled" for reason in skipped.values()),
+            "failures": dict(self.failures),
+        }
+        write_json(report, self.folder / "dice.json")
+        rows = []
+        for each, count in zip(measured, counts, strict=True):
+            threshold = share * each.highest if self.rule == "best" else each.threshold
+            rows.append((each.slide_id, each.patient_id, f"{threshold:.6g}", *_columns(count)))
+        _write_table(self.folder / "dice.csv", _SLIDE_COLUMNS, rows)
+        _write_table(self.folder / "dice_lesions.csv", _LESION_COLUMNS, [self._lesion_row(each) for each in lesions])
+        figures = (slides["mean"][name] for name in ("value", "low", "high"))
+        logger.info("Dice %.4f (95 %% interval %.4f to %.4f) of %d slides", *figures, len(counts))
+
+    def _lesion_row(self, lesion: LesionDice) -> tuple[Any, ...]:
+        size = lesion_size(lesion.area, self.size_bounds)
+        area = f"{lesion.area * self.mpp**2 * 1e-6:.6g}"
+        box = (f"{side:g}" for side in lesion.box)
+        name = lesion.slide_id, lesion.patient_id, lesion.lesion
+        return (*name, size, lesion.area, area, *box, *_columns(lesion.counts))
+
+
+def _best(measured: Sequence[_Measured]) -> int:
+    """The share of the highest mean Dice; of equally good ones the middle."""
+    if not measured:
+        raise CohortError("no threshold can be chosen: no positive slide could be compared; see the errors above")
+    means = np.mean([[counts.dice for counts in each.counts] for each in measured], axis=0)
+    equal = np.flatnonzero(means >= means.max() - 1e-12)
+    return int(equal[len(equal) // 2])
+
+
+def _columns(counts: DiceCounts) -> tuple[Any, ...]:
+    return counts.intersection, counts.predicted, counts.truth, f"{counts.dice:.6g}"
+
+
+def _refuse_empty(path: Path, found: int) -> None:
+    if found == 0:
+        raise AnnotationError(f"ground truth '{path}': it is empty, but the slide is labelled positive; check both")
+
+
+def _read_rule(threshold: str | float) -> tuple[str, float]:
+    """How a slide's threshold is found, and the number that this takes."""
+    if not isinstance(threshold, str):
+        return "number", float(threshold)
+    if threshold in ("otsu", "best"):
+        return threshold, math.nan
+    try:
+        kept = json.loads(Path(threshold).read_text(encoding="utf-8"))
+        return "share", float(kept["threshold"]["share_of_highest_score"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise SettingsError(
+            f'threshold \'{threshold}\': neither "otsu", "best" nor a number, and no dice.json of a validation run '
+            f'with threshold "best" ({error!r})'
+        ) from error
+
+
+def _write_table(path: Path, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+    with replacing(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(columns)
+        writer.writerows(rows)
