@@ -85,7 +85,10 @@ def _find(hu: np.ndarray, spacing: tuple[float, float, float]) -> np.ndarray:
         if large and len(lungs) < 2 and _is_lung(hu[labels == label]):
             lungs.append(int(label))
     mask = np.isin(labels, lungs)
-    return _close(itk, mask, spacing) if lungs else mask
+    if lungs:
+        box = _around(mask, spacing)
+        mask[box] = _close(itk, mask[box], spacing)
+    return mask
 
 
 def _is_lung(hu: np.ndarray) -> bool:
@@ -106,6 +109,16 @@ def _label(itk: Any, air: np.ndarray) -> np.ndarray:
     found = itk.ConnectedComponentImageFilter[type(image), kind].New(image)
     found.Update()
     return np.asarray(itk.array_from_image(found.GetOutput())).astype(np.int64)
+
+
+def _around(mask: np.ndarray, spacing: tuple[float, float, float]) -> tuple[slice, ...]:
+    """The box that holds the mask and as much around it as closing may reach."""
+    box = []
+    for axis, mm in enumerate(spacing):
+        margin = math.ceil(_CLOSING_MM / mm) + 1
+        along = np.flatnonzero(mask.any(axis=tuple({0, 1, 2} - {axis})))
+        box.append(slice(max(0, int(along[0]) - margin), int(along[-1]) + margin + 1))
+    return tuple(box)
 
 
 def _close(itk: Any, mask: np.ndarray, spacing: tuple[float, float, float]) -> np.ndarray:
