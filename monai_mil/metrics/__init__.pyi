@@ -8,6 +8,7 @@ from .dice import DiceCounts, LesionDice, dice_summary, lesion_dice, lesion_size
 from .handlers import AUROC
 from .instance_handler import InstanceAUROC
 from .instances import instance_auroc
+from .lesion_froc import Froc, FrocSlide, detect, froc, froc_slide
 from .log_loss import LogLoss
 from .operating_point import OperatingPoint, decisions, operating_point, operating_points
 from .operating_point_saver import OperatingPointSaver
@@ -18,6 +19,7 @@ from .slices import SliceFigure, SliceReport, centre_scores, slice_metrics
 from .stability_chart import draw_stability
 from .survival import KaplanMeier, LogRank, kaplan_meier, log_rank, risk_groups, survival_report
 from .survival_saver import ConcordanceIndex, SurvivalSaver
+from .tile_localisation import LocalisedSlide, localisation_report, rescaled, tile_figures
 
 __all__ = [
     "AUROC",
@@ -26,10 +28,13 @@ __all__ = [
     "ConcordanceIndex",
     "DiceCounts",
     "EpochStability",
+    "Froc",
+    "FrocSlide",
     "InstanceAUROC",
     "Interval",
     "KaplanMeier",
     "LesionDice",
+    "LocalisedSlide",
     "LogLoss",
     "LogRank",
     "OperatingPoint",
@@ -50,21 +55,27 @@ __all__ = [
     "classification_report",
     "concordance_index",
     "decisions",
+    "detect",
     "dice_summary",
     "draw_stability",
     "effective_tiles",
+    "froc",
+    "froc_slide",
     "instance_auroc",
     "jensen_shannon",
     "kaplan_meier",
     "lesion_dice",
     "lesion_size",
+    "localisation_report",
     "log_rank",
     "macro_f1",
     "operating_point",
     "operating_points",
     "paired_permutation_test",
+    "rescaled",
     "risk_groups",
     "roc_curve",
     "slice_metrics",
     "survival_report",
+    "tile_figures",
 ]
