@@ -9,6 +9,8 @@ from .heatmap import (
     assemble,
     percentile_ranks,
 )
+from .localisation import localise
+from .localisation_saver import LocalisationSaver
 from .mask import export_mask
 from .montage import export_montage
 from .nifti import export_nifti, export_nifti_mask
@@ -26,6 +28,7 @@ __all__ = [
     "DiceSaver",
     "Heatmap",
     "HeatmapSaver",
+    "LocalisationSaver",
     "PredictionSaver",
     "ScanHeatmap",
     "SliceSaver",
@@ -44,6 +47,7 @@ __all__ = [
     "export_png",
     "export_tiff",
     "load_heatmap",
+    "localise",
     "otsu",
     "percentile_ranks",
     "slide_dice",

@@ -1,0 +1,176 @@
+"""Tile-level localisation of an evaluation as files."""
+
+from __future__ import annotations
+
+import csv
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from monai_mil.errors import AnnotationError, CohortError
+from monai_mil.files import replacing
+from monai_mil.heatmaps.cases import case_id, case_text, cases, read_frame, read_score_rows
+from monai_mil.heatmaps.heatmap import Heatmap, as_array, assemble
+from monai_mil.heatmaps.localisation import localise
+from monai_mil.metrics.files import gather_cases, write_json
+from monai_mil.metrics.tile_localisation import LocalisedSlide, localisation_report
+
+logger = logging.getLogger(__name__)
+
+_COLUMNS = ("slide_id", "patient_id", "dice", "specificity", "strict", "by_lesion")
+
+
+class LocalisationSaver:
+    """Writes ``localisation.json`` and ``localisation.csv`` (a row a slide) when an evaluator ends.
+
+    Of positive slides: Dice of tiles, success (every tumour tile above the threshold; every lesion with one), and FROC;
+    of normal ones: specificity, and false positives of the FROC. Slides without label are left out; positive ones whose
+    ground truth is missing, cannot be read or is empty stand in ``failures`` and are reported again at the end. With
+    several processes it tells of all.
+
+    Args:
+        output_dir: the run's folder.
+        truth_dir: folder of the ground truth of positive slides, see :class:`DiceSaver`.
+        key: which tensor of a case is compared, see :class:`HeatmapSaver`.
+        class_index: the class whose scores and label are compared; None for the last, the positive one of two.
+        threshold: tiles above are predicted.
+        rescale: bring every slide's scores to 0 ... 1 first, as attention needs; a normal slide then always has a tile
+            at 1, and its specificity is below 1.
+        min_overlap: a tile is tumour if at least this share of it is; None asks its centre.
+        value: what the finding is called in the ground truth, see :func:`monai_mil.slides.open_truth`.
+        fp_denominator: see :func:`monai_mil.metrics.froc`.
+        interpolation: see there.
+        n: bootstrap resamples.
+        seed: of the resampling.
+    """
+
+    def __init__(
+        self,
+        output_dir: str,
+        truth_dir: str,
+        key: str | None = None,
+        class_index: int | None = None,
+        threshold: float = 0.5,
+        rescale: bool = True,
+        min_overlap: float | None = None,
+        value: int | str | None = None,
+        fp_denominator: Literal["all", "normal"] = "all",
+        interpolation: Literal["linear", "step"] = "linear",
+        n: int = 1000,
+        seed: int = 0,
+    ) -> None:
+        self.folder = Path(output_dir)
+        self.truth_dir = Path(truth_dir)
+        self.key = key
+        self.class_index = class_index
+        self.threshold = threshold
+        self.rescale = rescale
+        self.min_overlap = min_overlap
+        self.value = value
+        self.fp_denominator = fp_denominator
+        self.interpolation = interpolation
+        self.n = n
+        self.seed = seed
+        self.failures: dict[str, str] = {}
+        self._slides: list[LocalisedSlide] = []
+
+    def attach(self, engine: Any) -> None:
+        """Measure at every iteration of ``engine`` and write at its end."""
+        from ignite.engine import Events
+
+        engine.add_event_handler(Events.STARTED, lambda _: self._begin())
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self)
+        engine.add_event_handler(Events.COMPLETED, lambda _: self._write())
+
+    def __call__(self, engine: Any) -> None:
+        """Measure the cases of the engine's current iteration."""
+        for item in cases(engine):
+            positive = is_positive(item, self.class_index)
+            if positive is None:
+                continue
+            try:
+                self._slides.append(self._measure(item, positive))
+            except Exception as error:
+                logger.error("localisation of %s: %s", case_id(item), error)
+                self.failures[case_id(item)] = f"{case_id(item)}: {error}"
+
+    def raise_failures(self) -> None:
+        """Raise a CohortError that names every slide that could not be compared, if any."""
+        if self.failures:
+            listed = "\n  ".join(self.failures.values())
+            raise CohortError(f"{len(self.failures)} slides have no localisation, the others are done:\n  {listed}")
+
+    def _begin(self) -> None:
+        self.failures, self._slides = {}, []
+
+    def _measure(self, item: Mapping[str, Any], positive: bool) -> LocalisedSlide:
+        from monai_mil.slides import find_truth, open_truth
+
+        heatmap, name, truth = self._heatmap(item), case_id(item), None
+        if positive:
+            path = find_truth(self.truth_dir, name)
+            truth = open_truth(path, value=self.value, level0_size=heatmap.frame.level0_size)
+        figures = localise(heatmap, truth, self.threshold, self.rescale, self.min_overlap)
+        if truth is not None and "dice" not in figures:
+            raise AnnotationError(
+                f"ground truth '{truth.path}': empty, but the slide is labelled positive; correct one"
+            )
+        return LocalisedSlide(name, str(item.get("patient_id", name)), **figures)
+
+    def _heatmap(self, item: Mapping[str, Any]) -> Heatmap:
+        key, rows, coords = read_score_rows(item, self.key)
+        index = -1 if self.class_index is None or len(rows) == 1 else self.class_index
+        if index >= len(rows):
+            raise CohortError(f"{case_text(item)}: no class {index} among the {len(rows)} rows of '{key}'")
+        return assemble(rows[index], coords, read_frame(item), name=key)
+
+    def _write(self) -> None:
+        import ignite.distributed as idist
+
+        found = {slide.slide_id: slide for slide in gather_cases(self._slides)}
+        self.failures = dict(gather_cases(list(self.failures.items())))
+        slides = [found[name] for name in sorted(found)]
+        if idist.get_rank() == 0:
+            report = localisation_report(slides, self.fp_denominator, self.interpolation, self.n, self.seed)
+            write_json({**report, "failures": sorted(self.failures)}, self.folder / "localisation.json")
+            self._write_table(slides)
+        if self.failures:
+            logger.error("no localisation of %d slides: %s", len(self.failures), ", ".join(self.failures))
+
+    def _write_table(self, slides: Sequence[LocalisedSlide]) -> None:
+        path = self.folder / "localisation.csv"
+        with replacing(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerow([*_COLUMNS, "lesions", "lesions_detected", "false_detections"])
+            for slide in slides:
+                hits = slide.froc
+                assert hits is not None
+                counts = [len(hits.lesions), int((hits.lesions > 0).sum()), len(hits.false)]
+                writer.writerow([*(_cell(getattr(slide, name)) for name in _COLUMNS), *counts])
+
+
+def is_positive(item: Mapping[str, Any], class_index: int | None) -> bool | None:
+    """Whether a case is labelled with a class, None where that is not known.
+
+    Args:
+        item: has ``label``, a class index or one value a label.
+        class_index: the class; None for the last label, or for any class but the first.
+    """
+    if item.get("label") is None:
+        return None
+    values = np.ravel(as_array(item["label"])).astype(float)
+    if values.size > 1:
+        value = values[-1 if class_index is None else class_index]
+        return None if np.isnan(value) else bool(value > 0)
+    if np.isnan(values[0]) or values[0] < 0:
+        return None
+    return bool(values[0] > 0 if class_index is None else values[0] == max(class_index, 1))
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return ""
+    return str(int(value)) if isinstance(value, bool) else f"{value:.6g}" if isinstance(value, float) else str(value)
