@@ -185,7 +185,9 @@ class INSIGHT(MILNetwork):
             codes = () if scale is None or offset is None else (scale[index], offset[index])
             bag = TileBag(tiles, like, real, *codes)
             maps.append(map_tiles(self._token_maps, self.tiles, bag, self.chunk_instances))
-        heatmap, detection = (torch.stack(each) for each in zip(*maps, strict=True))
+        heatmap, detection = (
+            each[0][None] if len(each) == 1 else torch.stack(each) for each in zip(*maps, strict=True)
+        )
         return self._checked_answer(heatmap, detection, mask)
 
     def _whole(
