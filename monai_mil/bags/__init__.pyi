@@ -25,6 +25,7 @@ from .synthetic_bags import make_bag_cohort
 from .synthetic_mask import tile_truth
 from .synthetic_scan import lesion_truth, make_scan_cohort
 from .synthetic_survival import make_survival_cohort
+from .synthetic_tokens import make_token_scan_cohort
 from .transforms import EmbedScand, EmbedSlided, SampleInstancesd
 
 __all__ = [
@@ -63,6 +64,7 @@ __all__ = [
     "make_shifted_mean_cohort",
     "make_slide_cohort",
     "make_survival_cohort",
+    "make_token_scan_cohort",
     "read_cohort",
     "read_survival_cohort",
     "scan_datalist",
