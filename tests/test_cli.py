@@ -79,6 +79,14 @@ def test_a_real_series_is_embedded_whole(tmp_path):
     with tarfile.open(archive) as tar:
         tar.extractall(tmp_path / "scans", filter="data")
     done = monai_mil("embed-scans", tmp_path / "scans", "--out", tmp_path / "bags", "--preset", "head_rsna")
+    monai_mil("embed-scans", tmp_path / "scans", "--out", tmp_path / "eight", "--depth", "8")
+    with BagFile(tmp_path / "eight" / "GE.h5") as bag:
+        assert (bag.n, bag.info.depth.mode) == (8, "resize")
+    blank = monai_mil(
+        "embed-scans", tmp_path / "scans", "--out", tmp_path / "none", "--lungs", "threshold", check=False
+    )
+    assert blank.returncode == 1
+    assert "no lungs were found" in blank.stderr
     assert "18.5 degrees" in done.stderr, "what is unusual about a scan is said"
     with BagFile(tmp_path / "bags" / "GE.h5") as bag:
         assert bag.n == len(set(bag.extra("sop_uids"))) == 28
@@ -90,6 +98,7 @@ def test_an_error_of_the_user_is_one_line_without_a_traceback(tmp_path):
         ["embed-scans", tmp_path, "--out", tmp_path],
         ["embed-scans", tmp_path / "none.csv", "--out", tmp_path],
         ["report", tmp_path / "none.csv"],
+        ["report", tmp_path / "none.json"],
     ):
         done = monai_mil(*arguments, check=False)
         assert done.returncode == 1

@@ -62,7 +62,7 @@ def make_token_scan_cohort(
             features = rng.standard_normal((len(coords), width, *grid), np.float32)
             features[:, :shifted] += delta * planted[:, None]
             extras: dict[str, np.ndarray] = {
-                "instance_labels": planted.any(axis=(1, 2)).astype(np.int64),
+                "instance_labels": np.asarray(planted.any(axis=(1, 2)), np.int64),
                 "token_labels": planted.astype(np.uint8),
             }
             BagFile.write(folder / "bags" / f"{scan_id}.h5", features, coords, info, extras)
