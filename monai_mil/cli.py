@@ -193,9 +193,14 @@ def _table_or_listed(places: list[Path]) -> Path | list[Path]:
     return tables[0] if tables else places
 
 
-@app.command(epilog="[bold]Example[/]\n\nmonai-mil report runs/predictions.csv --heatmaps runs/heatmaps")
+@app.command(
+    epilog="[bold]Examples[/]\n\nmonai-mil report runs/predictions.csv --heatmaps runs/heatmaps\n\n"
+    "monai-mil report runs/survival.json --time-unit months"
+)
 def report(
-    predictions: Annotated[Path, typer.Argument(help="predictions.csv as the bundle's inference writes it.")],
+    predictions: Annotated[
+        Path, typer.Argument(help="predictions.csv, or survival.json, as a bundle's inference or evaluation writes it.")
+    ],
     heatmaps: Annotated[
         Path | None, typer.Option(help="Folder of heatmaps.", show_default="heatmaps beside the predictions")
     ] = None,
@@ -203,12 +208,16 @@ def report(
         Path | None, typer.Option("--out", "-o", help="The HTML file.", show_default="report.html beside")
     ] = None,
     title: Annotated[str, typer.Option(help="Title of the report.")] = "Cohort report",
+    time_unit: Annotated[str, typer.Option(help="Unit of the times of a survival report.")] = "time",
 ) -> None:
     """Write one HTML page with metrics, curves, heatmaps and the most attended tiles of a cohort."""
-    from monai_mil.heatmaps import write_report
+    from monai_mil.heatmaps import write_report, write_survival_report
 
     out = out or predictions.with_name("report.html")
-    write_report(predictions, heatmaps or predictions.with_name("heatmaps"), out, title=title)
+    if predictions.suffix.lower() == ".json":
+        write_survival_report(predictions, out, title=title, unit=time_unit)
+    else:
+        write_report(predictions, heatmaps or predictions.with_name("heatmaps"), out, title=title)
     typer.echo(out)
 
 

@@ -20,6 +20,7 @@ from .savers import HeatmapSaver, PredictionSaver
 from .scan_heatmap import ScanHeatmap, load_heatmap
 from .slice_saver import SliceSaver
 from .stitch import TokenCanvas, stitch
+from .survival_report import write_survival_report
 from .threshold import otsu
 from .tiff import export_tiff
 
@@ -53,4 +54,5 @@ __all__ = [
     "slide_dice",
     "stitch",
     "write_report",
+    "write_survival_report",
 ]

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import datetime
-import importlib.metadata
-import platform
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from monai_mil import __version__
 from monai_mil.errors import MonaiMILError
-from monai_mil.files import replacing
 from monai_mil.heatmaps.charts import calibration_chart, roc_chart
 from monai_mil.heatmaps.heatmap import Heatmap
+from monai_mil.heatmaps.pages import footer, write_page
 from monai_mil.heatmaps.panels import Panel, ScanPanel, colour_bar, make_panel, make_scan_panel
 from monai_mil.heatmaps.predictions import Predictions, read_predictions
 from monai_mil.heatmaps.scan_heatmap import ScanHeatmap, load_heatmap
@@ -65,20 +61,13 @@ def write_report(
     Raises:
         CohortError: the table is invalid.
     """
-    import jinja2
-
     table = read_predictions(predictions_csv)
     figures, figures_note = _figures(table, Path(heatmap_dir), slides, max_figures, tiles)
     numbers = {figure["slide_id"]: figure["number"] for figure in figures}
     curves = table.curves if table.labelled.any() else []
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("monai_mil.heatmaps"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    page = environment.get_template("report.html.j2").render(
+    return write_page(
+        "report.html.j2",
+        out_html,
         title=title,
         noun=table.noun,
         summary=_summary(table),
@@ -95,12 +84,8 @@ def write_report(
         columns=[{"name": name, "kind": ""} for name in (table.noun, "patient", "label", "predicted")]
         + [{"name": f"p({name})", "kind": "num"} for name in table.classes],
         rows=[_row(table, index) | {"figure": numbers.get(table.slide_ids[index])} for index in range(len(table))],
-        settings=_settings(predictions_csv, seed, settings),
+        settings=footer(predictions_csv, {**(settings or {}), "bootstrap seed": str(seed)}),
     )
-    out_html = Path(out_html)
-    with replacing(out_html) as temporary:
-        temporary.write_text(page, encoding="utf-8")
-    return out_html
 
 
 def _summary(table: Predictions) -> str:
@@ -245,19 +230,6 @@ def _panel(heatmap: Heatmap | ScanHeatmap, sources: Mapping[str, str | Path] | N
     if isinstance(heatmap, ScanHeatmap):
         return make_scan_panel(heatmap, sources, count)
     return make_panel(heatmap, sources, count)
-
-
-def _settings(source: str | Path, seed: int, further: Mapping[str, str] | None) -> list[tuple[str, str]]:
-    versions = [f"monai-mil {__version__}", f"Python {platform.python_version()}"]
-    versions += [f"{name} {importlib.metadata.version(name)}" for name in ("torch", "monai", "numpy")]
-    written = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC")
-    own = {
-        "predictions": Path(source).name,
-        "written": written,
-        "versions": ", ".join(versions),
-        "bootstrap seed": str(seed),
-    }
-    return [*(further or {}).items(), *own.items()]
 
 
 def _count(number: int, one: str, many: str | None = None) -> str:
