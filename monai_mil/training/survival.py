@@ -16,7 +16,8 @@ class SurvivalRiskd(MapTransform):
     """Replace the logits of ``K`` time bins by their incidence ``[K]``, for an engine's ``postprocessing``.
 
     Beside it ``survival`` ``[K]`` is the probability that the event comes after each bin, and ``risk`` a scalar, higher
-    for an earlier event. Comes after :class:`UnpackOutputd` where the network gives its whole output.
+    for an earlier event. Comes after :class:`UnpackOutputd` where the network gives its whole output; where its own
+    answer is a probability, the ``logits`` beside are taken.
 
     Args:
         keys: of decollated logits.
@@ -30,7 +31,7 @@ class SurvivalRiskd(MapTransform):
         """Add the risk of ``data[key]``; the input dictionary is left as it is."""
         done = dict(data)
         for key in self.key_iterator(done):
-            logits = done[key]
+            logits = done.get("logits", done[key])
             done |= {"risk": survival_risk(logits), "survival": survival_curve(logits)}
             done[key] = torch.softmax(logits.float(), dim=-1)
         return done
