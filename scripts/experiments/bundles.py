@@ -37,6 +37,21 @@ def train_and_evaluate(
     return {path.stem: json.loads(path.read_text()) for path in reports.glob("*.json")}
 
 
+def evaluate(bundle: str, folder: Path, overlays: tuple[str, ...], **overrides: Any) -> None:
+    """``monai.bundle run`` with train, evaluate and further configs, on a model that is trained; results go to ``folder``.
+
+    Args:
+        bundle: name of the bundle.
+        folder: of this evaluation.
+        overlays: configs of the bundle after evaluate.
+        overrides: keys of the config, as for :func:`train_and_evaluate`; ``ckpt_dir`` is where the model is.
+    """
+    if not (folder / "finished").exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        _run(bundle, ("train", "evaluate", *overlays), folder, {"output_dir": folder, **overrides})
+        (folder / "finished").touch()
+
+
 def _run(bundle: str, files: tuple[str, ...], folder: Path, options: dict[str, Any]) -> None:
     configs = [str(BUNDLES / bundle / "configs" / f"{file}.json") for file in files]
     command = [sys.executable, "-m", "monai.bundle", "run", "--config_file", str(configs)]

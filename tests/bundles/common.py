@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import os
 import re
 import subprocess
@@ -31,6 +32,18 @@ def config(name: str, *files: str) -> list[str]:
 
 def network_width(name: str) -> int:
     return metadata(name)["network_data_format"]["inputs"]["image"]["num_channels"]
+
+
+def bag_shape(name: str, instances: int) -> list[int]:
+    """Shape of a batch of one bag: ``[1, d, n]``, with the token grid where the network takes one."""
+    spatial = metadata(name)["network_data_format"]["inputs"]["image"]["spatial_shape"]
+    return [1, network_width(name), instances, *spatial[1:]]
+
+
+def affordable(name: str, instances: int) -> int:
+    """So many instances, or as many as hold the tokens of so many tiles of 14 x 14: seconds, not minutes."""
+    tokens = math.prod(bag_shape(name, 1)[3:])
+    return min(instances, max(1, instances * 196 // tokens))
 
 
 @dataclass(frozen=True)
@@ -61,6 +74,18 @@ def planted_bags(folder: Path, width: int) -> Path:
     return make_bag_cohort(folder, num_bags=48, width=width, seed=0)
 
 
+def planted_tokens(folder: Path, width: int) -> Path:
+    from monai_mil.bags import make_bag_cohort
+
+    return make_bag_cohort(folder, num_bags=48, width=width, seed=0, bag_size=(4, 10), planted=0.3, grid=(14, 14))
+
+
+def planted_token_scans(folder: Path, width: int) -> Path:
+    from monai_mil.bags import make_token_scan_cohort
+
+    return make_token_scan_cohort(folder, scans=(24, 12, 12), slices=(3, 6), width=width, shifted=8, radius=4.0)
+
+
 def planted_scans(folder: Path, width: int) -> Path:
     from monai_mil.bags import ShiftedMean, make_shifted_mean_cohort
 
@@ -69,10 +94,13 @@ def planted_scans(folder: Path, width: int) -> Path:
 
 
 EXAMPLES = {
+    "ct_insight": Example(planted_token_scans, ("negative", "positive"), "scan_id", {"optimizer::lr": 0.003}),
     "ct_normal_guidance": Example(
         planted_scans, ("negative", "positive"), "scan_id", {"batch_size": 4, "optimizer::lr": 0.05}
     ),
     "mil_baselines": Example(planted_bags),
+    "pathology_asmil": Example(planted_bags, overrides={"optimizer::lr": 0.001}),
+    "pathology_insight": Example(planted_tokens, overrides={"optimizer::lr": 0.001}),
 }
 
 
