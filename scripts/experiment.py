@@ -15,7 +15,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-NAMES = ("normal_guidance", "two_lesions")
+NAMES = ("normal_guidance", "two_lesions", "lesion_sizes", "multi_label")
 
 
 def main() -> None:

@@ -2,8 +2,8 @@
 
     python scripts/shrink_weights.py run/models/model.pt bundles/pathology_insight/models/model.pt
 
-Values are rounded to bfloat16, which keeps 8 bits of each, and the archive is compressed; the type stays float32, so the
-file loads as any other. Evaluate the shipped file, not the one it was made from.
+Values are rounded to bfloat16, which keeps 8 bits of each, and the archive is compressed; the type stays float32, so
+the file loads as any other. Evaluate the shipped file, not the one it was made from.
 """
 
 from __future__ import annotations

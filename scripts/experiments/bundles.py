@@ -38,7 +38,7 @@ def train_and_evaluate(
 
 
 def evaluate(bundle: str, folder: Path, overlays: tuple[str, ...], **overrides: Any) -> None:
-    """``monai.bundle run`` with train, evaluate and further configs, on a model that is trained; results go to ``folder``.
+    """``monai.bundle run`` with train, evaluate and further configs, on a trained model; results go to ``folder``.
 
     Args:
         bundle: name of the bundle.

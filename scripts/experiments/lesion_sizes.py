@@ -1,7 +1,7 @@
 """Which map finds lesions of which size: INSIGHT's own, Grad-CAM of the same network, and the attention of ABMIL.
 
-Synthetic slides with one lesion of one of three sizes each. Every map is thresholded in the same two ways: by Otsu over the
-slide, and at the share of the slide's highest score that gave the best mean Dice on the validation split.
+Synthetic slides with one lesion of one of three sizes each. Every map is thresholded in the same two ways: by Otsu over
+the slide, and at the share of the slide's highest score that gave the best mean Dice on the validation split.
 """
 
 from __future__ import annotations
@@ -30,13 +30,12 @@ def run(folder: Path, slides: int = 240, epochs: int = 12, workers: int = 2) -> 
     """Make the cohort, train both networks, compare the maps; Markdown tables."""
     cohort = folder / "cohort"
     if not (cohort / "cohort.csv").exists():
-        make_slide_cohort(
-            cohort, num_slides=slides, seed=3, size=(3072, 3072), lesions=LESION_RADII, workers=workers
-        )
+        make_slide_cohort(cohort, num_slides=slides, seed=3, size=(3072, 3072), lesions=LESION_RADII, workers=workers)
     embed_cohort(cohort / "cohort.csv", cohort / "tokens", get_encoder("texture", spatial=True))
     embed_cohort(cohort / "cohort.csv", cohort / "vectors", "texture")
+    training = {"optimizer__lr": 3e-4, "train__trainer__max_epochs": epochs}
     options = {
-        "pathology_insight": {"bag_dir": cohort / "tokens", "optimizer__lr": 3e-4, "train__trainer__max_epochs": epochs},
+        "pathology_insight": {"bag_dir": cohort / "tokens", **training},
         "mil_baselines": {"bag_dir": cohort / "vectors"},
     }
     slide = {}

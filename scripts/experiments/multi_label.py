@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
+
 from experiments.bundles import train_and_evaluate
 from monai_mil.bags import make_bag_cohort, read_cohort
 
@@ -19,19 +21,20 @@ def run(folder: Path, bags: int = 240, epochs: int = 8) -> str:
         )
     names = str(list(LABELS))
     options = {"multi_label": True, "label_columns": names, "class_names": names, "label_smoothing": 0.1}
-    options |= {"dataset_dir": cohort, "encoder": "synthetic", "optimizer__lr": 3e-4, "train__trainer__max_epochs": epochs}
+    options |= {"dataset_dir": cohort, "encoder": "synthetic"}
+    options |= {"optimizer__lr": 3e-4, "train__trainer__max_epochs": epochs}
     report = train_and_evaluate("pathology_insight", folder / "insight", **options)["metrics"]
     unknown = _unknown(cohort / "cohort.csv")
-    lines = ["| label | AUROC on the test split (95 % interval) | unknown in training |", "|---|---|---|"]
-    for name in LABELS:
-        lines.append(f"| {name} | {_figure(report['classes'][name]['auroc'])} | {unknown[name]:.0%} |")
-    return "\n".join([*lines, f"| mean | {_figure(report['auroc'])} | |"])
+    head = ["| label | AUROC on the test split (95 % interval) | unknown in training |", "|---|---|---|"]
+    rows = [f"| {name} | {_figure(report['classes'][name]['auroc'])} | {unknown[name]:.0%} |" for name in LABELS]
+    return "\n".join([*head, *rows, f"| mean | {_figure(report['auroc'])} | |"])
 
 
 def _unknown(table: Path) -> dict[str, float]:
     """Share of the training split that does not know a label."""
     items = read_cohort(table, labels=LABELS, classes=LABELS).datalist("train", table.parent / "bags")
-    return {name: sum(item["label"][i] != item["label"][i] for item in items) / len(items) for i, name in enumerate(LABELS)}
+    known = np.array([item["label"] for item in items])
+    return dict(zip(LABELS, np.isnan(known).mean(axis=0).tolist(), strict=True))
 
 
 def _figure(figure: dict[str, float]) -> str:
