@@ -155,6 +155,12 @@ def read_probabilities(item: Mapping[str, Any], multi_label: bool) -> np.ndarray
     return prob
 
 
+def output_count(item: Mapping[str, Any]) -> int:
+    """How many outputs the network has; 0 where the case does not hold its answer."""
+    answer = _answer(item)
+    return 0 if answer is None else answer.size
+
+
 def read_prediction(
     item: Mapping[str, Any],
     classes: Sequence[str],
@@ -369,10 +375,16 @@ def _row(item: Mapping[str, Any], count: int, class_index: int | None, key: str)
 
 
 def _class(item: Mapping[str, Any]) -> int:
+    answer = _answer(item)
+    return 0 if answer is None else int(answer.argmax())
+
+
+def _answer(item: Mapping[str, Any]) -> np.ndarray | None:
+    """Probabilities or logits of the network, ``[c]``."""
     given = item.get("pred")
     if isinstance(given, Mapping):
         given = given["prob"] if "prob" in given else given["logits"]
-    return 0 if given is None else int(_numbers(given).argmax())
+    return None if given is None else _numbers(given)
 
 
 def _meta(item: Mapping[str, Any]) -> Mapping[str, Any]:

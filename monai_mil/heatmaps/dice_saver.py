@@ -7,7 +7,7 @@ import json
 import logging
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +15,10 @@ import numpy as np
 
 from monai_mil.errors import AnnotationError, CohortError, SettingsError
 from monai_mil.files import replacing
-from monai_mil.heatmaps.cases import case_id, case_text, cases, read_frame, read_score_rows
+from monai_mil.heatmaps.cases import case_id, cases
+from monai_mil.heatmaps.compared import class_heatmap, is_positive
 from monai_mil.heatmaps.dice import dice_counts, slide_dice
-from monai_mil.heatmaps.heatmap import Heatmap, as_array, assemble
+from monai_mil.heatmaps.heatmap import Heatmap
 from monai_mil.heatmaps.stitch import stitch
 from monai_mil.heatmaps.threshold import otsu
 from monai_mil.metrics.dice import SIZE_BOUNDS, DiceCounts, LesionDice, dice_summary, lesion_dice, lesion_size
@@ -46,6 +47,40 @@ class _Measured:
     lesions: tuple[LesionDice, ...]
 
 
+@dataclass(frozen=True)
+class _Rule:
+    """How a slide's threshold is found, the number that this takes, and what it is at least."""
+
+    source: str
+    level: float
+    minimum: float
+
+    @classmethod
+    def read(cls, threshold: str | float, minimum: float) -> _Rule:
+        """The rule that an argument of :class:`DiceSaver` names."""
+        if not isinstance(threshold, str):
+            return cls("number", float(threshold), minimum)
+        if threshold in ("otsu", "best"):
+            return cls(threshold, math.nan, minimum)
+        try:
+            kept = json.loads(Path(threshold).read_text(encoding="utf-8"))["threshold"]
+            level = float(kept["share_of_highest_score"])
+            return cls("share", level, max(minimum, float(kept.get("minimum", 0.0))))
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise SettingsError(
+                f'threshold \'{threshold}\': neither "otsu", "best" nor a number, and no dice.json of a validation '
+                f'run with threshold "best" ({error!r})'
+            ) from error
+
+    def threshold(self, heatmap: Heatmap) -> float:
+        if self.source == "share":
+            return self.of_share(float(heatmap.scores.max()))
+        return max(otsu(heatmap) if self.source == "otsu" else self.level, self.minimum)
+
+    def of_share(self, highest: float) -> float:
+        return max(self.level * highest, self.minimum)
+
+
 class DiceSaver:
     """Writes ``dice.json``, ``dice.csv`` (a row a slide) and ``dice_lesions.csv`` when an evaluator ends.
 
@@ -64,7 +99,8 @@ class DiceSaver:
         threshold: what lies above is predicted, for every method alike: ``"otsu"`` over all tokens of the slide; a
             number; ``"best"``, for validation data, seeks the share of the slide's highest score with the highest mean
             Dice and keeps it in ``dice.json`` (lesions are not judged then); the path of such a ``dice.json`` takes the
-            share from there, for test data.
+            share and ``min_threshold`` from there, for test data.
+        min_threshold: no threshold is lower.
         value: what the finding is called in the ground truth, see ``open_truth``.
         mpp: micrometres per pixel that is counted; the bounds of the sizes are in these pixels.
         size_bounds: areas that part small from moderate and moderate from large lesions.
@@ -87,12 +123,13 @@ class DiceSaver:
         size_bounds: Sequence[float] = SIZE_BOUNDS,
         n: int = 1000,
         seed: int = 0,
+        min_threshold: float = 0.0,
     ) -> None:
         self.folder = Path(output_dir)
         self.truth_dir = Path(truth_dir)
         self.key = key
         self.class_index = class_index
-        self.rule, self.level = _read_rule(threshold)
+        self.rule = _Rule.read(threshold, min_threshold)
         self.value = value
         self.mpp = mpp
         self.size_bounds = tuple(size_bounds)
@@ -113,9 +150,9 @@ class DiceSaver:
     def __call__(self, engine: Any) -> None:
         """Measure the cases of the engine's current iteration."""
         for item in cases(engine):
-            name, label = case_id(item), self._label(item)
-            if label != 1:
-                self._skipped[name] = "negative" if label == 0 else "unlabelled"
+            name, positive = case_id(item), is_positive(item, self.class_index)
+            if not positive:
+                self._skipped[name] = "unlabelled" if positive is None else "negative"
                 continue
             try:
                 self._measured.append(self._measure(item))
@@ -132,31 +169,20 @@ class DiceSaver:
     def _begin(self) -> None:
         self.failures, self._skipped, self._measured = {}, {}, []
 
-    def _label(self, item: Mapping[str, Any]) -> int | None:
-        """1 for a case of the class, 0 for another, None where that is not known."""
-        if item.get("label") is None:
-            return None
-        values = np.ravel(as_array(item["label"])).astype(float)
-        if values.size > 1:
-            values = values[[-1 if self.class_index is None else self.class_index]]
-        elif self.class_index is not None and values[0] >= 0:
-            values = (values == max(self.class_index, 1)).astype(float)
-        return None if np.isnan(values[0]) or values[0] < 0 else int(values[0] > 0)
-
     def _measure(self, item: Mapping[str, Any]) -> _Measured:
         from monai_mil.slides import BlockGrid, find_lesions, find_truth, open_truth
 
-        heatmap, name = self._heatmap(item), case_id(item)
+        heatmap, name = class_heatmap(item, self.key, self.class_index), case_id(item)
         frame, patient = heatmap.frame, str(item.get("patient_id", name))
         path = find_truth(self.truth_dir, name)
         truth = open_truth(path, value=self.value, level0_size=frame.level0_size)
         grid = BlockGrid(frame.level0_size, self.mpp / frame.mpp)
         canvas, highest = stitch(heatmap), float(heatmap.scores.max())
-        if self.rule == "best":
-            table = dice_counts(canvas, _SHARES * highest, truth, grid)
+        if self.rule.source == "best":
+            table = dice_counts(canvas, np.maximum(_SHARES * highest, self.rule.minimum), truth, grid)
             _refuse_empty(path, int(table[0, 2]))
             return _Measured(name, patient, np.nan, highest, tuple(DiceCounts(*row) for row in table.tolist()), ())
-        threshold = self._threshold(heatmap)
+        threshold = self.rule.threshold(heatmap)
         lesions = find_lesions(truth, grid)
         _refuse_empty(path, len(lesions))
         found = slide_dice(canvas, threshold, lesions, frame.tile_size_level0 / grid.pixel)
@@ -167,32 +193,20 @@ class DiceSaver:
         )
         return _Measured(name, patient, threshold, highest, (found.whole,), single)
 
-    def _heatmap(self, item: Mapping[str, Any]) -> Heatmap:
-        key, rows, coords = read_score_rows(item, self.key)
-        index = -1 if self.class_index is None or len(rows) == 1 else self.class_index
-        if index >= len(rows):
-            raise CohortError(f"{case_text(item)}: no class {index} among the {len(rows)} rows of '{key}'")
-        return assemble(rows[index], coords, read_frame(item), name=key)
-
-    def _threshold(self, heatmap: Heatmap) -> float:
-        if self.rule == "otsu":
-            return otsu(heatmap)
-        return self.level * float(heatmap.scores.max()) if self.rule == "share" else self.level
-
     def _write(self) -> None:
         import ignite.distributed as idist
 
         measured = {each.slide_id: each for each in gather_cases(self._measured)}
         skipped = dict(gather_cases(list(self._skipped.items())))
-        self.failures = dict(gather_cases(list(self.failures.items())))
+        self.failures = dict(sorted(gather_cases(list(self.failures.items()))))
         if idist.get_rank() == 0:
             self._write_files([measured[name] for name in sorted(measured)], skipped)
         if self.failures:
             logger.error("no Dice of %d positive slides: %s", len(self.failures), ", ".join(self.failures))
 
     def _write_files(self, measured: list[_Measured], skipped: Mapping[str, str]) -> None:
-        best = _best(measured) if self.rule == "best" else 0
-        share = float(_SHARES[best]) if self.rule == "best" else self.level
+        best = _best(measured) if self.rule.source == "best" else 0
+        rule = replace(self.rule, level=float(_SHARES[best])) if self.rule.source == "best" else self.rule
         counts = [each.counts[best] for each in measured]
         lesions = [lesion for each in measured for lesion in each.lesions]
         slides = dice_summary(counts, [each.patient_id for each in measured], self.n, self.seed)
@@ -200,9 +214,10 @@ class DiceSaver:
             "slides": slides,
             "lesions": lesion_dice(lesions, self.size_bounds, self.n, self.seed),
             "threshold": {
-                "rule": self.rule,
-                "share_of_highest_score": share if self.rule in ("best", "share") else None,
-                "number": self.level if self.rule == "number" else None,
+                "rule": rule.source,
+                "share_of_highest_score": rule.level if rule.source in ("best", "share") else None,
+                "number": rule.level if rule.source == "number" else None,
+                "minimum": rule.minimum,
             },
             "mpp": self.mpp,
             "size_bounds": list(self.size_bounds),
@@ -213,7 +228,7 @@ class DiceSaver:
         write_json(report, self.folder / "dice.json")
         rows = []
         for each, count in zip(measured, counts, strict=True):
-            threshold = share * each.highest if self.rule == "best" else each.threshold
+            threshold = rule.of_share(each.highest) if rule.source == "best" else each.threshold
             rows.append((each.slide_id, each.patient_id, f"{threshold:.6g}", *_columns(count)))
         _write_table(self.folder / "dice.csv", _SLIDE_COLUMNS, rows)
         _write_table(self.folder / "dice_lesions.csv", _LESION_COLUMNS, [self._lesion_row(each) for each in lesions])
@@ -244,22 +259,6 @@ def _columns(counts: DiceCounts) -> tuple[Any, ...]:
 def _refuse_empty(path: Path, found: int) -> None:
     if found == 0:
         raise AnnotationError(f"ground truth '{path}': it is empty, but the slide is labelled positive; check both")
-
-
-def _read_rule(threshold: str | float) -> tuple[str, float]:
-    """How a slide's threshold is found, and the number that this takes."""
-    if not isinstance(threshold, str):
-        return "number", float(threshold)
-    if threshold in ("otsu", "best"):
-        return threshold, math.nan
-    try:
-        kept = json.loads(Path(threshold).read_text(encoding="utf-8"))
-        return "share", float(kept["threshold"]["share_of_highest_score"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise SettingsError(
-            f'threshold \'{threshold}\': neither "otsu", "best" nor a number, and no dice.json of a validation run '
-            f'with threshold "best" ({error!r})'
-        ) from error
 
 
 def _write_table(path: Path, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:

@@ -8,12 +8,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
-
 from monai_mil.errors import AnnotationError, CohortError
 from monai_mil.files import replacing
-from monai_mil.heatmaps.cases import case_id, case_text, cases, read_frame, read_score_rows
-from monai_mil.heatmaps.heatmap import Heatmap, as_array, assemble
+from monai_mil.heatmaps.cases import case_id, cases
+from monai_mil.heatmaps.compared import class_heatmap, is_positive
 from monai_mil.heatmaps.localisation import localise
 from monai_mil.metrics.files import gather_cases, write_json
 from monai_mil.metrics.tile_localisation import LocalisedSlide, localisation_report
@@ -109,7 +107,7 @@ class LocalisationSaver:
     def _measure(self, item: Mapping[str, Any], positive: bool) -> LocalisedSlide:
         from monai_mil.slides import find_truth, open_truth
 
-        heatmap, name, truth = self._heatmap(item), case_id(item), None
+        heatmap, name, truth = class_heatmap(item, self.key, self.class_index), case_id(item), None
         if positive:
             path = find_truth(self.truth_dir, name)
             truth = open_truth(path, value=self.value, level0_size=heatmap.frame.level0_size)
@@ -119,13 +117,6 @@ class LocalisationSaver:
                 f"ground truth '{truth.path}': empty, but the slide is labelled positive; correct one"
             )
         return LocalisedSlide(name, str(item.get("patient_id", name)), **figures)
-
-    def _heatmap(self, item: Mapping[str, Any]) -> Heatmap:
-        key, rows, coords = read_score_rows(item, self.key)
-        index = -1 if self.class_index is None or len(rows) == 1 else self.class_index
-        if index >= len(rows):
-            raise CohortError(f"{case_text(item)}: no class {index} among the {len(rows)} rows of '{key}'")
-        return assemble(rows[index], coords, read_frame(item), name=key)
 
     def _write(self) -> None:
         import ignite.distributed as idist
@@ -150,24 +141,6 @@ class LocalisationSaver:
                 assert hits is not None
                 counts = [len(hits.lesions), int((hits.lesions > 0).sum()), len(hits.false)]
                 writer.writerow([*(_cell(getattr(slide, name)) for name in _COLUMNS), *counts])
-
-
-def is_positive(item: Mapping[str, Any], class_index: int | None) -> bool | None:
-    """Whether a case is labelled with a class, None where that is not known.
-
-    Args:
-        item: has ``label``, a class index or one value a label.
-        class_index: the class; None for the last label, or for any class but the first.
-    """
-    if item.get("label") is None:
-        return None
-    values = np.ravel(as_array(item["label"])).astype(float)
-    if values.size > 1:
-        value = values[-1 if class_index is None else class_index]
-        return None if np.isnan(value) else bool(value > 0)
-    if np.isnan(values[0]) or values[0] < 0:
-        return None
-    return bool(values[0] > 0 if class_index is None else values[0] == max(class_index, 1))
 
 
 def _cell(value: Any) -> str:

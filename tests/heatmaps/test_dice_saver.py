@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import json
 import logging
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -116,9 +118,9 @@ def test_a_positive_slide_without_its_truth_is_named_and_the_others_are_done(tmp
     with caplog.at_level(logging.ERROR):
         report = evaluate(saver, items)
     assert report["slides"]["count"] == 2
-    assert list(report["failures"]) == ["lost", "empty", "damaged"]
-    assert "no Dice of 3 positive slides: lost, empty, damaged" in caplog.text
-    with pytest.raises(CohortError, match=r"(?s)lost: slide 'lost': no ground truth in .*empty, but .*no XML of ASAP"):
+    assert list(report["failures"]) == ["damaged", "empty", "lost"]
+    assert "no Dice of 3 positive slides: damaged, empty, lost" in caplog.text
+    with pytest.raises(CohortError, match=r"(?s)no XML of ASAP.*empty, but .*lost: slide 'lost': no ground truth in "):
         saver.raise_failures()
 
 
@@ -151,7 +153,7 @@ def test_the_best_threshold_of_validation_slides_is_kept_and_used_on_others(tmp_
     test = DiceSaver(str(tmp_path / "test"), str(truth), threshold=str(tmp_path / "val" / "dice.json"), n=10)
     report = evaluate(test, items)
     assert report["slides"] == chosen["slides"]
-    assert report["threshold"] == {"rule": "share", "share_of_highest_score": share, "number": None}
+    assert report["threshold"] == {"rule": "share", "share_of_highest_score": share, "number": None, "minimum": 0.0}
     for row, item in zip(rows(tmp_path / "test" / "dice.csv"), items, strict=True):
         assert float(row["threshold"]) == pytest.approx(share * float(item["heatmap"].max()), rel=1e-4)
     for other in (0.5 * share, min(1.4 * share, 0.99)):
@@ -165,6 +167,40 @@ def test_a_number_is_a_threshold_of_the_scores(tmp_path, truth):
     report = evaluate(DiceSaver(str(tmp_path), str(truth), threshold=1.0, n=10), [case("a", 1)])
     assert report["slides"]["mean"]["value"] == 0
     assert report["threshold"]["number"] == 1.0
+
+
+@pytest.mark.parametrize("threshold", ["otsu", "best", 0.1])
+def test_no_threshold_is_below_the_floor(tmp_path, truth, threshold):
+    items = [case("a", 1), case("b", 1, seed=1)]
+    folder = tmp_path / "val"
+    report = evaluate(DiceSaver(str(folder), str(truth), threshold=threshold, min_threshold=0.86, n=10), items)
+    same = evaluate(DiceSaver(str(tmp_path / "same"), str(truth), threshold=0.86, n=10), items)
+    found = [float(row["threshold"]) for row in rows(folder / "dice.csv")]
+    if threshold == "best":
+        assert min(found) >= 0.86
+        test = DiceSaver(str(tmp_path / "test"), str(truth), threshold=str(folder / "dice.json"), n=10)
+        assert evaluate(test, items)["slides"] == report["slides"]
+    else:
+        assert found == [0.86, 0.86]
+        assert report["slides"] == same["slides"]
+    assert report["threshold"]["minimum"] == 0.86
+
+
+def test_two_processes_write_what_one_writes(tmp_path, truth):
+    """The sampler of two processes hands a slide out twice where their number is odd."""
+    write_truth(truth, "c", (320, 220, 200))
+    items = [case("a", 1, 0, patient="p"), case("n", 0), case("b", 1, 1, patient="p"), case("lost", 1), case("c", 1, 2)]
+    torch.save([items[:3], [*items[3:], items[0]]], tmp_path / "items.pt")
+    evaluate(DiceSaver(str(tmp_path / "one"), str(truth), n=50), items)
+    script = Path(__file__).with_name("run_dice_distributed.py")
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", str(script)]
+    for _ in range(2):  # gloo can abort a process as it exits
+        result = subprocess.run([*command, str(tmp_path), str(truth)], capture_output=True, text=True, timeout=300)
+        if result.returncode == 0:
+            break
+    assert result.returncode == 0, result.stderr[-2000:]
+    for name in ("dice.json", "dice.csv", "dice_lesions.csv"):
+        assert (tmp_path / "two" / name).read_text() == (tmp_path / "one" / name).read_text()
 
 
 def test_a_threshold_that_is_nothing_known_is_named(tmp_path):
