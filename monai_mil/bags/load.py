@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from monai.config import KeysCollection
@@ -15,7 +15,7 @@ from monai_mil.bags.scan_preset import find_preset, same_but_statistics
 from monai_mil.bags.storage import MappedFeatures
 from monai_mil.bags.transforms import bag_meta, bag_tensor, places
 from monai_mil.errors import BagError, NoTissueError
-from monai_mil.scans import SlicePreset
+from monai_mil.scans import Depth, SlicePreset
 
 _ROWS_CHECKED = 64
 
@@ -44,11 +44,15 @@ class LoadBagd(MapTransform):
             read a bag in chunks (``INSIGHT``) and :func:`monai_mil.training.prepare_token_batch`; of a uint8 file it
             holds the codes, and ``feature_scale`` and ``feature_offset`` (float32 ``[d]``) are set beside it. Load
             with ``num_workers=0``: there is nothing to wait for, and a worker would copy the file.
+        depth: layers of the scans the network was trained on, None if each slice was one; ``"any"`` takes all, and bags
+            that do not come from scans are taken whatever it says.
+        depth_mode: how the layers were made, see ``scans.Depth``.
+        lungs: method by which these scans were blanked outside the lungs, None if they were not; ``"any"`` as above.
 
     Raises:
-        BagError: the file is unreadable or empty, of another width, grid, encoder or preset, or holds NaN; names the
-            file.
-        SettingsError: the preset is unknown.
+        BagError: the file is unreadable or empty, of another width, grid, encoder, preset, depth or lungs, or holds
+            NaN; names the file.
+        SettingsError: the preset or the depth is unknown.
     """
 
     def __init__(
@@ -62,6 +66,9 @@ class LoadBagd(MapTransform):
         preset: str | None = None,
         grid: Sequence[int] | None = None,
         mapped: bool = False,
+        depth: int | Literal["any"] | None = "any",
+        depth_mode: Literal["resize", "middle"] = "resize",
+        lungs: Literal["any", "threshold", "lungmask"] | None = "any",
     ) -> None:
         super().__init__(keys, allow_missing_keys)
         self.width = width
@@ -70,6 +77,8 @@ class LoadBagd(MapTransform):
         self.extras = tuple(extras)
         self.grid = None if grid is None else tuple(grid)
         self.mapped = mapped
+        self.depth: Depth | Literal["any"] | None = Depth(depth, depth_mode) if isinstance(depth, int) else depth
+        self.lungs = lungs
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Load ``data[key]``; the input dictionary is left as it is."""
@@ -117,6 +126,22 @@ class LoadBagd(MapTransform):
             )
         if self.preset is not None and bag.info.preset is not None:
             self._check_preset(bag, self.preset, SlicePreset.from_record(bag.info.preset))
+        if bag.info.scan is not None:
+            self._check_cut(bag)
+
+    def _check_cut(self, bag: BagFile) -> None:
+        """Other slices than the network knows are other features, and change a probability pooled over them."""
+        method = None if bag.info.lungs is None else bag.info.lungs.method
+        found = (_depth_in_words(bag.info.depth), _lungs_in_words(method))
+        wanted = (
+            found[0] if self.depth == "any" else _depth_in_words(self.depth),
+            found[1] if self.lungs == "any" else _lungs_in_words(self.lungs),
+        )
+        if found != wanted:
+            raise BagError(
+                f"bag '{bag.path}': {', '.join(found)}; the network was trained on {', '.join(wanted)}; embed the "
+                "scans with the network's depth and lungs"
+            )
 
     @staticmethod
     def _check_preset(bag: BagFile, wanted: SlicePreset, found: SlicePreset) -> None:
@@ -127,6 +152,14 @@ class LoadBagd(MapTransform):
                 f"bag '{bag.path}': made with slice preset '{found.name}'{detail}, the network was trained with "
                 f"'{wanted.name}'; embed the scans with that one"
             )
+
+
+def _depth_in_words(depth: Depth | None) -> str:
+    return "every slice as it is" if depth is None else f"a depth of {depth.layers} ({depth.mode})"
+
+
+def _lungs_in_words(method: str | None) -> str:
+    return "whole scans" if method is None else f"the lungs only (method '{method}')"
 
 
 def _check_finite(bag: BagFile, found: MappedFeatures) -> None:

@@ -12,7 +12,9 @@ from monai.data import MetaTensor, decollate_batch
 
 from monai_mil.bags import BagFile, BagInfo, LoadBagd, SampleInstancesd, collate_bags
 from monai_mil.errors import BagError
+from monai_mil.scans import Depth, LungField
 from monai_mil.training import prepare_token_batch
+from tests.heatmaps.examples import scan_frame
 
 INFO = BagInfo("slide", encoder="uni", mpp=0.25, tile_size_level0=512.0, level0_size=(1536, 600))
 COORDS = np.array([[0, 0], [512, 0], [1024, 0], [512, 512], [1024, 512]])  # the last two reach 424 px below the slide
@@ -107,6 +109,35 @@ def test_another_width_or_grid_is_an_error_that_names_the_file(tmp_path: Path, m
     BagFile.write(vectors, np.ones((3, 6)), COORDS[:3], INFO)
     with pytest.raises(BagError, match=r"vectors\.h5': vectors \(encoder uni\), .* a grid 4 x 3; embed .* spatial"):
         LoadBagd(grid=(4, 3), mapped=mapped)({"image": str(vectors)})
+
+
+LUNGS = LungField.pack(np.ones((4, 24, 32), bool), "threshold")
+
+
+def write_scan(path: Path, depth: Depth | None, lungs: LungField | None) -> str:
+    info = BagInfo("scan", scan=scan_frame(range(4)), depth=depth, lungs=lungs)
+    n = 4 if depth is None else depth.count(4)
+    BagFile.write(path, np.ones((n, 6)), np.stack([np.arange(n), np.zeros(n, int)], axis=1), info)
+    return str(path)
+
+
+def test_scans_cut_otherwise_than_the_network_s_are_refused(tmp_path: Path) -> None:
+    """Blanked lungs and resized slices are other features, and p is pooled over the number of instances."""
+    whole = {"image": write_scan(tmp_path / "whole.h5", None, None)}
+    cut = {"image": write_scan(tmp_path / "cut.h5", Depth(3), LUNGS)}
+    fits = LoadBagd(depth=3, lungs="threshold")
+    assert fits(cut)["image"].shape == (6, 3)
+    with pytest.raises(BagError, match=r"whole\.h5': every slice as it is, whole scans; .* a depth of 3 \(resize\)"):
+        fits(whole)
+    LoadBagd(depth=None, lungs=None)(whole)
+    with pytest.raises(BagError, match=r"cut\.h5': a depth of 3 .*, the lungs only \(.*; .* whole scans"):
+        LoadBagd(depth=3, lungs=None)(cut)
+    for other in ({"depth": 4}, {"depth": 3, "depth_mode": "middle"}, {"lungs": "lungmask"}, {"depth": None}):
+        with pytest.raises(BagError, match="the network was trained on"):
+            LoadBagd(**other)(cut)
+    LoadBagd()(whole)
+    LoadBagd()(cut)
+    fits({"image": write(tmp_path / "slide.h5")})
 
 
 @pytest.mark.parametrize(
