@@ -20,6 +20,9 @@ from monai_mil.errors import CohortError
 from monai_mil.files import replacing
 
 SPLITS = ("train", "val", "test")
+_MOST_FOLDS = 10
+_NEAR = 0.04
+"""How far the shares of a split may lie from those asked for before it is made of more folds."""
 
 
 @dataclass(frozen=True)
@@ -185,23 +188,36 @@ def split_cohort(cohort: Cohort, fractions: Sequence[float] = (0.6, 0.2, 0.2), s
 
 
 def _draw(strata: np.ndarray, patients: np.ndarray, share: float, seed: int) -> np.ndarray:
-    """True for about ``share`` of the rows: one fold, or all but one where the share is above a half.
-
-    A small cohort gets fewer, larger folds, so that each can hold every class.
-    """
+    """True for about ``share`` of the rows: as many whole folds as come near it."""
     from sklearn.model_selection import StratifiedGroupKFold
 
     if share in (0, 1) or not len(strata):
         return np.full(len(strata), bool(share))
-    largest_class = max(Counter(strata.tolist()).values())
-    count = min(round(1 / min(share, 1 - share)), largest_class, len(set(patients.tolist())))
+    smaller = min(share, 1 - share)
+    count = _fold_count(strata, patients, smaller)
     if count < 2:
         raise ValueError("too few of them in every class")
-    folds = StratifiedGroupKFold(count, shuffle=True, random_state=seed)
-    many, few = next(folds.split(strata, strata, patients))
-    taken = np.zeros(len(strata), bool)
-    taken[few if share <= 0.5 else many] = True
-    return taken
+    folds = StratifiedGroupKFold(count, shuffle=True, random_state=seed).split(strata, strata, patients)
+    drawn = np.zeros(len(strata), bool)
+    for _, fold in itertools.islice(folds, max(round(smaller * count), 1)):
+        drawn[fold] = True
+    return drawn if share <= 0.5 else ~drawn
+
+
+def _fold_count(strata: np.ndarray, patients: np.ndarray, share: float) -> int:
+    """How many folds to make: one is the share, unless several of more and smaller ones come nearer to it.
+
+    A small cohort gets fewer, larger folds, so that each can hold every class.
+    """
+    largest_class = max(Counter(strata.tolist()).values())
+    whole = min(round(1 / share), largest_class, len(set(patients.tolist())))
+    rarest = min(len(set(patients[strata == name].tolist())) for name in set(strata.tolist()))
+    near = (count for count in range(whole, min(rarest, _MOST_FOLDS) + 1) if _miss(share, count) < _NEAR)
+    return next(near, whole)
+
+
+def _miss(share: float, count: int) -> float:
+    return abs(round(share * count) / count - share)
 
 
 def _relative(path: Path, folder: Path) -> str:

@@ -3,7 +3,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from monai_mil.bags import Cohort, CohortSlide, read_cohort, split_cohort
@@ -274,6 +274,7 @@ def many(patients: int, slides_each: int, positive: float) -> Cohort:
     fractions=st.sampled_from([(0.6, 0.2, 0.2), (0.5, 0.5, 0.0), (0.8, 0.0, 0.2), (0.2, 0.2, 0.6), (1.0, 0.0, 0.0)]),
     seed=st.integers(0, 5),
 )
+@example(patients=22, slides_each=3, fractions=(0.2, 0.2, 0.6), seed=0)
 def test_a_split_never_divides_a_patient_and_keeps_the_shares(patients, slides_each, fractions, seed):
     cohort = split_cohort(many(patients, slides_each, 0.4), fractions, seed)
     homes: dict[str, set[str]] = {}
@@ -284,6 +285,21 @@ def test_a_split_never_divides_a_patient_and_keeps_the_shares(patients, slides_e
     for name, share in zip(("train", "val", "test"), fractions, strict=True):
         assert counts[name] / len(cohort) == pytest.approx(share, abs=0.13)
     assert cohort == split_cohort(cohort, fractions, seed)
+
+
+@pytest.mark.parametrize("share", [0.1, 0.25, 0.3, 0.4, 0.45, 0.6, 0.7, 0.85])
+def test_any_share_of_a_large_cohort_is_met(share):
+    cohort = split_cohort(many(200, 1, 0.3), (1 - share, share, 0.0))
+    for label in (0, 1):
+        splits = [slide.split for slide in cohort.slides if slide.label == label]
+        assert splits.count("val") / len(splits) == pytest.approx(share, abs=0.05)
+
+
+def test_a_rare_class_is_in_every_split_however_the_shares_lie():
+    slides = tuple(CohortSlide(f"s{index}", f"p{index}", label=int(index < 3)) for index in range(40))
+    for seed in range(5):
+        cohort = split_cohort(Cohort("cohort.csv", slides, ("label",), ("normal", "tumor")), (0.6, 0.4, 0.0), seed)
+        assert {slide.split for slide in cohort.slides if slide.label} == {"train", "val"}
 
 
 def test_a_split_keeps_the_classes_in_proportion():
