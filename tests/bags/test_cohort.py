@@ -296,8 +296,8 @@ def test_any_share_of_a_large_cohort_is_met(share):
 
 
 def test_a_rare_class_is_in_every_split_however_the_shares_lie():
-    slides = tuple(CohortSlide(f"s{index}", f"p{index}", label=int(index < 3)) for index in range(40))
-    for seed in range(5):
+    slides = tuple(CohortSlide(f"s{index}", f"p{index}", label=int(index < 2)) for index in range(40))
+    for seed in range(10):
         cohort = split_cohort(Cohort("cohort.csv", slides, ("label",), ("normal", "tumor")), (0.6, 0.4, 0.0), seed)
         assert {slide.split for slide in cohort.slides if slide.label} == {"train", "val"}
 
