@@ -8,8 +8,10 @@ from typing import Any
 import numpy as np
 
 from monai_mil.errors import CohortError
-from monai_mil.heatmaps.cases import case_text, output_count, read_frame, read_score_rows
+from monai_mil.heatmaps.cases import case_text, read_frame
+from monai_mil.heatmaps.drawn import read_score_rows
 from monai_mil.heatmaps.heatmap import Heatmap, as_array, assemble
+from monai_mil.heatmaps.prediction import output_count
 
 
 def class_heatmap(item: Mapping[str, Any], key: str | None, class_index: int | None) -> Heatmap:
@@ -17,7 +19,7 @@ def class_heatmap(item: Mapping[str, Any], key: str | None, class_index: int | N
 
     Args:
         item: the case.
-        key: which of its tensors, see :func:`monai_mil.heatmaps.cases.read_scores`.
+        key: which of its tensors, see :func:`monai_mil.heatmaps.drawn.read_scores`.
         class_index: the class; None for the last, the positive one of two.
 
     Raises:

@@ -45,7 +45,8 @@ def write_report(
 
     Args:
         predictions_csv: table as :class:`PredictionSaver` writes it, binary, multi-class or multi-label.
-        heatmap_dir: folder of ``<slide_id>.h5`` or ``<scan_id>.h5``; cases without one are left out of the heatmaps.
+        heatmap_dir: folder of ``<slide_id>.h5`` or ``<scan_id>.h5``, or of one a class, ``<slide_id>_<class>.h5``;
+            cases without one are left out of the heatmaps.
         out_html: the report.
         title: its title.
         slides: where the slides or scans are, by id, if not where they were at inference.
@@ -63,7 +64,7 @@ def write_report(
     """
     table = read_predictions(predictions_csv)
     figures, figures_note = _figures(table, Path(heatmap_dir), slides, max_figures, tiles)
-    numbers = {figure["slide_id"]: figure["number"] for figure in figures}
+    numbers = {figure["slide_id"]: figure["number"] for figure in reversed(figures)}
     curves = table.curves if table.labelled.any() else []
     return write_page(
         "report.html.j2",
@@ -207,23 +208,37 @@ def _figures(
     table: Predictions, folder: Path, slides: Mapping[str, str | Path] | None, most: int, tiles: int
 ) -> tuple[list[dict[str, Any]], str]:
     """The heatmaps to show, most interesting first, and what is said about their choice."""
-    having = [index for index, name in enumerate(table.slide_ids) if (folder / f"{name}.h5").is_file()]
+    files = {index: _heatmap_files(folder, name, table.classes) for index, name in enumerate(table.slide_ids)}
+    having = [index for index, found in files.items() if found]
     order = sorted(having, key=lambda index: (not table.wrong[index], -table.certainty[index]))
     figures: list[dict[str, Any]] = []
     unreadable = []
-    for index in order[:most]:
+    chosen = [(case, *found) for case in order for found in files[case].items()]
+    for index, part, path in chosen[:most]:
         try:
-            panel = _panel(load_heatmap(folder / f"{table.slide_ids[index]}.h5"), slides, tiles)
+            panel = _panel(load_heatmap(path), slides, tiles)
         except (MonaiMILError, ValueError) as error:
             unreadable.append(str(error))
             continue
         probs = sorted(zip(table.classes, table.prob[index].tolist(), strict=True), key=lambda entry: -entry[1])
-        figures.append(_row(table, index) | {"number": len(figures) + 1, "panel": panel, "probs": probs[:6]})
+        figure = {"number": len(figures) + 1, "panel": panel, "part": part, "probs": probs[:6]}
+        figures.append(_row(table, index) | figure)
+    shown = len({figure["slide_id"] for figure in figures})
     note = (
-        f"{len(figures)} of {len(table)} {table.noun}s: wrong predictions first, the most certain before the others. "
+        f"{shown} of {len(table)} {table.noun}s: wrong predictions first, the most certain before the others. "
         f"{_count(len(having), f'{table.noun} has', f'{table.noun}s have')} a heatmap."
     )
+    if len(figures) > shown:
+        note += f" {len(figures)} heatmaps are shown, one a class."
     return figures, " ".join([note, *unreadable])
+
+
+def _heatmap_files(folder: Path, name: str, classes: tuple[str, ...]) -> dict[str, Path]:
+    """The heatmaps of a case by class, or the only one, whose key is empty."""
+    parts = {part: folder / f"{name}_{part}.h5" for part in (*classes, *map(str, range(len(classes))))}
+    found = {part: path for part, path in parts.items() if path.is_file()}
+    single = folder / f"{name}.h5"
+    return found or ({"": single} if single.is_file() else {})
 
 
 def _panel(heatmap: Heatmap | ScanHeatmap, sources: Mapping[str, str | Path] | None, count: int) -> Panel | ScanPanel:

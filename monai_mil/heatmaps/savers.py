@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from monai_mil.errors import CohortError
-from monai_mil.heatmaps.cases import case_id, cases, read_frame, read_prediction, read_scores
+from monai_mil.heatmaps.cases import case_id, cases, read_frame
+from monai_mil.heatmaps.drawn import DrawnMap, check_labels, drawn_maps, read_scores
 from monai_mil.heatmaps.geojson import export_geojson
 from monai_mil.heatmaps.heatmap import Heatmap, assemble
 from monai_mil.heatmaps.mask import export_mask
 from monai_mil.heatmaps.png import export_png
+from monai_mil.heatmaps.prediction import read_prediction
 from monai_mil.heatmaps.tables import RunningTable
 from monai_mil.heatmaps.threshold import ThresholdRule
 from monai_mil.heatmaps.tiff import export_tiff
@@ -42,7 +44,8 @@ class HeatmapSaver:
         key: which tensor of a case is drawn: ``[n]``, ``[rows, n]`` or ``[rows, n, h, w]``. None takes the first there
             is of ``heatmap``, ``scores``, ``instance_scores`` (rows are classes) and ``attention`` (rows are heads,
             and averaged).
-        class_index: the class to draw where rows are classes; None draws the most probable one.
+        class_index: the class to draw where rows are classes; None draws the most probable one. ``"all"`` draws every
+            class, in files ``<slide_id>_<class>`` of the same endings (its number where ``classes`` is None).
         name: what the figures call the scores; default the key.
         classes: names of the classes, for titles; None leaves the prediction out of them.
         multi_label: classes do not exclude each other.
@@ -64,7 +67,7 @@ class HeatmapSaver:
         formats: Sequence[str] = (),
         options: Mapping[str, Mapping[str, Any]] | None = None,
         key: str | None = None,
-        class_index: int | None = None,
+        class_index: int | Literal["all"] | None = None,
         name: str | None = None,
         classes: Sequence[str] | None = None,
         multi_label: bool = False,
@@ -77,6 +80,7 @@ class HeatmapSaver:
             raise ValueError(f"unknown heatmap formats {', '.join(unknown)}; choose from {', '.join(_EXPORTS)}")
         if "mask" in formats and threshold is None:
             raise ValueError('the format "mask" needs a threshold: "otsu", "network" or a number')
+        check_labels(class_index, classes)
         self.folder = Path(output_dir, "heatmaps")
         self.formats = tuple(form for form in formats if form != "h5")
         self.options = options or {}
@@ -99,19 +103,13 @@ class HeatmapSaver:
     def __call__(self, engine: Any) -> None:
         """Write the heatmaps of the engine's current iteration."""
         for item in cases(engine):
-            slide_id = case_id(item)
             try:
-                heatmap = self._assemble(item)
-                heatmap.save(self.folder / f"{slide_id}.h5")
-            except Exception as error:
-                self._fail(slide_id, "h5", error)
+                maps = drawn_maps(item, self.key, self.class_index, self.classes)
+            except CohortError as error:
+                self._fail(case_id(item), "h5", error)
                 continue
-            for form in self.formats:
-                suffix, export = _EXPORTS[form]
-                try:
-                    export(heatmap, self.folder / f"{slide_id}{suffix}", **self.options.get(form, {}))
-                except Exception as error:
-                    self._fail(slide_id, form, error)
+            for drawn in maps:
+                self._write(item, drawn)
 
     def raise_failures(self) -> None:
         """Raise a CohortError that names every slide whose heatmap could not be written, if any."""
@@ -119,14 +117,30 @@ class HeatmapSaver:
             listed = "\n  ".join(self.failures.values())
             raise CohortError(f"the heatmaps of {len(self.failures)} slides failed, the others are done:\n  {listed}")
 
-    def _assemble(self, item: Mapping[str, Any]) -> Heatmap:
-        key, scores, coords = read_scores(item, self.key, self.class_index)
+    def _write(self, item: Mapping[str, Any], drawn: DrawnMap) -> None:
+        slide_id = case_id(item)
+        stem = drawn.stem(slide_id)
+        try:
+            heatmap = self._assemble(item, drawn)
+            heatmap.save(self.folder / f"{stem}.h5")
+        except Exception as error:
+            self._fail(slide_id, f"{drawn.label} h5".strip(), error)
+            return
+        for form in self.formats:
+            suffix, export = _EXPORTS[form]
+            try:
+                export(heatmap, self.folder / f"{stem}{suffix}", **self.options.get(form, {}))
+            except Exception as error:
+                self._fail(slide_id, f"{drawn.label} {form}".strip(), error)
+
+    def _assemble(self, item: Mapping[str, Any], drawn: DrawnMap) -> Heatmap:
+        key, scores, coords = read_scores(item, self.key, drawn.class_index)
         attributes: dict[str, Any] = {}
         if self.classes is not None:
             points = self.rule.operating_points
             attributes = read_prediction(item, self.classes, self.multi_label, points).attributes()
-        heatmap = assemble(scores, coords, read_frame(item), name=self.name or key, attributes=attributes)
-        return replace(heatmap, threshold=self.rule.threshold(heatmap, item, self.class_index, self.multi_label))
+        heatmap = assemble(scores, coords, read_frame(item), name=drawn.title(self.name or key), attributes=attributes)
+        return replace(heatmap, threshold=self.rule.threshold(heatmap, item, drawn.class_index, self.multi_label))
 
     def _fail(self, slide_id: str, form: str, error: Exception) -> None:
         message = f"{slide_id} ({form}): {error}"

@@ -12,20 +12,15 @@ import numpy as np
 
 from monai_mil.errors import CohortError
 from monai_mil.files import replacing
-from monai_mil.heatmaps.cases import (
-    Prediction,
-    case_id,
-    cases,
-    read_prediction,
-    read_score_rows,
-    read_scores,
-    read_slices,
-)
-from monai_mil.heatmaps.curve import export_curve, moments_mm
+from monai_mil.heatmaps.cases import case_id, cases, read_slices
+from monai_mil.heatmaps.curve import export_curve
+from monai_mil.heatmaps.drawn import DrawnMap, check_labels, drawn_maps, read_score_rows, read_scores
 from monai_mil.heatmaps.montage import display_window, export_montage, window_text
 from monai_mil.heatmaps.nifti import export_nifti, export_nifti_mask
+from monai_mil.heatmaps.prediction import Prediction, read_prediction
 from monai_mil.heatmaps.scan_case import ScanCase
 from monai_mil.heatmaps.scan_heatmap import ScanHeatmap
+from monai_mil.heatmaps.slice_tables import scan_row, slice_rows
 from monai_mil.heatmaps.tables import RunningTable, csv_text
 from monai_mil.heatmaps.threshold import ThresholdRule
 from monai_mil.scans import Window
@@ -69,10 +64,12 @@ class SliceSaver:
         key: which tensor of a case is drawn: ``[n]``, ``[rows, n]`` or ``[rows, n, h, w]``. None takes the first there
             is of ``heatmap``, ``scores``, ``instance_scores`` (rows are classes) and ``attention`` (rows are heads,
             and averaged).
-        class_index: the class to draw where rows are classes; None draws the most probable one.
+        class_index: the class to draw where rows are classes; None draws the most probable one. ``"all"`` draws every
+            class, in files ``heatmaps/<scan_id>_<class>`` of the same endings (its number where ``classes`` is None);
+            the tables then tell of the most probable one.
         name: what the figures call the scores; default the key.
         threshold: scores strictly above are foreground, which ``mask`` holds and the pictures outline: ``"otsu"`` over
-            all scores of the scan, ``"network"`` for the network's own, a number, or None for none.
+            all scores the network gave, ``"network"`` for the network's own, a number, or None for none.
         min_threshold: no threshold is lower.
         operating_points: the probability from which on a class is called, one for each of the network's outputs or
             that of the second of two exclusive classes; where the class drawn is not called a scan has no foreground
@@ -92,7 +89,7 @@ class SliceSaver:
         window: Window | str = "40/400",
         slices: int = 8,
         key: str | None = None,
-        class_index: int | None = None,
+        class_index: int | Literal["all"] | None = None,
         name: str | None = None,
         threshold: Literal["otsu", "network"] | float | None = None,
         min_threshold: float = 0.0,
@@ -103,6 +100,7 @@ class SliceSaver:
             raise ValueError(f"unknown slice formats {', '.join(unknown)}; choose from {', '.join(_FORMATS)}, {_MASK}")
         if _MASK in formats and threshold is None:
             raise ValueError('the format "mask" needs a threshold: "otsu", "network" or a number')
+        check_labels(class_index, classes)
         self.folder = Path(output_dir)
         self.formats = tuple(formats)
         self.classes = classes
@@ -133,19 +131,21 @@ class SliceSaver:
         for item in cases(engine):
             scan_id = case_id(item)
             try:
-                heatmap = self._heatmap(item)
-                heatmap.save(self.folder / "heatmaps" / f"{scan_id}.h5")
-                row = scan_row(heatmap, self._prediction(item), scan_id)
-                self._write_slices(item, heatmap, scan_id)
+                maps = {
+                    drawn.stem(scan_id): self._heatmap(item, drawn)
+                    for drawn in drawn_maps(item, self.key, self.class_index, self.classes)
+                }
+                for stem, heatmap in maps.items():
+                    heatmap.save(self.folder / "heatmaps" / f"{stem}.h5")
+                told = maps[scan_id] if scan_id in maps else self._heatmap(item, DrawnMap(None))
+                row = scan_row(told, self._prediction(item), scan_id)
+                self._write_slices(item, told, scan_id)
             except Exception as error:
                 self._fail(scan_id, "scores", error)
                 continue
             self.table.add([row])
-            for form in self.formats:
-                try:
-                    self._export(form, heatmap, scan_id)
-                except Exception as error:
-                    self._fail(scan_id, form, error)
+            for stem, heatmap in maps.items():
+                self._write_pictures(heatmap, scan_id, stem)
 
     def raise_failures(self) -> None:
         """Raise a CohortError that names every scan whose results could not be written, if any."""
@@ -160,8 +160,8 @@ class SliceSaver:
             return None
         return read_prediction(item, self.classes, self.multi_label, self.rule.operating_points)
 
-    def _heatmap(self, item: Mapping[str, Any]) -> ScanHeatmap:
-        key, scores, _ = read_scores(item, self.key, self.class_index)
+    def _heatmap(self, item: Mapping[str, Any], drawn: DrawnMap) -> ScanHeatmap:
+        key, scores, _ = read_scores(item, self.key, drawn.class_index)
         case = ScanCase.of(item)
         attention, labels = read_slices(item, "attention"), read_slices(item, "instance_labels")
         if attention is not None and scores.ndim == 1 and np.allclose(scores, np.atleast_2d(attention).mean(axis=0)):
@@ -170,13 +170,13 @@ class SliceSaver:
         heatmap = ScanHeatmap(
             case.frame,
             case.scores(scores),
-            self.name or key,
+            drawn.title(self.name or key),
             (prediction.attributes() if prediction else {}) | {"window": window_text(self.window)},
             attention=None if attention is None else case.attention(np.atleast_2d(attention)),
             labels=None if labels is None or (labels < 0).all() else case.labels(labels),
             lungs=case.lungs,
         )
-        return replace(heatmap, threshold=self.rule.threshold(heatmap, item, self.class_index, self.multi_label))
+        return replace(heatmap, threshold=self.rule.threshold(scores, item, drawn.class_index, self.multi_label))
 
     def _write_slices(self, item: Mapping[str, Any], heatmap: ScanHeatmap, scan_id: str) -> None:
         _, rows, _ = read_score_rows(item, self.key)
@@ -189,18 +189,25 @@ class SliceSaver:
         with replacing(self.folder / "slices" / f"{scan_id}.csv") as temporary:
             temporary.write_text(csv_text(slice_rows(heatmap, scores), header=True), encoding="utf-8")
 
-    def _export(self, form: str, heatmap: ScanHeatmap, scan_id: str) -> None:
+    def _write_pictures(self, heatmap: ScanHeatmap, scan_id: str, stem: str) -> None:
+        for form in self.formats:
+            try:
+                self._export(form, heatmap, scan_id, stem)
+            except Exception as error:
+                self._fail(scan_id, f"{stem} {form}" if stem != scan_id else form, error)
+
+    def _export(self, form: str, heatmap: ScanHeatmap, scan_id: str, stem: str) -> None:
         place = self.folder / "heatmaps"
         if form == "curve":
-            export_curve(heatmap, place / f"{scan_id}_curve.png", title=scan_id)
+            export_curve(heatmap, place / f"{stem}_curve.png", title=scan_id)
         elif form == "nifti":
-            export_nifti(heatmap, place / f"{scan_id}.nii.gz", smooth=True)
+            export_nifti(heatmap, place / f"{stem}.nii.gz", smooth=True)
         elif form == _MASK:
-            export_nifti_mask(heatmap, place / f"{scan_id}_mask.nii.gz")
+            export_nifti_mask(heatmap, place / f"{stem}_mask.nii.gz")
         elif heatmap.frame.path is None or not Path(heatmap.frame.path).exists():
             logger.warning("no montage of scan '%s': the scan was not found at '%s'", scan_id, heatmap.frame.path)
         else:
-            path = place / f"{scan_id}_montage.png"
+            path = place / f"{stem}_montage.png"
             export_montage(heatmap, None, path, window=self.window, slices=self.slices, title=scan_id)
 
     def _fail(self, scan_id: str, what: str, error: Exception) -> None:
@@ -216,55 +223,3 @@ class SliceSaver:
         self.table.finish()
         if self.failures:
             logger.error("no complete slice scores of %d scans: %s", len(self.failures), ", ".join(self.failures))
-
-
-def slice_rows(heatmap: ScanHeatmap, scores: Mapping[str, np.ndarray]) -> list[dict[str, str]]:
-    """The rows of a scan's slice table.
-
-    Args:
-        heatmap: the scan.
-        scores: columns of scores, each ``[n]``.
-    """
-    frame, values = heatmap.frame, dict(scores)
-    for name, attention in _attentions(heatmap).items():
-        values[f"attention{name}"] = attention
-    columns = {name: [f"{value:.6g}" for value in numbers.tolist()] for name, numbers in values.items()}
-    if heatmap.labels is not None:
-        columns["label"] = ["" if value < 0 else str(value) for value in heatmap.labels.tolist()]
-    return [
-        {
-            "slice": str(index + 1),
-            "sop_uid": frame.sop_uids[index],
-            "frame": str(frame.frame_numbers[index]),
-            "position_mm": f"{position:.4f}",
-        }
-        | {name: values[index] for name, values in columns.items()}
-        for index, position in enumerate(frame.positions_mm.tolist())
-    ]
-
-
-def scan_row(heatmap: ScanHeatmap, prediction: Prediction | None, scan_id: str) -> dict[str, str]:
-    """The row of ``scans.csv``."""
-    row = {"scan_id": scan_id}
-    if prediction is not None:
-        given = prediction.row()
-        row |= {name: given[name] for name in given if name in ("patient_id", "pred") or name.startswith("prob_")}
-    for name, attention in _attentions(heatmap).items():
-        (mean,), (std,) = moments_mm(attention[None], heatmap.frame)
-        row |= {f"attention_center_mm{name}": f"{mean:.4f}", f"attention_width_mm{name}": f"{std:.4f}"}
-    peak, frame = heatmap.peak, heatmap.frame
-    return row | {
-        "highest_slice": str(peak + 1),
-        "highest_position_mm": f"{frame.positions_mm[peak]:.4f}",
-        "highest_sop_uid": frame.sop_uids[peak],
-        "highest_frame": str(frame.frame_numbers[peak]),
-        "highest_score": f"{heatmap.slice_scores[peak]:.6g}",
-    }
-
-
-def _attentions(heatmap: ScanHeatmap) -> dict[str, np.ndarray]:
-    """The attention ``[n]`` by the ending of its columns' names: the heads' mean, and each where there are several."""
-    if heatmap.attention is None:
-        return {}
-    heads = heatmap.attention if len(heatmap.attention) > 1 else ()
-    return {"": heatmap.attention.mean(axis=0)} | {f"_{head}": values for head, values in enumerate(heads, 1)}

@@ -9,16 +9,17 @@ from typing import Any, Literal
 
 import numpy as np
 
-from monai_mil.heatmaps.cases import drawn_class, fitting_points, read_probabilities, read_threshold
+from monai_mil.heatmaps.drawn import drawn_class, read_threshold
 from monai_mil.heatmaps.heatmap import Heatmap
+from monai_mil.heatmaps.prediction import fitting_points, read_probabilities
 from monai_mil.heatmaps.scan_heatmap import ScanHeatmap
 from monai_mil.metrics.operating_point import decisions
 
 _FLAT = 1e-6
 
 
-def otsu(heatmap: Heatmap | ScanHeatmap) -> float:
-    """Otsu's threshold over all tokens of the slide or scan; of tiles or slices with one score, over these.
+def otsu(heatmap: Heatmap | ScanHeatmap | np.ndarray) -> float:
+    """Otsu's threshold over all tokens of the slide or scan, or over an array of scores.
 
     The same as scikit-image's ``threshold_otsu``. Tokens whose centre lies outside the slide do not count. A map that
     is the same everywhere has nothing to split: the answer is then below every score.
@@ -28,7 +29,7 @@ def otsu(heatmap: Heatmap | ScanHeatmap) -> float:
     from monai_mil.bags.tokens import token_mask
     from monai_mil.networks.otsu import otsu_threshold
 
-    scores = heatmap.scores
+    scores = heatmap if isinstance(heatmap, np.ndarray) else heatmap.scores
     if isinstance(heatmap, Heatmap) and scores.ndim == 3:
         frame, (rows, columns) = heatmap.frame, scores.shape[1:]
         real = token_mask(heatmap.coords, frame.tile_size_level0, frame.level0_size, (rows, columns))
@@ -60,12 +61,12 @@ class ThresholdRule:
             raise ValueError(f'unknown threshold \'{self.source}\'; choose "otsu", "network" or a number')
 
     def threshold(
-        self, heatmap: Heatmap | ScanHeatmap, item: Mapping[str, Any], class_index: int | None, multi_label: bool
+        self, scores: Heatmap | np.ndarray, item: Mapping[str, Any], class_index: int | None, multi_label: bool
     ) -> float | None:
         """The threshold of one slide or scan.
 
         Args:
-            heatmap: its scores.
+            scores: the slide's, or those the network gave for the layers of a scan.
             item: the case, which holds the network's answer.
             class_index: the class drawn; None for the most probable one.
             multi_label: classes do not exclude each other.
@@ -78,7 +79,7 @@ class ThresholdRule:
         if self._is_negative(item, class_index, multi_label):
             return math.inf
         if self.source == "otsu":
-            found = otsu(heatmap)
+            found = otsu(scores)
         else:
             found = read_threshold(item, class_index) if self.source == "network" else float(self.source)
         return max(found, self.minimum)

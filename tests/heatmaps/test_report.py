@@ -204,3 +204,21 @@ def test_the_report_shows_the_smooth_map_and_its_outline(tmp_path, threshold, te
     assert 'class="heat smooth"' in page
     assert ('class="outline"' in page) == np.isfinite(threshold)
     assert f"attention, coloured by score, {text}" in page
+
+
+def test_heatmaps_of_every_class_are_found_and_counted_by_slide(tmp_path):
+    write_table(tmp_path / "a.csv", ("x", "y"), n=4, multi_label=True)
+    folder = tmp_path / "heatmaps"
+    for name, stem in (("slide_1", "slide_1_x"), ("slide_1", "slide_1_y"), ("slide_2", "slide_2")):
+        heatmap = assemble([0.2, 0.8], [[0, 0], [100, 0]], frame(slide_id=name), name=f"heatmap of {stem}")
+        heatmap.save(folder / f"{stem}.h5")
+    page = report(tmp_path)
+    assert page.count('<section class="card" id="slide-') == 3
+    assert "2 of 4 slides: wrong predictions first" in page
+    assert "2 slides have a heatmap. 3 heatmaps are shown, one a class." in page
+    first, second = page.index("<h3>slide_1 · x</h3>"), page.index("<h3>slide_1 · y</h3>")
+    assert 0 < first < second
+    assert "<h3>slide_2</h3>" in page
+    number = int(re.search(r'id="slide-(\d+)">\s*<div class="slide-head">\s*<h3>slide_1 · x', page)[1])
+    assert f'<a href="#slide-{number}">slide_1</a>' in page
+    assert len(re.findall(r'<section class="card" id="slide-', report(tmp_path, max_figures=2))) == 2

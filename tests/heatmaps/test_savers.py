@@ -14,7 +14,9 @@ from monai.engines import SupervisedEvaluator
 from monai_mil.bags import LoadBagd, collate_bags, make_bag_cohort, read_cohort
 from monai_mil.errors import CohortError, OutputError
 from monai_mil.heatmaps import Heatmap, HeatmapSaver, PredictionSaver
-from monai_mil.heatmaps.cases import read_frame, read_prediction, read_scores
+from monai_mil.heatmaps.cases import read_frame
+from monai_mil.heatmaps.drawn import read_scores
+from monai_mil.heatmaps.prediction import read_prediction
 from monai_mil.networks import ABMIL
 from monai_mil.training import FullOutputInferer, prepare_bag_batch
 
@@ -231,6 +233,61 @@ def test_a_slide_below_its_operating_point_keeps_its_scores_but_no_foreground(tm
     assert saved.attributes["prediction"] == "normal"
     np.testing.assert_array_equal(saved.scores, token_case()["heatmap"][0])
     assert save_case(saver, token_case(pred=torch.tensor([0.31]))).threshold == pytest.approx(0.45)
+
+
+def label_case(**changes):
+    """Three labels; tile 0 is bright for the first, tile 1 for the second, none for the third."""
+    heatmap = torch.full((3, 3, 4, 4), 0.1)
+    heatmap[0, 0], heatmap[1, 1] = 0.7, 0.8
+    thresholds = torch.tensor([0.4, 0.5, 0.6])
+    return token_case(pred=torch.tensor([0.9, 0.2, 0.6]), heatmap=heatmap, threshold=thresholds, **changes)
+
+
+def run(saver, item):
+    engine = Engine(lambda engine, batch: [item])
+    saver.attach(engine)
+    engine.run([0])
+
+
+def test_every_label_s_map_is_written_with_its_own_threshold_and_gate(tmp_path):
+    options = {"multi_label": True, "threshold": "network", "operating_points": [0.5, 0.5, 0.5]}
+    saver = HeatmapSaver(
+        str(tmp_path), ["png", "geojson", "tiff", "mask"], class_index="all", classes=["x", "y z", "w"], **options
+    )
+    run(saver, label_case())
+    saver.raise_failures()
+    written = {path.name for path in (tmp_path / "heatmaps").iterdir()}
+    endings = (".h5", ".png", ".geojson", ".tif", "_mask.tif")
+    assert written == {f"a_{name}{ending}" for name in ("x", "y z", "w") for ending in endings}
+    for index, (name, threshold) in enumerate([("x", 0.4), ("y z", math.inf), ("w", 0.6)]):
+        saved = Heatmap.load(tmp_path / "heatmaps" / f"a_{name}.h5")
+        np.testing.assert_array_equal(saved.scores, label_case()["heatmap"][index])
+        assert saved.name == f"heatmap {name}"
+        assert saved.threshold == pytest.approx(threshold)
+        features = json.loads((tmp_path / "heatmaps" / f"a_{name}.geojson").read_text())["features"]
+        regions = [one for one in features if one["properties"]["objectType"] == "annotation"]
+        assert len(regions) == (name == "x"), "y z is gated, w has nothing above its threshold"
+
+
+def test_all_of_one_map_is_one_file_and_classes_without_names_are_numbered(tmp_path):
+    run(HeatmapSaver(str(tmp_path / "one"), class_index="all", classes=CLASSES), token_case())
+    assert [path.name for path in (tmp_path / "one" / "heatmaps").iterdir()] == ["a.h5"]
+    run(HeatmapSaver(str(tmp_path / "many"), class_index="all"), label_case())
+    assert sorted(path.name for path in (tmp_path / "many" / "heatmaps").iterdir()) == ["a_0.h5", "a_1.h5", "a_2.h5"]
+
+
+def test_a_failing_label_is_named_and_the_others_are_written(tmp_path):
+    (tmp_path / "heatmaps" / "a_y.png").mkdir(parents=True)
+    saver = HeatmapSaver(str(tmp_path), ["png"], class_index="all", classes=["x", "y", "z"])
+    run(saver, label_case())
+    assert (tmp_path / "heatmaps" / "a_z.png").is_file()
+    with pytest.raises(CohortError, match=r"of 1 slides failed.*\n  a \(y png\)"):
+        saver.raise_failures()
+
+
+def test_a_class_that_cannot_name_a_file_is_refused():
+    with pytest.raises(ValueError, match="class 'DCIS/ADH' cannot name the files"):
+        HeatmapSaver("out", class_index="all", classes=["DCIS/ADH", "FEA"])
 
 
 def test_a_mask_of_tokens_removes_padded_tiles_only():

@@ -18,11 +18,11 @@ from monai_mil.bags import (
     read_cohort,
 )
 from monai_mil.errors import CohortError, SettingsError
-from monai_mil.heatmaps import HeatmapSaver, PredictionSaver, ScanHeatmap, SliceSaver, write_report
-from monai_mil.heatmaps.cases import read_prediction
+from monai_mil.heatmaps import HeatmapSaver, PredictionSaver, ScanHeatmap, SliceSaver, otsu, write_report
+from monai_mil.heatmaps.prediction import read_prediction
 from monai_mil.networks import ABMIL
 from monai_mil.networks.moments import attention_moments
-from monai_mil.scans import load_scan
+from monai_mil.scans import Depth, load_scan
 from monai_mil.training import FullOutputInferer, prepare_bag_batch
 from tests.heatmaps.examples import scan_frame
 
@@ -193,6 +193,49 @@ def test_spatial_scores_are_kept_and_their_highest_cell_is_the_slice_s(tmp_path)
     assert (heatmap.name, heatmap.threshold) == ("heatmap", 0.5)
     slices = rows(tmp_path / "slices" / "scan.csv")
     np.testing.assert_allclose([float(line["score"]) for line in slices], scores[0, :10].amax(dim=(1, 2)), rtol=1e-5)
+
+
+def test_every_label_s_maps_of_a_scan_are_written_and_the_tables_tell_of_the_most_probable(tmp_path):
+    maps = torch.full((2, 13, 2, 3), 0.1)
+    maps[0, 3, 0, 0], maps[1, 7, 1, 2] = 0.6, 0.9
+    _, item = case(heatmap=maps, pred=torch.tensor([0.9, 0.2]), threshold=torch.tensor([0.3, 0.4]))
+    item["label"] = torch.tensor([1.0, float("nan")])
+    options = {"multi_label": True, "class_index": "all", "operating_points": [0.5, 0.5], "threshold": "network"}
+    save(tmp_path, [item], formats=("curve", "nifti", "mask"), **options).raise_failures()
+    endings = (".h5", "_curve.png", ".nii.gz", "_mask.nii.gz")
+    written = {path.name for path in (tmp_path / "heatmaps").iterdir()}
+    assert written == {f"scan_{name}{ending}" for name in CLASSES for ending in endings}
+    first, second = (ScanHeatmap.load(tmp_path / "heatmaps" / f"scan_{name}.h5") for name in CLASSES)
+    np.testing.assert_array_equal(second.scores, maps[1, :10])
+    assert (first.threshold, second.threshold) == (pytest.approx(0.3), np.inf)
+    assert second.name == "heatmap positive"
+    assert rows(tmp_path / "scans.csv")[0]["highest_slice"] == "4"
+    assert [float(line["score_positive"]) for line in rows(tmp_path / "slices" / "scan.csv")][7] == pytest.approx(0.9)
+    write_predictions = Engine(lambda engine, item: [item])
+    PredictionSaver(str(tmp_path), CLASSES, multi_label=True).attach(write_predictions)
+    write_predictions.run([item])
+    page = write_report(tmp_path / "predictions.csv", tmp_path / "heatmaps", tmp_path / "a.html").read_text()
+    assert "<h3>scan · negative</h3>" in page
+    assert "<h3>scan · positive</h3>" in page
+    assert "2 heatmaps are shown, one a class" in page
+    assert '<a href="#scan-1">scan</a>' in page
+
+
+def test_slices_that_the_network_did_not_see_do_not_move_otsu_s_threshold(tmp_path):
+    """Of 300 slices 10 in the middle were seen; what the others have in the map is no score."""
+    frame = scan_frame(range(0, 900, 3))
+    maps = torch.rand(1, 10, 6, 6, generator=torch.Generator().manual_seed(0)) * 0.4 + 0.3
+    maps[0, 4, :3] = 0.95
+    _, item = case(frame, padding=0)
+    del item["attention"], item["mask"]
+    depth = Depth(10, "middle")
+    item["coords"] = torch.from_numpy(np.stack([depth.indices(300), np.zeros(10, int)], axis=1))
+    item["image"].meta["scan_depth"] = depth.to_json()
+    save(tmp_path, [item | {"heatmap": maps}], threshold="otsu").raise_failures()
+    heatmap = ScanHeatmap.load(tmp_path / "heatmaps" / "scan.h5")
+    assert heatmap.threshold == pytest.approx(otsu(maps[0].numpy()))
+    assert heatmap.threshold > 0.4
+    assert otsu(heatmap) < 0.4, "zeros of unseen slices would have split off"
 
 
 def test_a_failing_scan_is_named_and_the_others_are_written(tmp_path, caplog):
