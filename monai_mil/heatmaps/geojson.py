@@ -25,6 +25,7 @@ def export_geojson(
     minimum: float | None = None,
     top: int | None = None,
     regions: float | None = None,
+    min_area_um2: float = 0.0,
     percentile: bool = False,
     classification: str | None = None,
     colour_map: ColourMap = "viridis",
@@ -43,7 +44,9 @@ def export_geojson(
         tiles: write the tiles.
         minimum: leave out tiles below this score.
         top: write this many tiles of the highest scores at most, highest first.
-        regions: write regions of at least this score; default those above the heatmap's threshold, if it has one.
+        regions: write regions of at least this score; default those above the heatmap's threshold, if it has one. A
+            slide without foreground (its threshold is infinite) has no regions, whatever is asked for.
+        min_area_um2: leave out regions of less than this area, in square micrometres.
         percentile: ``minimum`` and ``regions`` are percentiles within the slide (0 to 100) in place of scores.
         classification: QuPath class of the tiles, default the heatmap's name; regions get it with " region" appended.
             Choose names that differ from those of human annotations.
@@ -55,12 +58,13 @@ def export_geojson(
     if tiles:
         features.extend(_tile_features(heatmap, _chosen(heatmap, minimum, top, percentile), name, colour_map))
     found: list[Region] = []
-    if regions is not None:
+    if regions is not None and heatmap.threshold != np.inf:
         found = find_regions(heatmap, regions, percentile=percentile, overlap=overlap)
     elif heatmap.threshold is not None:
         lowest = float(np.nextafter(np.float32(heatmap.threshold), np.float32(np.inf)))
         found = find_regions(heatmap, lowest, overlap=overlap)
-    features.extend(_region_features(heatmap, found, f"{name} region"))
+    large = [region for region in found if region.area * heatmap.frame.mpp**2 >= min_area_um2]
+    features.extend(_region_features(heatmap, large, f"{name} region"))
     path = Path(path)
     with replacing(path) as temporary, temporary.open("w", encoding="utf-8") as file:
         file.write('{"type":"FeatureCollection","features":[\n')

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from monai_mil.heatmaps.colours import colour_limits
 from monai_mil.heatmaps.figure import number
 from monai_mil.heatmaps.heatmap import Heatmap
 from monai_mil.heatmaps.raster import Overlap, paint
@@ -49,8 +50,7 @@ def style_of(
     if percentile:
         limits = (0.0, 100.0)
     elif limits is None:
-        limits = float(heatmap.scores.min()), float(heatmap.scores.max())
-        limits = (0.0, 1.0) if tokens and limits[0] >= 0 and limits[1] <= 1 else limits
+        limits = colour_limits(heatmap.scores)
     return Style(percentile, tokens if smooth is None else smooth, limits, overlap)
 
 
@@ -72,7 +72,7 @@ def draw_outline(heatmap: Heatmap, style: Style, shape: tuple[int, int], width: 
     """
     import cv2
 
-    if heatmap.threshold is None or math.isinf(heatmap.threshold):
+    if heatmap.threshold is None or heatmap.threshold == math.inf:
         return np.zeros(shape, bool)
     if style.smooth:
         inside = _smooth_foreground(stitch(heatmap, style.overlap), heatmap.threshold, heatmap.frame.level0_size, shape)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +10,7 @@ from PIL import Image, ImageDraw
 
 from monai_mil.errors import ScanReadError, SettingsError
 from monai_mil.files import replacing
-from monai_mil.heatmaps.colours import colour_index, colour_table
+from monai_mil.heatmaps.colours import colour_index, colour_limits, colour_table
 from monai_mil.heatmaps.figure import INK, PAPER, SOFT, TICKS, Figure, caption, millimetres, number, text_font
 from monai_mil.heatmaps.scan_heatmap import ScanHeatmap
 from monai_mil.scans import Scan, ScanFrame, Window
@@ -65,8 +65,7 @@ def export_montage(
     figure.write_title(title or heatmap.frame.scan_id, "  ·  ".join(filter(None, texts)))
     figure.write_scale_bar(1000 * mm, longest=cell / 2)
     if heatmap.scores.ndim == 3:
-        low, high = float(heatmap.scores.min()), float(heatmap.scores.max())
-        labels = [(number(value), "") for value in np.linspace(low, high, TICKS)]
+        labels = [(number(value), "") for value in np.linspace(*colour_limits(heatmap.scores), TICKS)]
         colours = _veil(np.full((256, 3), _TISSUE_GREY), np.arange(256), opacity)
         contour = f"contour at {_level(heatmap):.3g}" if np.isfinite(_level(heatmap)) else "no foreground"
         figure.write_colour_bar(colours, labels, f"{heatmap.name}, {contour}")
@@ -226,12 +225,11 @@ def _picture(heatmap: ScanHeatmap, grey: np.ndarray, index: int, view: View, opa
     if heatmap.scores.ndim == 1:
         return picture
     values = view.show(heatmap.slice_map(index, smooth=True))
-    steps = colour_index(values, (float(heatmap.scores.min()), float(heatmap.scores.max())))
-    picture = _veil(picture, steps, opacity)
-    above = (values > _level(heatmap)).astype(np.uint8)
-    if heatmap.lungs is not None:
-        above &= view.show(heatmap.lungs.inside(index).astype(np.float32)) > 0.5
-    outlines, _ = cv2.findContours(above, cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
+    picture = _veil(picture, colour_index(values, colour_limits(heatmap.scores)), opacity)
+    above = replace(heatmap, threshold=_level(heatmap)).foreground(index)
+    outlines, _ = cv2.findContours(
+        (view.show(above.astype(np.float32)) > 0.5).astype(np.uint8), cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE
+    )
     picture = np.ascontiguousarray(picture)
     for colour, width in ((INK, 4), (PAPER, 2)):  # seen on dark and on white tissue
         cv2.drawContours(picture, outlines, -1, colour, width)

@@ -164,6 +164,8 @@ class ScanHeatmap:
         if not np.isfinite(self.scores).all():
             bad = int(np.argwhere(~np.isfinite(self.scores))[0, 0])
             raise ValueError(f"{where}: the score of slice {bad + 1} of {n} is not finite")
+        if self.threshold is not None and np.isnan(self.threshold):
+            raise ValueError(f"{where}: the threshold is not a number")
         if self.attention is not None:
             if self.attention.ndim != 2 or self.attention.shape[1] != n or not len(self.attention):
                 raise ValueError(f"{where}: attention has shape {list(self.attention.shape)}; expected [h, {n}]")

@@ -89,6 +89,20 @@ def test_a_ring_of_tiles_is_one_region_with_a_hole(tmp_path):
     assert measured["attention mean"] == pytest.approx(0.9)
 
 
+def test_small_regions_are_left_out_by_their_area(tmp_path):
+    scores, coords = [0.9, 0.9, 0.1, 0.9], [[0, 0], [100, 0], [200, 0], [300, 0]]
+    heatmap = assemble(scores, coords, frame(), threshold=0.5)
+    assert len(features(heatmap, tmp_path, tiles=False, min_area_um2=50 * 50)) == 2, "a tile of 100 px at 0.5 um"
+    (region,) = features(heatmap, tmp_path, tiles=False, min_area_um2=50 * 50 + 1)
+    assert region["properties"]["measurements"]["area mm^2"] == pytest.approx(2 * 50 * 50 * 1e-6)
+
+
+@pytest.mark.parametrize("options", [{}, {"regions": 0.5}, {"regions": 50, "percentile": True}])
+def test_a_slide_without_foreground_has_no_regions_however_they_are_asked_for(tmp_path, options):
+    heatmap = assemble([0.9, 0.1], [[0, 0], [100, 0]], frame(), threshold=np.inf)
+    assert features(heatmap, tmp_path, tiles=False, **options) == []
+
+
 def test_the_cells_of_a_block_make_regions_of_their_own():
     scores = np.zeros((2, 2, 2), np.float32)
     scores[0, :, 1] = scores[1, :, 0] = 1
