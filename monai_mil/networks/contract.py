@@ -108,7 +108,8 @@ def check_shape(image: Tensor, mask: Tensor | None) -> None:
     if image.shape[0] == 0 or image.shape[2] == 0:
         raise ValueError(f"a bag without instances has no prediction, got {list(image.shape)}")
     if mask is not None:
-        if mask.dtype != torch.bool or mask.shape[0] != image.shape[0] or mask.shape[1] != image.shape[2]:
+        fits = mask.dim() == 2 and mask.shape[0] == image.shape[0] and mask.shape[1] == image.shape[2]
+        if mask.dtype != torch.bool or not fits:
             raise ValueError(
                 f"the mask must be bool [b, n] for a bag {list(image.shape)}, got {mask.dtype} {list(mask.shape)}"
             )

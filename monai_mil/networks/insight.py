@@ -13,6 +13,13 @@ from monai_mil.networks.abmil import front_lengths
 from monai_mil.networks.columns import write_columns
 from monai_mil.networks.contract import MILNetwork, check_bag, check_shape
 from monai_mil.networks.ct_reference import load_reference, size_of
+from monai_mil.networks.insight_input import (
+    check_codes,
+    check_token_mask,
+    check_tokens,
+    instance_mask,
+    what_is_not_finite,
+)
 from monai_mil.networks.insight_reference import reference_parameters
 from monai_mil.networks.insight_tiles import InsightTiles
 from monai_mil.networks.otsu import otsu_threshold
@@ -143,10 +150,10 @@ class INSIGHT(MILNetwork):
             mask: True where an instance ``[n]`` or a token ``[n, h, w]`` is real; None if all are.
 
         Returns:
-            The output of a batch of one bag, as from ``forward(..., return_dict=True)``.
+            The output of a batch of one bag, as from ``forward(..., return_dict=True)`` but for the masks.
 
         Raises:
-            ValueError: no instance came, a feature is not finite, or the mask is another bag's.
+            ValueError: no instance came, a feature is not floating point or not finite, or the mask is another bag's.
         """
         stores: list[Tensor] = []
         written, grid = 0, (0, 0)
@@ -154,7 +161,7 @@ class INSIGHT(MILNetwork):
             tiles = torch.as_tensor(chunk)
             if len(tiles) == 0:
                 continue
-            self._check_tokens(tiles.transpose(0, 1)[None])
+            self._check_input(tiles.transpose(0, 1)[None], None, None, None)
             grid = (tiles.shape[2], tiles.shape[3])
             bag = TileBag(tiles, next(self.parameters()))
             maps = [each.flatten(1) for each in map_tiles(self._token_maps, self.tiles, bag, self.chunk_instances)]
@@ -167,7 +174,7 @@ class INSIGHT(MILNetwork):
         whole = None if mask is None else mask[None].to(heatmap.device)
         if whole is not None:
             check_shape(heatmap, instance_mask(whole))
-            _check_token_mask(heatmap, whole)
+            check_token_mask(heatmap, whole)
         return self._checked_answer(heatmap, detection, whole)
 
     @torch.jit.unused
@@ -233,8 +240,7 @@ class INSIGHT(MILNetwork):
         finite = torch.isfinite(output["heatmap"].detach())
         broken, flat = torch.stack([~finite.all(), (output["threshold"] < 0).any()]).tolist()
         if broken:
-            bag, instance = torch.nonzero(~finite.flatten(3).all(dim=3).all(dim=1))[0].tolist()
-            raise ValueError(f"bag {bag} of the batch has features that are not finite, first in instance {instance}")
+            raise ValueError(what_is_not_finite(self, finite))
         if flat:
             warnings.warn("a heatmap is the same everywhere: Otsu cannot split it, all of it is kept", stacklevel=4)
         return output
@@ -261,30 +267,9 @@ class INSIGHT(MILNetwork):
         }
 
     def _check_input(self, image: Tensor, mask: Tensor | None, scale: Tensor | None, offset: Tensor | None) -> None:
-        self._check_tokens(image)
-        if mask is not None:
-            _check_token_mask(image, mask)
-        if scale is None or offset is None:
-            if not image.is_floating_point():
-                raise ValueError(
-                    f"features are floating point, or uint8 codes with 'scale' and 'offset': {image.dtype}"
-                )
-        else:
-            wanted = [image.shape[0], image.shape[1]]
-            if list(scale.shape) != wanted or list(offset.shape) != wanted:
-                raise ValueError(
-                    f"scale and offset of codes {list(image.shape)} are {wanted}, got {list(scale.shape)} and "
-                    f"{list(offset.shape)}"
-                )
-
-    def _check_tokens(self, image: Tensor) -> None:
-        if image.dim() != 5 or image.shape[1] != self.in_channels:
-            raise ValueError(f"INSIGHT takes bags [b, {self.in_channels}, n, h, w], got {list(image.shape)}")
-        if self.height > 0 and (image.shape[3] != self.height or image.shape[4] != self.width):
-            raise ValueError(
-                f"this INSIGHT was made for tokens on a grid {self.height} x {self.width}, the bag has "
-                f"{image.shape[3]} x {image.shape[4]}"
-            )
+        check_tokens(image, self.in_channels, self.height, self.width)
+        check_token_mask(image, mask)
+        check_codes(image, scale, offset)
 
     @classmethod
     def from_reference(cls, state_dict: Mapping[str, Tensor], alpha: float = 8.0) -> INSIGHT:
@@ -324,18 +309,6 @@ def _split(tokens: Tensor, real: Tensor | None) -> Tensor:
         low, high = tokens.masked_fill(~real, float("inf")), tokens.masked_fill(~real, -float("inf"))
     flat = high.amax(dim=2) - low.amin(dim=2) < 1e-6
     return otsu_threshold(tokens, real).masked_fill(flat, -1.0)
-
-
-def instance_mask(mask: Tensor | None) -> Tensor | None:
-    """The mask ``[b, n]`` of instances for one of instances or tokens: an instance is real if a token of it is."""
-    if mask is None:
-        return None
-    return mask if mask.dim() != 4 else mask.flatten(2).any(dim=2)
-
-
-def _check_token_mask(maps: Tensor, mask: Tensor) -> None:
-    if mask.dim() == 4 and mask.shape[2:] != maps.shape[3:]:
-        raise ValueError(f"a mask of tokens {list(mask.shape)} does not fit a bag {list(maps.shape)}")
 
 
 def _of_tiles(values: Tensor, tiles: Tensor) -> Tensor:

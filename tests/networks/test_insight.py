@@ -221,8 +221,10 @@ def test_masked_tokens_leave_threshold_pool_and_map(pool_over: str) -> None:
 
 def test_a_mask_of_another_bag_is_refused() -> None:
     network, image = small(), torch.zeros(1, 10, 3, 5, 4, dtype=torch.double)
-    with pytest.raises(ValueError, match=r"mask of tokens \[1, 3, 4, 5\] does not fit a bag \[1, 10, 3, 5, 4\]"):
+    with pytest.raises(ValueError, match=r"bool \[1, 3, 4, 5\], does not fit a bag \[1, 10, 3, 5, 4\]"):
         network(image, torch.ones(1, 3, 4, 5, dtype=torch.bool))
+    with pytest.raises(ValueError, match=r"torch.float32 \[1, 3, 5, 4\], does not fit a bag .*: bool \[b, n, h, w\]"):
+        network(image, torch.ones(1, 3, 5, 4))
     with pytest.raises(ValueError, match="the mask must be bool"):
         network.pool_chunks([torch.randn(3, 10, 5, 4)], torch.ones(4, dtype=torch.bool))
 
@@ -263,6 +265,10 @@ def test_codes_come_with_a_scale_and_features_without() -> None:
     codes, scale, offset = codes_of(torch.randn(1, 10, 3, 5, 4, dtype=torch.double))
     with pytest.raises(ValueError, match="uint8 codes with 'scale' and 'offset'"):
         network(codes)
+    with pytest.raises(ValueError, match="uint8 codes with 'scale' and 'offset'"):
+        network(codes.double(), scale=scale)
+    with pytest.raises(ValueError, match="uint8 codes with 'scale' and 'offset'"):
+        network.pool_chunks([codes[0].transpose(0, 1)])
     with pytest.raises(ValueError, match=r"are \[1, 10\], got \[10\]"):
         network(codes, scale=scale[0], offset=offset[0])
 
@@ -364,6 +370,45 @@ def test_chunks_are_checked_like_a_bag() -> None:
         network.pool_chunks(broken.split(4))
     with pytest.raises(ValueError, match="grid 5 x 4"):
         network.pool_chunks([torch.zeros(3, 10, 4, 4)])
+
+
+def test_weights_that_diverged_are_not_taken_for_features_that_are_not_finite() -> None:
+    network, image = small(), torch.randn(1, 10, 3, 5, 4, dtype=torch.double)
+    with torch.no_grad():
+        network.tiles.context[1].shift[0, 0, 0] = torch.nan
+    with pytest.raises(ValueError, match=r"weights are not finite, first 'tiles\.context\.1\.shift'.*has diverged"):
+        network(image)
+
+
+def test_features_too_large_for_half_precision_are_told_of() -> None:
+    network = INSIGHT(64, 1, grid=(2, 2), reduced=8, widths=(8, 6, 6))
+    image = torch.full((1, 64, 2, 2, 2), 65504.0)
+    with torch.no_grad():
+        network.tiles.projection.convolution.weight.fill_(0.1)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert network(image).isfinite().all()
+    with (
+        torch.autocast("cpu", dtype=torch.float16),
+        pytest.raises(ValueError, match="too large for autocast's float16"),
+    ):
+        network(image)
+
+
+def test_one_token_of_a_bag_that_is_left_answers_by_itself() -> None:
+    """Beside a whole bag in the batch, whose answer it does not touch."""
+    network = small(chunk_instances=2)
+    image = torch.randn(2, 10, 5, 5, 4, dtype=torch.double)
+    mask = torch.zeros(2, 5, 5, 4, dtype=torch.bool)
+    mask[0, 3, 4, 1] = mask[1] = True
+    with pytest.warns(UserWarning, match="the same everywhere"):
+        output = network(image, mask, return_dict=True)
+    token = output["heatmap"][0, :, 3, 4, 1]
+    torch.testing.assert_close(output["prob"][0], token)
+    assert output["heatmap"][0].count_nonzero() == 3
+    torch.testing.assert_close(output["prob"][1:], network(image[1:], return_dict=True)["prob"])
+    gradient = torch.autograd.grad(output["prob"][0].sum(), network.tiles.detection_score.bias)[0]
+    assert gradient.isfinite().all()
+    assert (gradient > 0).all()
 
 
 def test_a_million_tiles_are_evaluated_in_chunks() -> None:
