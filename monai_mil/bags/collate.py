@@ -26,7 +26,7 @@ def collate_bags(items: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         where a bag has one: True where a token is real.
 
     Raises:
-        ValueError: some bags hold features, others their codes.
+        ValueError: some bags hold features, others their codes; or their widths or grids differ.
     """
     images = [item["image"] for item in items]
     sizes = [image.shape[1] for image in images]
@@ -53,6 +53,10 @@ def _pad_images(images: Sequence[Tensor], largest: int) -> Tensor:
             "the bags of this batch hold features of different types (float16 and uint8?): embed with one storage, "
             "or take one bag a batch"
         )
+    shapes = {(image.shape[0], *image.shape[2:]) for image in images}
+    if len(shapes) > 1:
+        listed = " and ".join(str(list(shape)) for shape in sorted(shapes))
+        raise ValueError(f"the instances of this batch have shapes {listed}: embed all bags with one encoder")
     plain = [image.as_tensor() if isinstance(image, MetaTensor) else image for image in images]
     if len(plain) == 1:
         padded = plain[0][None]

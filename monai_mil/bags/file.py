@@ -88,7 +88,11 @@ class BagFile:
             return None
         scale, offset = (self._dataset(name)[:].astype(np.float32) for name in _CODES)
         if not scale.shape == offset.shape == features.shape[-1:]:
-            raise BagError(f"bag '{self.path}': scale and offset do not fit {features.shape[-1]} channels")
+            raise BagError(
+                f"bag '{self.path}': scale and offset do not fit {features.shape[-1]} channels; embed it again"
+            )
+        if not np.isfinite([scale, offset]).all():
+            raise BagError(f"bag '{self.path}': scale or offset of a channel is NaN or infinite; embed it again")
         return scale, offset
 
     def _dataset(self, name: str) -> h5py.Dataset:

@@ -11,6 +11,7 @@ from monai.data.meta_tensor import MetaTensor
 from monai.transforms import MapTransform
 
 from monai_mil.bags.file import BagFile
+from monai_mil.bags.info import BagInfo
 from monai_mil.bags.scan_preset import find_preset, same_but_statistics
 from monai_mil.bags.storage import MappedFeatures
 from monai_mil.bags.transforms import bag_meta, bag_tensor, places
@@ -50,8 +51,9 @@ class LoadBagd(MapTransform):
         lungs: method by which these scans were blanked outside the lungs, None if they were not; ``"any"`` as above.
 
     Raises:
-        BagError: the file is unreadable or empty, of another width, grid, encoder, preset, depth or lungs, or holds
-            NaN; names the file.
+        BagError: the file is unreadable or empty, of another width, grid, encoder, preset, depth or lungs, made with
+            other weights or preprocessing of the encoder than the first file that was loaded, or holds NaN; names the
+            file.
         SettingsError: the preset or the depth is unknown.
     """
 
@@ -79,6 +81,7 @@ class LoadBagd(MapTransform):
         self.mapped = mapped
         self.depth: Depth | Literal["any"] | None = Depth(depth, depth_mode) if isinstance(depth, int) else depth
         self.lungs = lungs
+        self._first: dict[Hashable, BagInfo] = {}
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Load ``data[key]``; the input dictionary is left as it is."""
@@ -86,6 +89,7 @@ class LoadBagd(MapTransform):
         for key in self.key_iterator(loaded):
             with BagFile(loaded[key]) as bag:
                 self._check(bag)
+                self._check_weights(bag, key)
                 loaded |= self._features(bag, key)
                 loaded.update(places(bag.coords, bag.info, bag.grid))
                 names = {*self.extras, *({"instance_labels"} & set(bag.extras))}
@@ -128,6 +132,17 @@ class LoadBagd(MapTransform):
             self._check_preset(bag, self.preset, SlicePreset.from_record(bag.info.preset))
         if bag.info.scan is not None:
             self._check_cut(bag)
+
+    def _check_weights(self, bag: BagFile, key: Hashable) -> None:
+        """One name may stand for several encoders; features of two make no sense to one network."""
+        if bag.info.encoder_digest is None:
+            return
+        first = self._first.setdefault(key, bag.info)
+        if bag.info.encoder_digest != first.encoder_digest:
+            raise BagError(
+                f"bag '{bag.path}': encoder '{bag.info.encoder}' had other weights or preprocessing than encoder "
+                f"'{first.encoder}' of bag '{first.slide_id}' in this run; embed all with one"
+            )
 
     def _check_cut(self, bag: BagFile) -> None:
         """Other slices than the network knows are other features, and change a probability pooled over them."""

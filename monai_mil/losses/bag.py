@@ -63,7 +63,7 @@ class BagBCE(nn.Module):
         A batch that knows no label has the loss 0, and a zero gradient.
 
         Raises:
-            ValueError: there are more or fewer labels than logits.
+            ValueError: there are more or fewer labels, or weights, than logits, or a label is none of these.
         """
         logits = output["logits"].float()
         if label.numel() != logits.numel():
@@ -71,14 +71,19 @@ class BagBCE(nn.Module):
         target = label.to(logits).reshape(logits.shape)
         known = ~torch.isnan(target)
         target = torch.where(known, target, 0.0)
+        if not ((target >= 0) & (target <= 1)).all():
+            raise ValueError(f"labels are 0, 1 or NaN (unknown), got {label.flatten().tolist()}: one for every output")
         smooth = target * (1 - self.label_smoothing) + self.label_smoothing / 2
         losses = F.binary_cross_entropy_with_logits(logits, smooth, reduction="none") * self._weight(target)
         return torch.where(known, losses, 0.0).sum() / known.sum().clamp(min=1)
 
     def _weight(self, target: Tensor) -> Tensor:
-        positive = 1.0 if self.positive_weights is None else self.positive_weights.to(target.device)
-        negative = 1.0 if self.negative_weights is None else self.negative_weights.to(target.device)
-        return target * positive + (1 - target) * negative
+        weight = torch.zeros_like(target)
+        for weights, share in ((self.positive_weights, target), (self.negative_weights, 1 - target)):
+            if weights is not None and len(weights) != target.shape[1]:
+                raise ValueError(f"{len(weights)} weights for {target.shape[1]} labels: give one for every label")
+            weight = weight + share * (1.0 if weights is None else weights.to(target.device))
+        return weight
 
 
 def _weights(values: Sequence[float] | None) -> Tensor | None:

@@ -314,6 +314,28 @@ def test_bytes_without_their_scale_are_no_features(tmp_path):
         file["feature_scale"] = file["feature_offset"] = np.zeros(7)
     with pytest.raises(BagError, match=r"odd\.h5.*scale and offset do not fit 8 channels"):
         BagFile(tmp_path / "odd.h5")
+    with h5py.File(tmp_path / "odd.h5", "a") as file:
+        del file["feature_scale"], file["feature_offset"]
+        file["feature_scale"], file["feature_offset"] = np.ones(8), np.full(8, np.nan)
+    with pytest.raises(BagError, match=r"odd\.h5.*scale or offset of a channel is NaN"):
+        BagFile(tmp_path / "odd.h5")
+
+
+@pytest.mark.parametrize("storage", ["float16", "uint8"])
+def test_a_bag_without_instances_can_be_written_and_mapped(tmp_path, storage):
+    BagFile.write(tmp_path / "none.h5", *bag_arrays(0, 8, 3, 2), INFO, storage=storage)
+    with BagFile(tmp_path / "none.h5") as bag:
+        assert (bag.n, bag.grid) == (0, (3, 2))
+        assert bag.mapped().features.shape == bag.features().shape == (0, 8, 3, 2)
+
+
+def test_the_whole_range_of_float16_goes_into_bytes(tmp_path):
+    features = np.array([[-65504, 1], [65504, 1], [0, 1]], np.float32)
+    BagFile.write(tmp_path / "b.h5", features, np.zeros((3, 2), int), INFO, storage="uint8")
+    with BagFile(tmp_path / "b.h5") as bag:
+        decoded = bag.features()
+    np.testing.assert_allclose(decoded, features, rtol=0, atol=131_008 / 255 / 2)
+    np.testing.assert_array_equal(decoded[:, 1], 1)
 
 
 def test_an_unknown_storage_is_refused(tmp_path):

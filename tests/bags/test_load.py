@@ -96,6 +96,25 @@ def test_bags_of_two_storages_make_no_batch(tmp_path: Path) -> None:
         collate_bags(items)
 
 
+@pytest.mark.parametrize("shape", [(6, 3, 1, 1), (1, 3, 4, 3), (5, 3, 4, 3)])
+def test_bags_of_two_encoders_make_no_batch(shape: tuple[int, ...]) -> None:
+    """Without a word a map of one token, or a bag of one channel, would be spread over the other's."""
+    with pytest.raises(ValueError, match=r"shapes .*\[6, 4, 3\].*: embed all bags with one encoder"):
+        collate_bags([{"image": torch.zeros(6, 2, 4, 3)}, {"image": torch.zeros(shape)}])
+
+
+def test_bags_of_an_encoder_whose_weights_changed_make_no_run(tmp_path: Path) -> None:
+    for name, digest in (("a", "one"), ("b", "one"), ("c", None), ("d", "two")):
+        info = BagInfo(name, encoder="uni", encoder_digest=digest)
+        BagFile.write(tmp_path / f"{name}.h5", np.ones((2, 6)), np.zeros((2, 2), int), info)
+    load = LoadBagd(encoder="uni")
+    for name in "abca":
+        load({"image": tmp_path / f"{name}.h5"})
+    with pytest.raises(BagError, match=r"d\.h5': encoder 'uni' had other weights .* of bag 'a' in this run"):
+        load({"image": tmp_path / "d.h5"})
+    LoadBagd(encoder="uni")({"image": tmp_path / "d.h5"})
+
+
 @pytest.mark.parametrize("mapped", [True, False])
 def test_another_width_or_grid_is_an_error_that_names_the_file(tmp_path: Path, mapped: bool) -> None:
     item = {"image": write(tmp_path / "bag.h5")}

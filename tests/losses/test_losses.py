@@ -62,6 +62,19 @@ def test_more_labels_than_logits_are_refused() -> None:
         BagBCE()({"logits": torch.zeros(1, 1)}, torch.zeros(1, 4))
 
 
+@pytest.mark.parametrize("label", [2.0, -1.0])
+def test_class_numbers_are_no_labels_of_one_output(label: float) -> None:
+    """The loss would fall without end."""
+    with pytest.raises(ValueError, match=r"labels are 0, 1 or NaN"):
+        BagBCE()({"logits": torch.zeros(2, 1)}, torch.tensor([[1.0], [label]]))
+
+
+@pytest.mark.parametrize("weights", [{"positive_weights": [1.0, 3.0]}, {"negative_weights": [1.0, 3.0]}])
+def test_weights_of_other_labels_are_refused(weights: dict[str, list[float]]) -> None:
+    with pytest.raises(ValueError, match="2 weights for 1 labels"):
+        BagBCE(**weights)({"logits": torch.zeros(2, 1)}, torch.ones(2, 1))
+
+
 def test_an_unknown_label_has_no_loss_and_no_gradient() -> None:
     logits = LOGITS.clone().requires_grad_()
     label = torch.tensor([[1.0, float("nan"), 1.0], [0.0, 1.0, float("nan")]])
