@@ -89,7 +89,7 @@ class HeatmapSaver:
         self.name = name
         self.classes = classes
         self.multi_label = multi_label
-        self.rule = ThresholdRule(threshold, min_threshold, operating_points)
+        self.rule = ThresholdRule(threshold, min_threshold, operating_points, key)
         self.failures: dict[str, str] = {}
 
     def attach(self, engine: Any) -> None:

@@ -40,7 +40,7 @@ class ScanCase:
         return cls(frame, slice_order(item, expected), depth, read_lungs(item))
 
     def scores(self, values: np.ndarray) -> np.ndarray:
-        """Scores ``[m, ...]`` as the slices', ``[n, ...]``; a slice that the network did not see has the lowest."""
+        """Scores ``[m, ...]`` as the slices', ``[n, ...]``; see :meth:`Depth.restore`."""
         ordered = values[self.order]
         return ordered if self.depth is None else self.depth.restore(ordered, len(self.frame))
 

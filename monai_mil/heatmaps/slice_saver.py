@@ -110,7 +110,7 @@ class SliceSaver:
         self.key = key
         self.class_index = class_index
         self.name = name
-        self.rule = ThresholdRule(threshold, min_threshold, operating_points)
+        self.rule = ThresholdRule(threshold, min_threshold, operating_points, key)
         self.table = RunningTable(self.folder / "scans.csv")
         self.failures: dict[str, str] = {}
 

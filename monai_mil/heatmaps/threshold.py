@@ -50,15 +50,19 @@ class ThresholdRule:
         operating_points: the probability from which on a case is called positive, one for each of the network's
             outputs or one for the second of two exclusive classes. A slide for which the class drawn is not called (of
             two exclusive ones the second) has no foreground: its threshold is infinite. None asks for no probability.
+        key: the tensor that is drawn, where it is named; the network's own threshold is that of its ``heatmap``.
     """
 
     source: Literal["otsu", "network"] | float | None
     minimum: float = 0.0
     operating_points: Sequence[float] | None = None
+    key: str | None = None
 
     def __post_init__(self) -> None:
         if isinstance(self.source, str) and self.source not in ("otsu", "network"):
             raise ValueError(f'unknown threshold \'{self.source}\'; choose "otsu", "network" or a number')
+        if self.source == "network" and self.key not in (None, "heatmap"):
+            raise ValueError(f"the network's threshold is that of its 'heatmap', not of '{self.key}'; choose \"otsu\"")
 
     def threshold(
         self, scores: Heatmap | np.ndarray, item: Mapping[str, Any], class_index: int | None, multi_label: bool

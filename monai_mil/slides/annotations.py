@@ -39,19 +39,32 @@ def open_truth(
         level0_size: width and height of the slide, for masks of another resolution.
 
     Raises:
-        AnnotationError: the file is missing, damaged or of an unknown kind, or has groups of unknown meaning.
+        AnnotationError: the file is missing, damaged or of an unknown kind, has groups of unknown meaning, or is a
+            mask and ``value`` no number.
     """
     path = Path(path)
     if not path.is_file():
         raise AnnotationError(f"ground truth '{path}': no such file; check the path")
     suffix = path.suffix.lower()
     if suffix in (".tif", ".tiff"):
-        return MaskPyramid(path, None if value is None else int(value), level0_size)
+        return MaskPyramid(path, _pixel_value(path, value), level0_size)
     if suffix == ".npz":
         return _stored_array(path)
     if suffix not in SUFFIXES:
         raise AnnotationError(f"ground truth '{path}': unknown kind; convert it to one of {', '.join(SUFFIXES)}")
     return _sorted_out(path, _asap(path) if suffix == ".xml" else _json(path), value)
+
+
+def _pixel_value(path: Path, value: int | str | None) -> int | None:
+    if value is None:
+        return None
+    try:
+        return int(value)
+    except ValueError:
+        raise AnnotationError(
+            f"mask '{path}': its pixels are numbers, '{value}' is none; give the number of the finding, or None for "
+            "all but 0"
+        ) from None
 
 
 def find_truth(folder: str | Path, slide_id: str) -> Path:

@@ -93,6 +93,13 @@ class MaskPyramid(Truth):
     def _scale(self, page: Any, level0_size: tuple[int, int]) -> float:
         """Level-0 pixels of the slide per pixel of the mask; a mask may be padded a little, or rounded."""
         ratios = level0_size[0] / page.imagewidth, level0_size[1] / page.imagelength
+        if ratios[0] == ratios[1]:
+            return ratios[0]
+        sides = tuple(zip(level0_size, (page.imagewidth, page.imagelength), strict=True))
+        factors = range(max(int(min(ratios)), 1), int(max(ratios)) + 2)
+        reduced = [factor for factor in factors if all(abs(side / factor - pixels) < 1 for side, pixels in sides)]
+        if reduced:  # by a whole number, then rounded, which is much of a small mask; powers of two are what is usual
+            return float(min(reduced, key=lambda factor: (factor.bit_count() > 1, abs(factor - ratios[0]))))
         if abs(ratios[0] / ratios[1] - 1) > 2 * _TOLERANCE:
             raise AnnotationError(
                 f"mask '{self.path}': {page.imagewidth} x {page.imagelength} pixels are not a slide of "

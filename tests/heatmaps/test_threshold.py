@@ -89,6 +89,8 @@ def test_what_the_network_does_not_give_is_named():
         threshold("otsu", operating_points=[0.1, 0.2, 0.3])
     with pytest.raises(ValueError, match="unknown threshold 'triangle'"):
         ThresholdRule("triangle")
+    with pytest.raises(ValueError, match="is that of its 'heatmap', not of 'grad_cam'"):
+        ThresholdRule("network", key="grad_cam")
 
 
 @pytest.mark.parametrize("value", [0.25, math.inf, None])

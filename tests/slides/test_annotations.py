@@ -254,3 +254,24 @@ def test_a_slide_s_truth_is_found_by_its_name(tmp_path):
         find_truth(tmp_path, "c")
     with pytest.raises(AnnotationError, match="no such file"):
         open_truth(tmp_path / "c.tif")
+
+
+@pytest.mark.parametrize(("size", "factor"), [((1000, 3000), 64), ((333, 257), 16), ((61, 1201), 8), ((4001, 2999), 3)])
+def test_a_small_mask_keeps_its_scale_though_its_size_is_rounded(tmp_path, size, factor):
+    shape = -(-size[1] // factor), -(-size[0] // factor)
+    pixels = np.zeros((*shape, 3), np.uint8)
+    pixels[shape[0] // 2, shape[1] - 2] = 255
+    write_pyramid(tmp_path / "a.tif", pixels, mpp=1.0, compression="lzw", binary=True)
+    truth = open_truth(tmp_path / "a.tif", level0_size=size)
+    x, y = (shape[1] - 2) * factor, shape[0] // 2 * factor
+    whole = truth.window(0, 0, *size, size[::-1])
+    rows, columns = np.nonzero(whole)
+    assert (columns.min(), rows.min()) == (x, y)
+    assert (columns.max() + 1, rows.max() + 1) == (min(x + factor, size[0]), min(y + factor, size[1]))
+
+
+def test_a_name_is_no_value_of_a_mask(tmp_path):
+    write_pyramid(tmp_path / "a.tif", np.zeros((8, 8, 3), np.uint8), mpp=1.0, compression="lzw")
+    assert open_truth(tmp_path / "a.tif", value="2").value == 2
+    with pytest.raises(AnnotationError, match=r"a\.tif': its pixels are numbers, 'Tumor' is none"):
+        open_truth(tmp_path / "a.tif", value="Tumor")
