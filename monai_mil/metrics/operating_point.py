@@ -72,12 +72,19 @@ def operating_points(prob: ArrayLike, label: ArrayLike, rule: Rule = "youden") -
     """
     scores, truth = read_cases(prob, label)
     if truth.ndim == 2:
-        return [operating_point(scores[:, index], truth[:, index], rule) for index in range(scores.shape[1])]
+        return [_of_column(scores, truth[:, index], index, rule) for index in range(scores.shape[1])]
     if scores.shape[1] > 2:
-        return [operating_point(scores[:, index], truth == index, rule) for index in range(scores.shape[1])]
+        return [_of_column(scores, truth == index, index, rule) for index in range(scores.shape[1])]
     second = operating_point(scores[:, -1], truth, rule)
     first = OperatingPoint(1 - second.threshold, second.specificity, second.sensitivity)
     return [first, second][-scores.shape[1] :]
+
+
+def _of_column(scores: Array, truth: Array, index: int, rule: Rule) -> OperatingPoint:
+    try:
+        return operating_point(scores[:, index], truth, rule)
+    except ValueError as error:
+        raise ValueError(f"output {index + 1} of {scores.shape[1]}: {error}") from None
 
 
 def decisions(prob: ArrayLike, points: Sequence[float], exclusive: bool) -> Array:

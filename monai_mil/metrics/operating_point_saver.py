@@ -53,9 +53,12 @@ class OperatingPointSaver:
         self._cases.extend(zip(*(values.detach().double().cpu() for values in pred_and_label(output)), strict=True))
 
     def _write(self, engine: Engine) -> None:
-        preds, labels = zip(*gather_cases(self._cases), strict=True)
+        cases = gather_cases(self._cases)
         if idist.get_rank() != 0:
             return
+        if not cases:
+            raise CohortError(f"no operating points for '{self.path}': no case was validated; check the split")
+        preds, labels = zip(*cases, strict=True)
         prob, label = torch.stack(preds).numpy(), torch.stack(labels).numpy()
         names = self.classes if len(self.classes) == prob.shape[1] else self.classes[-prob.shape[1] :]
         exclusive = label.shape[1] == 1 and len(self.classes) > 1
@@ -63,7 +66,8 @@ class OperatingPointSaver:
             points = operating_points(prob, label[:, 0] if exclusive else label, self.rule)
         except ValueError as error:
             raise CohortError(
-                f"no operating points for '{self.path}': {error}; validate on a split with cases of every class"
+                f"no operating points for '{self.path}' ({', '.join(names)}): {error}; validate on a split with cases "
+                "of every class"
             ) from error
         self._update(points)
         for name, point in zip(names, points, strict=True):

@@ -64,6 +64,19 @@ def test_a_split_of_one_class_is_refused_and_nothing_is_written(metadata):
     assert metadata.read_text() == before
 
 
+def test_the_label_without_cases_of_both_kinds_is_named(metadata):
+    preds, labels = [[0.1, 0.9], [0.6, 0.2]], [[0.0, float("nan")], [1.0, 0.0]]
+    with pytest.raises(CohortError, match=r"\(her2, er\): output 2 of 2: .* positive and negative cases"):
+        validate(preds, labels, OperatingPointSaver(metadata, ["her2", "er"]))
+
+
+def test_a_validation_whose_cases_all_failed_is_refused(metadata):
+    engine = Engine(lambda engine, batch: batch)
+    OperatingPointSaver(metadata, ["normal", "tumor"]).attach(engine)
+    with pytest.raises(CohortError, match="no case was validated"):
+        engine.run(iter([]))
+
+
 def test_metadata_that_cannot_be_read_is_named(tmp_path):
     saver = OperatingPointSaver(tmp_path / "absent.json", ["normal", "tumor"])
     with pytest.raises(OutputError, match=r"absent\.json' cannot be read"):
