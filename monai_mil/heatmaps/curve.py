@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from monai_mil.files import replacing
+from monai_mil.heatmaps.colours import colour_limits
 from monai_mil.heatmaps.figure import INK, PAPER, RULE, SOFT, caption, millimetres, number
 from monai_mil.heatmaps.scan_heatmap import ScanHeatmap
 from monai_mil.scans import ScanFrame
@@ -66,6 +67,9 @@ def draw_curve(heatmap: ScanHeatmap, *, title: str | None = None, width: float =
             _draw_attention(axes[-1], heatmap.frame, attention, curves=not joint)
         for axis in axes:
             _begin_at_zero(axis)
+        if colour_limits(heatmap.scores) == (0, 1):
+            axes[0].set_ylim(0, 1.05)
+        for axis in axes:
             _shade_labels(axis, heatmap)
             _write_legend(axis)
         axes[-1].set_xlabel("position along the slice normal, mm")
@@ -100,6 +104,8 @@ def _draw_scores(axis: Axes, heatmap: ScanHeatmap) -> None:
     if heatmap.threshold is not None and np.isfinite(heatmap.threshold):
         label = f"threshold {number(heatmap.threshold)}"
         axis.axhline(heatmap.threshold, color=_colour(SOFT), linestyle=(0, (6, 3)), linewidth=1.2, label=label)
+    elif heatmap.threshold == np.inf:
+        axis.plot([], [], " ", label="below the operating point: no foreground")
     label = f"highest: slice {peak + 1}, {millimetres(positions[peak])}, {number(float(scores[peak]))}"
     axis.plot(positions[peak], scores[peak], "o", ms=9, mfc="none", mec=_colour(INK), mew=1.6, zorder=5, label=label)
     axis.set_ylabel(heatmap.name)
@@ -135,7 +141,8 @@ def _draw_attention(axis: Axes, frame: ScanFrame, attention: np.ndarray, *, curv
 def _begin_at_zero(axis: Axes) -> None:
     """Unless something is below; called when all lines are drawn, because a limit that is set takes no more of them."""
     lowest, highest = axis.dataLim.y0, axis.dataLim.y1
-    axis.set_ylim(bottom=0.0 if lowest >= 0 else None, top=1.0 if lowest == highest == 0 else None)
+    if lowest >= 0:
+        axis.set_ylim(0.0, 1.05 * highest or 1.0)
 
 
 def _line(axis: Axes, positions: np.ndarray, values: np.ndarray, **style: Any) -> None:

@@ -67,8 +67,7 @@ def export_montage(
     if heatmap.scores.ndim == 3:
         labels = [(number(value), "") for value in np.linspace(*colour_limits(heatmap.scores), TICKS)]
         colours = _veil(np.full((256, 3), _TISSUE_GREY), np.arange(256), opacity)
-        contour = f"contour at {_level(heatmap):.3g}" if np.isfinite(_level(heatmap)) else "no foreground"
-        figure.write_colour_bar(colours, labels, f"{heatmap.name}, {contour}")
+        figure.write_colour_bar(colours, labels, f"{heatmap.name}, {contour_text(heatmap)}")
     path = Path(path)
     with replacing(path) as temporary:
         figure.image.save(temporary, format="PNG", compress_level=4)
@@ -240,6 +239,14 @@ def _veil(picture: np.ndarray, steps: np.ndarray, opacity: float) -> np.ndarray:
     """Lay colours over RGB values; the lower the step (0 to 255), the clearer, so that low scores hide nothing."""
     weight = (opacity * steps / 255)[..., None]
     return (weight * colour_table("inferno")[steps] + (1 - weight) * picture).astype(np.uint8)
+
+
+def contour_text(heatmap: ScanHeatmap) -> str:
+    """What the contour on the slices means, in words; empty where scores are of slices, which have none."""
+    if heatmap.scores.ndim == 1:
+        return ""
+    level = _level(heatmap)
+    return f"contour at {level:.3g}" if np.isfinite(level) else "below the operating point: no foreground"
 
 
 def _level(heatmap: ScanHeatmap) -> float:

@@ -17,7 +17,7 @@ from monai_mil.heatmaps.curve import draw_curve
 from monai_mil.heatmaps.figure import number, scale_bar
 from monai_mil.heatmaps.heatmap import Heatmap, canvas_geometry
 from monai_mil.heatmaps.layer import OUTLINE, draw, draw_outline, foreground_text, style_of
-from monai_mil.heatmaps.montage import display_window, draw_montage, window_text
+from monai_mil.heatmaps.montage import contour_text, display_window, draw_montage, window_text
 from monai_mil.heatmaps.png import thumbnail
 from monai_mil.heatmaps.scan_heatmap import ScanHeatmap
 
@@ -85,6 +85,7 @@ class ScanPanel:
         montage: the slices of the highest scores, JPEG; empty where the scan could not be read.
         name: what the scores are.
         window: of the montage, ``center/width`` in HU.
+        contour: what the contour on the slices means; empty where there is none.
         note: what could not be shown and why; empty if nothing.
     """
 
@@ -92,6 +93,7 @@ class ScanPanel:
     montage: str
     name: str
     window: str
+    contour: str
     note: str = ""
 
 
@@ -133,8 +135,8 @@ def make_scan_panel(heatmap: ScanHeatmap, scans: Mapping[str, str | Path] | None
         sheet, _ = draw_montage(heatmap, source, window=window, slices=count, cell=_SLICE)
     except MonaiMILError as error:
         note = f"The slices could not be shown ({error}): scores only."
-        return ScanPanel(curve, "", heatmap.name, window_text(window), note)
-    return ScanPanel(curve, _jpeg(sheet), heatmap.name, window_text(window))
+        return ScanPanel(curve, "", heatmap.name, window_text(window), "", note)
+    return ScanPanel(curve, _jpeg(sheet), heatmap.name, window_text(window), contour_text(heatmap))
 
 
 def colour_bar() -> str:

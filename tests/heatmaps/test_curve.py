@@ -91,3 +91,13 @@ def test_a_bell_higher_than_the_attention_is_drawn_whole():
     assert highest > 0.06
     assert axis.get_ylim()[0] == 0
     assert axis.get_ylim()[1] > highest
+
+
+def test_the_highest_score_is_not_cut_off_and_tokens_are_shown_from_0_to_1():
+    flat = draw_curve(scan_heatmap(scores=np.linspace(5.98, 6.0, 10), attention=None))
+    assert flat.axes[0].get_ylim() == (0, pytest.approx(6.3))
+    heatmap = scan_heatmap(scores=np.full((10, 2, 2), 0.04), attention=None, threshold=np.inf)
+    figure = draw_curve(heatmap)
+    assert figure.axes[0].get_ylim() == (0, 1.05), "a scan without a finding looks like one"
+    texts = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
+    assert "below the operating point: no foreground" in texts

@@ -221,6 +221,20 @@ def test_every_label_s_maps_of_a_scan_are_written_and_the_tables_tell_of_the_mos
     assert '<a href="#scan-1">scan</a>' in page
 
 
+def test_the_report_says_what_the_contour_on_the_slices_means(tmp_path):
+    cohort = make_scan_cohort(tmp_path / "cohort", num_scans=4, slices=(12, 12), size=64, fractions=(1, 0, 0))
+    frame = load_scan(next((cohort.parent / "scans").iterdir())).frame
+    maps = torch.rand(1, 15, 3, 3)
+    for threshold, points, text in ((0.5, None, "HU; contour at 0.5"), (0.5, [0.8], "HU; below the operating point")):
+        item = case(frame, heatmap=maps)[1]
+        folder = tmp_path / str(points)
+        save(folder, [item], threshold=threshold, operating_points=points).raise_failures()
+        (folder / "predictions.csv").write_text(
+            f"scan_id,pred,prob_negative,prob_positive\n{frame.scan_id},positive,0,1\n"
+        )
+        assert text in write_report(folder / "predictions.csv", folder / "heatmaps", folder / "a.html").read_text()
+
+
 def test_slices_that_the_network_did_not_see_do_not_move_otsu_s_threshold(tmp_path):
     """Of 300 slices 10 in the middle were seen; what the others have in the map is no score."""
     frame = scan_frame(range(0, 900, 3))
