@@ -55,23 +55,36 @@ class Example:
         classes: names of the cohort's classes.
         case_id: name of the column that names the cases.
         overrides: what else of the configs differs from a user's run, so that three epochs are enough to learn.
+        bags: what the bags are that inference must know too.
     """
 
     cohort: Callable[[Path, int], Path]
     classes: tuple[str, str] = ("normal", "tumor")
     case_id: str = "slide_id"
     overrides: Mapping[str, Any] = field(default_factory=dict)
+    bags: Mapping[str, Any] = field(default_factory=dict)
 
     def options(self, cohort: Path, folder: Path) -> dict[str, Any]:
         """Keys of the configs for a run that writes into ``folder``."""
         places = {"dataset_dir": cohort, "ckpt_dir": folder / "models", "output_dir": folder / "eval"}
-        return {**places, "encoder": "synthetic", "class_names": str(list(self.classes)), **self.overrides}
+        return {**places, **self.inputs, **self.overrides}
+
+    @property
+    def inputs(self) -> dict[str, Any]:
+        """Keys of train and inference that say what the bags and classes are."""
+        return {"encoder": "synthetic", "class_names": str(list(self.classes)), **self.bags}
 
 
 def planted_bags(folder: Path, width: int) -> Path:
     from monai_mil.bags import make_bag_cohort
 
     return make_bag_cohort(folder, num_bags=48, width=width, seed=0)
+
+
+def densely_planted_bags(folder: Path, width: int) -> Path:
+    from monai_mil.bags import make_bag_cohort
+
+    return make_bag_cohort(folder, num_bags=48, width=width, seed=0, planted=0.3)
 
 
 def planted_tokens(folder: Path, width: int) -> Path:
@@ -83,7 +96,8 @@ def planted_tokens(folder: Path, width: int) -> Path:
 def planted_token_scans(folder: Path, width: int) -> Path:
     from monai_mil.bags import make_token_scan_cohort
 
-    return make_token_scan_cohort(folder, scans=(24, 12, 12), slices=(3, 6), width=width, shifted=8, radius=4.0)
+    recipe = {"slices": (6, 9), "grid": (14, 14), "shifted": 16, "radius": 2.0}
+    return make_token_scan_cohort(folder, scans=(24, 12, 12), width=width, **recipe)
 
 
 def planted_scans(folder: Path, width: int) -> Path:
@@ -94,12 +108,18 @@ def planted_scans(folder: Path, width: int) -> Path:
 
 
 EXAMPLES = {
-    "ct_insight": Example(planted_token_scans, ("negative", "positive"), "scan_id", {"optimizer::lr": 0.003}),
+    "ct_insight": Example(
+        planted_token_scans,
+        ("negative", "positive"),
+        "scan_id",
+        {"optimizer::lr": 0.003},
+        {"grid": [14, 14], "depth": "any", "lungs": "any"},
+    ),
     "ct_normal_guidance": Example(
         planted_scans, ("negative", "positive"), "scan_id", {"batch_size": 4, "optimizer::lr": 0.05}
     ),
     "mil_baselines": Example(planted_bags),
-    "pathology_asmil": Example(planted_bags, overrides={"optimizer::lr": 0.001}),
+    "pathology_asmil": Example(densely_planted_bags, overrides={"optimizer::lr": 0.003}),
     "pathology_insight": Example(planted_tokens, overrides={"optimizer::lr": 0.001}),
 }
 
@@ -144,7 +164,7 @@ def losses(log: str) -> list[float]:
 
 
 def aurocs(log: str, split: str = "val") -> list[float]:
-    return [float(value) for value in re.findall(rf"Metrics -- {split}_auroc: ([\d.]+)", log)]
+    return [float(value) for value in re.findall(rf"Metrics -- .*\b{split}_auroc: ([\d.]+)", log)]
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:

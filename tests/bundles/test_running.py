@@ -51,7 +51,8 @@ def predictions(name, folder):
 def test_training_learns_and_keeps_a_bare_state_dict(name, trained):
     folder, log = trained
     assert aurocs(log)[-1] > 0.9
-    assert losses(log)[-1] < losses(log)[0]
+    third = len(losses(log)) // 3  # of single bags, some of which are hard
+    assert sum(losses(log)[-third:]) < sum(losses(log)[:third])
     assert all(isinstance(value, torch.Tensor) for value in weights(folder).values())
 
 
@@ -68,8 +69,7 @@ def test_evaluation_writes_metrics_and_predictions_of_the_test_split(name, train
 
 
 def infer(name, cohort, trained, folder, **options):
-    shared_keys = ("dataset_dir", "encoder", "class_names")
-    given = {key: value for key, value in EXAMPLES[name].options(cohort, folder).items() if key in shared_keys}
+    given = {**EXAMPLES[name].inputs, "dataset_dir": cohort}
     given |= {"ckpt_path": trained[0] / "models" / "model.pt", "output_dir": folder}
     return run_bundle(name, ["inference"], cwd=folder, **(given | options))
 
@@ -166,7 +166,7 @@ def test_the_exported_bundle_needs_only_its_own_folder(name, trained, cohort, tm
         "args = dict(net_id='network_def', meta_file='configs/metadata.json', config_file='configs/inference.json');"
         f"[verify_net_in_out(**args, device='cpu', any=n) for n in {(1, 2, affordable(name, 5000))}];"
         f"run(config_file='configs/inference.json', dataset_dir={str(cohort)!r},"
-        "encoder='synthetic', output_dir='eval')"
+        f"encoder='synthetic', output_dir='eval', **{dict(EXAMPLES[name].bags)})"
     )
     environment = os.environ | {"PYTHONPATH": str(exported), "OMP_NUM_THREADS": "1"}
     done = subprocess.run([sys.executable, "-c", checks], cwd=exported, env=environment, capture_output=True, text=True)

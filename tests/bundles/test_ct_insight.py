@@ -1,0 +1,50 @@
+"""What only the bundle ct_insight does: raw series to maps on the scan's own grid, within the lungs."""
+
+import json
+import shutil
+
+import nibabel
+import numpy as np
+import pytest
+
+from monai_mil.scans import load_scan
+from tests.bundles.common import rows, run_bundle, train
+
+NAME = "ct_insight"
+
+
+def test_evaluation_reports_the_slices_and_their_baselines(cohort_of, trained_of, tmp_path):
+    cohort, (folder, _) = cohort_of(NAME), trained_of(NAME)
+    shutil.copytree(folder / "models", tmp_path / "models")
+    train(NAME, tmp_path, cohort, epochs=3, files=("train", "evaluate"))
+    slices = json.loads((tmp_path / "eval" / "slice_metrics.json").read_text())
+    assert slices["scans"] > 0
+    assert slices["auroc"]["value"] > 0.5
+
+
+def test_a_real_series_ends_in_a_map_on_its_own_grid(chest_series, head_series, tmp_path):
+    """The head has no lungs: it gets a status in place of a prediction, and the run says so at its end."""
+    pytest.importorskip("itk")
+    folder = tmp_path / "scans"
+    for name, series in (("chest", chest_series), ("head", head_series)):
+        shutil.copytree(series, folder / name)
+    out = tmp_path / "out"
+    options = {"slice_formats": "['curve','montage','nifti','mask']", "dataset_dir": folder, "output_dir": out}
+    done = run_bundle(NAME, ["inference", "inference_scans"], cwd=tmp_path, check=False, **options)
+    assert done.returncode != 0
+    assert "1 of 2 cases failed" in done.stderr
+    assert {row["scan_id"]: row["status"] for row in rows(out / "failed.csv")} == {"head": "no lungs"}
+    assert [row["scan_id"] for row in rows(out / "predictions.csv")] == ["chest"]
+
+    scan = load_scan(folder / "chest")
+    volume = nibabel.load(out / "heatmaps" / "chest.nii.gz")
+    assert volume.shape == scan.hu.T.shape
+    np.testing.assert_allclose(volume.affine, scan.affine, atol=1e-3)
+    values = np.asarray(volume.dataobj)
+    assert 0 <= values.min() < values.max() <= 1
+    outside = scan.hu.T[:, :, :] > 300
+    assert (values[outside] > 0).mean() < 0.05, "bone is not lung"
+    assert nibabel.load(out / "heatmaps" / "chest_mask.nii.gz").shape == volume.shape
+    assert len(rows(out / "slices" / "chest.csv")) == len(scan)
+    for kind in ("curve", "montage"):
+        assert (out / "heatmaps" / f"chest_{kind}.png").stat().st_size > 10_000
