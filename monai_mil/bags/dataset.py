@@ -66,10 +66,9 @@ class ResilientDataset(IterableDataset):
             try:
                 transformed = self.transform(dict(item))
             except Exception as error:
-                cause = _user_error(error)
-                if cause is None:
+                # An error kept here would keep its traceback too, and all that the case has opened.
+                if not self._fail(item, error):
                     raise
-                self._fail(item, cause)
                 continue
             yield transformed
 
@@ -81,8 +80,12 @@ class ResilientDataset(IterableDataset):
                 f"{len(self.failures)} of {len(self.data)} cases failed, the others are done:\n  {listed}"
             )
 
-    def _fail(self, item: Mapping[str, Any], cause: MonaiMILError) -> None:
-        logger.error("%s", cause)
+    def _fail(self, item: Mapping[str, Any], error: Exception) -> bool:
+        """Report the case; False where the program itself is at fault."""
+        cause = _user_error(error)
+        if cause is None:
+            return False
+        logger.error("%s", str(cause))
         column = "scan_id" if "scan_id" in item else "slide_id"
         self.failures.append(FailedCase(str(item.get(column, "")), cause.status, str(cause)))
         if self.table is not None:
@@ -90,6 +93,7 @@ class ResilientDataset(IterableDataset):
                 writer = csv.writer(file, lineterminator="\n")
                 writer.writerow([column, "status", "message"])
                 writer.writerows((case.case_id, case.status, case.message) for case in self.failures)
+        return True
 
 
 def _user_error(error: BaseException | None) -> MonaiMILError | None:

@@ -66,7 +66,7 @@ class BagBCE(nn.Module):
             ValueError: there are more or fewer labels, or weights, than logits, or a label is none of these.
         """
         logits = output["logits"].float()
-        if label.numel() != logits.numel():
+        if label.numel() != logits.numel() or (len(logits) > 1 and len(label) != len(logits)):
             raise ValueError(f"labels {list(label.shape)} for logits {list(logits.shape)}: one for every bag and label")
         target = label.to(logits).reshape(logits.shape)
         known = ~torch.isnan(target)

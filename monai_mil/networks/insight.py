@@ -59,7 +59,7 @@ class INSIGHT(MILNetwork):
         chunk_instances: tiles worked on at once; never changes the result.
 
     Raises:
-        ValueError: an option is none of those named.
+        ValueError: an option is none of those named, or a chunk has no tile.
     """
 
     def __init__(
@@ -79,6 +79,8 @@ class INSIGHT(MILNetwork):
         _check_option("norm", norm, ("layer", "group"))
         _check_option("projection", projection, ("conv_gelu_ln", "linear"))
         _check_option("pool_over", pool_over, ("all", "foreground"))
+        if chunk_instances < 1:
+            raise ValueError(f"chunk_instances must be at least 1, got {chunk_instances}")
         if norm == "layer" and (grid is None or len(grid) != 2):
             raise ValueError(f"norm 'layer' needs the token grid as (h, w), got {grid}; 'group' takes any")
         self.in_channels = in_channels

@@ -1,4 +1,5 @@
 import csv
+import weakref
 
 import numpy as np
 import pytest
@@ -69,6 +70,22 @@ def test_the_table_of_an_earlier_run_goes_where_nothing_fails_any_more(items, tm
     list(ResilientDataset(items, LoadBagd(), tmp_path))
     list(ResilientDataset(items[2:], LoadBagd(), tmp_path))
     assert not (tmp_path / "failed.csv").exists()
+
+
+def test_what_a_failed_case_has_opened_is_let_go_before_the_next():
+    opened = []
+
+    def transform(name):
+        assert all(reference() is None for reference in opened)
+        slide = np.zeros(3)
+        opened.append(weakref.ref(slide))
+        if name["image"] == "bad":
+            raise NoLungsError("scan 'bad': no lungs")
+        return name
+
+    listed = [{"image": name, "scan_id": name} for name in ("bad", "bad", "good")]
+    assert len(list(ResilientDataset(listed, transform))) == 1
+    assert len(opened) == 3
 
 
 def test_a_table_that_cannot_be_written_ends_the_run(items, tmp_path):

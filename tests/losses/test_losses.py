@@ -60,6 +60,8 @@ def test_the_labels_of_one_bag_may_come_in_any_shape(shape: tuple[int, ...]) -> 
 def test_more_labels_than_logits_are_refused() -> None:
     with pytest.raises(ValueError, match=r"labels \[1, 4\] for logits \[1, 1\]"):
         BagBCE()({"logits": torch.zeros(1, 1)}, torch.zeros(1, 4))
+    with pytest.raises(ValueError, match=r"labels \[4, 2\] for logits \[2, 4\]"):
+        BagBCE()({"logits": torch.zeros(2, 4)}, torch.zeros(4, 2))
 
 
 @pytest.mark.parametrize("label", [2.0, -1.0])

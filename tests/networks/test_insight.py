@@ -553,6 +553,7 @@ def test_bags_it_was_not_made_for_are_refused() -> None:
         ({"projection": "none"}, "projection must be one of conv_gelu_ln, linear"),
         ({"pool_over": "some"}, "pool_over must be one of all, foreground"),
         ({"grid": None}, "needs the token grid"),
+        ({"chunk_instances": 0}, "at least 1, got 0"),
     ],
 )
 def test_options_that_do_not_exist_are_refused(options: dict[str, object], message: str) -> None:
