@@ -14,7 +14,8 @@ def otsu_threshold(values: Tensor, real: Tensor | None = None, bins: int = 256) 
     behind it. What is strictly greater is foreground. Where all values are equal the threshold is that value.
 
     Class means are taken over bin numbers, in whole numbers as far as possible: every split of an empty stretch is
-    then exactly as good, on every device, and the first one wins.
+    then exactly as good, on every device, and the first one wins. Of a float32 map that spans little of its size
+    scikit-image's own rounding may choose another split.
 
     Args:
         values: any number of rows of finite values, ``[..., m]``.
