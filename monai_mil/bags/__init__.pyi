@@ -1,4 +1,5 @@
 from .clam import export_clam
+from .classic import CLASSIC_SETS, ClassicBags, read_classic
 from .cohort import Cohort, CohortSlide, split_cohort
 from .cohort_reader import read_cohort
 from .collate import collate_bags
@@ -29,10 +30,12 @@ from .synthetic_tokens import make_token_scan_cohort
 from .transforms import EmbedScand, EmbedSlided, SampleInstancesd
 
 __all__ = [
+    "CLASSIC_SETS",
     "LESION_RADII",
     "BagFile",
     "BagInfo",
     "CaseResult",
+    "ClassicBags",
     "Cohort",
     "CohortSlide",
     "EmbedReport",
@@ -65,6 +68,7 @@ __all__ = [
     "make_slide_cohort",
     "make_survival_cohort",
     "make_token_scan_cohort",
+    "read_classic",
     "read_cohort",
     "read_survival_cohort",
     "scan_datalist",

@@ -116,6 +116,11 @@ class ABMIL(AttentionNetwork):
 
     def _whole(self, image: Tensor, mask: Tensor | None) -> dict[str, Tensor]:
         """The same in plain operations on the whole batch: what TorchScript, traces and ONNX hold."""
+        bag, scores = self._pool_whole(image, mask)
+        return self._answer(bag, scores)
+
+    def _pool_whole(self, image: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+        """:meth:`_pool` in plain operations on the whole batch."""
         rows = image.transpose(1, 2).to(self.hidden.weight.dtype)
         hidden = F.dropout(F.relu(self.hidden(rows)), self.dropout, self.training)
         gates = self.gates(hidden)
@@ -127,7 +132,7 @@ class ABMIL(AttentionNetwork):
         if mask is not None:
             scores = scores.masked_fill(~mask[:, None, :], -float("inf"))
             hidden = hidden.masked_fill(~mask[:, :, None], 0.0)
-        return self._answer(exact_matmul(torch.softmax(scores, dim=2), hidden), scores)
+        return exact_matmul(torch.softmax(scores, dim=2), hidden), scores
 
     def _answer(self, bag: Tensor, scores: Tensor) -> dict[str, Tensor]:
         bag = bag.flatten(1)

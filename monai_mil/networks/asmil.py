@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from typing import Literal
 
@@ -181,11 +182,12 @@ class ASMIL(AttentionNetwork):
             places = [torch.randperm(tokens, device=features.device)[: self.always_dropped] for _ in range(bags)]
             kept = torch.ones(bags, tokens, dtype=torch.bool, device=features.device)
             return kept.scatter(1, torch.stack(places), torch.zeros_like(kept))
-        kept = torch.rand(bags, tokens, device=features.device) >= self.drop
-        while not bool(kept.any(dim=1).all()):
-            again = torch.rand(bags, tokens, device=features.device) >= self.drop
-            kept = torch.where(kept.any(dim=1, keepdim=True), kept, again)
-        return kept
+        # Given that one is kept, the first of them is geometric and the later ones are free: no draw is ever repeated.
+        chance = torch.rand(bags, 1, device=features.device)
+        first = (torch.log1p(-chance * (1 - self.drop**tokens)) / math.log(max(self.drop, 1e-30))).floor()
+        behind = torch.arange(tokens, device=features.device) - first.clamp(max=tokens - 1)
+        free = torch.rand(bags, tokens, device=features.device) >= self.drop
+        return (behind == 0) | ((behind > 0) & free)
 
     @classmethod
     def from_reference(

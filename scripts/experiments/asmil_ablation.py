@@ -1,0 +1,28 @@
+"""What each part of ASMIL gives on the classic sets: its anchor, the anchor's normalised sigmoid, the hidden tokens."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+from experiments.classic_mil import METHODS, WIDTH, anchored, compare
+from monai_mil.networks import ASMIL
+
+_DROP = METHODS["ASMIL without its anchor"]
+_NEITHER = replace(_DROP, network=partial(ASMIL, num_classes=2, hidden_dim=WIDTH, drop=0.0))
+ABLATION = {
+    "ASMIL": METHODS["ASMIL"],
+    "softmax anchor, drop": anchored(_DROP, "softmax"),
+    "anchor, no drop": anchored(_NEITHER),
+    "softmax anchor, no drop": anchored(_NEITHER, "softmax"),
+    "drop alone": _DROP,
+    "none": _NEITHER,
+    "anchor of weight 0.1, drop": anchored(_DROP, beta=0.1),
+    "gated ABMIL": METHODS["gated ABMIL"],
+}
+
+
+def run(folder: Path, data: Path) -> str:
+    """Train every variant on every set; a Markdown table as of the experiment ``classic_mil``."""
+    return compare(folder, data, ABLATION, [("ASMIL", name) for name in ABLATION if name != "ASMIL"])
