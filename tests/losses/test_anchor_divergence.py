@@ -177,7 +177,7 @@ def test_entmax_without_its_package_says_what_to_install() -> None:
 
 
 def test_entmax_leaves_out_instances_and_the_gradient_is_attention_minus_target() -> None:
-    entmax = pytest.importorskip("entmax")
+    entmax = pytest.importorskip("entmax", reason="entmax is not installed")
     scores, anchor = torch.randn(1, 2, 30, requires_grad=True), 4 * torch.randn(1, 2, 30)
     mask = torch.ones(1, 30, dtype=torch.bool)
     mask[:, 20:] = False

@@ -37,7 +37,7 @@ def test_concordance_equals_the_count_over_all_pairs(seed: int) -> None:
 
 @pytest.mark.parametrize("seed", range(3))
 def test_concordance_equals_that_of_lifelines(seed: int) -> None:
-    lifelines = pytest.importorskip("lifelines.utils")
+    lifelines = pytest.importorskip("lifelines.utils", reason="lifelines is not installed")
     risk, time, event = patients(80, seed)
     assert concordance_index(risk, time, event) == pytest.approx(lifelines.concordance_index(time, -risk, event))
 
