@@ -9,6 +9,8 @@ from monai_mil.networks.contract import MILNetwork, instance_scores
 from monai_mil.networks.dsmil import DSMIL
 from monai_mil.networks.feature_pooling import FeatureMaxPooling, FeatureMeanPooling
 from monai_mil.networks.grad_cam import grad_cam
+from monai_mil.networks.hagmil import HAGMIL
+from monai_mil.networks.iat import IAT
 from monai_mil.networks.incidence import survival_curve, survival_risk
 from monai_mil.networks.insight import INSIGHT
 from monai_mil.networks.instance_encoder import InstanceEncoderMIL
@@ -27,6 +29,8 @@ __all__ = [
     "CLAM_MB",
     "CLAM_SB",
     "DSMIL",
+    "HAGMIL",
+    "IAT",
     "INSIGHT",
     "FeatureMaxPooling",
     "FeatureMeanPooling",

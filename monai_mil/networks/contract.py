@@ -17,6 +17,9 @@ key                         shape               meaning
 ``top_instance_logits``     ``[b, c, k]``       class evidence of the most attended instances, highest attention first;
                                                 ``-inf`` where the bag has fewer
 ``bottom_instance_logits``  ``[b, c, k]``       likewise of the least attended, lowest attention first
+``level_logits``            ``[b, L, c]``       the answers of all levels of a packed bag, coarsest first; likewise
+                                                ``level_top_instance_logits`` and ``level_bottom_instance_logits``
+                                                ``[b, L, c, k]``, see :mod:`monai_mil.networks.hagmil`
 ``critical``                ``[b, c]``          index of the instance that speaks most for a class
 ``heatmap``                 ``[b, c, n, h, w]`` class evidence of every token of every instance, 0 on padding
 ``threshold``               ``[b, c]``          splits ``heatmap``: what is strictly above is foreground

@@ -35,7 +35,10 @@ class InstanceBranch(nn.Module):
         """
         no_weight, yes_weight = self.classifiers.weight[0::2], self.classifiers.weight[1::2]
         no_bias, yes_bias = self.classifiers.bias[0::2], self.classifiers.bias[1::2]
-        evidence = exact_matmul(hidden, (yes_weight - no_weight)[None, :, :, None]).squeeze(3)
+        if hidden.shape[1] == 1:
+            evidence = exact_matmul(hidden[:, 0], (yes_weight - no_weight).T).transpose(1, 2)
+        else:
+            evidence = exact_matmul(hidden, (yes_weight - no_weight)[None, :, :, None]).squeeze(3)
         return evidence + (yes_bias - no_bias)[:, None]
 
 

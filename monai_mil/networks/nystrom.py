@@ -34,6 +34,8 @@ class NystromAttention(nn.Module):
         iterations: of the pseudo-inverse.
         kernel: taps of the convolution, odd.
         dropout: on the result in training.
+        mask_padding: put no zeros in front; landmarks are then the means of nearly equal groups, and as many as there
+            are tokens where those are fewer than ``m``. The reference has no such thing. Cannot be exported to ONNX.
 
     Raises:
         ValueError: ``heads`` does not divide ``channels``.
@@ -47,6 +49,7 @@ class NystromAttention(nn.Module):
         iterations: int = 6,
         kernel: int = 33,
         dropout: float = 0.0,
+        mask_padding: bool = False,
     ) -> None:
         super().__init__()
         if channels % heads:
@@ -55,6 +58,7 @@ class NystromAttention(nn.Module):
         self.landmarks = landmarks
         self.iterations = iterations
         self.dropout = dropout
+        self.mask_padding = mask_padding
         self.project = nn.Linear(channels, 3 * channels, bias=False)
         self.output = nn.Linear(channels, channels)
         self.mix = nn.Conv1d(heads, heads, kernel, padding=kernel // 2, groups=heads, bias=False)
@@ -65,7 +69,11 @@ class NystromAttention(nn.Module):
             return self._whole(tokens)
         if torch.jit.is_tracing() or torch.compiler.is_compiling() or torch.is_grad_enabled():
             return self._whole(tokens)
-        return self._whole(tokens) if tokens.shape[1] <= CHUNK_TOKENS else self._in_chunks(tokens)
+        return self._whole(tokens) if self._is_short(tokens) else self._in_chunks(tokens)
+
+    @torch.jit.unused
+    def _is_short(self, tokens: Tensor) -> bool:
+        return tokens.shape[1] <= CHUNK_TOKENS or self.mask_padding
 
     def _whole(self, tokens: Tensor) -> Tensor:
         tokens, pad = self._pad(tokens)
@@ -134,15 +142,14 @@ class NystromAttention(nn.Module):
             return self._whole_row(tokens, place)
         if torch.jit.is_tracing() or torch.compiler.is_compiling() or torch.is_grad_enabled():
             return self._whole_row(tokens, place)
-        return self._whole_row(tokens, place) if tokens.shape[1] <= CHUNK_TOKENS else self._row_in_chunks(tokens, place)
+        return self._whole_row(tokens, place) if self._is_short(tokens) else self._row_in_chunks(tokens, place)
 
     def _whole_row(self, tokens: Tensor, place: int) -> Tensor:
         tokens, pad = self._pad(tokens)
         reach = self.mix.weight.shape[2] // 2
         around = torch.arange(2 * reach + 1, device=tokens.device) + (place + pad)
         query_weight = self.project.weight[: tokens.shape[2]]
-        marks = tokens.unflatten(1, [self.landmarks, -1]).mean(dim=2)
-        query_marks = self._split(F.linear(marks, query_weight), 1)[0]
+        query_marks = self._split(F.linear(self._marks(tokens[:, None])[:, 0], query_weight), 1)[0]
         query = self._split(F.linear(tokens.index_select(1, around[:1]), query_weight), 1)[0]
         key, value = self._split(F.linear(tokens, self.project.weight[tokens.shape[2] :]), 2).unbind(0)
         key_marks = self._marks(key)
@@ -182,6 +189,13 @@ class NystromAttention(nn.Module):
 
     def _pad(self, tokens: Tensor) -> tuple[Tensor, int]:
         """Zero tokens in front until the landmarks divide their number, and how many they are."""
+        if self.mask_padding:
+            return tokens, 0
+        if torch.jit.is_scripting():
+            pad = -tokens.shape[1] % self.landmarks
+            return F.pad(tokens, [0, 0, pad, 0]), pad
+        if torch.compiler.is_exporting():
+            return _pad_exported(tokens, self.landmarks)
         count = tokens.shape[1]
         group = (count + self.landmarks - 1) // self.landmarks
         pad = group * self.landmarks - count
@@ -193,6 +207,9 @@ class NystromAttention(nn.Module):
 
     def _marks(self, rows: Tensor) -> Tensor:
         """Means of consecutive rows, ``[b, h, n, e]`` to ``[b, h, m, e]``."""
+        if self.mask_padding:
+            groups = F.adaptive_avg_pool1d(rows.flatten(0, 1).transpose(1, 2), min(self.landmarks, rows.shape[2]))
+            return groups.transpose(1, 2).unflatten(0, [rows.shape[0], rows.shape[1]])
         return rows.unflatten(2, [self.landmarks, -1]).mean(dim=3)
 
     def _read(self, query_marks: Tensor, key_marks: Tensor, key: Tensor, value: Tensor) -> Tensor:
@@ -222,6 +239,19 @@ def _padded_rows(tokens: Tensor, pad: int, start: int, stop: int) -> Tensor:
     inside = tokens[:, max(0, start - pad) : max(0, stop - pad)]
     before, behind = max(0, min(stop, pad) - start), max(0, stop - max(start, pad + tokens.shape[1]))
     return F.pad(inside, [0, 0, before, behind])
+
+
+@torch.jit.ignore
+def _pad_exported(tokens: Tensor, landmarks: int) -> tuple[Tensor, int]:
+    """What :meth:`NystromAttention._pad` does, without fixing the length of its groups to that of the example."""
+    count = tokens.shape[1]
+    groups = (torch.scalar_tensor(count, dtype=torch.double) + (landmarks - 1)) / landmarks
+    group: int = groups.long().item()  # type: ignore[assignment]
+    torch._check(group >= 1)
+    pad = group * landmarks - count
+    place = torch.arange(group * landmarks, device=tokens.device) - pad
+    padded = tokens.index_select(1, place.clamp(min=0)) * (place >= 0)[:, None]
+    return padded, pad
 
 
 def pseudo_inverse(matrix: Tensor, iterations: int) -> Tensor:

@@ -32,6 +32,9 @@ KEYS = {
     "instance_logits": "bcn",
     "top_instance_logits": "bck",
     "bottom_instance_logits": "bck",
+    "level_logits": "blc",
+    "level_top_instance_logits": "blck",
+    "level_bottom_instance_logits": "blck",
     "critical": "bc",
     "heatmap": "bcnyx",
     "detection_logits": "bcnyx",
@@ -294,7 +297,9 @@ def test_evaluation_in_chunks_equals_training_mode_s_whole(network: nn.Module, i
         chunked = network(image, return_dict=True)
     assert whole.keys() == chunked.keys()
     for key in whole:
-        torch.testing.assert_close(chunked[key], whole[key], rtol=1e-5, atol=1e-6)
+        # HAG-MIL's scores are ranks: two tiles whose attention differs by rounding only may change places.
+        atol = 2 / image.shape[2] if key == "instance_scores" else 1e-6
+        torch.testing.assert_close(chunked[key], whole[key], rtol=1e-5, atol=atol)
 
 
 def test_the_state_dict_loads_strictly_into_a_second_network(network: nn.Module) -> None:
