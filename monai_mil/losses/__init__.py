@@ -5,6 +5,7 @@ from __future__ import annotations
 from monai_mil.losses.anchor_divergence import AnchorDivergence
 from monai_mil.losses.bag import BagBCE, BagCrossEntropy
 from monai_mil.losses.instance import InstanceBCE
+from monai_mil.losses.level_loss import LevelLoss
 from monai_mil.losses.max_instance import MaxInstance
 from monai_mil.losses.mil_loss import MILLoss
 from monai_mil.losses.normal_guidance import NormalGuidance, normal_guidance
@@ -12,6 +13,7 @@ from monai_mil.losses.parameter_l1 import ParameterL1
 from monai_mil.losses.smooth_svm import InstanceSmoothSVM
 from monai_mil.losses.spectral_decoupling import SpectralDecoupling
 from monai_mil.losses.survival import DiscreteSurvival, time_bins
+from monai_mil.losses.top_instance import TopInstanceSVM
 
 __all__ = [
     "AnchorDivergence",
@@ -20,11 +22,13 @@ __all__ = [
     "DiscreteSurvival",
     "InstanceBCE",
     "InstanceSmoothSVM",
+    "LevelLoss",
     "MILLoss",
     "MaxInstance",
     "NormalGuidance",
     "ParameterL1",
     "SpectralDecoupling",
+    "TopInstanceSVM",
     "normal_guidance",
     "time_bins",
 ]

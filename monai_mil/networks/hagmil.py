@@ -125,8 +125,7 @@ class HAGMIL(MILNetwork):
     def _open(self, scores: Tensor, rows: Tensor, level: int) -> Tensor:
         """Rows of the next finer level: children of the most attended of ``rows``, by scores ``[1, 1, m]``."""
         k = self.k_train[level] if self.training else self.k_eval[level]
-        order = torch.sort(scores.detach()[0, 0], descending=True, stable=True)[1]
-        return children(rows.index_select(0, order[:k]))
+        return children(rows.index_select(0, _descending(scores.detach()[0, 0])[:k]))
 
     def _pack(self, outputs: list[dict[str, Tensor]], looked: list[Tensor], sizes: list[int]) -> dict[str, Tensor]:
         """One output in packed order from those of the levels, each for the rows that it looked at."""
@@ -199,6 +198,15 @@ def _for_each(k: int | Sequence[int], count: int, name: str) -> list[int]:
     if len(numbers) != count or any(number < 1 for number in numbers):
         raise ValueError(f"{name} must be a number of tiles, or {count} of them, one for every level but the finest")
     return [*numbers, 0]
+
+
+def _descending(scores: Tensor) -> Tensor:
+    """Places of the scores ``[m]`` from the highest to the lowest, equal ones in their order."""
+    if torch.jit.is_scripting():
+        return torch.sort(scores, descending=True, stable=True)[1]
+    if torch.onnx.is_in_onnx_export():  # whose sort is stable, and which knows no such argument
+        return torch.sort(scores, descending=True)[1]
+    return torch.sort(scores, descending=True, stable=True)[1]
 
 
 def _spread(output: dict[str, Tensor], mask: Tensor) -> dict[str, Tensor]:
