@@ -1,0 +1,98 @@
+"""HAG-MIL: one level beside the same network with explicit matrices, and a slide read lazily beside one read whole.
+
+Every variant runs in a process of its own, on one thread and the same bag; their answers are compared first.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+
+import torch
+from torch import Tensor
+
+from benchmarks.harness import Figure
+from benchmarks.iat_plain import PlainIAT
+from benchmarks.memory import in_a_process, peak_growth
+from monai_mil.networks import IAT
+
+_N, _WIDTH = 16_000, 1024
+
+
+def run() -> list[Figure]:
+    _check_equal()
+    return _network()
+
+
+def _check_equal() -> None:
+    torch.manual_seed(0)
+    ours = IAT(96, 2, (64, 96)).eval()
+    image = torch.randn(1, 96, 777)
+    output = ours(image, return_dict=True)
+    logits, evidence = PlainIAT(ours)(image.mT)
+    torch.testing.assert_close(output["logits"], logits, rtol=0, atol=1e-5)
+    torch.testing.assert_close(output["instance_logits"], evidence, rtol=0, atol=1e-5)
+
+
+def _network() -> list[Figure]:
+    memory, seconds = {}, {}
+    for variant in ("plain-train", "ours-train", "checkpoint-train", "plain-infer", "ours-infer"):
+        memory[variant], seconds[variant] = (
+            in_a_process("benchmarks.hagmil", variant, what) for what in ("memory", "seconds")
+        )
+    return [
+        Figure(f"IAT training step, n = {_N}, {_WIDTH} wide", seconds["ours-train"], "CPU s"),
+        Figure(
+            "  with explicit matrices takes longer by", seconds["plain-train"] / seconds["ours-train"], "times", ">= 1"
+        ),
+        Figure("  memory of it", memory["ours-train"], "MB"),
+        Figure("  share of explicit matrices'", memory["ours-train"] / memory["plain-train"], "fraction", "<= 0.65"),
+        Figure("  share, checkpointed", memory["checkpoint-train"] / memory["plain-train"], "fraction", "<= 0.4"),
+        Figure("  checkpointed takes longer by", seconds["checkpoint-train"] / seconds["ours-train"], "times"),
+        Figure("IAT evaluation of the same", seconds["ours-infer"], "CPU s"),
+        Figure(
+            "  with explicit matrices takes longer by", seconds["plain-infer"] / seconds["ours-infer"], "times", ">= 1"
+        ),
+        Figure("  memory of it", memory["ours-infer"], "MB"),
+        Figure("  share of explicit matrices'", memory["ours-infer"] / memory["plain-infer"], "fraction", "<= 0.45"),
+    ]
+
+
+def _measure() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("variant")
+    parser.add_argument("what", choices=("memory", "seconds"))
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    kind, mode = arguments.variant.split("-")
+    ours = IAT(_WIDTH, 2, checkpoint=kind == "checkpoint").eval()  # dropout is the same for all and left out
+    network = PlainIAT(ours) if kind == "plain" else ours
+    image = torch.randn(_N, _WIDTH).T[None]
+
+    def answer() -> Tensor:
+        if kind == "plain":
+            logits, evidence = network(image.mT)
+        else:
+            output = network(image, return_dict=True)
+            logits, evidence = output["logits"], output["instance_logits"]
+        return logits.square().sum() + evidence[:, :, :16].square().sum()
+
+    def step() -> None:
+        if mode == "train":
+            network.zero_grad()
+            answer().backward()
+        else:
+            with torch.no_grad():
+                answer()
+
+    if arguments.what == "memory":
+        print(peak_growth(step))
+    else:
+        started = time.process_time()
+        step()
+        print(time.process_time() - started)
+
+
+if __name__ == "__main__":
+    _measure()
