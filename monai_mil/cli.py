@@ -60,11 +60,12 @@ def main() -> None:
     epilog="[bold]Examples[/]\n\n"
     "monai-mil embed slides/ --out bags/\n\n"
     "monai-mil embed cohort.csv --out bags/ --encoder uni --weights uni.safetensors --device cuda\n\n"
-    "monai-mil embed scan.svs --out bags/ --mpp 0.25"
+    "monai-mil embed scan.svs --out bags/ --mpp 0.25\n\n"
+    "monai-mil embed slides/ --out bags/ --levels 3     (bags/level_2, bags/level_1, bags/level_0)"
 )
 def embed(
     slides: Annotated[list[Path], typer.Argument(help="Slides, folders of slides, or a cohort table (.csv, .json).")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the bags, one HDF5 file a slide.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the bags, one HDF5 file a slide and level.")],
     encoder: Annotated[
         str, typer.Option(help="An encoder's name ('monai-mil doctor' lists them) or file.")
     ] = "texture",
@@ -74,7 +75,12 @@ def embed(
     ] = False,
     tile_size: Annotated[int | None, typer.Option(help="Tile side in pixels.", show_default="the encoder's")] = None,
     target_mpp: Annotated[
-        float | None, typer.Option(help="Micrometres per pixel to read at.", show_default="the encoder's")
+        float | None,
+        typer.Option(help="Micrometres per pixel to read at; the finest level's.", show_default="the encoder's"),
+    ] = None,
+    levels: Annotated[
+        int | None,
+        typer.Option(min=1, help="Read a quadtree of so many levels, each twice as coarse, one bag a level (HAG-MIL)."),
     ] = None,
     overlap: Annotated[int, typer.Option(help="Overlap of neighbouring tiles, in pixels at the target mpp.")] = 0,
     min_tissue: Annotated[float, typer.Option(help="Smallest fraction of tissue of a tile that is kept.")] = 0.25,
@@ -102,6 +108,7 @@ def embed(
         tile_size=tile_size,
         target_mpp=target_mpp,
         overlap=overlap,
+        levels=levels,
         min_tissue=min_tissue,
         mpp=mpp,
         batch_size=batch_size,

@@ -4,7 +4,7 @@ from .cohort import Cohort, CohortSlide, split_cohort
 from .cohort_reader import read_cohort
 from .collate import collate_bags
 from .dataset import ResilientDataset
-from .embed import EmbedSettings, embed_slide, tile_slide
+from .embed import EmbedSettings, embed_slide, tile_slide, tree_slide
 from .embed_ct import ScanSettings, embed_scan
 from .embed_job import CaseResult
 from .embed_run import EmbedReport
@@ -77,4 +77,5 @@ __all__ = [
     "split_survival_cohort",
     "tile_slide",
     "tile_truth",
+    "tree_slide",
 ]

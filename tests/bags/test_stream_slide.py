@@ -11,6 +11,7 @@ from monai_mil.encoders import get_encoder
 from monai_mil.errors import EncoderError, NoTissueError, SettingsError, SlideReadError
 from monai_mil.networks import ABMIL, DSMIL, INSIGHT, TransMIL
 from monai_mil.slides import write_pyramid
+from tests.bags.conftest import slide_of
 from tests.memory import peak_of
 
 CLOSE = {"rtol": 0, "atol": 1e-6}
@@ -24,15 +25,6 @@ def encoder():
 @pytest.fixture(scope="module")
 def tissue(tmp_path_factory):
     return slide_of(tmp_path_factory.mktemp("slide") / "tissue.tif", 1000, 1100)
-
-
-def slide_of(path, width, height):
-    """A slide with tissue up to its right and lower border."""
-    pixels = np.random.default_rng(0).integers(90, 200, (height, width, 3), dtype=np.uint8)
-    pixels[:, :, 1] //= 2
-    pixels[:200] = pixels[:, :200] = 245
-    write_pyramid(path, pixels, mpp=0.5)
-    return path
 
 
 def whole(network, loaded):
