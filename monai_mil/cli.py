@@ -61,11 +61,11 @@ def main() -> None:
     "monai-mil embed slides/ --out bags/\n\n"
     "monai-mil embed cohort.csv --out bags/ --encoder uni --weights uni.safetensors --device cuda\n\n"
     "monai-mil embed scan.svs --out bags/ --mpp 0.25\n\n"
-    "monai-mil embed slides/ --out bags/ --levels 3     (bags/level_2, bags/level_1, bags/level_0)"
+    "monai-mil embed slides/ --out bags/ --levels 3"
 )
 def embed(
     slides: Annotated[list[Path], typer.Argument(help="Slides, folders of slides, or a cohort table (.csv, .json).")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the bags, one HDF5 file a slide and level.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the bags, one HDF5 file a slide.")],
     encoder: Annotated[
         str, typer.Option(help="An encoder's name ('monai-mil doctor' lists them) or file.")
     ] = "texture",
@@ -76,11 +76,16 @@ def embed(
     tile_size: Annotated[int | None, typer.Option(help="Tile side in pixels.", show_default="the encoder's")] = None,
     target_mpp: Annotated[
         float | None,
-        typer.Option(help="Micrometres per pixel to read at; the finest level's.", show_default="the encoder's"),
+        typer.Option(
+            help="Micrometres per pixel to read at; of several levels the finest.", show_default="the encoder's"
+        ),
     ] = None,
     levels: Annotated[
         int | None,
-        typer.Option(min=1, help="Read a quadtree of so many levels, each twice as coarse, one bag a level (HAG-MIL)."),
+        typer.Option(
+            min=1,
+            help="Read tiles at so many levels, each twice as coarse; the bags go to level_0 (the finest), level_1 ...",
+        ),
     ] = None,
     overlap: Annotated[int, typer.Option(help="Overlap of neighbouring tiles, in pixels at the target mpp.")] = 0,
     min_tissue: Annotated[float, typer.Option(help="Smallest fraction of tissue of a tile that is kept.")] = 0.25,

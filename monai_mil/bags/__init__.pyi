@@ -12,6 +12,7 @@ from .file import BagFile
 from .find import bag_datalist, find_slides, scan_datalist, slide_datalist
 from .info import BagInfo
 from .load import LoadBagd
+from .load_tree import LoadTreed
 from .mnist_bags import make_mnist_bags
 from .scan_cohort import embed_scans
 from .scan_preset import find_preset
@@ -43,6 +44,7 @@ __all__ = [
     "EmbedSettings",
     "EmbedSlided",
     "LoadBagd",
+    "LoadTreed",
     "MappedFeatures",
     "ResilientDataset",
     "SampleInstancesd",

@@ -14,6 +14,7 @@ import numpy as np
 from monai_mil.bags.embed import EmbedSettings, embed_slide, tile_slide, tree_slide
 from monai_mil.bags.embed_job import CaseKind, EmbedJob, OnInstances, kept_instances
 from monai_mil.bags.file import BagFile
+from monai_mil.bags.find import level_folder
 from monai_mil.bags.info import BagInfo
 from monai_mil.bags.partial import PartialRows, header_of
 from monai_mil.files import replacing
@@ -47,12 +48,12 @@ class SlideJob(EmbedJob):
     @property
     def bags(self) -> tuple[Path, ...]:
         """The bags of the levels, or the one bag."""
-        return tuple(_of_level(self.out_dir, level) / f"{self.case_id}.h5" for level in self.levels)
+        return tuple(level_folder(self.out_dir, level) / f"{self.case_id}.h5" for level in self.levels)
 
     @property
     def rows(self) -> tuple[Path, ...]:
         """For every bag the features of the tiles done so far; their header lies beside them."""
-        return tuple(_of_level(self.lock.parent, level) / f"{self.case_id}.rows" for level in self.levels)
+        return tuple(level_folder(self.lock.parent, level) / f"{self.case_id}.rows" for level in self.levels)
 
     @property
     def mask(self) -> Path:
@@ -120,11 +121,6 @@ class SlideJob(EmbedJob):
             with open_slide(self.path, default_mpp=settings.mpp) as slide:
                 wanted["mpp"] = slide.mpp
         return wanted
-
-
-def _of_level(folder: Path, level: int | None) -> Path:
-    """Where the files of a level lie below ``folder``."""
-    return folder if level is None else folder / f"level_{level}"
 
 
 def _shifted(on_instances: OnInstances, before: int, total: int) -> Callable[[int], None]:
