@@ -4,6 +4,7 @@ from .cohort import Cohort, CohortSlide, split_cohort
 from .cohort_reader import read_cohort
 from .collate import collate_bags
 from .dataset import ResilientDataset
+from .descend_slide import DescendSlided
 from .embed import EmbedSettings, embed_slide, tile_slide, tree_slide
 from .embed_ct import ScanSettings, embed_scan
 from .embed_job import CaseResult
@@ -39,6 +40,7 @@ __all__ = [
     "ClassicBags",
     "Cohort",
     "CohortSlide",
+    "DescendSlided",
     "EmbedReport",
     "EmbedScand",
     "EmbedSettings",
