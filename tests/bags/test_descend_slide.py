@@ -1,10 +1,7 @@
 """A network that asks for a slide's tiles level by level."""
 
-import shutil
-
 import numpy as np
 import pytest
-import tifffile
 import torch
 from monai.data import MetaTensor
 from torch import nn
@@ -22,10 +19,10 @@ from monai_mil.bags.descend_slide import TreeFeatures
 from monai_mil.bags.stream_slide import SlideFeatures
 from monai_mil.encoders import get_encoder
 from monai_mil.errors import EncoderError, NoTissueError, SettingsError, SlideReadError
-from monai_mil.networks import ABMIL
+from monai_mil.networks import ABMIL, HAGMIL
 from monai_mil.slides import open_slide, write_pyramid
 from monai_mil.slides.tiff import TiffPyramid
-from tests.bags.conftest import slide_of
+from tests.bags.conftest import damaged_copy
 from tests.bags.counting import CountingEncoder, encoded
 from tests.bags.test_stream_slide import spoilt
 
@@ -52,9 +49,9 @@ class Asking(nn.Module):
         return {"logits": self.asked[-1][1].float().mean(dim=0, keepdim=True)}
 
 
-@pytest.fixture(scope="module")
-def tissue(tmp_path_factory):
-    return slide_of(tmp_path_factory.mktemp("slide") / "tissue.tif", 1000, 1100)
+@pytest.fixture
+def tissue(border_slide):
+    return border_slide
 
 
 def descend(network, encoder="texture", **settings):
@@ -75,6 +72,20 @@ def test_what_is_read_are_the_rows_of_the_bags_on_disk(tissue, tmp_path, k):
         assert torch.equal(item[name], loaded[name])
     assert item["label"] == 1
     assert torch.equal(item["streamed"]["logits"], network.asked[-1][1].float().mean(dim=0))
+
+
+@pytest.mark.parametrize("k", [2, 5, 10_000])
+def test_hag_mil_answers_as_for_the_bags_on_disk(tissue, tmp_path, k):
+    torch.manual_seed(0)
+    network = HAGMIL(76, 2, k_eval=k, hidden_dims=(16, 32, 16, 16), instance_channels=16, attention_dim=8).eval()
+    item = descend(network)({"image": str(tissue)})
+    embed_cohort([tissue], tmp_path, "texture", progress=False, **SETTINGS)
+    loaded = LoadTreed()({"image": str(tmp_path / "level_2" / "tissue.h5")})
+    with torch.no_grad():
+        expected = network(loaded["image"][None].float(), return_dict=True)
+    assert item["streamed"].keys() == expected.keys()
+    for name, value in item["streamed"].items():
+        torch.testing.assert_close(value, expected[name][0], rtol=0, atol=1e-6, msg=name)
 
 
 def test_the_image_has_the_finest_frame_and_no_channel(tissue, tmp_path):
@@ -159,12 +170,6 @@ def test_slides_that_give_nothing_are_named(tissue, tmp_path):
         descend(Asking())({"image": str(tmp_path / "white.tif")})
     with pytest.raises(SlideReadError, match=r"nowhere\.svs"):
         descend(Asking())({"image": str(tmp_path / "nowhere.svs")})
-    damaged = tmp_path / "damaged.tif"
-    shutil.copy(tissue, damaged)
-    with tifffile.TiffFile(damaged) as tiff:
-        place, length = tiff.pages[0].dataoffsets[-1], tiff.pages[0].databytecounts[-1]
-    with damaged.open("r+b") as file:
-        file.seek(place)
-        file.write(bytes(length))
+    damaged = damaged_copy(tissue, tmp_path / "damaged.tif")
     with pytest.raises(SlideReadError, match=r"damaged\.tif'.* cannot be decoded"):
         descend(Asking(k=10_000))({"image": str(damaged)})

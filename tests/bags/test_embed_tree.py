@@ -18,7 +18,6 @@ from monai_mil.bags.slide_job import SlideJob
 from monai_mil.encoders import get_encoder
 from monai_mil.errors import SettingsError
 from monai_mil.slides import open_slide, stream_tiles
-from tests.bags.conftest import slide_of
 from tests.bags.counting import CountingEncoder, encoded
 from tests.conftest import ROOT
 
@@ -27,15 +26,9 @@ LEVELS = ("level_2", "level_1", "level_0")
 
 
 @pytest.fixture(scope="module")
-def tissue(tmp_path_factory):
-    """1000 x 1100 px at 0.5 mpp; the border tiles of 256 px have children wholly outside."""
-    return slide_of(tmp_path_factory.mktemp("slide") / "tissue.tif", 1000, 1100)
-
-
-@pytest.fixture(scope="module")
-def embedded(tissue, tmp_path_factory):
+def embedded(border_slide, tmp_path_factory):
     out = tmp_path_factory.mktemp("bags")
-    report = embed_cohort([tissue], out, CountingEncoder(out / "log"), batch_size=8, progress=False, **SETTINGS)
+    report = embed_cohort([border_slide], out, CountingEncoder(out / "log"), batch_size=8, progress=False, **SETTINGS)
     assert report.failed == ()
     return out
 
@@ -50,9 +43,9 @@ def bags(folder):
     return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.glob("level_*/*.h5"))}
 
 
-def test_every_level_is_a_bag_in_the_tree_s_order(tissue, embedded):
+def test_every_level_is_a_bag_in_the_tree_s_order(border_slide, embedded):
     encoder = CountingEncoder(embedded / "unused")
-    slide, tree = tree_of(tissue, encoder)
+    slide, tree = tree_of(border_slide, encoder)
     assert sorted(path.name for path in embedded.iterdir() if path.is_dir()) == [
         ".partial", "level_0", "level_1", "level_2", "runs", "tissue",
     ]  # fmt: skip
@@ -80,8 +73,8 @@ def test_a_level_alone_is_an_ordinary_bag(embedded):
     assert loaded["image"].meta["target_mpp"] == 0.5
 
 
-def test_the_encoder_sees_one_of_a_batch_s_tiles_beyond_the_slide(tissue, embedded):
-    slide, tree = tree_of(tissue, CountingEncoder(embedded / "unused"))
+def test_the_encoder_sees_one_of_a_batch_s_tiles_beyond_the_slide(border_slide, embedded):
+    slide, tree = tree_of(border_slide, CountingEncoder(embedded / "unused"))
     seen = 0
     for grid in tree.grids:
         for start in range(0, len(grid), 8):
@@ -92,9 +85,9 @@ def test_the_encoder_sees_one_of_a_batch_s_tiles_beyond_the_slide(tissue, embedd
 
 
 @pytest.mark.parametrize("spatial", [False, True])
-def test_what_the_encoder_is_spared_changes_nothing(tissue, spatial):
+def test_what_the_encoder_is_spared_changes_nothing(border_slide, spatial):
     encoder = get_encoder("texture", spatial=spatial)
-    slide, tree = tree_of(tissue, encoder)
+    slide, tree = tree_of(border_slide, encoder)
     grid = tree.grids[-1].take(np.argsort(tree.grids[-1].inside, kind="stable"))
     assert not grid.inside[:9].any()
     batches = list(embed_slide(slide, grid, encoder, batch_size=5))
@@ -104,10 +97,10 @@ def test_what_the_encoder_is_spared_changes_nothing(tissue, spatial):
     slide.close()
 
 
-def test_a_second_run_encodes_nothing_and_the_manifest_counts_all_levels(tissue, embedded):
+def test_a_second_run_encodes_nothing_and_the_manifest_counts_all_levels(border_slide, embedded):
     before = encoded(embedded / "log")
-    report = embed_cohort([tissue], embedded, CountingEncoder(embedded / "log"), progress=False, **SETTINGS)
-    slide, tree = tree_of(tissue, CountingEncoder(embedded / "unused"))
+    report = embed_cohort([border_slide], embedded, CountingEncoder(embedded / "log"), progress=False, **SETTINGS)
+    slide, tree = tree_of(border_slide, CountingEncoder(embedded / "unused"))
     slide.close()
     assert [(result.status, result.instances) for result in report.results] == [("kept", len(tree))]
     assert encoded(embedded / "log") == before
@@ -153,30 +146,30 @@ def test_a_run_killed_in_any_level_resumes_and_keeps_finished_levels(slide_cohor
     assert not list((tmp_path / "bags" / ".partial").rglob("*.rows"))
 
 
-def test_a_level_of_other_settings_is_neither_mixed_nor_lost(tissue, tmp_path):
+def test_a_level_of_other_settings_is_neither_mixed_nor_lost(border_slide, tmp_path):
     encoder = CountingEncoder(tmp_path / "log")
-    embed_cohort([tissue], tmp_path, encoder, progress=False, **SETTINGS)
+    embed_cohort([border_slide], tmp_path, encoder, progress=False, **SETTINGS)
     (tmp_path / "level_0" / "tissue.h5").unlink()
     before, tiles = bags(tmp_path), encoded(tmp_path / "log")
     for changed in ({"min_tissue": 0.5}, {"levels": 2}, {"target_mpp": 0.25}):
-        report = embed_cohort([tissue], tmp_path, encoder, progress=False, **{**SETTINGS, **changed})
+        report = embed_cohort([border_slide], tmp_path, encoder, progress=False, **{**SETTINGS, **changed})
         assert "made with other settings" in report.failed[0].error
     assert bags(tmp_path) == before
     assert encoded(tmp_path / "log") == tiles
-    report = embed_cohort([tissue], tmp_path, encoder, progress=False, **SETTINGS)
+    report = embed_cohort([border_slide], tmp_path, encoder, progress=False, **SETTINGS)
     assert report.results[0].status == "embedded"
     assert bags(tmp_path).items() >= before.items(), "the two that were there stay"
 
 
-def test_overwriting_replaces_only_what_does_not_fit(tissue, tmp_path):
+def test_overwriting_replaces_only_what_does_not_fit(border_slide, tmp_path):
     encoder = CountingEncoder(tmp_path / "log")
-    embed_cohort([tissue], tmp_path, encoder, progress=False, **SETTINGS)
+    embed_cohort([border_slide], tmp_path, encoder, progress=False, **SETTINGS)
     good = bags(tmp_path)
     damaged = tmp_path / "level_1" / "tissue.h5"
     damaged.write_bytes(b"damaged")
-    assert "truncated" in embed_cohort([tissue], tmp_path, encoder, progress=False, **SETTINGS).failed[0].error
+    assert "truncated" in embed_cohort([border_slide], tmp_path, encoder, progress=False, **SETTINGS).failed[0].error
     tiles = encoded(tmp_path / "log")
-    report = embed_cohort([tissue], tmp_path, encoder, overwrite=True, progress=False, **SETTINGS)
+    report = embed_cohort([border_slide], tmp_path, encoder, overwrite=True, progress=False, **SETTINGS)
     with BagFile(damaged) as bag:
         assert 0 < encoded(tmp_path / "log") - tiles <= bag.n
     assert report.results[0].status == "embedded"
@@ -186,18 +179,18 @@ def test_overwriting_replaces_only_what_does_not_fit(tissue, tmp_path):
     }
 
 
-def test_a_tree_and_plain_bags_may_share_a_folder(tissue, tmp_path):
+def test_a_tree_and_plain_bags_may_share_a_folder(border_slide, tmp_path):
     encoder = CountingEncoder(tmp_path / "log")
     for settings in ({"tile_size": 64}, SETTINGS):
-        assert embed_cohort([tissue], tmp_path, encoder, progress=False, **settings).failed == ()
+        assert embed_cohort([border_slide], tmp_path, encoder, progress=False, **settings).failed == ()
     with BagFile(tmp_path / "tissue.h5") as bag:
         assert (bag.info.level, bag.info.levels, bag.extras) == (None, None, ())
 
 
-def test_progress_counts_the_tiles_of_all_levels(tissue, tmp_path):
+def test_progress_counts_the_tiles_of_all_levels(border_slide, tmp_path):
     encoder, told = CountingEncoder(tmp_path / "log"), []
     settings = EmbedSettings.for_encoder(encoder, **SETTINGS)
-    job = SlideJob("tissue", tissue, tmp_path, "cpu", False, settings, 8)
+    job = SlideJob("tissue", border_slide, tmp_path, "cpu", False, settings, 8)
     result = run_job(job, encoder, lambda *counts: told.append(counts), wait=True)
     assert {total for _, total in told} == {result.instances}
     done = [done for done, _ in told]
@@ -210,23 +203,23 @@ def test_progress_counts_the_tiles_of_all_levels(tissue, tmp_path):
         assert (told[0][0], told[-1][0]) == (coarse.n, coarse.n + made.n), "kept levels count as done"
 
 
-def test_a_bad_slide_stops_nothing(tissue, tmp_path, capfd):
+def test_a_bad_slide_stops_nothing(border_slide, tmp_path, capfd):
     (tmp_path / "text.svs").write_text("this is no slide")
     report = embed_cohort(
-        [tmp_path / "text.svs", tissue], tmp_path, CountingEncoder(tmp_path / "log"), batch_size=8, **SETTINGS
+        [tmp_path / "text.svs", border_slide], tmp_path, CountingEncoder(tmp_path / "log"), batch_size=8, **SETTINGS
     )
     assert [result.status for result in report.results] == ["failed", "embedded"]
     assert "1 of 2 slides failed" in capfd.readouterr().err
 
 
-def test_tiles_that_overlap_make_no_tree(tissue, tmp_path):
+def test_tiles_that_overlap_make_no_tree(border_slide, tmp_path):
     with pytest.raises(SettingsError, match="overlap 8: must be 0 px where there are levels"):
-        embed_cohort([tissue], tmp_path, "texture", levels=2, overlap=8)
+        embed_cohort([border_slide], tmp_path, "texture", levels=2, overlap=8)
     with pytest.raises(SettingsError, match="levels 0: must be at least 1"):
-        embed_cohort([tissue], tmp_path, "texture", levels=0)
+        embed_cohort([border_slide], tmp_path, "texture", levels=0)
 
 
-def test_a_slide_without_a_coarse_tile_of_tissue_is_named(tissue, tmp_path):
-    report = embed_cohort([tissue], tmp_path, CountingEncoder(tmp_path / "log"), levels=4, progress=False)
+def test_a_slide_without_a_coarse_tile_of_tissue_is_named(border_slide, tmp_path):
+    report = embed_cohort([border_slide], tmp_path, CountingEncoder(tmp_path / "log"), levels=4, progress=False)
     assert "no tile of 256 px at 4 mpp has 25% of it" in report.failed[0].error
     assert not list(tmp_path.glob("level_*"))

@@ -13,7 +13,6 @@ from monai.data import DataLoader, Dataset, MetaTensor
 from monai_mil.bags import BagFile, EmbedSettings, LoadBagd, LoadTreed, collate_bags, embed_cohort, tree_slide
 from monai_mil.errors import BagError, NoTissueError, SettingsError
 from monai_mil.slides import open_slide
-from tests.bags.conftest import slide_of
 from tests.bags.counting import CountingEncoder
 from tests.memory import peak_of
 
@@ -21,14 +20,9 @@ SETTINGS = {"levels": 3, "tile_size": 64, "min_tissue": 0.2}
 
 
 @pytest.fixture(scope="module")
-def slide(tmp_path_factory):
-    return slide_of(tmp_path_factory.mktemp("slide") / "tissue.tif", 1000, 1100)
-
-
-@pytest.fixture(scope="module")
-def embedded(slide, tmp_path_factory):
+def embedded(border_slide, tmp_path_factory):
     out = tmp_path_factory.mktemp("bags")
-    embed_cohort([slide], out, CountingEncoder(out / "log"), progress=False, **SETTINGS)
+    embed_cohort([border_slide], out, CountingEncoder(out / "log"), progress=False, **SETTINGS)
     return out
 
 
@@ -52,9 +46,9 @@ def rewrite(path: Path, keep=slice(None), storage="float16", **changes):
     BagFile.write(path, features, coords, info, extras, storage)
 
 
-def test_the_levels_are_packed_coarsest_first(slide, embedded):
+def test_the_levels_are_packed_coarsest_first(border_slide, embedded):
     loaded = LoadTreed(levels=3, width=6, encoder="counting")(item(embedded))
-    with open_slide(slide) as opened:
+    with open_slide(border_slide) as opened:
         settings = EmbedSettings.for_encoder(CountingEncoder(embedded / "unused"), **SETTINGS)
         tree, _ = tree_slide(opened, settings)
     n = len(tree.grids[0])
