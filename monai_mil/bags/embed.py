@@ -142,6 +142,7 @@ def _must_show_tissue(slide: Slide, grid: TileGrid, settings: EmbedSettings) -> 
         raise NoTissueError(
             f"slide '{slide.path}': no tissue (no tile of {grid.tile_size} px at {grid.target_mpp:g} mpp has "
             f"{settings.min_tissue:.0%} of it); look at the slide, or change the tissue settings"
+            + ("" if settings.levels is None else " or take fewer levels")
         )
 
 
