@@ -95,7 +95,7 @@ class LoadTreed(LoadBagd):
             if wrong is not None:
                 raise BagError(
                     f"slide '{coarse.info.slide_id}': bags '{coarse.path}' and '{fine.path}' are no levels of one "
-                    f"quadtree: {wrong}; embed the slide again with levels"
+                    f"quadtree: {wrong}; remove them and embed the slide again with levels"
                 )
         for bag in bags:
             self._check_weights(bag, key)
