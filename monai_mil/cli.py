@@ -60,7 +60,8 @@ def main() -> None:
     epilog="[bold]Examples[/]\n\n"
     "monai-mil embed slides/ --out bags/\n\n"
     "monai-mil embed cohort.csv --out bags/ --encoder uni --weights uni.safetensors --device cuda\n\n"
-    "monai-mil embed scan.svs --out bags/ --mpp 0.25"
+    "monai-mil embed scan.svs --out bags/ --mpp 0.25\n\n"
+    "monai-mil embed slides/ --out bags/ --levels 3"
 )
 def embed(
     slides: Annotated[list[Path], typer.Argument(help="Slides, folders of slides, or a cohort table (.csv, .json).")],
@@ -74,7 +75,17 @@ def embed(
     ] = False,
     tile_size: Annotated[int | None, typer.Option(help="Tile side in pixels.", show_default="the encoder's")] = None,
     target_mpp: Annotated[
-        float | None, typer.Option(help="Micrometres per pixel to read at.", show_default="the encoder's")
+        float | None,
+        typer.Option(
+            help="Micrometres per pixel to read at; of several levels the finest.", show_default="the encoder's"
+        ),
+    ] = None,
+    levels: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Read tiles at so many levels, each twice as coarse; the bags go to level_0 (the finest), level_1 ...",
+        ),
     ] = None,
     overlap: Annotated[int, typer.Option(help="Overlap of neighbouring tiles, in pixels at the target mpp.")] = 0,
     min_tissue: Annotated[float, typer.Option(help="Smallest fraction of tissue of a tile that is kept.")] = 0.25,
@@ -102,6 +113,7 @@ def embed(
         tile_size=tile_size,
         target_mpp=target_mpp,
         overlap=overlap,
+        levels=levels,
         min_tissue=min_tissue,
         mpp=mpp,
         batch_size=batch_size,

@@ -4,7 +4,8 @@ from .cohort import Cohort, CohortSlide, split_cohort
 from .cohort_reader import read_cohort
 from .collate import collate_bags
 from .dataset import ResilientDataset
-from .embed import EmbedSettings, embed_slide, tile_slide
+from .descend_slide import DescendSlided
+from .embed import EmbedSettings, embed_slide, tile_slide, tree_slide
 from .embed_ct import ScanSettings, embed_scan
 from .embed_job import CaseResult
 from .embed_run import EmbedReport
@@ -12,6 +13,7 @@ from .file import BagFile
 from .find import bag_datalist, find_slides, scan_datalist, slide_datalist
 from .info import BagInfo
 from .load import LoadBagd
+from .load_tree import LoadTreed
 from .mnist_bags import make_mnist_bags
 from .scan_cohort import embed_scans
 from .scan_preset import find_preset
@@ -38,11 +40,13 @@ __all__ = [
     "ClassicBags",
     "Cohort",
     "CohortSlide",
+    "DescendSlided",
     "EmbedReport",
     "EmbedScand",
     "EmbedSettings",
     "EmbedSlided",
     "LoadBagd",
+    "LoadTreed",
     "MappedFeatures",
     "ResilientDataset",
     "SampleInstancesd",
@@ -77,4 +81,5 @@ __all__ = [
     "split_survival_cohort",
     "tile_slide",
     "tile_truth",
+    "tree_slide",
 ]

@@ -10,7 +10,7 @@ from monai.data.meta_tensor import MetaTensor
 from monai.data.utils import list_data_collate
 from torch import Tensor
 
-_PADDING = {"coords": 0, "positions_mm": 0, "instance_labels": -1}
+_PADDING = {"coords": 0, "positions_mm": 0, "instance_labels": -1, "inside": False, "tissue_fraction": 0}
 
 
 def collate_bags(items: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -21,8 +21,9 @@ def collate_bags(items: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
     Returns:
         ``image`` ``[b, d, n_max, ...]`` padded with zeros, ``mask`` ``[b, n_max]``, True where an instance is real,
-        ``coords`` and ``positions_mm`` padded with 0 and ``instance_labels`` with -1 where all bags have them, and
-        every other key collated as MONAI does: labels stacked, strings in a list. ``token_mask`` ``[b, n_max, h, w]``
+        ``coords``, ``positions_mm`` and ``tissue_fraction`` padded with 0, ``inside`` with False and
+        ``instance_labels`` with -1 where all bags have them, and every other key collated as MONAI does: labels
+        stacked, strings in a list. ``token_mask`` ``[b, n_max, h, w]``
         where a bag has one: True where a token is real.
 
     Raises:

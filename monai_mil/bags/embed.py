@@ -7,9 +7,11 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from monai_mil.bags.info import BagInfo
 from monai_mil.errors import NoTissueError, SettingsError
-from monai_mil.slides import Slide, TileGrid, TissueMask, TissueSettings, segment_tissue, stream_tiles
+from monai_mil.slides import Slide, TileGrid, TileTree, TissueMask, TissueSettings, segment_tissue, stream_tiles
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -28,6 +30,8 @@ class EmbedSettings:
         min_tissue: least share of tissue in a tile.
         tissue: how tissue is found.
         mpp: micrometres per level-0 pixel for slides that do not say it themselves.
+        levels: levels of the quadtree of tiles, each of half the magnification of the next, ``target_mpp`` the
+            finest's; None for one grid of tiles.
 
     Raises:
         SettingsError: a value fits no slide.
@@ -39,6 +43,7 @@ class EmbedSettings:
     min_tissue: float = 0.25
     tissue: TissueSettings = field(default_factory=TissueSettings)
     mpp: float | None = None
+    levels: int | None = None
 
     def __post_init__(self) -> None:
         _must(self.tile_size >= 1, "tile size", self.tile_size, "at least 1 px")
@@ -46,6 +51,8 @@ class EmbedSettings:
         _must(0 <= self.overlap < self.tile_size, "overlap", self.overlap, f"from 0 to {self.tile_size - 1} px")
         _must(0 <= self.min_tissue <= 1, "min tissue", self.min_tissue, "a fraction from 0 to 1")
         _must(self.mpp is None or self.mpp > 0, "mpp", self.mpp, "above 0 µm a pixel")
+        _must(self.levels is None or self.levels >= 1, "levels", self.levels, "at least 1")
+        _must(self.levels is None or self.overlap == 0, "overlap", self.overlap, "0 px where there are levels")
 
     @classmethod
     def for_encoder(
@@ -63,8 +70,10 @@ class EmbedSettings:
         record: dict[str, Any] = json.loads(json.dumps(asdict(self.tissue)))
         return record | {"min_tissue": self.min_tissue}
 
-    def info(self, slide: Slide, grid: TileGrid, encoder: Encoder, slide_id: str | None = None) -> BagInfo:
-        """The frame of the bag that these settings give for a slide."""
+    def info(
+        self, slide: Slide, grid: TileGrid, encoder: Encoder, slide_id: str | None = None, level: int | None = None
+    ) -> BagInfo:
+        """The frame of the bag that these settings give for a slide, or for one level of its quadtree."""
         return BagInfo(
             slide_id=slide_id or slide.slide_id,
             slide_path=str(slide.path.absolute()),
@@ -73,11 +82,13 @@ class EmbedSettings:
             tile_size=self.tile_size,
             tile_size_level0=float(grid.tile_size_level0),
             overlap=self.overlap,
-            target_mpp=self.target_mpp,
+            target_mpp=grid.target_mpp,
             level0_size=slide.size,
             mpp=slide.mpp,
             reader=slide.reader,
             tissue=self.tissue_record(),
+            level=level,
+            levels=None if level is None else self.levels,
         )
 
 
@@ -102,18 +113,45 @@ def tile_slide(slide: Slide, settings: EmbedSettings) -> tuple[TileGrid, TissueM
         overlap=settings.overlap,
         min_tissue=settings.min_tissue,
     )
+    _must_show_tissue(slide, grid, settings)
+    return grid, tissue
+
+
+def tree_slide(slide: Slide, settings: EmbedSettings) -> tuple[TileTree, TissueMask]:
+    """Find tissue and lay the quadtree of the settings' ``levels`` over it.
+
+    Raises:
+        NoTissueError: no tile of the coarsest level holds enough tissue; names the slide.
+    """
+    assert settings.levels is not None
+    tissue = segment_tissue(slide, settings.tissue)
+    tree = TileTree.cover(
+        slide,
+        tissue,
+        tile_size=settings.tile_size,
+        target_mpp=settings.target_mpp,
+        levels=settings.levels,
+        min_tissue=settings.min_tissue,
+    )
+    _must_show_tissue(slide, tree.grids[0], settings)
+    return tree, tissue
+
+
+def _must_show_tissue(slide: Slide, grid: TileGrid, settings: EmbedSettings) -> None:
     if len(grid) == 0:
         raise NoTissueError(
-            f"slide '{slide.path}': no tissue (no tile has {settings.min_tissue:.0%} of it); "
-            "look at the slide, or change the tissue settings"
+            f"slide '{slide.path}': no tissue (no tile of {grid.tile_size} px at {grid.target_mpp:g} mpp has "
+            f"{settings.min_tissue:.0%} of it); look at the slide, or change the tissue settings"
+            + ("" if settings.levels is None else " or take fewer levels")
         )
-    return grid, tissue
 
 
 def embed_slide(
     slide: Slide, grid: TileGrid, encoder: Encoder, *, batch_size: int = 64, device: str = "cpu"
 ) -> Iterator[Tensor]:
     """Yield the features of every tile of ``grid``, in grid order; tiles are read ahead of the encoder.
+
+    Of the tiles of a batch that lie beyond the slide, all white, the encoder sees one.
 
     Args:
         slide: the open slide.
@@ -128,5 +166,19 @@ def embed_slide(
     Raises:
         SlideReadError: a tile cannot be decoded; names the slide and the tile's level-0 position.
     """
+    start = 0
     for tiles in stream_tiles(slide, grid, batch_size=batch_size, device=device):
-        yield encoder(tiles)
+        seen, place = _without_repeated(grid.inside[start : start + len(tiles)])
+        yield encoder(tiles) if len(seen) == len(tiles) else encoder(tiles[seen])[place]
+        start += len(tiles)
+
+
+def _without_repeated(inside: np.ndarray) -> tuple[Tensor, Tensor]:
+    """Rows of a batch that differ, all inside and the first outside, and where each row is among them."""
+    import torch
+
+    is_seen = inside | (np.cumsum(~inside) == 1)
+    place = np.cumsum(is_seen) - 1
+    if not inside.all():
+        place[~inside] = place[np.argmin(inside)]
+    return torch.from_numpy(np.flatnonzero(is_seen)), torch.from_numpy(place)

@@ -57,9 +57,9 @@ class EmbedJob(ABC):
     """Everything one case needs; may travel to another process.
 
     Attributes:
-        case_id: the case's name; the bag is ``<case_id>.h5``.
+        case_id: the case's name; its bags are ``<case_id>.h5``.
         path: the slide, or the scan's folder or file.
-        out_dir: folder of the bags.
+        out_dir: folder of the bags, or of the folders of their levels.
         device: where the encoder runs.
         overwrite: replace a bag made with other settings.
         storage: how the bag stores features, ``"float16"`` or ``"uint8"``.
@@ -75,9 +75,9 @@ class EmbedJob(ABC):
     storage: str = field(default="float16", kw_only=True)
 
     @property
-    def bag(self) -> Path:
-        """The finished bag file."""
-        return self.out_dir / f"{self.case_id}.h5"
+    def bags(self) -> tuple[Path, ...]:
+        """The finished bag files, in the order in which they are made."""
+        return (self.out_dir / f"{self.case_id}.h5",)
 
     @property
     def lock(self) -> Path:
@@ -87,19 +87,19 @@ class EmbedJob(ABC):
     @property
     def files(self) -> tuple[Path, ...]:
         """Everything the job writes whole or not at all."""
-        return (self.bag,)
+        return self.bags
 
     @property
     def unfinished(self) -> tuple[Path, ...]:
-        """What a later run goes on from, of no use once the bag is there."""
+        """What a later run goes on from, of no use once the bags are there."""
         return ()
 
     @abstractmethod
     def embed(self, encoder: Encoder, on_instances: OnInstances) -> tuple[int, tuple[str, ...]]:
-        """Write the bag; returns its number of instances, and remarks."""
+        """Write the bags that cannot be kept; returns the number of instances of all, and remarks."""
 
     @abstractmethod
-    def wanted(self, found: BagInfo) -> dict[str, Any]:
+    def wanted(self, bag: Path, found: BagInfo) -> dict[str, Any]:
         """What a bag that exists must say of itself to be kept, besides the encoder; ``found`` is what it says."""
 
     def said(self, found: BagInfo) -> dict[str, Any]:
@@ -108,7 +108,7 @@ class EmbedJob(ABC):
 
 
 def run_job(job: EmbedJob, encoder: Encoder, on_instances: OnInstances, *, wait: bool) -> CaseResult | None:
-    """Make the bag of one case, whatever goes wrong.
+    """Make the bags of one case, whatever goes wrong.
 
     Args:
         job: the case.
@@ -123,10 +123,10 @@ def run_job(job: EmbedJob, encoder: Encoder, on_instances: OnInstances, *, wait:
     try:
         make_folder(job.lock.parent)
         with FileLock(job.lock, timeout=-1 if wait else 0):
-            kept = _kept(job, encoder)
-            if kept is not None:
+            kept = [count for bag in job.bags if (count := kept_instances(job, bag, encoder)) is not None]
+            if len(kept) == len(job.bags):
                 _remove_unfinished(job)
-                return CaseResult(job.case_id, str(job.path), "kept", kept)
+                return CaseResult(job.case_id, str(job.path), "kept", sum(kept))
             _remove_left_by_killed_runs(job)
             instances, remarks = job.embed(encoder, on_instances)
             _remove_unfinished(job)
@@ -150,23 +150,27 @@ def _remove_unfinished(job: EmbedJob) -> None:
         file.unlink(missing_ok=True)
 
 
-def _kept(job: EmbedJob, encoder: Encoder) -> int | None:
-    """Number of instances in the bag that exists and can stay; None if there is none, or it is to be replaced."""
-    if not job.bag.exists():
+def kept_instances(job: EmbedJob, bag: Path, encoder: Encoder) -> int | None:
+    """Number of instances in a bag that exists and can stay; None if there is none, or it is to be replaced.
+
+    Raises:
+        BagError: the bag is damaged or made with other settings, and the job must not replace it; names it.
+    """
+    if not bag.exists():
         return None
     try:
-        return _check_kept(job, encoder)
+        return _check_kept(job, bag, encoder)
     except BagError:
         if job.overwrite:
             return None
         raise
 
 
-def _check_kept(job: EmbedJob, encoder: Encoder) -> int:
+def _check_kept(job: EmbedJob, path: Path, encoder: Encoder) -> int:
     """Number of instances in the bag that exists; BagError if this run would make another one."""
-    with BagFile(job.bag) as bag:
+    with BagFile(path) as bag:
         n, found = bag.n, job.said(bag.info) | {"width": bag.width, "grid": bag.grid, "storage": bag.storage}
-        wanted = job.wanted(bag.info)
+        wanted = job.wanted(path, bag.info)
     wanted |= {
         "encoder": encoder.name,
         "encoder_digest": encoder.digest,
@@ -179,7 +183,7 @@ def _check_kept(job: EmbedJob, encoder: Encoder) -> int:
     ]
     if different:
         raise BagError(
-            f"bag '{job.bag}': made with other settings ({'; '.join(different)}); "
+            f"bag '{path}': made with other settings ({'; '.join(different)}); "
             "choose another folder, or overwrite to make it anew"
         )
     return n

@@ -81,6 +81,11 @@ def bag_datalist(folder: str | os.PathLike[str], id_column: str = "slide_id") ->
     return [{"image": str(path), id_column: path.stem} for path in _listed(folder, (".h5",), "bags", recursive=False)]
 
 
+def level_folder(folder: Path, level: int | None) -> Path:
+    """Where the files of a quadtree's level lie below ``folder``; ``folder`` itself where there is no tree."""
+    return folder if level is None else folder / f"level_{level}"
+
+
 def _listed(folder: str | os.PathLike[str], suffixes: tuple[str, ...], what: str, recursive: bool) -> list[Path]:
     folder = Path(folder)
     if not folder.is_dir():

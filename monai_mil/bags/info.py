@@ -36,6 +36,8 @@ class BagInfo:
         mpp: micrometres per level-0 pixel.
         reader: library that decoded the slide.
         tissue: settings of the tissue segmentation and the grid's tissue threshold.
+        level: which level of a quadtree (``slides.TileTree``) the bag is, 0 the finest; None if of none.
+        levels: how many levels the quadtree has.
         scan: where the slices of a scan lie.
         preset: how Hounsfield units became the encoder's input, as ``SlicePreset.record`` gives it.
         depth: how the slices of the scan became the bag's instances; None where each slice is one.
@@ -55,6 +57,8 @@ class BagInfo:
     mpp: float | None = None
     reader: str | None = None
     tissue: dict[str, Any] = field(default_factory=dict)
+    level: int | None = None
+    levels: int | None = None
     scan: ScanFrame | None = None
     preset: dict[str, Any] | None = None
     depth: Depth | None = None

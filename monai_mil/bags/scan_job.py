@@ -6,6 +6,7 @@ A scan takes seconds to minutes, so that one whose run was killed is made anew r
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -46,10 +47,10 @@ class ScanJob(EmbedJob):
             done += len(features)
             on_instances(done, n)
         extras = _extras(info, coords)
-        BagFile.write(self.bag, np.concatenate(parts), coords, info, extras, self.storage)
+        BagFile.write(self.bags[0], np.concatenate(parts), coords, info, extras, self.storage)
         return n, scan.remarks
 
-    def wanted(self, found: BagInfo) -> dict[str, Any]:
+    def wanted(self, bag: Path, found: BagInfo) -> dict[str, Any]:
         """The preset in every detail, depth and lungs, and the series where one is named."""
         series = {} if self.series_uid is None else {"series_uid": self.series_uid}
         cut = {"depth": _in_words(self.settings.layers), "lungs": self.settings.lungs}

@@ -28,6 +28,7 @@ def embed_cohort(
     tile_size: int | None = None,
     target_mpp: float | None = None,
     overlap: int = 0,
+    levels: int | None = None,
     min_tissue: float = 0.25,
     tissue: TissueSettings | None = None,
     mpp: float | None = None,
@@ -44,13 +45,18 @@ def embed_cohort(
     A run may be killed at any moment and started again: finished slides are kept, an unfinished one goes on behind its
     last whole batch. Several runs may share ``out_dir``; each slide is done by one of them.
 
+    With ``levels`` the tiles are a quadtree (``slides.TileTree``) and every level has a bag of its own,
+    ``<out_dir>/level_<j>/<slide_id>.h5``, level 0 the finest. Each is an ordinary bag with two datasets more:
+    ``inside``, False where a tile lies beyond the slide, and ``tissue_fraction``. ``LoadTreed`` loads them together.
+
     Args:
         cohort: a cohort, its table, one slide, or a list of slides.
         out_dir: folder of the bags.
         encoder: an encoder or its name.
         tile_size: edge of a tile in pixels; default the encoder's.
-        target_mpp: micrometres per pixel of the tiles; default the encoder's.
+        target_mpp: micrometres per pixel of the tiles, of the finest level; default the encoder's.
         overlap: overlap of neighbouring tiles in pixels.
+        levels: levels of the quadtree, each of half the magnification of the next; None for one bag a slide.
         min_tissue: least share of tissue in a tile.
         tissue: how tissue is found.
         mpp: micrometres per pixel of slides that do not say it themselves.
@@ -69,7 +75,7 @@ def embed_cohort(
     Raises:
         CohortError: the table is invalid.
         EncoderError: the encoder is unknown or cannot be loaded.
-        SettingsError: there is no such storage.
+        SettingsError: there is no such storage, or a setting fits no slide.
     """
     check_storage(storage)
     slides = _slides(cohort)
@@ -79,6 +85,7 @@ def embed_cohort(
         tile_size=tile_size,
         target_mpp=target_mpp,
         overlap=overlap,
+        levels=levels,
         min_tissue=min_tissue,
         tissue=tissue or TissueSettings(),
         mpp=mpp,

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from monai.config import KeysCollection
 from torch import Tensor, nn
 
 from monai_mil.bags.embed import embed_slide, tile_slide
+from monai_mil.bags.info import BagInfo
 from monai_mil.bags.transforms import EmbedSlided, bag_tensor, places
 from monai_mil.errors import EncoderError, SettingsError
 from monai_mil.slides import Slide, TileGrid, open_slide
@@ -42,37 +43,40 @@ class StreamSlided(EmbedSlided):
         EncoderError: a feature is not finite; names slide and tile.
     """
 
+    _method: ClassVar[str] = "pool_chunks"
+    _without: ClassVar[str] = "needs all tiles at once and cannot be streamed; take EmbedSlided, or a network with"
+
     def __init__(
         self, keys: KeysCollection = "image", encoder: str | Encoder = "texture", *, network: nn.Module, **settings: Any
     ) -> None:
         super().__init__(keys, encoder, **settings)
-        if not hasattr(network, "pool_chunks"):
-            raise SettingsError(
-                f"{type(network).__name__} needs all tiles at once and cannot be streamed; take EmbedSlided, or a "
-                "network with pool_chunks"
-            )
+        if not hasattr(network, self._method):
+            raise SettingsError(f"{type(network).__name__} {self._without} {self._method}")
         self.network: Any = network
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Answer for the slide ``data[key]``; the input dictionary is left as it is."""
+        from monai.networks.utils import eval_mode
+
         streamed = dict(data)
         for key in self.key_iterator(streamed):
-            with open_slide(streamed[key], default_mpp=self.settings.mpp) as slide:
-                grid, _ = tile_slide(slide, self.settings)
-                features = SlideFeatures(slide, grid, self.encoder, self.batch_size, self.device)
-                info = self.settings.info(slide, grid, self.encoder)
-                where = places(grid.coords, info, self.encoder.grid)
-                output = self._answer(features, where.get("token_mask"))
+            with open_slide(streamed[key], default_mpp=self.settings.mpp) as slide, eval_mode(self.network):
+                info, where, output = self._answer(slide)
             streamed.update({**where, "streamed": {name: value[0] for name, value in output.items()}})
-            nothing = torch.empty(len(grid), 0, *(self.encoder.grid or ()))
+            nothing = torch.empty(len(where["coords"]), 0, *(self.encoder.grid or ()))
             streamed[key] = bag_tensor(str(info.slide_path), nothing, info)
         return streamed
 
-    def _answer(self, features: SlideFeatures, mask: Tensor | None) -> dict[str, Tensor]:
-        from monai.networks.utils import eval_mode
+    def _answer(self, slide: Slide) -> tuple[BagInfo, dict[str, Tensor], dict[str, Tensor]]:
+        """The slide's frame, where its tiles lie, and the network's output."""
+        grid, _ = tile_slide(slide, self.settings)
+        info = self.settings.info(slide, grid, self.encoder)
+        where = places(grid.coords, info, self.encoder.grid)
+        mask = {"mask": where["token_mask"]} if "token_mask" in where else {}
+        return info, where, self.network.pool_chunks(self._features(slide, grid), **mask)
 
-        with eval_mode(self.network):
-            return self.network.pool_chunks(features, **({} if mask is None else {"mask": mask}))
+    def _features(self, slide: Slide, grid: TileGrid) -> SlideFeatures:
+        return SlideFeatures(slide, grid, self.encoder, self.batch_size, self.device)
 
 
 @dataclass(frozen=True, eq=False)

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_PER_INSTANCE = ("coords", "positions_mm", "instance_labels", "token_mask")
+_PER_INSTANCE = ("coords", "positions_mm", "instance_labels", "token_mask", "inside", "tissue_fraction")
 
 
 class EmbedSlided(MapTransform):
@@ -165,7 +165,7 @@ class EmbedScand(MapTransform):
 class SampleInstancesd(Randomizable, MapTransform):
     """Keep a random subset of a bag's instances, in their order; smaller bags stay whole.
 
-    ``coords``, ``positions_mm`` and ``instance_labels`` follow the first key. Seed it by ``set_random_state`` or
+    What is known of every instance (``coords``, ``instance_labels`` ...) follows. Seed it by ``set_random_state`` or
     MONAI's ``set_determinism``.
 
     Args:

@@ -99,7 +99,7 @@ def check_bag(image: Tensor, mask: Tensor | None) -> Tensor:
         ValueError: see :meth:`MILNetwork.forward`.
     """
     check_shape(image, mask)
-    if bool(torch.isfinite(image.detach().sum())):
+    if _is_finite(image.detach()):
         return image
     return _zero_padding(image, mask)
 
@@ -120,8 +120,14 @@ def check_shape(image: Tensor, mask: Tensor | None) -> None:
             raise ValueError("a bag without instances has no prediction: a row of the mask is all False")
 
 
+def _is_finite(image: Tensor) -> bool:
+    if image.dtype == torch.float16:  # whose sum overflows, or would be taken of a copy in float32
+        return bool(torch.isfinite(image.amax()) & torch.isfinite(image.amin()))
+    return bool(torch.isfinite(image.sum()))
+
+
 def _zero_padding(image: Tensor, mask: Tensor | None) -> Tensor:
-    """``image`` with 0 on padding if all that is not finite lies there; reached when a plain sum is not finite."""
+    """``image`` with 0 on padding if all that is not finite lies there; reached when a plain look finds something."""
     dirty_padding = False
     for bag in range(image.shape[0]):
         for start in range(0, image.shape[2], 8192):

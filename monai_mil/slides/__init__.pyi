@@ -7,6 +7,7 @@ from .readers import reader_report
 from .slide import Level, Slide, open_slide, slide_id
 from .stream import stream_tiles
 from .tissue import TissueMask, TissueSettings, segment_tissue
+from .tree import TileTree, child_coords
 from .truth import Truth
 
 __all__ = [
@@ -15,9 +16,11 @@ __all__ = [
     "Level",
     "Slide",
     "TileGrid",
+    "TileTree",
     "TissueMask",
     "TissueSettings",
     "Truth",
+    "child_coords",
     "find_lesions",
     "find_truth",
     "open_slide",

@@ -33,11 +33,14 @@ def stream_to_gpu(
 
 
 def decodes_on_gpu(slide: Slide, plan: ReadPlan, device: torch.device) -> bool:
-    """Whether cuCIM decodes this slide on the device: JPEG tiles, and the first tile looks as on the CPU."""
+    """Whether cuCIM decodes this slide on the device: JPEG tiles, and the first on the slide looks as on the CPU."""
     reader = slide.backend
     if not isinstance(reader, CucimReader) or reader.tiff.levels[plan.level].page.compression != JPEG:
         return False
-    plan = replace(plan, x=plan.x[:1], y=plan.y[:1])
+    on_slide = np.flatnonzero((plan.x < plan.level_size[0]) & (plan.y < plan.level_size[1]))
+    if not len(on_slide):
+        return False
+    plan = replace(plan, x=plan.x[on_slide[:1]], y=plan.y[on_slide[:1]])
     reference = np.empty((plan.tile_size, plan.tile_size, 3), np.uint8)
     tile_decoder(slide, plan).decode(0, reference)
     try:
@@ -60,7 +63,10 @@ def decode_on_device(
     """Let cuCIM read batches of locations straight into the device's memory, then pad and scale there."""
     reader = slide.backend
     assert isinstance(reader, CucimReader)
-    locations = [reader.locate(plan.level, int(x), int(y)) for x, y in zip(plan.x, plan.y, strict=True)]
+    # A tile beyond the level is painted white below; its place must still be one that can be read.
+    width, height = plan.level_size
+    corners = zip(np.minimum(plan.x, width - 1).tolist(), np.minimum(plan.y, height - 1).tolist(), strict=True)
+    locations = [reader.locate(plan.level, x, y) for x, y in corners]
     scale = Scaler(plan, device) if plan.is_scaled else None
     regions = reader.image.read_region(
         locations,
@@ -74,7 +80,9 @@ def decode_on_device(
     batches = iter(regions)  # a single location gives a bare image instead of an iterator
     for tiles in plan.batches(batch_size):
         for tile in tiles:
-            reader.tiff.check(plan.level, int(plan.x[tile]), int(plan.y[tile]), *plan.inside(tile))
+            width, height = plan.inside(tile)
+            if width and height:
+                reader.tiff.check(plan.level, int(plan.x[tile]), int(plan.y[tile]), width, height)
         # cuCIM reuses the memory of a batch, and gives a batch of one without its first axis.
         pixels = _as_tensor(next(batches), device).clone().view(len(tiles), *plan.read_size[::-1], 3)
         for slot, tile in enumerate(tiles):

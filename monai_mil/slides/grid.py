@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -13,7 +13,7 @@ from monai_mil.slides.tissue import TissueMask
 
 @dataclass(frozen=True, eq=False)
 class TileGrid:
-    """Tiles of one slide in row-major order, ``n`` of them.
+    """Tiles of one slide, ``n`` of them.
 
     Attributes:
         coords: ``x, y`` of each tile's upper-left corner in level-0 pixels, int64 ``[n, 2]``.
@@ -40,6 +40,17 @@ class TileGrid:
     def __len__(self) -> int:
         return len(self.coords)
 
+    @property
+    def inside(self) -> np.ndarray:
+        """Whether any pixel of a tile lies on the slide, bool ``[n]``; the other tiles are white."""
+        return np.all(self.coords < self.level0_size, axis=1)
+
+    def take(self, rows: np.ndarray | slice) -> TileGrid:
+        """Some of the tiles, in the order asked for."""
+        return replace(
+            self, coords=self.coords[rows], index=self.index[rows], tissue_fraction=self.tissue_fraction[rows]
+        )
+
     @classmethod
     def cover(
         cls,
@@ -52,7 +63,7 @@ class TileGrid:
         overlap: int = 0,
         min_tissue: float = 0.25,
     ) -> TileGrid:
-        """The tiles that show tissue, from a grid that starts at the slide's corner and covers its ragged borders.
+        """The tiles that show tissue, row by row, from a grid that covers the slide from its corner to ragged borders.
 
         Args:
             slide: the open slide.
@@ -75,29 +86,64 @@ class TileGrid:
         if tile_size < 1 or not 0 <= overlap < tile_size or not 0 < target_mpp < math.inf:
             raise ValueError(f"tiles of {tile_size} px at {target_mpp} mpp that overlap by {overlap} px make no grid")
         scale = target_mpp / slide.mpp
-        view, step, shared = tile_size * scale, (tile_size - overlap) * scale, overlap * scale
+        step, shared = (tile_size - overlap) * scale, overlap * scale
         columns, rows = (max(1, math.ceil((side - shared) / step - 1e-6)) for side in slide.size)
-        starts_x, starts_y = np.arange(columns) * step, np.arange(rows) * step
-
+        row, column = np.divmod(np.arange(columns * rows), columns)
+        index = np.stack([column, row], axis=1)
+        tiles = cls.at(slide, tissue, index, tile_size=tile_size, target_mpp=target_mpp, overlap=overlap)
         if tissue is None:
-            fraction = np.ones((rows, columns), np.float32)
-            keep = np.ones((rows, columns), bool)
-        else:
-            fraction = _tissue_fractions(tissue, starts_x, starts_y, view)
-            keep = (fraction >= min_tissue) & (fraction > 0)
-        row, column = np.nonzero(keep)
-        corners = np.stack([starts_x[column], starts_y[row]], axis=1)
-        return cls(
-            coords=np.floor(corners + 0.5).astype(np.int64),
-            index=np.stack([column, row], axis=1).astype(np.int64),
+            return tiles
+        return tiles.take(np.flatnonzero((tiles.tissue_fraction >= min_tissue) & (tiles.tissue_fraction > 0)))
+
+    @classmethod
+    def at(
+        cls,
+        slide: Slide,
+        tissue: TissueMask | None,
+        index: np.ndarray,
+        *,
+        tile_size: int,
+        target_mpp: float,
+        overlap: int = 0,
+    ) -> TileGrid:
+        """The tiles at given places of the slide-wide grid, with tissue or without.
+
+        Args:
+            slide: the open slide.
+            tissue: its tissue, or None, which counts everything on the slide as tissue.
+            index: column and row of each tile, integer ``[n, 2]``; they may lie beyond the slide.
+            tile_size: side of a tile in pixels at the target resolution.
+            target_mpp: micrometres per pixel of the tiles.
+            overlap: of neighbouring tiles, in pixels at the target resolution.
+        """
+        scale = target_mpp / slide.mpp
+        view, step = tile_size * scale, (tile_size - overlap) * scale
+        grid = cls(
+            coords=corners(index, step),
+            index=index.astype(np.int64, copy=False),
             tile_size=tile_size,
             target_mpp=target_mpp,
             tile_size_level0=view,
             step_level0=step,
             overlap=overlap,
-            tissue_fraction=fraction[keep],
+            tissue_fraction=np.zeros(len(index), np.float32),
             level0_size=slide.size,
         )
+        if tissue is None:
+            return replace(grid, tissue_fraction=grid.inside.astype(np.float32))
+        columns, rows = index.max(axis=0, initial=0) + 1
+        fraction = _tissue_fractions(tissue, np.arange(columns) * step, np.arange(rows) * step, view)
+        return replace(grid, tissue_fraction=fraction[index[:, 1], index[:, 0]])
+
+
+def corners(index: np.ndarray, step: float) -> np.ndarray:
+    """The nearest level-0 pixel to the upper-left corner of each tile, int64 ``[n, 2]``.
+
+    Args:
+        index: column and row of each tile in the slide-wide grid, ``[n, 2]``.
+        step: distance of neighbouring tiles in level-0 pixels, exact.
+    """
+    return np.floor(index * step + 0.5).astype(np.int64)
 
 
 def _tissue_fractions(tissue: TissueMask, starts_x: np.ndarray, starts_y: np.ndarray, view: float) -> np.ndarray:

@@ -82,10 +82,10 @@ class ReadPlan:
         return all(factor >= 1 and (factor > 2.1 or factor == int(factor)) for factor in factors)
 
     def inside(self, tile: int) -> tuple[int, int]:
-        """Width and height of the part of a tile that lies within the level."""
+        """Width and height of the part of a tile that lies within the level; 0 beyond it."""
         return (
-            min(self.read_size[0], self.level_size[0] - int(self.x[tile])),
-            min(self.read_size[1], self.level_size[1] - int(self.y[tile])),
+            max(0, min(self.read_size[0], self.level_size[0] - int(self.x[tile]))),
+            max(0, min(self.read_size[1], self.level_size[1] - int(self.y[tile]))),
         )
 
     def batches(self, batch_size: int) -> Iterator[range]:

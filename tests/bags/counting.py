@@ -1,5 +1,6 @@
 """An encoder that writes down what it is asked for, and the script that runs it in a process of its own."""
 
+import json
 import sys
 import time
 from pathlib import Path
@@ -40,7 +41,8 @@ def encoded(log: Path) -> int:
 
 if __name__ == "__main__":
     table, out_dir, log_path = map(Path, sys.argv[1:4])
+    settings = json.loads(sys.argv[5]) if len(sys.argv) > 5 else {}
     report = embed_cohort(
-        table, out_dir, CountingEncoder(log_path, seconds=float(sys.argv[4])), batch_size=8, progress=False
+        table, out_dir, CountingEncoder(log_path, seconds=float(sys.argv[4])), batch_size=8, progress=False, **settings
     )
     sys.exit(len(report.failed))

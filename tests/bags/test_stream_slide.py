@@ -1,4 +1,3 @@
-import shutil
 import types
 
 import numpy as np
@@ -11,6 +10,7 @@ from monai_mil.encoders import get_encoder
 from monai_mil.errors import EncoderError, NoTissueError, SettingsError, SlideReadError
 from monai_mil.networks import ABMIL, DSMIL, INSIGHT, TransMIL
 from monai_mil.slides import write_pyramid
+from tests.bags.conftest import damaged_copy, slide_of
 from tests.memory import peak_of
 
 CLOSE = {"rtol": 0, "atol": 1e-6}
@@ -21,18 +21,9 @@ def encoder():
     return get_encoder("texture", spatial=True)
 
 
-@pytest.fixture(scope="module")
-def tissue(tmp_path_factory):
-    return slide_of(tmp_path_factory.mktemp("slide") / "tissue.tif", 1000, 1100)
-
-
-def slide_of(path, width, height):
-    """A slide with tissue up to its right and lower border."""
-    pixels = np.random.default_rng(0).integers(90, 200, (height, width, 3), dtype=np.uint8)
-    pixels[:, :, 1] //= 2
-    pixels[:200] = pixels[:, :200] = 245
-    write_pyramid(path, pixels, mpp=0.5)
-    return path
+@pytest.fixture
+def tissue(border_slide):
+    return border_slide
 
 
 def whole(network, loaded):
@@ -128,15 +119,7 @@ def test_slides_that_give_nothing_are_named(encoder, tmp_path):
 
 
 def test_a_slide_damaged_in_its_middle_is_named(tissue, encoder, tmp_path):
-    import tifffile
-
-    damaged = tmp_path / "damaged.tif"
-    shutil.copy(tissue, damaged)
-    with tifffile.TiffFile(damaged) as tiff:
-        place, length = tiff.pages[0].dataoffsets[-1], tiff.pages[0].databytecounts[-1]
-    with damaged.open("r+b") as file:
-        file.seek(place)
-        file.write(bytes(length))
+    damaged = damaged_copy(tissue, tmp_path / "damaged.tif")
     with pytest.raises(SlideReadError, match=r"damaged\.tif'.* cannot be decoded"):
         StreamSlided(encoder=encoder, network=INSIGHT(38), batch_size=2)({"image": str(damaged)})
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 import monai_mil.networks
-from monai_mil.networks import MILNetwork, instance_scores
+from monai_mil.networks import MILNetwork, contract, instance_scores
 
 CHANNELS, CLASSES = 12, 3
 EXPORTED = [getattr(monai_mil.networks, name) for name in monai_mil.networks.__all__]
@@ -195,6 +195,16 @@ def test_a_transposed_view_gives_the_same_result(network: nn.Module, instance: t
     image = bag(instance, 30)
     view = image.transpose(1, 2).contiguous().transpose(1, 2)
     torch.testing.assert_close(network(view), network(image), rtol=0, atol=1e-6)
+
+
+def test_a_half_precision_bag_is_looked_at_once_though_its_sum_overflows(monkeypatch: pytest.MonkeyPatch) -> None:
+    image = torch.full((1, 3, 40_000), 3.0, dtype=torch.float16)
+    assert not image.sum().isfinite()
+    for value in (torch.nan, torch.inf, -torch.inf):
+        with pytest.raises(ValueError, match="first in instance 7"):
+            contract.check_bag(image.index_fill(2, torch.tensor([7]), value), None)
+    monkeypatch.setattr(contract, "_zero_padding", None)
+    assert contract.check_bag(image, None) is image
 
 
 def test_half_precision_features_are_widened(network: nn.Module, instance: tuple[int, ...]) -> None:

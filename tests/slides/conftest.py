@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 import pytest
 
-from monai_mil.slides import write_pyramid
+from monai_mil.slides import Slide, write_pyramid
 
 MPP = 0.5
 
@@ -38,6 +39,22 @@ def jpeg_slide(tmp_path_factory: pytest.TempPathFactory, image: np.ndarray) -> P
     path = tmp_path_factory.mktemp("slides") / "jpeg.tif"
     write_pyramid(path, image, mpp=MPP, downsamples=(1, 2, 8))
     return path
+
+
+class Pyramid:
+    """A reader that knows only its level sizes."""
+
+    name = "none"
+    properties: dict[str, str] = {}
+    mpp = None
+
+    def __init__(self, sizes: list[tuple[int, int]]) -> None:
+        self.sizes = sizes
+
+
+def bare_slide(sizes: list[tuple[int, int]], mpp: float) -> Slide:
+    backend: Any = Pyramid(sizes)
+    return Slide(Path("slide.svs"), backend, mpp)
 
 
 def overwrite_tile(path: Path, copy: Path, tile: int, content: bytes | None = None) -> Path:

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from monai_mil.errors import SlideReadError
-from monai_mil.slides import TileGrid, open_slide, segment_tissue, stream_tiles
+from monai_mil.slides import TileGrid, TileTree, open_slide, segment_tissue, stream_tiles
 from monai_mil.slides.gpu import decode_on_device, decodes_on_gpu
 from monai_mil.slides.plan import ReadPlan
 from tests.slides.conftest import overwrite_tile
@@ -60,6 +60,17 @@ def test_a_cuda_stream_shows_the_tiles_of_the_cpu(jpeg_slide: Path, lossless_sli
         assert on_gpu.is_cuda
         assert on_gpu.is_contiguous(memory_format=torch.channels_last)
         assert (on_gpu.cpu().float() - on_cpu.float()).abs().mean() <= tolerance
+
+
+@needs_gpu
+def test_a_cuda_stream_is_white_beyond_the_slide(jpeg_slide: Path, lossless_slide: Path) -> None:
+    for path in (jpeg_slide, lossless_slide):
+        with open_slide(path) as slide:
+            for grid in TileTree.cover(slide, None, tile_size=224).grids:
+                tiles = torch.cat(list(stream_tiles(slide, grid, device="cuda"))).cpu()
+                assert (tiles[~grid.inside] == 255).all()
+                on_cpu = torch.cat(list(stream_tiles(slide, grid)))
+                assert (tiles.float() - on_cpu.float()).abs().mean() <= 3.0
 
 
 @needs_gpu

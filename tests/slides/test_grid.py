@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,24 +9,7 @@ from hypothesis import strategies as st
 
 from monai_mil.slides import TileGrid, TissueMask
 from monai_mil.slides.plan import ReadPlan
-from monai_mil.slides.slide import Slide
-
-
-class Pyramid:
-    """A reader that knows only its level sizes."""
-
-    name = "none"
-    properties: dict[str, str] = {}
-    mpp = None
-
-    def __init__(self, sizes: list[tuple[int, int]]) -> None:
-        self.sizes = sizes
-
-
-def bare_slide(sizes: list[tuple[int, int]], mpp: float) -> Slide:
-    backend: Any = Pyramid(sizes)
-    return Slide(Path("slide.svs"), backend, mpp)
-
+from tests.slides.conftest import bare_slide
 
 mpps = st.floats(0.2, 0.6)
 sides = st.integers(300, 9000)
