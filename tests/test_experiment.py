@@ -3,8 +3,12 @@
 import subprocess
 import sys
 
+import numpy as np
 import pytest
+import torch
 
+from monai_mil.bags import BagFile, make_bag_cohort, read_cohort
+from monai_mil.networks import HAGMIL
 from tests.conftest import ROOT
 
 
@@ -46,3 +50,37 @@ def test_an_unknown_experiment_is_refused_with_the_known_ones():
     assert done.returncode == 2
     assert "normal_guidance" in done.stderr
     assert "two_lesions" in done.stderr
+
+
+def test_the_tiles_that_count_as_seen_are_those_that_hagmil_looks_at(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
+    from experiments import levels
+
+    for coarse, k in ((9, 2), (9, 12), (5, 1000)):
+        network = HAGMIL(4, 2, k_train=k, k_eval=k, hidden_dims=(8, 8), instance_channels=4, attention_dim=4).eval()
+        output = network(torch.randn(1, 4, 21 * coarse), return_dict=True)
+        assert int(levels.tiles_seen(coarse, k)) == int(torch.isfinite(output["attention_logits"]).sum())
+
+
+def test_tiles_by_chance_are_as_many_as_hagmil_sees_and_keep_their_places(monkeypatch, tmp_path):
+    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
+    from experiments import levels
+
+    table = make_bag_cohort(tmp_path, num_bags=10, width=4, bag_size=(160, 160))
+    cohort = read_cohort(table)
+    for level, count in ((0, 160), (2, 10)):
+        for slide in cohort.slides:
+            with BagFile(tmp_path / "bags" / f"{slide.slide_id}.h5") as bag:
+                path = tmp_path / f"level_{level}" / f"{slide.slide_id}.h5"
+                BagFile.write(path, bag.features()[:count], bag.coords[:count], bag.info)
+    levels.draw_finest(cohort, tmp_path, tmp_path / "chance", k=3)
+    for slide in cohort.slides:
+        with (
+            BagFile(tmp_path / "chance" / f"{slide.slide_id}.h5") as drawn,
+            BagFile(tmp_path / "level_0" / f"{slide.slide_id}.h5") as bag,
+        ):
+            assert drawn.n == 10 + 12 + 12
+            places = {tuple(place): row for row, place in enumerate(bag.coords.tolist())}
+            rows = [places[tuple(place)] for place in drawn.coords.tolist()]
+            assert len(set(rows)) == len(rows)
+            np.testing.assert_array_equal(drawn.features(), bag.features()[rows])

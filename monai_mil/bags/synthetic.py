@@ -9,11 +9,15 @@ from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from monai_mil.bags.cohort import Cohort, CohortSlide, split_cohort
 from monai_mil.bags.synthetic_mask import write_masks
+
+if TYPE_CHECKING:
+    from monai_mil.bags.synthetic_slide import LesionKind
 
 LESION_RADII = {"small": 60.0, "moderate": 160.0, "large": 400.0}
 """Lesions of three sizes for ``make_slide_cohort``, radii in micrometres.
@@ -32,6 +36,7 @@ def make_slide_cohort(
     size: tuple[int, int] = (4096, 4096),
     mpp: float = 0.5,
     lesions: Mapping[str, float] | None = None,
+    kind: LesionKind = "tumour",
     fractions: Sequence[float] = (0.6, 0.2, 0.2),
     workers: int = 1,
 ) -> Path:
@@ -49,6 +54,9 @@ def make_slide_cohort(
         mpp: micrometres per pixel.
         lesions: name and radius in micrometres of every size of lesion, ``LESION_RADII`` for example: then a tumour
             slide has one lesion, in one piece, and the sizes take turns and are kept in proportion by the splits.
+        kind: ``"tumour"``, or ``"follicular"``: lesions that differ from the lymph follicles of all slides only by what
+            0.5 micrometres a pixel show and 1 hardly does. Their slides also have one follicle more than others, a weak
+            hint at every magnification.
         fractions: shares of train, val and test.
         workers: processes that paint at the same time.
 
@@ -60,7 +68,7 @@ def make_slide_cohort(
     radii = lesions or {}
     names = ("", *(radii or _SLIDE_CLASSES[1:]))
     kinds = [1 + index // 2 % (len(names) - 1) if index % 2 else 0 for index in range(num_slides)]
-    paint = partial(_write_slide, folder, seed=seed, size=size, mpp=mpp)
+    paint = partial(_write_slide, folder, seed=seed, size=size, mpp=mpp, kind=kind)
     planted = [radii.get(names[kind]) for kind in kinds]
     if workers > 1:
         with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
@@ -98,13 +106,20 @@ def _patient(index: int) -> int:
 
 
 def _write_slide(
-    folder: Path, index: int, radius: float | None, *, seed: int, size: tuple[int, int], mpp: float
+    folder: Path,
+    index: int,
+    radius: float | None,
+    *,
+    seed: int,
+    size: tuple[int, int],
+    mpp: float,
+    kind: LesionKind,
 ) -> None:
     from monai_mil.bags.synthetic_slide import MASK_DOWNSAMPLE, plan_slide
     from monai_mil.slides import write_pyramid
 
     slide_seed = int(np.random.SeedSequence([seed, index]).generate_state(1)[0])
-    plan = plan_slide(size, mpp, tumour=bool(index % 2), seed=slide_seed, radius=radius)
+    plan = plan_slide(size, mpp, tumour=bool(index % 2), seed=slide_seed, radius=radius, kind=kind)
     slide = folder / "slides" / f"{_slide_id(index)}.tif"
     slide.parent.mkdir(parents=True, exist_ok=True)
     write_pyramid(slide, plan.bands(), mpp=mpp, size=size)

@@ -8,9 +8,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Literal
 
 import cv2
 import numpy as np
+
+from monai_mil.bags.synthetic_nuclei import (
+    CLUMPED,
+    LYMPHOCYTE,
+    PARENCHYMA,
+    STROMA,
+    TUMOUR,
+    CellType,
+    draw_nucleus,
+    stamp_nuclei,
+)
 
 MASK_DOWNSAMPLE = 16
 _BAND = 512
@@ -19,24 +31,23 @@ _HAEMATOXYLIN = np.array([0.65, 0.70, 0.29])
 _EOSIN = np.array([0.10, 0.92, 0.38])
 _TEXTURE = 512
 _SMALLEST_LESION_UM = 170.0
+_FOLLICULAR_UM = (40.0, 75.0)
+
+LesionKind = Literal["tumour", "follicular"]
+"""``tumour``: nuclei crowded, large and of many shapes, seen from afar. ``follicular``: a lymph follicle like those of
+normal slides, but for the chromatin of its nuclei, which lies in clumps of a micrometre."""
 
 
 @dataclass(frozen=True)
-class CellType:
-    """How nuclei of one kind look and how densely they lie; lengths in micrometres."""
+class _Look:
+    """What a lesion shows: its nuclei, and eosin and haematoxylin between them beside those of the tissue."""
 
-    spacing: float
-    radius: float
-    size_spread: float
-    elongation: float
-    darkness: float
-    coarseness: float
+    nuclei: CellType
+    eosin: float
+    haematoxylin: float
 
 
-_STROMA = CellType(spacing=15.0, radius=2.6, size_spread=0.15, elongation=2.2, darkness=0.70, coarseness=0.10)
-_PARENCHYMA = CellType(spacing=13.0, radius=3.2, size_spread=0.10, elongation=1.15, darkness=0.58, coarseness=0.12)
-_LYMPHOCYTE = CellType(spacing=6.6, radius=2.4, size_spread=0.06, elongation=1.05, darkness=0.86, coarseness=0.08)
-_TUMOUR = CellType(spacing=11.5, radius=4.7, size_spread=0.28, elongation=1.35, darkness=0.74, coarseness=0.35)
+_LOOKS: dict[LesionKind, _Look] = {"tumour": _Look(TUMOUR, -0.03, 0.07), "follicular": _Look(CLUMPED, 0.0, 0.0)}
 
 
 @dataclass(frozen=True)
@@ -49,6 +60,7 @@ class SyntheticSlide:
         tumour: ground truth, bool ``[h, w]`` at ``MASK_DOWNSAMPLE``.
         tissue, follicle, stroma: the other regions, float32 of the same shape, 0 to 1.
         seed: of everything random below the plan.
+        kind: what the tumour looks like; one that looks like follicles is in ``follicle`` too.
     """
 
     size: tuple[int, int]
@@ -58,6 +70,7 @@ class SyntheticSlide:
     follicle: np.ndarray
     stroma: np.ndarray
     seed: int
+    kind: LesionKind = "tumour"
 
     def bands(self) -> Iterator[np.ndarray]:
         """Yield the slide from top to bottom as uint8 RGB bands ``[rows, w, 3]``."""
@@ -67,6 +80,7 @@ class SyntheticSlide:
         fibres = [_fibres(rng, angle) for angle in rng.uniform(0, 180, 2)]
         mottle = _smooth_noise(rng, self.tissue.shape, 12)
         tables = _stain_tables(rng)
+        look = _LOOKS[self.kind]
         for top in range(0, height, _BAND):
             bottom = min(top + _BAND, height)
             tissue, follicle, stroma, tumour, cloud = (
@@ -78,11 +92,12 @@ class SyntheticSlide:
             grain = [np.tile(strip, (1, width // _TEXTURE + 1))[:, :width] for strip in grain]
             fibre = cv2.addWeighted(grain[0], 0.5, grain[1], 0.5, 0.0) + (grain[0] - grain[1]) * (cloud - 0.5)
             tissue = np.clip(0.5 + 5.0 * (tissue - 0.5 + 0.06 * fibre), 0, 1)
-            eosin = (0.17 + 0.15 * stroma + 0.08 * cloud - 0.05 * follicle - 0.03 * tumour) * tissue
+            eosin = (0.17 + 0.15 * stroma + 0.08 * cloud - 0.05 * follicle + look.eosin * tumour) * tissue
             eosin *= 1.0 + (0.22 + 0.40 * stroma) * fibre
-            haematoxylin = (0.05 + 0.04 * cloud + 0.08 * follicle + 0.07 * tumour) * tissue * (1.0 + 0.20 * fibre)
+            haematoxylin = (0.05 + 0.04 * cloud + 0.08 * follicle + look.haematoxylin * tumour) * tissue
+            haematoxylin *= 1.0 + 0.20 * fibre
             drawn = _quantise(haematoxylin)
-            _stamp(drawn, nuclei, top)
+            stamp_nuclei(drawn, nuclei, top)
             yield _to_rgb(drawn, _quantise(eosin), tables, rng)
 
     def _nuclei(self, rng: np.random.Generator) -> list[tuple[np.ndarray, np.ndarray, list[np.ndarray]]]:
@@ -90,26 +105,32 @@ class SyntheticSlide:
         cells = self.tissue * (self.tissue > 0.5)
         normal = cells * (1 - self.follicle) * (1 - self.tumour)
         density = {
-            _TUMOUR: cells * self.tumour,
-            _LYMPHOCYTE: np.maximum(cells * self.follicle * (1 - self.tumour), 0.012 * cells),
-            _STROMA: normal * self.stroma * 0.8,
-            _PARENCHYMA: normal * (1 - self.stroma) * 0.8,
+            _LOOKS[self.kind].nuclei: cells * self.tumour,
+            LYMPHOCYTE: np.maximum(cells * self.follicle * (1 - self.tumour), 0.012 * cells),
+            STROMA: normal * self.stroma * 0.8,
+            PARENCHYMA: normal * (1 - self.stroma) * 0.8,
         }
         nuclei = []
         for kind, plan in density.items():
             position = _scatter(rng, plan, kind.spacing / self.mpp, self.size)
-            stamps = [_nucleus(rng, kind, self.mpp) for _ in range(64)]
+            stamps = [_quantise(draw_nucleus(rng, kind, self.mpp)) for _ in range(64)]
             nuclei.append((position, rng.integers(len(stamps), size=len(position)), stamps))
         return nuclei
 
 
 def plan_slide(
-    size: tuple[int, int], mpp: float, tumour: bool, seed: int, radius: float | None = None
+    size: tuple[int, int],
+    mpp: float,
+    tumour: bool,
+    seed: int,
+    radius: float | None = None,
+    kind: LesionKind = "tumour",
 ) -> SyntheticSlide:
-    """Lay out tissue, stroma, lymph follicles and, if ``tumour``, one to three lesions of very different size.
+    """Lay out tissue, stroma, lymph follicles and, if ``tumour``, one to three lesions of different size.
 
     With a ``radius`` (micrometres) there is one lesion, of this radius; it fills the tears and vacuoles where it lies,
-    so that it is in one piece and as large as its radius says.
+    so that it is in one piece and as large as its radius says. Beside follicular lesions there is one follicle more
+    than on other slides: a weak hint at every magnification.
     """
     rng = np.random.default_rng([seed, 0])
     shape = (-(-size[1] // MASK_DOWNSAMPLE), -(-size[0] // MASK_DOWNSAMPLE))
@@ -117,19 +138,31 @@ def plan_slide(
     tissue = _tissue(rng, shape, pixel)
     stroma = np.clip((_smooth_noise(rng, shape, 180 / pixel) - 0.45) * 4, 0, 1)
     follicle = np.zeros(shape, np.float32)
-    for _ in range(rng.integers(1, 4)):
+    for _ in range(rng.integers(1, 4) + (tumour and kind == "follicular")):
         _blob(rng, follicle, tissue > 0.9, rng.uniform(70, 190) / pixel)
     lesion = np.zeros(shape, np.float32)
     if tumour and radius is not None:
         _blob(rng, lesion, tissue > 0.9, radius / pixel)
         tissue = np.maximum(tissue, lesion)
     elif tumour:
-        largest = max(0.15 * pixel * min(shape), 1.2 * _SMALLEST_LESION_UM)
-        for _ in range(rng.integers(1, 4)):
-            radius = np.exp(rng.uniform(np.log(_SMALLEST_LESION_UM), np.log(largest)))
+        for radius in _lesion_radii(rng, kind, pixel * min(shape)):
             _blob(rng, lesion, tissue > 0.9, radius / pixel)
+    if kind == "follicular":
+        follicle = np.maximum(follicle, lesion)
     truth = (lesion > 0.5) & (tissue > 0.5)
-    return SyntheticSlide(size, mpp, truth, tissue, follicle, stroma.astype(np.float32), seed)
+    return SyntheticSlide(size, mpp, truth, tissue, follicle, stroma.astype(np.float32), seed, kind)
+
+
+def _lesion_radii(rng: np.random.Generator, kind: LesionKind, side: float) -> Iterator[float]:
+    """Radii of one to three lesions on a slide whose shorter side is ``side``, all in micrometres.
+
+    Follicular ones are no larger than small follicles, so that their size does not tell.
+    """
+    smallest, largest = _SMALLEST_LESION_UM, max(0.15 * side, 1.2 * _SMALLEST_LESION_UM)
+    if kind == "follicular":
+        smallest, largest = _FOLLICULAR_UM
+    for _ in range(rng.integers(1, 4)):
+        yield np.exp(rng.uniform(np.log(smallest), np.log(largest)))
 
 
 def _tissue(rng: np.random.Generator, shape: tuple[int, int], pixel: float) -> np.ndarray:
@@ -191,42 +224,6 @@ def _scatter(rng: np.random.Generator, density: np.ndarray, spacing: float, size
     x, y = x[kept], y[kept]
     order = np.argsort(y, kind="stable")
     return np.stack([x, y], axis=1)[order]
-
-
-def _nucleus(rng: np.random.Generator, kind: CellType, mpp: float) -> np.ndarray:
-    """One nucleus as a haematoxylin stamp, uint8 ``[s, s]``: irregular outline, chromatin clumps, darker rim."""
-    radius = kind.radius * np.exp(rng.normal(0, kind.size_spread)) / mpp
-    stretch = np.sqrt(kind.elongation * np.exp(rng.normal(0, 0.08)))
-    half = int(np.ceil(radius * stretch * 1.3)) + 2
-    y, x = np.mgrid[-half : half + 1, -half : half + 1].astype(np.float32)
-    turn = rng.uniform(0, np.pi)
-    along, across = (x * np.cos(turn) + y * np.sin(turn)) / stretch, (y * np.cos(turn) - x * np.sin(turn)) * stretch
-    angle = np.arctan2(across, along)
-    outline = 1 + sum(
-        kind.coarseness * rng.uniform(0, 0.35) * np.cos(k * angle + rng.uniform(0, 6.3)) for k in range(2, 5)
-    )
-    depth = np.hypot(along, across) / (radius * outline)
-    clumps = cv2.GaussianBlur(rng.standard_normal(x.shape).astype(np.float32), (0, 0), max(0.6, 0.9 / mpp))
-    chromatin = 1 + kind.coarseness * clumps / clumps.std() * 0.5 + 0.15 * np.exp(-(((depth - 0.9) / 0.12) ** 2))
-    cover = np.clip((1 - depth) * radius / 1.2 + 0.5, 0, 1)
-    return _quantise(kind.darkness * np.exp(rng.normal(0, 0.08)) * chromatin * cover)
-
-
-def _stamp(canvas: np.ndarray, nuclei: list[tuple[np.ndarray, np.ndarray, list[np.ndarray]]], top: int) -> None:
-    """Draw the nuclei that touch the rows from ``top``; where two overlap the darker one is seen."""
-    height, width = canvas.shape
-    for position, chosen, stamps in nuclei:
-        reach = max(len(stamp) for stamp in stamps) // 2 + 1
-        first, last = np.searchsorted(position[:, 1], [top - reach, top + height + reach])
-        for (x, y), index in zip(position[first:last].tolist(), chosen[first:last].tolist(), strict=True):
-            stamp = stamps[index]
-            half = len(stamp) // 2
-            x0, y0 = x - half, y - top - half
-            left, up = max(x0, 0), max(y0, 0)
-            right, down = min(x0 + len(stamp), width), min(y0 + len(stamp), height)
-            if left < right and up < down:
-                target = canvas[up:down, left:right]
-                np.maximum(target, stamp[up - y0 : down - y0, left - x0 : right - x0], out=target)
 
 
 def _enlarge(plan: np.ndarray, top: int, bottom: int, width: int) -> np.ndarray:

@@ -23,6 +23,7 @@ from .stitch import TokenCanvas, stitch
 from .survival_report import write_survival_report
 from .threshold import otsu
 from .tiff import export_tiff
+from .tree_saver import TreeHeatmapSaver
 
 __all__ = [
     "Colouring",
@@ -36,6 +37,7 @@ __all__ = [
     "SlideDice",
     "SlideFrame",
     "TokenCanvas",
+    "TreeHeatmapSaver",
     "assemble",
     "colour_table",
     "dice_counts",

@@ -12,6 +12,7 @@ import numpy as np
 from monai_mil.errors import CohortError
 from monai_mil.heatmaps.cases import as_numbers, case_text, without_padding
 from monai_mil.heatmaps.prediction import probable_class
+from monai_mil.heatmaps.tree_case import finest_tiles, is_packed
 
 ClassIndex = int | Literal["all"] | None
 """The class to draw: its index, all of them, or None for the most probable one."""
@@ -105,7 +106,12 @@ def drawn_class(item: Mapping[str, Any], class_index: int | None) -> int:
 
 
 def read_score_rows(item: Mapping[str, Any], key: str | None) -> tuple[str, np.ndarray, np.ndarray]:
-    """As :func:`read_scores`, with the scores of every class: ``[rows, n]`` or ``[rows, n, h, w]``."""
+    """As :func:`read_scores`, with the scores of every class: ``[rows, n]`` or ``[rows, n, h, w]``.
+
+    Of a case of several magnifications they are those of the finest level's tiles (see
+    :func:`monai_mil.heatmaps.tree_case.finest_tiles`): one row of instance scores, which are the same for every class,
+    or the finest level's attention.
+    """
     where = case_text(item)
     known = ("heatmap", "scores", "instance_scores", "attention")
     key = key or next((name for name in known if item.get(name) is not None), None)
@@ -116,12 +122,17 @@ def read_score_rows(item: Mapping[str, Any], key: str | None) -> tuple[str, np.n
         )
     rows = as_numbers(item[key])
     rows = rows[None] if rows.ndim == 1 else rows
-    if "attention" in key:
+    if is_packed(item) and key != "instance_logits":
+        rows = rows[-1:]
+    elif "attention" in key:
         rows = rows.mean(axis=0, keepdims=True)
     coords = without_padding(item, as_numbers(item["coords"]))
     rows = without_padding(item, rows, axis=1)
     if len(coords) != rows.shape[1]:
         raise CohortError(f"{where}: {rows.shape[1]} scores for {len(coords)} coordinates")
+    if is_packed(item):
+        shown = finest_tiles(item)
+        return key, rows[:, shown], coords[shown]
     return key, rows, coords
 
 

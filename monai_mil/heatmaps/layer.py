@@ -43,14 +43,15 @@ def style_of(
     """The style asked for, and what suits the scores where nothing was.
 
     Blocks of tokens are drawn smooth and by their score, from 0 to 1 where all lie between; one score a tile is drawn
-    as it is and by percentile, because attention has no scale of its own.
+    as it is and by percentile, because attention has no scale of its own. Scores that have one say so by the attribute
+    ``limits`` of their heatmap, the ends of the scale.
     """
-    tokens = heatmap.scores.ndim == 3
-    percentile = not tokens if percentile is None else percentile
+    tokens, own = heatmap.scores.ndim == 3, heatmap.attributes.get("limits")
+    percentile = not tokens and own is None if percentile is None else percentile
     if percentile:
         limits = (0.0, 100.0)
     elif limits is None:
-        limits = colour_limits(heatmap.scores)
+        limits = colour_limits(heatmap.scores) if own is None else (float(own[0]), float(own[1]))
     return Style(percentile, tokens if smooth is None else smooth, limits, overlap)
 
 

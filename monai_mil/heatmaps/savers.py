@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -104,12 +105,12 @@ class HeatmapSaver:
         """Write the heatmaps of the engine's current iteration."""
         for item in cases(engine):
             try:
-                maps = drawn_maps(item, self.key, self.class_index, self.classes)
+                maps = self._maps(item)
             except CohortError as error:
                 self._fail(case_id(item), "h5", error)
                 continue
-            for drawn in maps:
-                self._write(item, drawn)
+            for label, make in maps.items():
+                self._write(case_id(item), label, make)
 
     def raise_failures(self) -> None:
         """Raise a CohortError that names every slide whose heatmap could not be written, if any."""
@@ -117,30 +118,39 @@ class HeatmapSaver:
             listed = "\n  ".join(self.failures.values())
             raise CohortError(f"the heatmaps of {len(self.failures)} slides failed, the others are done:\n  {listed}")
 
-    def _write(self, item: Mapping[str, Any], drawn: DrawnMap) -> None:
-        slide_id = case_id(item)
-        stem = drawn.stem(slide_id)
+    def _maps(self, item: Mapping[str, Any]) -> dict[str, Callable[[], Heatmap]]:
+        """What makes each of the case's maps, by what tells it from the others (empty for the main one)."""
+        drawn = drawn_maps(item, self.key, self.class_index, self.classes)
+        return {each.label: partial(self._assemble, item, each) for each in drawn}
+
+    def _write(self, slide_id: str, label: str, make: Callable[[], Heatmap]) -> None:
+        stem = f"{slide_id}_{label}" if label else slide_id
         try:
-            heatmap = self._assemble(item, drawn)
+            heatmap = make()
             heatmap.save(self.folder / f"{stem}.h5")
         except Exception as error:
-            self._fail(slide_id, f"{drawn.label} h5".strip(), error)
+            self._fail(slide_id, f"{label} h5".strip(), error)
             return
         for form in self.formats:
+            if form == "mask" and heatmap.threshold is None:
+                continue
             suffix, export = _EXPORTS[form]
             try:
                 export(heatmap, self.folder / f"{stem}{suffix}", **self.options.get(form, {}))
             except Exception as error:
-                self._fail(slide_id, f"{drawn.label} {form}".strip(), error)
+                self._fail(slide_id, f"{label} {form}".strip(), error)
 
     def _assemble(self, item: Mapping[str, Any], drawn: DrawnMap) -> Heatmap:
         key, scores, coords = read_scores(item, self.key, drawn.class_index)
-        attributes: dict[str, Any] = {}
-        if self.classes is not None:
-            points = self.rule.operating_points
-            attributes = read_prediction(item, self.classes, self.multi_label, points).attributes()
-        heatmap = assemble(scores, coords, read_frame(item), name=drawn.title(self.name or key), attributes=attributes)
+        name = drawn.title(self.name or key)
+        heatmap = assemble(scores, coords, read_frame(item), name=name, attributes=self._attributes(item))
         return replace(heatmap, threshold=self.rule.threshold(heatmap, item, drawn.class_index, self.multi_label))
+
+    def _attributes(self, item: Mapping[str, Any]) -> dict[str, Any]:
+        """What a heatmap keeps of the network's answer."""
+        if self.classes is None:
+            return {}
+        return read_prediction(item, self.classes, self.multi_label, self.rule.operating_points).attributes()
 
     def _fail(self, slide_id: str, form: str, error: Exception) -> None:
         message = f"{slide_id} ({form}): {error}"

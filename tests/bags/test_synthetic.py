@@ -1,11 +1,16 @@
 import csv
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import tifffile
+import torch
 from scipy.ndimage import label
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
+from sklearn.model_selection import GroupKFold, cross_val_predict
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 
 from monai_mil.bags import LESION_RADII, BagFile, make_bag_cohort, make_slide_cohort, read_cohort, tile_truth
 from monai_mil.bags.embed import EmbedSettings, embed_slide, tile_slide
@@ -86,6 +91,64 @@ def test_tumour_shows_in_texture_features_but_not_in_colour_alone(slide_cohort):
     texture, colour = auroc(np.concatenate(textures)), auroc(np.stack(colours))
     assert texture > 0.97
     assert colour < texture
+
+
+def test_a_follicular_lesion_differs_from_a_follicle_only_at_the_finest_level():
+    encoder, tiles, facts = get_encoder("texture"), {1: [], 4: []}, {1: [], 4: []}
+    for seed in range(16):
+        lesion = plan_slide((640, 640), 0.5, True, seed, radius=110.0, kind="follicular")
+        benign = replace(lesion, tumour=np.zeros_like(lesion.tumour))
+        for truth, plan in enumerate((benign, lesion)):
+            pixels = np.concatenate(list(plan.bands()))
+            for scale in tiles:
+                level = pixels.reshape(640 // scale, scale, 640 // scale, scale, 3).mean(axis=(1, 3)).astype(np.uint8)
+                for x, y in _tiles_within(lesion.tumour, 64 * scale)[:: 8 // scale]:
+                    tiles[scale].append(level[y // scale :, x // scale :][:64, :64])
+                    facts[scale].append((truth, seed))
+    found = {}
+    for scale, images in tiles.items():
+        features = encoder(torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous()).float().numpy()
+        found[scale] = _probe(features, *np.array(facts[scale]).T)
+    assert found[1] > 0.97
+    assert found[4] < 0.7
+
+
+def _tiles_within(mask, side):
+    """Corners of the tiles of a grid of 32 pixels that lie wholly in a mask drawn at a sixteenth."""
+    corners = np.stack(np.meshgrid(*[np.arange(0, 16 * length - side + 1, 32) for length in mask.shape[::-1]]))
+    cells = side // 16
+    return [(x, y) for x, y in corners.reshape(2, -1).T if mask[y // 16 :, x // 16 :][:cells, :cells].all()]
+
+
+def _probe(features, truth, slide):
+    """AUROC of a linear model on slides it has not seen."""
+    model = make_pipeline(StandardScaler(), LogisticRegression(C=0.05, max_iter=500))
+    scores = cross_val_predict(model, features, truth, groups=slide, cv=GroupKFold(4), method="decision_function")
+    return roc_auc_score(truth, scores)
+
+
+def test_follicular_lesions_hint_at_their_slide_by_area_alone():
+    plans = [plan_slide((3072, 3072), 0.5, bool(seed % 2), seed, kind="follicular") for seed in range(120)]
+    dense = [((plan.follicle > 0.5) & (plan.tissue > 0.5)).sum() / (plan.tissue > 0.5).sum() for plan in plans]
+    assert 0.6 < roc_auc_score([seed % 2 for seed in range(120)], dense) < 0.8
+
+
+def test_a_cohort_may_have_follicular_lesions_at_any_resolution(tmp_path):
+    for mpp in (0.5, 4.0):
+        folder = tmp_path / str(mpp)
+        table = make_slide_cohort(
+            folder,
+            num_slides=2,
+            size=(256, 256),
+            mpp=mpp,
+            lesions={"one": 40.0},
+            kind="follicular",
+            fractions=(1, 0, 0),
+        )
+        (_, item) = read_cohort(table).datalist()
+        with open_slide(item["image"]) as slide, np.load(folder / "masks" / "slide_001.npz") as mask:
+            assert mask["tumour"].any()
+            assert slide.thumbnail(64).min() < 200
 
 
 def test_a_tumour_slide_has_one_lesion_of_the_size_that_the_table_says(tmp_path):
