@@ -15,7 +15,7 @@ from monai_mil.heatmaps.geojson import export_geojson
 from monai_mil.heatmaps.heatmap import Heatmap, assemble
 from monai_mil.heatmaps.mask import export_mask
 from monai_mil.heatmaps.png import export_png
-from monai_mil.heatmaps.prediction import read_prediction
+from monai_mil.heatmaps.prediction import answer_attributes, read_prediction
 from monai_mil.heatmaps.tables import RunningTable
 from monai_mil.heatmaps.threshold import ThresholdRule
 from monai_mil.heatmaps.tiff import export_tiff
@@ -137,8 +137,7 @@ class HeatmapSaver:
         key, scores, coords = read_scores(item, self.key, drawn.class_index)
         attributes: dict[str, Any] = {}
         if self.classes is not None:
-            points = self.rule.operating_points
-            attributes = read_prediction(item, self.classes, self.multi_label, points).attributes()
+            attributes = answer_attributes(item, self.classes, self.multi_label, self.rule.operating_points)
         heatmap = assemble(scores, coords, read_frame(item), name=drawn.title(self.name or key), attributes=attributes)
         return replace(heatmap, threshold=self.rule.threshold(heatmap, item, drawn.class_index, self.multi_label))
 

@@ -16,6 +16,7 @@ from .guards import StopOnNaN, require_steps
 from .inferers import FullOutputInferer, StreamedInferer
 from .seeding import EpochSeeder
 from .survival import SurvivalRiskd
+from .time_bins import TimeBinsSaver, read_time_bins
 from .unpack import UnpackOutputd
 
 __all__ = [
@@ -31,6 +32,7 @@ __all__ = [
     "StopOnNaN",
     "StreamedInferer",
     "SurvivalRiskd",
+    "TimeBinsSaver",
     "UnpackOutputd",
     "finish_distributed",
     "prepare_bag_batch",
@@ -38,5 +40,6 @@ __all__ = [
     "prepare_positioned_bag_batch",
     "prepare_streamed_batch",
     "prepare_token_batch",
+    "read_time_bins",
     "require_steps",
 ]
