@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,6 @@ def read_time_bins(path: str | Path) -> list[float]:
             f"time bins '{path}': cannot be read ({error!r}); the file lies beside the model that survival.json "
             "trained: give that model, or the file with --time_bins_file"
         ) from error
-    if len(edges) < 3 or any(later <= earlier for earlier, later in zip(edges, edges[1:], strict=False)):
+    if len(edges) < 3 or any(later <= earlier for earlier, later in pairwise(edges)):
         raise SettingsError(f"time bins '{path}': {edges} are no three or more rising edges; train survival.json anew")
     return edges
