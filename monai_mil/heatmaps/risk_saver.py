@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from monai_mil.errors import CohortError
-from monai_mil.heatmaps.cases import as_numbers, case_id, case_text, cases, id_column
-from monai_mil.heatmaps.tables import RunningTable
+from monai_mil.heatmaps.cases import as_numbers, case_id, case_text, id_column
+from monai_mil.heatmaps.tables import RowSaver
 
 
-class RiskSaver:
+class RiskSaver(RowSaver):
     """Writes ``<output_dir>/predictions.csv`` of a survival network: one row a slide or scan.
 
     Columns: ``slide_id`` (or ``scan_id``), ``patient_id``, ``time`` and ``event`` (empty where unknown), ``risk``
@@ -24,28 +24,13 @@ class RiskSaver:
         output_dir: the run's folder.
         edges: of the time bins, one more than the network has outputs.
         filename: name of the table.
+
+    A case without a risk, or with more or fewer bins than there are edges for, raises a CohortError.
     """
 
     def __init__(self, output_dir: str, edges: Sequence[float], filename: str = "predictions.csv") -> None:
-        self.table = RunningTable(Path(output_dir, filename))
+        super().__init__(Path(output_dir, filename))
         self.edges = tuple(edges)
-
-    def attach(self, engine: Any) -> None:
-        """Collect at every iteration of ``engine`` and write the table at its end."""
-        from ignite.engine import Events
-
-        engine.add_event_handler(Events.STARTED, lambda _: self.table.start())
-        engine.add_event_handler(Events.ITERATION_COMPLETED, self)
-        engine.add_event_handler(Events.COMPLETED, lambda _: self.table.finish())
-
-    def __call__(self, engine: Any) -> None:
-        """Add the rows of the engine's current iteration.
-
-        Raises:
-            CohortError: a case has no risk, or not as many bins as there are.
-            OutputError: they cannot be written.
-        """
-        self.table.add([self._row(item) for item in cases(engine)])
 
     def _row(self, item: Mapping[str, Any]) -> dict[str, str]:
         if "risk" not in item:

@@ -15,7 +15,7 @@ from monai_mil.heatmaps.survival_chart import time_ticks
 
 _WIDTH, _HEIGHT = 460, 260
 _LEFT, _TOP, _RIGHT, _BOTTOM = 56, 12, 14, 42
-_DIVERGENCE, _TILES = "divergence from the epoch before (nats)", "effective number of tiles"
+_DIVERGENCE, _TILES = "divergence (nats)", "effective number of tiles"
 
 Points = list[tuple[float, float]]
 
