@@ -15,6 +15,7 @@ from .gradient_clip import GradientClip
 from .guards import StopOnNaN, require_steps
 from .inferers import FullOutputInferer, StreamedInferer
 from .seeding import EpochSeeder
+from .skip_non_finite import SkipNonFinite
 from .survival import SurvivalRiskd
 from .time_bins import TimeBinsSaver, read_time_bins
 from .unpack import UnpackOutputd
@@ -29,6 +30,7 @@ __all__ = [
     "FullOutputInferer",
     "GradCAMInferer",
     "GradientClip",
+    "SkipNonFinite",
     "StopOnNaN",
     "StreamedInferer",
     "SurvivalRiskd",
