@@ -207,7 +207,9 @@ def _table_or_listed(places: list[Path]) -> Path | list[Path]:
 
 @app.command(
     epilog="[bold]Examples[/]\n\nmonai-mil report runs/predictions.csv --heatmaps runs/heatmaps\n\n"
-    "monai-mil report runs/survival.json --time-unit months"
+    "monai-mil report runs/survival.json --time-unit months\n\n"
+    "monai-mil report runs/predictions.csv --stability anchor=runs/attention_stability.json "
+    "--stability none=plain/attention_stability.json"
 )
 def report(
     predictions: Annotated[
@@ -221,6 +223,13 @@ def report(
     ] = None,
     title: Annotated[str, typer.Option(help="Title of the report.")] = "Cohort report",
     time_unit: Annotated[str, typer.Option(help="Unit of the times of a survival report.")] = "time",
+    stability: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="NAME=attention_stability.json of a training; several are compared.",
+            show_default="the one beside the predictions",
+        ),
+    ] = None,
 ) -> None:
     """Write one HTML page with metrics, curves, heatmaps and the most attended tiles of a cohort."""
     from monai_mil.heatmaps import write_report, write_survival_report
@@ -229,8 +238,15 @@ def report(
     if predictions.suffix.lower() == ".json":
         write_survival_report(predictions, out, title=title, unit=time_unit)
     else:
-        write_report(predictions, heatmaps or predictions.with_name("heatmaps"), out, title=title)
+        runs = dict(_named_file(entry) for entry in stability) if stability else None
+        write_report(predictions, heatmaps or predictions.with_name("heatmaps"), out, title=title, stability=runs)
     typer.echo(out)
+
+
+def _named_file(entry: str) -> tuple[str, Path]:
+    """``NAME=FILE``; a file alone is named by its folder."""
+    name, equals, path = entry.partition("=")
+    return (name, Path(path)) if equals else (Path(entry).resolve().parent.name, Path(entry))
 
 
 @app.command(epilog="[bold]Example[/]\n\nmonai-mil demo runs/demo --seed 1")

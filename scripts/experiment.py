@@ -16,7 +16,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-NAMES = ("normal_guidance", "two_lesions", "lesion_sizes", "multi_label", "levels", "classic_mil", "asmil_ablation")
+NAMES = (
+    *("normal_guidance", "two_lesions", "lesion_sizes", "multi_label"),
+    *("attention_stability", "levels", "classic_mil", "asmil_ablation"),
+)
 OF_DATA = {"classic_mil", "asmil_ablation"}
 
 

@@ -16,6 +16,7 @@ from .montage import export_montage
 from .nifti import export_nifti, export_nifti_mask
 from .png import export_png
 from .report import write_report
+from .risk_saver import RiskSaver
 from .savers import HeatmapSaver, PredictionSaver
 from .scan_heatmap import ScanHeatmap, load_heatmap
 from .slice_saver import SliceSaver
@@ -32,6 +33,7 @@ __all__ = [
     "HeatmapSaver",
     "LocalisationSaver",
     "PredictionSaver",
+    "RiskSaver",
     "ScanHeatmap",
     "SliceSaver",
     "SlideDice",

@@ -15,14 +15,13 @@ import numpy as np
 
 from monai_mil.errors import AnnotationError, CohortError, SettingsError
 from monai_mil.files import replacing
-from monai_mil.heatmaps.cases import case_id, cases
-from monai_mil.heatmaps.compared import class_heatmap, is_positive
 from monai_mil.heatmaps.dice import dice_counts, slide_dice
 from monai_mil.heatmaps.heatmap import Heatmap
+from monai_mil.heatmaps.measured import MeasuringSaver
 from monai_mil.heatmaps.stitch import stitch
 from monai_mil.heatmaps.threshold import otsu
 from monai_mil.metrics.dice import SIZE_BOUNDS, DiceCounts, LesionDice, dice_summary, lesion_dice, lesion_size
-from monai_mil.metrics.files import gather_cases, write_json
+from monai_mil.metrics.files import write_json
 
 logger = logging.getLogger(__name__)
 
@@ -81,7 +80,7 @@ class _Rule:
         return max(self.level * highest, self.minimum)
 
 
-class DiceSaver:
+class DiceSaver(MeasuringSaver[_Measured]):
     """Writes ``dice.json``, ``dice.csv`` (a row a slide) and ``dice_lesions.csv`` when an evaluator ends.
 
     The map of every positive slide is stitched, drawn smoothly at ``mpp`` and compared with the ground truth, block by
@@ -111,6 +110,9 @@ class DiceSaver:
         SettingsError: ``threshold`` is no number and names no file that holds one.
     """
 
+    measure = "Dice"
+    normal_slides = False
+
     def __init__(
         self,
         output_dir: str,
@@ -125,55 +127,16 @@ class DiceSaver:
         seed: int = 0,
         min_threshold: float = 0.0,
     ) -> None:
-        self.folder = Path(output_dir)
-        self.truth_dir = Path(truth_dir)
-        self.key = key
-        self.class_index = class_index
+        super().__init__(output_dir, truth_dir, key, class_index, value, n, seed)
         self.rule = _Rule.read(threshold, min_threshold)
-        self.value = value
         self.mpp = mpp
         self.size_bounds = tuple(size_bounds)
-        self.n = n
-        self.seed = seed
-        self.failures: dict[str, str] = {}
-        self._skipped: dict[str, str] = {}
-        self._measured: list[_Measured] = []
 
-    def attach(self, engine: Any) -> None:
-        """Measure at every iteration of ``engine`` and write at its end."""
-        from ignite.engine import Events
-
-        engine.add_event_handler(Events.STARTED, lambda _: self._begin())
-        engine.add_event_handler(Events.ITERATION_COMPLETED, self)
-        engine.add_event_handler(Events.COMPLETED, lambda _: self._write())
-
-    def __call__(self, engine: Any) -> None:
-        """Measure the cases of the engine's current iteration."""
-        for item in cases(engine):
-            name, positive = case_id(item), is_positive(item, self.class_index)
-            if not positive:
-                self._skipped[name] = "unlabelled" if positive is None else "negative"
-                continue
-            try:
-                self._measured.append(self._measure(item))
-            except Exception as error:
-                logger.error("Dice of %s: %s", name, error)
-                self.failures[name] = f"{name}: {error}"
-
-    def raise_failures(self) -> None:
-        """Raise a CohortError that names every positive slide that could not be compared, if any."""
-        if self.failures:
-            listed = "\n  ".join(self.failures.values())
-            raise CohortError(f"{len(self.failures)} positive slides have no Dice, the others are done:\n  {listed}")
-
-    def _begin(self) -> None:
-        self.failures, self._skipped, self._measured = {}, {}, []
-
-    def _measure(self, item: Mapping[str, Any]) -> _Measured:
+    def _measure(self, item: Mapping[str, Any], positive: bool) -> _Measured:
         from monai_mil.slides import BlockGrid, find_lesions, find_truth, open_truth
 
-        heatmap, name = class_heatmap(item, self.key, self.class_index), case_id(item)
-        frame, patient = heatmap.frame, str(item.get("patient_id", name))
+        name, patient, heatmap = self._compared(item)
+        frame = heatmap.frame
         path = find_truth(self.truth_dir, name)
         truth = open_truth(path, value=self.value, level0_size=frame.level0_size)
         grid = BlockGrid(frame.level0_size, self.mpp / frame.mpp)
@@ -193,18 +156,7 @@ class DiceSaver:
         )
         return _Measured(name, patient, threshold, highest, (found.whole,), single)
 
-    def _write(self) -> None:
-        import ignite.distributed as idist
-
-        measured = {each.slide_id: each for each in gather_cases(self._measured)}
-        skipped = dict(gather_cases(list(self._skipped.items())))
-        self.failures = dict(sorted(gather_cases(list(self.failures.items()))))
-        if idist.get_rank() == 0:
-            self._write_files([measured[name] for name in sorted(measured)], skipped)
-        if self.failures:
-            logger.error("no Dice of %d positive slides: %s", len(self.failures), ", ".join(self.failures))
-
-    def _write_files(self, measured: list[_Measured], skipped: Mapping[str, str]) -> None:
+    def _write(self, measured: list[_Measured]) -> None:
         best = _best(measured) if self.rule.source == "best" else 0
         rule = replace(self.rule, level=float(_SHARES[best])) if self.rule.source == "best" else self.rule
         counts = [each.counts[best] for each in measured]
@@ -221,8 +173,8 @@ class DiceSaver:
             },
             "mpp": self.mpp,
             "size_bounds": list(self.size_bounds),
-            "negative": sum(reason == "negative" for reason in skipped.values()),
-            "unlabelled": sum(reason == "unlabelled" for reason in skipped.values()),
+            "negative": sum(reason == "negative" for reason in self._skipped.values()),
+            "unlabelled": sum(reason == "unlabelled" for reason in self._skipped.values()),
             "failures": dict(self.failures),
         }
         write_json(report, self.folder / "dice.json")

@@ -3,25 +3,20 @@
 from __future__ import annotations
 
 import csv
-import logging
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, Literal
 
-from monai_mil.errors import AnnotationError, CohortError
+from monai_mil.errors import AnnotationError
 from monai_mil.files import replacing
-from monai_mil.heatmaps.cases import case_id, cases
-from monai_mil.heatmaps.compared import class_heatmap, is_positive
 from monai_mil.heatmaps.localisation import localise
-from monai_mil.metrics.files import gather_cases, write_json
+from monai_mil.heatmaps.measured import MeasuringSaver
+from monai_mil.metrics.files import write_json
 from monai_mil.metrics.tile_localisation import LocalisedSlide, localisation_report
-
-logger = logging.getLogger(__name__)
 
 _COLUMNS = ("slide_id", "patient_id", "dice", "specificity", "strict", "by_lesion")
 
 
-class LocalisationSaver:
+class LocalisationSaver(MeasuringSaver[LocalisedSlide]):
     """Writes ``localisation.json`` and ``localisation.csv`` (a row a slide) when an evaluator ends.
 
     Of positive slides: Dice of tiles, success (every tumour tile above the threshold; every lesion with one), and FROC;
@@ -45,6 +40,9 @@ class LocalisationSaver:
         seed: of the resampling.
     """
 
+    measure = "localisation"
+    normal_slides = True
+
     def __init__(
         self,
         output_dir: str,
@@ -60,54 +58,18 @@ class LocalisationSaver:
         n: int = 1000,
         seed: int = 0,
     ) -> None:
-        self.folder = Path(output_dir)
-        self.truth_dir = Path(truth_dir)
-        self.key = key
-        self.class_index = class_index
+        super().__init__(output_dir, truth_dir, key, class_index, value, n, seed)
         self.threshold = threshold
         self.rescale = rescale
         self.min_overlap = min_overlap
-        self.value = value
         self.fp_denominator = fp_denominator
         self.interpolation = interpolation
-        self.n = n
-        self.seed = seed
-        self.failures: dict[str, str] = {}
-        self._slides: list[LocalisedSlide] = []
-
-    def attach(self, engine: Any) -> None:
-        """Measure at every iteration of ``engine`` and write at its end."""
-        from ignite.engine import Events
-
-        engine.add_event_handler(Events.STARTED, lambda _: self._begin())
-        engine.add_event_handler(Events.ITERATION_COMPLETED, self)
-        engine.add_event_handler(Events.COMPLETED, lambda _: self._write())
-
-    def __call__(self, engine: Any) -> None:
-        """Measure the cases of the engine's current iteration."""
-        for item in cases(engine):
-            positive = is_positive(item, self.class_index)
-            if positive is None:
-                continue
-            try:
-                self._slides.append(self._measure(item, positive))
-            except Exception as error:
-                logger.error("localisation of %s: %s", case_id(item), error)
-                self.failures[case_id(item)] = f"{case_id(item)}: {error}"
-
-    def raise_failures(self) -> None:
-        """Raise a CohortError that names every slide that could not be compared, if any."""
-        if self.failures:
-            listed = "\n  ".join(self.failures.values())
-            raise CohortError(f"{len(self.failures)} slides have no localisation, the others are done:\n  {listed}")
-
-    def _begin(self) -> None:
-        self.failures, self._slides = {}, []
 
     def _measure(self, item: Mapping[str, Any], positive: bool) -> LocalisedSlide:
         from monai_mil.slides import find_truth, open_truth
 
-        heatmap, name, truth = class_heatmap(item, self.key, self.class_index), case_id(item), None
+        name, patient, heatmap = self._compared(item)
+        truth = None
         if positive:
             path = find_truth(self.truth_dir, name)
             truth = open_truth(path, value=self.value, level0_size=heatmap.frame.level0_size)
@@ -116,20 +78,12 @@ class LocalisationSaver:
             raise AnnotationError(
                 f"ground truth '{truth.path}': empty, but the slide is labelled positive; correct one"
             )
-        return LocalisedSlide(name, str(item.get("patient_id", name)), **figures)
+        return LocalisedSlide(name, patient, **figures)
 
-    def _write(self) -> None:
-        import ignite.distributed as idist
-
-        found = {slide.slide_id: slide for slide in gather_cases(self._slides)}
-        self.failures = dict(gather_cases(list(self.failures.items())))
-        slides = [found[name] for name in sorted(found)]
-        if idist.get_rank() == 0:
-            report = localisation_report(slides, self.fp_denominator, self.interpolation, self.n, self.seed)
-            write_json({**report, "failures": sorted(self.failures)}, self.folder / "localisation.json")
-            self._write_table(slides)
-        if self.failures:
-            logger.error("no localisation of %d slides: %s", len(self.failures), ", ".join(self.failures))
+    def _write(self, measured: list[LocalisedSlide]) -> None:
+        report = localisation_report(measured, self.fp_denominator, self.interpolation, self.n, self.seed)
+        write_json({**report, "failures": sorted(self.failures)}, self.folder / "localisation.json")
+        self._write_table(measured)
 
     def _write_table(self, slides: Sequence[LocalisedSlide]) -> None:
         path = self.folder / "localisation.csv"

@@ -144,6 +144,22 @@ def read_prediction(
     return Prediction(name, patient_id, prob, tuple(classes), multi_label, label, id_column(item), points)
 
 
+def answer_attributes(
+    item: Mapping[str, Any],
+    classes: Sequence[str],
+    multi_label: bool,
+    operating_points: Sequence[float] | None = None,
+) -> dict[str, Any]:
+    """What a heatmap keeps of a case's answer: its :class:`Prediction`, or the risk of a survival network.
+
+    Raises:
+        CohortError: as :func:`read_prediction`.
+    """
+    if "risk" in item:
+        return {"prediction": f"risk {float(item['risk']):.3g}"}
+    return read_prediction(item, classes, multi_label, operating_points).attributes()
+
+
 def fitting_points(
     item: Mapping[str, Any], operating_points: Sequence[float], count: int, multi_label: bool
 ) -> tuple[float, ...]:

@@ -101,6 +101,8 @@ def read_predictions(path: str | Path) -> Predictions:
     columns = [name for name in rows[0] if name]
     classes = tuple(name.removeprefix("prob_") for name in columns if name.startswith("prob_"))
     id_column = next((name for name in _NAMES if name in columns), _NAMES[0])
+    if "risk" in columns:
+        raise CohortError(f"predictions '{path}': risks of a survival network; give its survival.json to the report")
     missing = [name for name in (id_column, "pred") if name not in columns] + ([] if classes else ["prob_<class>"])
     if missing:
         raise CohortError(f"predictions '{path}': no column {', '.join(missing)}; it has {', '.join(columns)}")

@@ -15,6 +15,7 @@ from monai_mil.heatmaps.pages import footer, write_page
 from monai_mil.heatmaps.panels import Panel, ScanPanel, colour_bar, make_panel, make_scan_panel
 from monai_mil.heatmaps.predictions import Predictions, read_predictions
 from monai_mil.heatmaps.scan_heatmap import ScanHeatmap, load_heatmap
+from monai_mil.heatmaps.stability_curves import stability_charts
 
 _METRICS = {
     "auroc": "AUROC",
@@ -36,6 +37,7 @@ def write_report(
     resamples: int = 1000,
     seed: int = 0,
     settings: Mapping[str, str] | None = None,
+    stability: Mapping[str, str | Path] | None = None,
 ) -> Path:
     """Write the report of one cohort.
 
@@ -55,14 +57,17 @@ def write_report(
         resamples: bootstrap resamples of whole patients behind the 95 % intervals.
         seed: of the resampling.
         settings: further lines of the footer, such as bundle and encoder.
+        stability: ``attention_stability.json`` of one training or of several to compare, by name; None takes the one
+            beside the predictions, where there is one.
 
     Returns:
         ``out_html``.
 
     Raises:
-        CohortError: the table is invalid.
+        CohortError: the table, or a curve of attention, is invalid.
     """
     table = read_predictions(predictions_csv)
+    runs = _stability_beside(Path(predictions_csv)) if stability is None else stability
     figures, figures_note = _figures(table, Path(heatmap_dir), slides, max_figures, tiles)
     numbers = {figure["slide_id"]: figure["number"] for figure in reversed(figures)}
     curves = table.curves if table.labelled.any() else []
@@ -79,6 +84,8 @@ def write_report(
         calibration=calibration_chart(curves, table.noun),
         class_counts=_class_counts(table),
         confusion=_confusion(table),
+        stability=stability_charts(runs),
+        stability_runs=list(runs),
         figures=figures,
         figures_note=figures_note,
         colour_bar=colour_bar() if figures else "",
@@ -87,6 +94,11 @@ def write_report(
         rows=[_row(table, index) | {"figure": numbers.get(table.slide_ids[index])} for index in range(len(table))],
         settings=footer(predictions_csv, {**(settings or {}), "bootstrap seed": str(seed)}),
     )
+
+
+def _stability_beside(predictions: Path) -> dict[str, Path]:
+    path = predictions.with_name("attention_stability.json")
+    return {"this network": path} if path.is_file() else {}
 
 
 def _summary(table: Predictions) -> str:

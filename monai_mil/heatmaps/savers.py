@@ -16,8 +16,8 @@ from monai_mil.heatmaps.geojson import export_geojson
 from monai_mil.heatmaps.heatmap import Heatmap, assemble
 from monai_mil.heatmaps.mask import export_mask
 from monai_mil.heatmaps.png import export_png
-from monai_mil.heatmaps.prediction import read_prediction
-from monai_mil.heatmaps.tables import RunningTable
+from monai_mil.heatmaps.prediction import answer_attributes, read_prediction
+from monai_mil.heatmaps.tables import RowSaver
 from monai_mil.heatmaps.threshold import ThresholdRule
 from monai_mil.heatmaps.tiff import export_tiff
 
@@ -150,7 +150,7 @@ class HeatmapSaver:
         """What a heatmap keeps of the network's answer."""
         if self.classes is None:
             return {}
-        return read_prediction(item, self.classes, self.multi_label, self.rule.operating_points).attributes()
+        return answer_attributes(item, self.classes, self.multi_label, self.rule.operating_points)
 
     def _fail(self, slide_id: str, form: str, error: Exception) -> None:
         message = f"{slide_id} ({form}): {error}"
@@ -162,7 +162,7 @@ class HeatmapSaver:
             logger.error("no complete heatmap of %d slides: %s", len(self.failures), ", ".join(self.failures))
 
 
-class PredictionSaver:
+class PredictionSaver(RowSaver):
     """Writes ``<output_dir>/predictions.csv``: one row a slide or scan, replaced as a whole when the engine ends.
 
     Columns: ``slide_id`` (or ``scan_id``), ``patient_id, label, pred, prob_<class>...``; multi-label cohorts also have
@@ -188,28 +188,10 @@ class PredictionSaver:
         filename: str = "predictions.csv",
         operating_points: Sequence[float] | None = None,
     ) -> None:
-        self.table = RunningTable(Path(output_dir, filename))
+        super().__init__(Path(output_dir, filename))
         self.classes = tuple(classes)
         self.multi_label = multi_label
         self.operating_points = operating_points
 
-    def attach(self, engine: Any) -> None:
-        """Collect at every iteration of ``engine`` and write the table at its end."""
-        from ignite.engine import Events
-
-        engine.add_event_handler(Events.STARTED, lambda _: self.table.start())
-        engine.add_event_handler(Events.ITERATION_COMPLETED, self)
-        engine.add_event_handler(Events.COMPLETED, lambda _: self.table.finish())
-
-    def __call__(self, engine: Any) -> None:
-        """Add the rows of the engine's current iteration.
-
-        Raises:
-            OutputError: they cannot be written.
-        """
-        self.table.add(
-            [
-                read_prediction(item, self.classes, self.multi_label, self.operating_points).row()
-                for item in cases(engine)
-            ]
-        )
+    def _row(self, item: Mapping[str, Any]) -> dict[str, str]:
+        return read_prediction(item, self.classes, self.multi_label, self.operating_points).row()

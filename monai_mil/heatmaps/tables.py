@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import csv
 import io
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from monai_mil.files import replacing, write_error
+from monai_mil.heatmaps.cases import cases
 
 
 class RunningTable:
@@ -71,6 +74,37 @@ class RunningTable:
             with replacing(self.path) as temporary:
                 temporary.write_text(csv_text(self._rows.values(), header=True), encoding="utf-8")
         self.partial.unlink(missing_ok=True)
+
+
+class RowSaver(ABC):
+    """Handler that keeps a :class:`RunningTable` of an evaluator's cases.
+
+    Args:
+        path: the table.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.table = RunningTable(path)
+
+    def attach(self, engine: Any) -> None:
+        """Collect at every iteration of ``engine`` and write the table at its end."""
+        from ignite.engine import Events
+
+        engine.add_event_handler(Events.STARTED, lambda _: self.table.start())
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self)
+        engine.add_event_handler(Events.COMPLETED, lambda _: self.table.finish())
+
+    def __call__(self, engine: Any) -> None:
+        """Add the rows of the engine's current iteration.
+
+        Raises:
+            OutputError: they cannot be written.
+        """
+        self.table.add([self._row(item) for item in cases(engine)])
+
+    @abstractmethod
+    def _row(self, item: Mapping[str, Any]) -> dict[str, str]:
+        """The row of one case; its first column names it."""
 
 
 def csv_text(rows: Iterable[Mapping[str, str]], *, header: bool) -> str:

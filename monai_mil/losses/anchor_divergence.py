@@ -127,5 +127,5 @@ def _entmax() -> Callable[..., Tensor]:
     try:
         from entmax import entmax15
     except ImportError as error:
-        raise ImportError("the target 'entmax' needs the package entmax: pip install entmax") from error
+        raise ImportError("the target 'entmax' needs its package: pip install 'monai-mil[entmax]'") from error
     return entmax15

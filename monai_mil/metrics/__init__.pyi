@@ -5,7 +5,7 @@ from .classification import accuracy, auprc, auroc, balanced_accuracy, macro_f1
 from .concordance import concordance_index
 from .curves import Calibration, RocCurve, calibration, roc_curve
 from .dice import DiceCounts, LesionDice, dice_summary, lesion_dice, lesion_size, paired_permutation_test
-from .handlers import AUROC
+from .handlers import AUROC, F1AUROC, MacroF1
 from .instance_handler import InstanceAUROC
 from .instances import instance_auroc
 from .lesion_froc import Froc, FrocSlide, detect, froc, froc_slide
@@ -23,6 +23,7 @@ from .tile_localisation import LocalisedSlide, localisation_report, rescaled, ti
 
 __all__ = [
     "AUROC",
+    "F1AUROC",
     "AttentionStability",
     "Calibration",
     "ConcordanceIndex",
@@ -37,6 +38,7 @@ __all__ = [
     "LocalisedSlide",
     "LogLoss",
     "LogRank",
+    "MacroF1",
     "OperatingPoint",
     "OperatingPointSaver",
     "ReportSaver",

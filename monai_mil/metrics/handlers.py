@@ -1,4 +1,4 @@
-"""AUROC inside a MONAI engine."""
+"""AUROC and macro-F1 inside a MONAI engine."""
 
 from __future__ import annotations
 
@@ -10,41 +10,61 @@ from typing import Any
 import torch
 from monai.handlers.ignite_metric import IgniteMetricHandler
 from monai.metrics.metric import CumulativeIterationMetric
+from numpy.typing import ArrayLike
 from torch import Tensor
 
-from monai_mil.metrics.classification import auroc
+from monai_mil.metrics.classification import Array, Metric, auroc, macro_f1
 
 
-class AUROCMetric(CumulativeIterationMetric):
-    """:func:`monai_mil.metrics.auroc` over all bags of an epoch and of all processes.
+class BagMetric(CumulativeIterationMetric):
+    """A metric of this package over all bags of an epoch and of all processes, as a plain float.
 
     MONAI's own ``ROCAUC`` wants one-hot labels, knows no missing ones and gives a numpy number that a weights-only
     checkpoint refuses.
+
+    Args:
+        name: of the metric, for warnings.
+        function: such as :func:`monai_mil.metrics.auroc`.
     """
+
+    def __init__(self, name: str, function: Metric) -> None:
+        super().__init__()
+        self.name = name
+        self.function = function
 
     def _compute_tensor(self, y_pred: Tensor, y: Tensor | None = None, **kwargs: Any) -> Any:
         if y is None:
-            raise ValueError("an AUROC needs labels; 'y' is None")
+            raise ValueError(f"{self.name} needs labels; 'y' is None")
         return y_pred.detach().float(), y.detach().float()
 
     def aggregate(self) -> float:
-        """The AUROC; NaN, with a warning, if no class has positive and negative bags or training has diverged."""
+        """The metric; NaN, with a warning, if the labels do not allow one or training has diverged."""
         prob, label = self.get_buffer()
         if torch.isnan(prob).any():
-            warnings.warn("no AUROC: predictions are not numbers; training has diverged", stacklevel=2)
+            warnings.warn(f"no {self.name}: predictions are not numbers; training has diverged", stacklevel=2)
             return math.nan
         if label.shape[1] == 1 and prob.shape[1] > 1:
             label = label[:, 0]
-        value = auroc(prob.cpu().numpy(), label.cpu().numpy())
+        value = float(self.function(prob.cpu().numpy(), label.cpu().numpy()))
         if math.isnan(value):
             warnings.warn(
-                f"no AUROC: the {len(label)} bags all have the same label; use a split with bags of every class",
+                f"no {self.name}: the {len(label)} bags all have the same label; use a split with bags of every class",
                 stacklevel=2,
             )
         return value
 
 
-class AUROC(IgniteMetricHandler):
+class _BagMetricHandler(IgniteMetricHandler):
+    """Reads ``pred`` and ``label`` from an engine's output and gives them to a :class:`BagMetric`."""
+
+    def __init__(
+        self, name: str, function: Metric, output_transform: Callable[[Any], tuple[Any, Any]] | None = None
+    ) -> None:
+        transform = pred_and_label if output_transform is None else output_transform
+        super().__init__(metric_fn=BagMetric(name, function), output_transform=transform, save_details=False)
+
+
+class AUROC(_BagMetricHandler):
     """The key metric of a bundle: ``{"_target_": "monai_mil.metrics.AUROC"}`` under ``key_val_metric``.
 
     Reads ``pred`` (probabilities) and ``label`` (class index, one-hot or multi-label with NaN) from the engine's
@@ -55,8 +75,28 @@ class AUROC(IgniteMetricHandler):
     """
 
     def __init__(self, output_transform: Callable[[Any], tuple[Any, Any]] | None = None) -> None:
-        transform = pred_and_label if output_transform is None else output_transform
-        super().__init__(metric_fn=AUROCMetric(), output_transform=transform, save_details=False)
+        super().__init__("AUROC", auroc, output_transform)
+
+
+class MacroF1(_BagMetricHandler):
+    """:func:`monai_mil.metrics.macro_f1` of the most probable class; all else is as in :class:`AUROC`.
+
+    The micro-averaged F1 of exclusive classes, which torchmetrics gives unless asked for another, is the accuracy.
+    """
+
+    def __init__(self, output_transform: Callable[[Any], tuple[Any, Any]] | None = None) -> None:
+        super().__init__("macro F1", macro_f1, output_transform)
+
+
+class F1AUROC(_BagMetricHandler):
+    """Mean of macro-F1 and AUROC, by whose sum ASMIL chooses its epoch; all else is as in :class:`AUROC`."""
+
+    def __init__(self, output_transform: Callable[[Any], tuple[Any, Any]] | None = None) -> None:
+        super().__init__("mean of macro F1 and AUROC", _f1_auroc, output_transform)
+
+
+def _f1_auroc(prob: ArrayLike, label: ArrayLike, weight: Array | None = None) -> Any:
+    return (macro_f1(prob, label, weight) + auroc(prob, label, weight)) / 2
 
 
 def pred_and_label(output: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> tuple[Tensor, Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -11,6 +12,8 @@ from monai_mil.metrics.attention_stability import EpochStability
 
 def draw_stability(runs: Mapping[str, Sequence[EpochStability]], path: Path) -> Path:
     """Draw the curves of one or several runs: divergence above, effective tiles below, over the epochs.
+
+    The divergence is on a logarithmic scale where it is never 0: an anchor divides it by ten or more.
 
     Args:
         runs: histories by name.
@@ -33,8 +36,13 @@ def draw_stability(runs: Mapping[str, Sequence[EpochStability]], path: Path) -> 
     lower.set_ylabel("effective number of tiles")
     lower.set_xlabel("epoch")
     lower.xaxis.get_major_locator().set_params(integer=True)
+    divergences = [past.jsd for history in runs.values() for past in history if not math.isnan(past.jsd)]
+    if divergences and min(divergences) > 0:
+        upper.set_yscale("log")
+    else:
+        upper.set_ylim(bottom=0)
+    lower.set_ylim(bottom=0)
     for axes in (upper, lower):
-        axes.set_ylim(bottom=0)
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
     if len(runs) > 1:

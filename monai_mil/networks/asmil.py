@@ -12,14 +12,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from monai_mil.networks.asmil_reference import asmil_parameters
-from monai_mil.networks.attention_network import AttentionNetwork
-from monai_mil.networks.attention_pool import RunningPool, compute_dtype, split_rows
+from monai_mil.networks.attention_network import ChunkedAttentionNetwork
+from monai_mil.networks.attention_pool import RunningPool, compute_dtype, pool_bags, split_rows
 from monai_mil.networks.contract import check_chunks, exact_dtype, exact_matmul
 from monai_mil.networks.ct_reference import load_reference, size_of
 from monai_mil.networks.query_attention import QueryAttention, StackedLinear
 
 
-class ASMIL(AttentionNetwork):
+class ASMIL(ChunkedAttentionNetwork):
     """Several learned tokens look at the tiles, each in its own way; a class token looks at the tokens.
 
     ``h_i = relu(W x_i)``; every FEAT token attends to the ``h_i`` (:class:`QueryAttention`) and becomes ``f_t``; the
@@ -79,14 +79,6 @@ class ASMIL(AttentionNetwork):
         self.classifier = nn.Linear(hidden_dim, num_classes)
         self.token_classifier = StackedLinear(tokens, hidden_dim, num_classes) if token_logits else None
 
-    def describe(self, image: Tensor, mask: Tensor | None) -> dict[str, Tensor]:
-        """See :meth:`MILNetwork.forward`."""
-        if torch.jit.is_scripting():
-            return self._whole(image, mask)
-        if torch.jit.is_tracing() or torch.compiler.is_compiling() or torch.is_grad_enabled():
-            return self._whole(image, mask)
-        return self._in_chunks(image, mask)
-
     @torch.jit.unused
     def attention_scores(self, image: Tensor, mask: Tensor | None, output: Mapping[str, Tensor]) -> Tensor:
         """See :meth:`AttentionNetwork.attention_scores`."""
@@ -118,18 +110,8 @@ class ASMIL(AttentionNetwork):
     @torch.jit.unused
     def _in_chunks(self, image: Tensor, mask: Tensor | None) -> dict[str, Tensor]:
         """Bag by bag over the real instances, in chunks of them; without gradients."""
-        bags, scores = [], []
-        for index, rows in enumerate(image.mT):
-            real = slice(None) if mask is None else mask[index]
-            pooled, real_scores = self._stream(split_rows(rows[real]))
-            bags.append(pooled)
-            if mask is not None:
-                wide = real_scores.new_full((len(real_scores), len(rows)), -torch.inf)
-                wide[:, real] = real_scores
-                real_scores = wide
-            scores.append(real_scores)
-        together = torch.stack(scores)
-        return self._answer(torch.stack(bags), together, together.softmax(dim=2))
+        pooled, scores = pool_bags(image, mask, self._stream)
+        return self._answer(pooled, scores, scores.softmax(dim=2))
 
     @torch.jit.unused
     def _stream(self, chunks: Iterable[Tensor]) -> tuple[Tensor, Tensor]:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from copy import deepcopy
 from typing import Self
 
+import torch
 from torch import Tensor
 
 from monai_mil.networks.contract import MILNetwork, exact_dtype
@@ -48,3 +49,27 @@ class AttentionNetwork(MILNetwork):
                 delattr(copy.get_submodule(owner), leaf)
         copy.to(exact_dtype(next(copy.parameters()).dtype))
         return copy.requires_grad_(False).eval()
+
+
+class ChunkedAttentionNetwork(AttentionNetwork):
+    """An attention network that evaluates a bag in chunks of instances and does all else in plain operations.
+
+    A subclass implements :meth:`_whole` and :meth:`_in_chunks`, which give the same.
+    """
+
+    def describe(self, image: Tensor, mask: Tensor | None) -> dict[str, Tensor]:
+        """See :meth:`MILNetwork.forward`."""
+        if torch.jit.is_scripting():
+            return self._whole(image, mask)
+        if torch.jit.is_tracing() or torch.compiler.is_compiling() or torch.is_grad_enabled():
+            return self._whole(image, mask)
+        return self._in_chunks(image, mask)
+
+    def _whole(self, image: Tensor, mask: Tensor | None) -> dict[str, Tensor]:
+        """The output in plain operations on the whole batch: for training, TorchScript, traces and ONNX."""
+        raise NotImplementedError
+
+    @torch.jit.unused
+    def _in_chunks(self, image: Tensor, mask: Tensor | None) -> dict[str, Tensor]:
+        """The output bag by bag over the real instances, in chunks of them; without gradients."""
+        raise NotImplementedError

@@ -7,7 +7,7 @@ float32 or better; the large products run in the autocast type where autocast is
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -63,6 +63,33 @@ def split_rows(rows: Tensor) -> Iterator[Tensor]:
     step = CHUNK_ROWS.get(rows.device.type, 65536)
     for start in range(0, rows.shape[0], step):
         yield rows[start : start + step]
+
+
+def pool_bags(
+    image: Tensor, mask: Tensor | None, pool: Callable[[Iterable[Tensor]], tuple[Tensor, Tensor]]
+) -> tuple[Tensor, Tensor]:
+    """Pool bag by bag over the real instances, in chunks of them.
+
+    Args:
+        image: ``[b, d, n]``.
+        mask: True where an instance is real, ``[b, n]``, or None.
+        pool: from the chunks ``[m, d]`` of one bag to its vectors ``[h, i]`` and scores ``[h, n]``.
+
+    Returns:
+        The bags' vectors ``[b, h, i]`` and their scores ``[b, h, n]``, ``-inf`` on padding.
+    """
+    bags, scores = [], []
+    for index, rows in enumerate(image.mT):
+        places = None if mask is None else mask[index].nonzero().flatten()
+        bag, found = pool(split_rows(rows if places is None else rows[places]))
+        bags.append(bag)
+        scores.append(found if places is None else among_padding(found, places, len(rows)))
+    return torch.stack(bags), torch.stack(scores)
+
+
+def among_padding(scores: Tensor, places: Tensor, count: int) -> Tensor:
+    """Scores ``[h, m]`` of the instances at ``places`` ``[m]`` among ``count``: ``[h, count]``, ``-inf`` elsewhere."""
+    return scores.new_full((len(scores), count), -torch.inf).index_copy(1, places, scores)
 
 
 def compute_dtype(weight: Tensor) -> torch.dtype:

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from monai_mil.networks.attention_network import AttentionNetwork
-from monai_mil.networks.attention_pool import RunningPool, compute_dtype, split_rows
+from monai_mil.networks.attention_network import ChunkedAttentionNetwork
+from monai_mil.networks.attention_pool import RunningPool, among_padding, compute_dtype, split_rows
 from monai_mil.networks.columns import write_columns
 from monai_mil.networks.contract import check_chunks, exact_dtype, exact_matmul
 from monai_mil.networks.ct_reference import load_reference, size_of
@@ -23,7 +23,7 @@ REFERENCE_NAMES = {
 }
 
 
-class DSMIL(AttentionNetwork):
+class DSMIL(ChunkedAttentionNetwork):
     """One stream classifies instances, the other attends to those like the most suspicious one of each class.
 
     ``g_i = W x_i + b``; ``m_c = argmax_i g_ic``; ``q_i = tanh(W2 relu(W1 x_i + b1) + b2)``;
@@ -48,14 +48,6 @@ class DSMIL(AttentionNetwork):
         self.query1 = nn.Linear(in_channels, query_dim)
         self.query2 = nn.Linear(query_dim, query_dim)
         self.classifier = nn.Linear(num_classes * in_channels, num_classes)
-
-    def describe(self, image: Tensor, mask: Tensor | None) -> dict[str, Tensor]:
-        """See :meth:`MILNetwork.forward`."""
-        if torch.jit.is_scripting():
-            return self._whole(image, mask)
-        if torch.jit.is_tracing() or torch.compiler.is_compiling() or torch.is_grad_enabled():
-            return self._whole(image, mask)
-        return self._in_chunks(image, mask)
 
     @torch.jit.unused
     def attention_scores(self, image: Tensor, mask: Tensor | None, output: Mapping[str, Tensor]) -> Tensor:
@@ -101,7 +93,7 @@ class DSMIL(AttentionNetwork):
                 continue
             places = mask[index].nonzero().flatten()
             bag, *columns, critical = self._stream(partial(split_rows, rows[places]))
-            wide = [part.new_full((len(part), len(rows)), -torch.inf).index_copy(1, places, part) for part in columns]
+            wide = [among_padding(part, places, len(rows)) for part in columns]
             parts.append((bag, *wide, places[critical]))
         return self._answer(*(torch.stack(part) for part in zip(*parts, strict=True)))
 

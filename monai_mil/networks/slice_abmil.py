@@ -8,13 +8,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from monai_mil.networks.attention_network import AttentionNetwork
-from monai_mil.networks.attention_pool import RunningPool, compute_dtype, split_rows
+from monai_mil.networks.attention_network import ChunkedAttentionNetwork
+from monai_mil.networks.attention_pool import RunningPool, compute_dtype, pool_bags
 from monai_mil.networks.contract import check_chunks, exact_dtype, exact_matmul
 from monai_mil.networks.ct_reference import class_count, load_reference, reference_parameters, size_of
 
 
-class SliceABMIL(AttentionNetwork):
+class SliceABMIL(ChunkedAttentionNetwork):
     """Plain ABMIL (Ilse et al. 2018, Eq. 8) without a hidden layer, as the Normal Guidance paper pools slices.
 
     ``s_i = w^T tanh(V x_i + b) + b'``; ``a = softmax(s)`` over the slices; ``z = sum_i a_i x_i``;
@@ -36,14 +36,6 @@ class SliceABMIL(AttentionNetwork):
         self.hidden = nn.Linear(in_channels, attention_dim)
         self.score = nn.Linear(attention_dim, 1)
         self.classifier = nn.Linear(in_channels, num_classes)
-
-    def describe(self, image: Tensor, mask: Tensor | None) -> dict[str, Tensor]:
-        """See :meth:`MILNetwork.forward`."""
-        if torch.jit.is_scripting():
-            return self._whole(image, mask)
-        if torch.jit.is_tracing() or torch.compiler.is_compiling() or torch.is_grad_enabled():
-            return self._whole(image, mask)
-        return self._in_chunks(image, mask)
 
     @torch.jit.unused
     @torch.no_grad()
@@ -71,14 +63,8 @@ class SliceABMIL(AttentionNetwork):
     @torch.jit.unused
     def _in_chunks(self, image: Tensor, mask: Tensor | None) -> dict[str, Tensor]:
         """Bag by bag over the real instances, in chunks of them; without gradients."""
-        bags, scores = [], []
-        for index, rows in enumerate(image.mT):
-            real = slice(None) if mask is None else mask[index]
-            bag, real_scores = self._stream(split_rows(rows[real]))
-            bags.append(bag)
-            scores.append(real_scores.new_full((1, len(rows)), -torch.inf))
-            scores[-1][:, real] = real_scores
-        return self._answer(torch.cat(bags), torch.stack(scores))
+        pooled, scores = pool_bags(image, mask, self._stream)
+        return self._answer(pooled[:, 0], scores)
 
     @torch.jit.unused
     def _stream(self, chunks: Iterable[Tensor]) -> tuple[Tensor, Tensor]:

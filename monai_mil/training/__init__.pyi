@@ -15,7 +15,9 @@ from .gradient_clip import GradientClip
 from .guards import StopOnNaN, require_steps
 from .inferers import FullOutputInferer, StreamedInferer
 from .seeding import EpochSeeder
+from .skip_non_finite import SkipNonFinite
 from .survival import SurvivalRiskd
+from .time_bins import TimeBinsSaver, read_time_bins
 from .unpack import UnpackOutputd
 
 __all__ = [
@@ -28,9 +30,11 @@ __all__ = [
     "FullOutputInferer",
     "GradCAMInferer",
     "GradientClip",
+    "SkipNonFinite",
     "StopOnNaN",
     "StreamedInferer",
     "SurvivalRiskd",
+    "TimeBinsSaver",
     "UnpackOutputd",
     "finish_distributed",
     "prepare_bag_batch",
@@ -38,5 +42,6 @@ __all__ = [
     "prepare_positioned_bag_batch",
     "prepare_streamed_batch",
     "prepare_token_batch",
+    "read_time_bins",
     "require_steps",
 ]

@@ -99,7 +99,8 @@ class Anchor:
 
     def _follow(self, optimizer: Any, args: Any, kwargs: Any) -> None:
         overflow = getattr(optimizer, "found_inf", None)  # fused optimisers skip the step themselves
-        if overflow is None or not bool(overflow):
+        left_out = all(parameter.grad is None for parameter in self.online.parameters())
+        if not left_out and (overflow is None or not bool(overflow)):
             self.update()
 
 

@@ -1,7 +1,7 @@
 """How few tiles suffice where only the finest level tells: HAG-MIL against ABMIL on each level, and on tiles by chance.
 
 Synthetic slides whose lesions are small and lymph follicles but for the chromatin of their nuclei; tiles of 80 pixels
-at 0.5, 1 and 2 micrometres a pixel. The last rows give ABMIL as many tiles as HAG-MIL looks at, all of the finest level.
+at 0.5, 1 and 2 micrometres a pixel. The last rows give ABMIL as many tiles as HAG-MIL looks at, all of the finest one.
 """
 
 from __future__ import annotations

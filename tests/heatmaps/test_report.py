@@ -1,4 +1,5 @@
 import csv
+import json
 import re
 
 import numpy as np
@@ -222,3 +223,49 @@ def test_heatmaps_of_every_class_are_found_and_counted_by_slide(tmp_path):
     number = int(re.search(r'id="slide-(\d+)">\s*<div class="slide-head">\s*<h3>slide_1 · x', page)[1])
     assert f'<a href="#slide-{number}">slide_1</a>' in page
     assert len(re.findall(r'<section class="card" id="slide-', report(tmp_path, max_figures=2))) == 2
+
+
+def write_stability(path, divergences):
+    epochs = [
+        {"epoch": number, "jsd": jsd, "effective_tiles": 100.0 - number, "effective_share": 0.5, "cases": 3}
+        for number, jsd in enumerate([None, *divergences], 1)
+    ]
+    path.write_text(json.dumps({"epochs": epochs}))
+    return path
+
+
+def test_the_curve_of_attention_beside_the_predictions_is_shown(tmp_path):
+    write_table(tmp_path / "a.csv", ("normal", "tumor"))
+    assert "Stability of attention" not in report(tmp_path)
+    write_stability(tmp_path / "attention_stability.json", [1e-3, 1e-4])
+    page = report(tmp_path)
+    assert "Stability of attention" in page
+    assert page.count('class="line s0"') == 1 + 2  # of the ROC, and these
+
+
+def test_curves_of_several_runs_are_compared_by_name(tmp_path):
+    write_table(tmp_path / "a.csv", ("normal", "tumor"))
+    first = write_stability(tmp_path / "first.json", [1e-3, 1e-4, 1e-2])
+    second = write_stability(tmp_path / "second.json", [0.0, 0.0])
+    page = report(tmp_path, stability={"with <anchor>": first, "without": second})
+    assert page.count('class="line s1"') == 2
+    assert "with &lt;anchor&gt;</span>" in page
+    lines = [line.split() for line in re.findall(r'class="line s[01]" points="([\d., -]+)"', page)[-4:]]
+    assert [len(points) for points in lines] == [3, 2, 4, 3]  # divergence begins with the second epoch
+    heights = [float(point.split(",")[1]) for point in lines[0]]
+    assert heights[1] - heights[0] == pytest.approx(heights[0] - heights[2], abs=0.2)  # a decade up is one down
+
+
+@pytest.mark.parametrize(("text", "message"), [(None, "cannot be read"), ("{}", "no curve of a training")])
+def test_a_curve_that_is_none_is_named(tmp_path, text, message):
+    write_table(tmp_path / "a.csv", ("normal", "tumor"))
+    if text is not None:
+        (tmp_path / "curve.json").write_text(text)
+    with pytest.raises(CohortError, match=rf"attention stability '.*curve.json': {message}"):
+        report(tmp_path, stability={"a": tmp_path / "curve.json"})
+
+
+def test_risks_are_sent_to_the_survival_report(tmp_path):
+    (tmp_path / "a.csv").write_text("slide_id,patient_id,time,event,risk,survival_3\ns,p,1,1,-0.5,0.5\n")
+    with pytest.raises(CohortError, match=r"give its survival.json"):
+        report(tmp_path)

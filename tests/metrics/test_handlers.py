@@ -1,4 +1,4 @@
-"""AUROC as the key metric of a MONAI engine."""
+"""AUROC and macro-F1 as metrics of a MONAI engine."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import torch
 from monai.handlers import ROCAUC
+from sklearn.metrics import f1_score
 
-from monai_mil.metrics import AUROC, auroc
-from monai_mil.metrics.handlers import AUROCMetric, pred_and_label
+from monai_mil.metrics import AUROC, F1AUROC, MacroF1, auroc
+from monai_mil.metrics.handlers import BagMetric, pred_and_label
 
 
 def test_it_equals_monai_s_for_one_hot_labels() -> None:
@@ -35,20 +36,47 @@ def test_decollated_items_with_plain_number_labels_are_read() -> None:
 def test_multi_label_bags_with_unknown_labels_are_read() -> None:
     pred, label = torch.rand(10, 2), (torch.rand(10, 2) > 0.5).float()
     label[0, 0] = float("nan")
-    metric = AUROCMetric()
+    metric = BagMetric("AUROC", auroc)
     metric(pred, label)
     assert metric.aggregate() == pytest.approx(auroc(pred.numpy(), label.numpy()))
 
 
 def test_bags_of_one_class_warn_and_give_nan() -> None:
-    metric = AUROCMetric()
+    metric = BagMetric("AUROC", auroc)
     metric(torch.rand(4, 2), torch.ones(4, 1))
     with pytest.warns(UserWarning, match="4 bags all have the same label"):
         assert np.isnan(metric.aggregate())
 
 
 def test_a_network_that_has_diverged_has_no_auroc() -> None:
-    metric = AUROCMetric()
+    metric = BagMetric("AUROC", auroc)
     metric(torch.full((4, 2), torch.nan), torch.tensor([0, 0, 1, 1])[:, None])
     with pytest.warns(UserWarning, match="diverged"):
         assert np.isnan(metric.aggregate())
+
+
+def computed(handler: AUROC | MacroF1 | F1AUROC, pred: torch.Tensor, label: torch.Tensor) -> float:
+    handler.update(handler._output_transform({"pred": pred, "label": label}))
+    return handler.compute()
+
+
+def test_f1_is_macro_averaged_where_micro_would_be_the_accuracy() -> None:
+    pred = torch.tensor([[0.9, 0.1]] * 8 + [[0.6, 0.4], [0.3, 0.7]])
+    label = torch.tensor([0] * 8 + [1, 1])
+    chosen = pred.argmax(dim=1)
+    value = computed(MacroF1(), pred, label)
+    assert value == pytest.approx(f1_score(label, chosen, average="macro"))
+    micro = f1_score(label, chosen, average="micro")
+    assert micro == pytest.approx(0.9)
+    assert value < micro - 0.05
+
+
+def test_the_score_that_chooses_an_epoch_is_the_mean_of_macro_f1_and_auroc() -> None:
+    pred, label = torch.rand(20, 3).softmax(1), torch.arange(20) % 3
+    parts = computed(MacroF1(), pred, label), computed(AUROC(), pred, label)
+    assert computed(F1AUROC(), pred, label) == pytest.approx(sum(parts) / 2)
+
+
+def test_an_epoch_without_auroc_has_no_score() -> None:
+    with pytest.warns(UserWarning, match="no mean of macro F1 and AUROC: the 4 bags all have the same label"):
+        assert np.isnan(computed(F1AUROC(), torch.rand(4, 2), torch.ones(4)))

@@ -1,0 +1,84 @@
+"""The survival variant of the slide bundles: trained, evaluated and asked for risks, as a user does it."""
+
+import json
+
+import pytest
+
+from monai_mil.bags import make_survival_cohort
+from monai_mil.heatmaps import Heatmap, write_survival_report
+from tests.bundles.common import rows, run_bundle
+
+WIDTH = 32
+BAGS = {"encoder": "synthetic", "in_channels": WIDTH}
+EPOCHS = {"pathology_asmil": 6, "mil_baselines": 3}
+
+
+@pytest.fixture(scope="module")
+def cohort(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("survival")
+    return make_survival_cohort(folder, num_bags=150, width=WIDTH, bag_size=(20, 60), seed=0).parent
+
+
+def train_and_evaluate(name, cohort, folder, *overlays, **options):
+    options = {**BAGS, "dataset_dir": cohort, "ckpt_dir": folder / "models", "output_dir": folder / "eval"} | options
+    train = ["train", *overlays, "survival"]
+    log = run_bundle(name, train, cwd=folder, **options).stdout
+    run_bundle(name, [*train, "evaluate", "evaluate_survival"], cwd=folder, **options)
+    return log
+
+
+@pytest.fixture(scope="module", params=sorted(EPOCHS))
+def trained(request, cohort, tmp_path_factory):
+    folder = tmp_path_factory.mktemp(request.param)
+    options = {"optimizer::lr": 0.001, "train::trainer::max_epochs": EPOCHS[request.param]}
+    return request.param, folder, train_and_evaluate(request.param, cohort, folder, **options)
+
+
+def test_a_planted_risk_is_found_on_the_test_split_and_lifelines_agrees(trained, cohort):
+    from lifelines.utils import concordance_index
+
+    _, folder, log = trained
+    assert "val_concordance" in log
+    report = json.loads((folder / "eval" / "survival.json").read_text())
+    test = {row["patient_id"]: row for row in rows(cohort / "cohort.csv") if row["split"] == "test"}
+    found = rows(folder / "eval" / "survival.csv")
+    assert {row["patient_id"] for row in found} == test.keys()
+    assert report["concordance"]["value"] >= 0.75
+    columns = ([float(row[name]) for row in found] for name in ("time", "risk", "event"))
+    time, risk, event = columns
+    assert concordance_index(time, [-value for value in risk], event) == pytest.approx(report["concordance"]["value"])
+    metrics = dict(line.split(",") for line in (folder / "eval" / "metrics.csv").read_text().splitlines())
+    assert float(metrics["val_concordance"]) == pytest.approx(report["concordance"]["value"])
+    assert report["log_rank"]["p_value"] < 0.05
+    assert write_survival_report(folder / "eval" / "survival.json", folder / "report.html").stat().st_size > 10_000
+
+
+def test_every_slide_has_its_risk_and_a_falling_survival_curve(trained):
+    _, folder, _ = trained
+    edges = json.loads((folder / "models" / "time_bins.json").read_text())["edges"]
+    names = [f"survival_{edge:g}" for edge in edges[1:-1]]
+    for row in rows(folder / "eval" / "predictions.csv"):
+        curve = [float(row[name]) for name in names]
+        assert curve == sorted(curve, reverse=True)
+        assert float(row["risk"]) == pytest.approx(-sum(curve), abs=1e-4)
+        assert row["event"] in ("0", "1")
+
+
+def test_inference_needs_no_follow_up_and_gives_the_risks_of_the_evaluation(trained, cohort, tmp_path):
+    name, folder, _ = trained
+    options = {**BAGS, "dataset_dir": cohort, "output_dir": tmp_path, "ckpt_path": folder / "models" / "model.pt"}
+    options |= {"heatmap_formats": "[]"}
+    run_bundle(name, ["inference", "inference_heatmap", "inference_survival"], cwd=tmp_path, **options)
+    found = {row["slide_id"]: row for row in rows(tmp_path / "predictions.csv")}
+    assert found.keys() == {path.stem for path in (cohort / "bags").glob("*.h5")}
+    for row in rows(folder / "eval" / "predictions.csv"):
+        assert float(found[row["slide_id"]]["risk"]) == pytest.approx(float(row["risk"]), abs=1e-4)
+        assert found[row["slide_id"]]["time"] == found[row["slide_id"]]["event"] == ""
+    heatmap = Heatmap.load(tmp_path / "heatmaps" / "bag_000.h5")
+    assert heatmap.attributes["prediction"] == f"risk {float(found['bag_000']['risk']):.3g}"
+
+
+def test_a_method_with_further_losses_learns_survival_from_its_bags_beside_the_anchor(cohort, tmp_path):
+    options = {"method": "clam_mb", "train::trainer::max_epochs": 1}
+    train_and_evaluate("mil_baselines", cohort, tmp_path, "anchor", **options)
+    assert 0 < json.loads((tmp_path / "eval" / "survival.json").read_text())["concordance"]["value"] <= 1
