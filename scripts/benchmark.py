@@ -19,7 +19,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-NAMES = ("tiles", "tissue", "scans", "embed", "store", "network", "insight", "asmil", "heatmap", "start")
+NAMES = ("tiles", "tissue", "scans", "embed", "store", "network", "insight", "asmil", "hagmil", "heatmap", "start")
 
 
 def main() -> int:

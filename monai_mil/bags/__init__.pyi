@@ -29,6 +29,7 @@ from .synthetic_mask import tile_truth
 from .synthetic_scan import lesion_truth, make_scan_cohort
 from .synthetic_survival import make_survival_cohort
 from .synthetic_tokens import make_token_scan_cohort
+from .synthetic_trees import make_tree_cohort
 from .transforms import EmbedScand, EmbedSlided, SampleInstancesd
 
 __all__ = [
@@ -72,6 +73,7 @@ __all__ = [
     "make_slide_cohort",
     "make_survival_cohort",
     "make_token_scan_cohort",
+    "make_tree_cohort",
     "read_classic",
     "read_cohort",
     "read_survival_cohort",

@@ -16,17 +16,19 @@ from monai_mil.metrics.handlers import pred_and_label
 
 
 def log_loss(prob: Tensor, label: Tensor, highest: float = 1.0) -> float:
-    """Mean over the bags of the binary cross-entropy, itself the mean over the labels of a bag that are known.
+    """Mean cross-entropy of the bags: of their one class, or the mean over those of a bag's labels that are known.
 
     Args:
-        prob: of the positive class or of every label, ``[b, c]``.
-        label: 0, 1 or NaN (unknown), ``[b, c]``; bags without a known label are left out.
+        prob: of the positive class, of every label, or of every class of which a bag has one, ``[b, c]``.
+        label: 0, 1 or NaN (unknown), ``[b, c]``, or class indices ``[b, 1]``; bags without a known label are left out.
         highest: probabilities above count as this one.
 
     Returns:
         The loss; NaN if no label is known. Logarithms end at -100, as torch's do.
     """
     prob, label = prob.double().clamp(max=highest), label.double()
+    if label.shape[1] < prob.shape[1]:
+        prob, label = prob.gather(1, label.nan_to_num().long()), label * 0 + 1
     known = ~torch.isnan(label)
     terms = torch.where(label > 0, prob.log(), torch.log1p(-prob)).clamp(min=-100)
     losses = torch.where(known, -terms, 0.0).sum(dim=1) / known.sum(dim=1)
@@ -64,8 +66,8 @@ class LogLossMetric(CumulativeIterationMetric):
 class LogLoss(IgniteMetricHandler):
     """A key metric that is better the lower it is: the bag loss without weights and label smoothing.
 
-    Reads ``pred`` (probabilities of the positive class, or of every label) and ``label`` from the engine's output,
-    decollated or not. Give :class:`~monai_mil.training.BestModel` and ``EarlyStop`` ``mode="min"``.
+    Reads ``pred`` (probabilities of the positive class, of every label or of every class) and ``label`` from the
+    engine's output, decollated or not. Give :class:`~monai_mil.training.BestModel` and ``EarlyStop`` ``mode="min"``.
 
     Args:
         highest: probabilities above count as this one; the default is where INSIGHT's training loss ends.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -59,7 +58,7 @@ class IAT(MILNetwork):
         dropout: of ``g`` and of the gates.
         attention_dropout: of the Nystroem attention's result.
         residual_scale: ``omega``, see :data:`monai_mil.networks.iat_block.RESIDUAL_SCALE`.
-        checkpoint: keep the blocks' inputs only while training, and compute everything else a second time.
+        checkpoint: keep what comes out of the blocks' steps only while training, and do each step a second time.
         mask_padding: see :class:`monai_mil.networks.nystrom.NystromAttention`; a deviation from the paper.
     """
 
@@ -79,7 +78,6 @@ class IAT(MILNetwork):
     ) -> None:
         super().__init__(num_classes)
         self.sampled = sampled
-        self.checkpoint = checkpoint
         widths = [in_channels, *hidden_dims]
         self.blocks = nn.ModuleList(
             IATBlock(
@@ -92,6 +90,7 @@ class IAT(MILNetwork):
                 dropout,
                 attention_dropout,
                 mask_padding,
+                checkpoint,
             )
             for width, channels in zip(widths, hidden_dims, strict=False)
         )
@@ -121,11 +120,7 @@ class IAT(MILNetwork):
         scores, instances = tokens, tokens
         bags: list[Tensor] = []
         for block in self.blocks:
-            if torch.jit.is_scripting():
-                tokens, bag, scores, instances = block(self._cast(tokens))
-            else:
-                step: Any = block.checkpointed if self.checkpoint and torch.is_grad_enabled() else block
-                tokens, bag, scores, instances = step(self._cast(tokens))
+            tokens, bag, scores, instances = block(tokens.to(self.classifier.weight.dtype))
             bags.append(bag)
         bag = (exact_matmul(torch.stack(bags, dim=2), self.fusion.weight.T) + self.fusion.bias).squeeze(2)
         output = {
@@ -136,9 +131,6 @@ class IAT(MILNetwork):
             "instance_logits": self.branch(instances[:, None]),
         }
         return self._with_extremes(output)
-
-    def _cast(self, tokens: Tensor) -> Tensor:
-        return tokens.to(self.classifier.weight.dtype)
 
     def _with_extremes(self, output: dict[str, Tensor]) -> dict[str, Tensor]:
         if self.sampled == 0:

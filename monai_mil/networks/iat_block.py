@@ -39,6 +39,7 @@ class IATBlock(nn.Module):
         dropout: of ``g`` and both gates.
         attention_dropout: of the Nystroem attention's result.
         mask_padding: see :class:`NystromAttention`.
+        checkpoint: keep what comes out of the block's steps only while training, and do each step a second time.
     """
 
     def __init__(
@@ -52,6 +53,7 @@ class IATBlock(nn.Module):
         dropout: float = 0.25,
         attention_dropout: float = 0.3,
         mask_padding: bool = False,
+        checkpoint: bool = False,
     ) -> None:
         super().__init__()
         self.attention_dim = attention_dim
@@ -60,8 +62,13 @@ class IATBlock(nn.Module):
         self.project = nn.Linear(in_channels, channels)
         self.norm_project = nn.LayerNorm(channels)
         self.norm_attention = nn.LayerNorm(channels)
+        self.checkpoint = checkpoint
         self.attention = NystromAttention(
-            channels, landmarks=channels // 2, dropout=attention_dropout, mask_padding=mask_padding
+            channels,
+            landmarks=channels // 2,
+            dropout=attention_dropout,
+            mask_padding=mask_padding,
+            checkpoint=checkpoint,
         )
         self.norm = nn.LayerNorm(channels)
         self.instance = nn.Linear(channels, instance_channels)
@@ -77,18 +84,24 @@ class IATBlock(nn.Module):
         """
         if torch.jit.is_scripting():
             return self._whole(tokens)
-        if torch.jit.is_tracing() or torch.compiler.is_compiling() or torch.is_grad_enabled():
+        if torch.jit.is_tracing() or torch.compiler.is_compiling():
             return self._whole(tokens)
-        return self._in_chunks(tokens)
+        return self._with_gradients(tokens) if torch.is_grad_enabled() else self._in_chunks(tokens)
 
     @torch.jit.unused
-    def checkpointed(self, tokens: Tensor) -> BlockOutput:
-        """:meth:`forward` that keeps its input only and computes the rest again when gradients are due."""
-        return checkpoint(self._whole, tokens, use_reentrant=False)
+    def _with_gradients(self, tokens: Tensor) -> BlockOutput:
+        return self._in_steps(tokens) if self.checkpoint else self._whole(tokens)
+
+    @torch.jit.unused
+    def _in_steps(self, tokens: Tensor) -> BlockOutput:
+        """The same, keeping what comes out of every step only; steps are done a second time when gradients are due."""
+        tokens = checkpoint(self._enter, tokens, use_reentrant=False)
+        tokens = checkpoint(self._attend, tokens, use_reentrant=False)
+        instances, scores = checkpoint(self._look, tokens, use_reentrant=False)
+        return tokens, self._pool(tokens, scores), scores, instances
 
     def _whole(self, tokens: Tensor) -> BlockOutput:
-        tokens = self._enter(tokens)
-        tokens = self.residual_scale * tokens + self.attention(self.norm_attention(tokens))
+        tokens = self._attend(self._enter(tokens))
         instances, scores = self._look(tokens)
         return tokens, self._pool(tokens, scores), scores, instances
 
@@ -106,6 +119,9 @@ class IATBlock(nn.Module):
 
     def _enter(self, tokens: Tensor) -> Tensor:
         return F.gelu(self.norm_project(self.project(tokens)))
+
+    def _attend(self, tokens: Tensor) -> Tensor:
+        return self.residual_scale * tokens + self.attention(self.norm_attention(tokens))
 
     def _look(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """``g`` and the scores."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from monai_mil.networks.attention_pool import compute_dtype
 from monai_mil.networks.contract import exact_dtype, exact_matmul
@@ -36,6 +37,7 @@ class NystromAttention(nn.Module):
         dropout: on the result in training.
         mask_padding: put no zeros in front; landmarks are then the means of nearly equal groups, and as many as there
             are tokens where those are fewer than ``m``. The reference has no such thing. Cannot be exported to ONNX.
+        checkpoint: of the pseudo-inverse's steps keep the results only while training, and do each a second time.
 
     Raises:
         ValueError: ``heads`` does not divide ``channels``.
@@ -50,6 +52,7 @@ class NystromAttention(nn.Module):
         kernel: int = 33,
         dropout: float = 0.0,
         mask_padding: bool = False,
+        checkpoint: bool = False,
     ) -> None:
         super().__init__()
         if channels % heads:
@@ -59,6 +62,7 @@ class NystromAttention(nn.Module):
         self.iterations = iterations
         self.dropout = dropout
         self.mask_padding = mask_padding
+        self.checkpoint = checkpoint
         self.project = nn.Linear(channels, 3 * channels, bias=False)
         self.output = nn.Linear(channels, channels)
         self.mix = nn.Conv1d(heads, heads, kernel, padding=kernel // 2, groups=heads, bias=False)
@@ -220,7 +224,7 @@ class NystromAttention(nn.Module):
         """``Z gathered``."""
         scale = query_marks.shape[3] ** -0.5
         between = torch.softmax(exact_matmul(query_marks, key_marks.transpose(2, 3)) * scale, dim=3)
-        return exact_matmul(pseudo_inverse(between, self.iterations), gathered)
+        return exact_matmul(pseudo_inverse(between, self.iterations, self.checkpoint), gathered)
 
     def _mix(self, value: Tensor) -> Tensor:
         """The convolution of every channel along the tokens, with its head's kernel, ``[b, h, n, e]``.
@@ -254,20 +258,35 @@ def _pad_exported(tokens: Tensor, landmarks: int) -> tuple[Tensor, int]:
     return padded, pad
 
 
-def pseudo_inverse(matrix: Tensor, iterations: int) -> Tensor:
+def pseudo_inverse(matrix: Tensor, iterations: int, keep_little: bool = False) -> Tensor:
     """Iterative Moore-Penrose inverse of Razavi et al., of matrices ``[b, h, m, m]``; float32 or better.
 
     ``Z <- Z (13 I - S (15 I - S (7 I - S))) / 4`` with ``S = A Z``, from ``A^T`` over the product of the largest row
     and column sum that any head of the bag has. Six iterations do not converge for hundreds of landmarks; the methods
     are defined with them as they are.
+
+    Args:
+        matrix: ``A``.
+        iterations: how many.
+        keep_little: keep one matrix an iteration for the gradient in place of six, for a third more work.
     """
     matrix = matrix.to(exact_dtype(matrix.dtype))
     rows = matrix.abs().sum(dim=3).amax(dim=[1, 2])
     columns = matrix.abs().sum(dim=2).amax(dim=[1, 2])
     inverse = matrix.transpose(2, 3) / (rows * columns)[:, None, None, None]
-    one = torch.eye(matrix.shape[3], dtype=matrix.dtype, device=matrix.device)
     for _ in range(iterations):
-        product = exact_matmul(matrix, inverse)
-        inner = 15 * one - exact_matmul(product, 7 * one - product)
-        inverse = 0.25 * exact_matmul(inverse, 13 * one - exact_matmul(product, inner))
+        if torch.jit.is_scripting():
+            inverse = _closer(matrix, inverse)
+        elif keep_little and torch.is_grad_enabled():
+            inverse = checkpoint(_closer, matrix, inverse, use_reentrant=False, preserve_rng_state=False)
+        else:
+            inverse = _closer(matrix, inverse)
     return inverse
+
+
+def _closer(matrix: Tensor, inverse: Tensor) -> Tensor:
+    """One iteration."""
+    one = torch.eye(matrix.shape[3], dtype=matrix.dtype, device=matrix.device)
+    product = exact_matmul(matrix, inverse)
+    inner = 15 * one - exact_matmul(product, 7 * one - product)
+    return 0.25 * exact_matmul(inverse, 13 * one - exact_matmul(product, inner))

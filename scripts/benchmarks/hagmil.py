@@ -6,7 +6,9 @@ Every variant runs in a process of its own, on one thread and the same bag; thei
 from __future__ import annotations
 
 import argparse
+import tempfile
 import time
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -14,14 +16,21 @@ from torch import Tensor
 from benchmarks.harness import Figure
 from benchmarks.iat_plain import PlainIAT
 from benchmarks.memory import in_a_process, peak_growth
-from monai_mil.networks import IAT
+from benchmarks.tiles import write_synthetic_slide
+from monai_mil.bags import EmbedSettings, tree_slide
+from monai_mil.bags.descend_slide import TreeFeatures
+from monai_mil.bags.stream_slide import SlideFeatures
+from monai_mil.encoders import get_encoder
+from monai_mil.networks import HAGMIL, IAT
+from monai_mil.slides import open_slide
 
 _N, _WIDTH = 16_000, 1024
+_SLIDE, _TILE, _OPENED = 22_528, 64, 1000
 
 
 def run() -> list[Figure]:
     _check_equal()
-    return _network()
+    return _network() + _slide()
 
 
 def _check_equal() -> None:
@@ -55,6 +64,37 @@ def _network() -> list[Figure]:
         ),
         Figure("  memory of it", memory["ours-infer"], "MB"),
         Figure("  share of explicit matrices'", memory["ours-infer"] / memory["plain-infer"], "fraction", "<= 0.45"),
+    ]
+
+
+def _slide() -> list[Figure]:
+    """A slide of thousands of coarse tiles, its finer ones encoded where attention leads or all of them."""
+    torch.manual_seed(0)
+    encoder = get_encoder("texture")
+    network = HAGMIL(encoder.width, 2, k_eval=_OPENED, hidden_dims=(64, 96, 32, 64)).eval()
+    settings = EmbedSettings(_TILE, 0.5, levels=3)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "slide.tif"
+        write_synthetic_slide(path, _SLIDE)
+        with open_slide(path) as slide:
+            started = time.perf_counter()
+            tree, _ = tree_slide(slide, settings)
+            levels = [SlideFeatures(slide, grid, encoder, 256, "cpu") for grid in tree.grids]
+            lazy = network.descend([TreeFeatures(level) for level in levels])
+            lazy_seconds = time.perf_counter() - started
+            started = time.perf_counter()
+            features = torch.cat([batch for level in levels for batch in level])
+            with torch.no_grad():
+                whole = network(features.T[None], return_dict=True)
+            whole_seconds = time.perf_counter() - started
+    torch.testing.assert_close(lazy["logits"], whole["logits"], rtol=0, atol=1e-5)
+    torch.testing.assert_close(lazy["instance_scores"], whole["instance_scores"])
+    seen = int(lazy["attention_logits"].isfinite().sum())
+    return [
+        Figure("HAG-MIL on a slide, coarsest tiles of it", len(tree.grids[0]), "tiles", ">= 2500"),
+        Figure(f"  encoded with {_OPENED} opened a level, of all", seen / len(tree), "fraction", "<= 0.25"),
+        Figure("  raw slide to answer, lazily", lazy_seconds, "s"),
+        Figure("  all tiles encoded takes longer by", whole_seconds / lazy_seconds, "times"),
     ]
 
 

@@ -34,16 +34,24 @@ def network_width(name: str) -> int:
     return metadata(name)["network_data_format"]["inputs"]["image"]["num_channels"]
 
 
-def bag_shape(name: str, instances: int) -> list[int]:
-    """Shape of a batch of one bag: ``[1, d, n]``, with the token grid where the network takes one."""
-    spatial = metadata(name)["network_data_format"]["inputs"]["image"]["spatial_shape"]
-    return [1, network_width(name), instances, *spatial[1:]]
+def bag_shape(name: str, size: int) -> list[int]:
+    """Shape of a batch of one bag: ``[1, d, n]``, with the token grid where the network takes one.
+
+    ``size`` is the number of instances, of a packed bag that of tiles of its coarsest level.
+    """
+    first, *grid = metadata(name)["network_data_format"]["inputs"]["image"]["spatial_shape"]
+    return [1, network_width(name), size * _unit(first), *grid]
+
+
+def _unit(length: str) -> int:
+    """1 where the metadata let a bag have any length, else the number of which its length is a multiple."""
+    return 1 if length == "*" else int(length.removesuffix("*n"))
 
 
 def affordable(name: str, instances: int) -> int:
-    """So many instances, or as many as hold the tokens of so many tiles of 14 x 14: seconds, not minutes."""
-    tokens = math.prod(bag_shape(name, 1)[3:])
-    return min(instances, max(1, instances * 196 // tokens))
+    """The size of a bag of so many instances, or of one that holds as many tokens as so many tiles of 14 x 14 do."""
+    shape = bag_shape(name, 1)
+    return max(1, min(instances // shape[2], instances * 196 // math.prod(shape[3:])))
 
 
 @dataclass(frozen=True)
@@ -56,6 +64,7 @@ class Example:
         case_id: name of the column that names the cases.
         overrides: what else of the configs differs from a user's run, so that three epochs are enough to learn.
         bags: what the bags are that inference must know too.
+        bag_folder: where the cohort has a file of every case.
     """
 
     cohort: Callable[[Path, int], Path]
@@ -63,6 +72,7 @@ class Example:
     case_id: str = "slide_id"
     overrides: Mapping[str, Any] = field(default_factory=dict)
     bags: Mapping[str, Any] = field(default_factory=dict)
+    bag_folder: str = "bags"
 
     def options(self, cohort: Path, folder: Path) -> dict[str, Any]:
         """Keys of the configs for a run that writes into ``folder``."""
@@ -107,6 +117,12 @@ def planted_scans(folder: Path, width: int) -> Path:
     return make_shifted_mean_cohort(folder, recipe, scans=(48, 24, 24), seeds=(1, 2, 3))
 
 
+def planted_trees(folder: Path, width: int) -> Path:
+    from monai_mil.bags import make_tree_cohort
+
+    return make_tree_cohort(folder, num_bags=48, width=width, seed=0)
+
+
 EXAMPLES = {
     "ct_insight": Example(
         planted_token_scans,
@@ -120,6 +136,11 @@ EXAMPLES = {
     ),
     "mil_baselines": Example(planted_bags),
     "pathology_asmil": Example(densely_planted_bags, overrides={"optimizer::lr": 0.003}),
+    "pathology_hagmil": Example(
+        planted_trees,
+        overrides={"optimizer::lr": 0.003, "train::trainer::accumulation_steps": 1},
+        bag_folder="bags/level_2",
+    ),
     "pathology_insight": Example(planted_tokens, overrides={"optimizer::lr": 0.001}),
 }
 

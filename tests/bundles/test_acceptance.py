@@ -103,7 +103,7 @@ def test_metadata_says_what_the_zoo_checks(name):
 def test_the_network_takes_a_bag_of_any_size(name, instances):
     meta, inference = config(name, "metadata")[0], config(name, "inference")[0]
     many = affordable(name, instances)
-    verify_net_in_out(net_id="network_def", meta_file=meta, config_file=inference, device="cpu", any=many)
+    verify_net_in_out(net_id="network_def", meta_file=meta, config_file=inference, device="cpu", any=many, n=many)
 
 
 def test_torchscript_answers_as_the_network_does(name, tmp_path):

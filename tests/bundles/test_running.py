@@ -78,7 +78,7 @@ def infer(name, cohort, trained, folder, **options):
 def test_inference_needs_nothing_but_bags_and_writes_one_row_a_case(name, trained, cohort, tmp_path):
     infer(name, cohort, trained, tmp_path)
     found = predictions(name, tmp_path)
-    assert found.keys() == {path.stem for path in (cohort / "bags").glob("*.h5")}
+    assert found.keys() == {path.stem for path in (cohort / EXAMPLES[name].bag_folder).glob("*.h5")}
     for row in found.values():
         assert sum(float(row[f"prob_{label}"]) for label in EXAMPLES[name].classes) == pytest.approx(1, abs=1e-4)
 
@@ -165,7 +165,7 @@ def test_the_exported_bundle_needs_only_its_own_folder(name, trained, cohort, tm
         "import monai_mil, sys; from monai.bundle import verify_net_in_out, run, load;"
         f"assert monai_mil.__file__.startswith({str(exported)!r}), monai_mil.__file__;"
         "args = dict(net_id='network_def', meta_file='configs/metadata.json', config_file='configs/inference.json');"
-        f"[verify_net_in_out(**args, device='cpu', any=n) for n in {(1, 2, affordable(name, 5000))}];"
+        f"[verify_net_in_out(**args, device='cpu', any=n, n=n) for n in {(1, 2, affordable(name, 5000))}];"
         f"run(config_file='configs/inference.json', dataset_dir={str(cohort)!r},"
         f"encoder='synthetic', output_dir='eval', **{dict(EXAMPLES[name].bags)})"
     )
@@ -178,7 +178,7 @@ def test_the_exported_bundle_needs_only_its_own_folder(name, trained, cohort, tm
 @pytest.mark.parametrize(
     "verb",
     [
-        ["verify_net_in_out", "--net_id", "network_def", "--any", "777", "--device", "cpu"],
+        ["verify_net_in_out", "--net_id", "network_def", "--any", "777", "--n", "7", "--device", "cpu"],
         ["ckpt_export", "--net_id", "network_def", "--filepath", "{out}/model.ts", "--ckpt_file", "models/model.pt"],
     ],
 )

@@ -45,3 +45,14 @@ def test_a_monai_engine_reports_it_over_the_whole_epoch():
 def test_a_run_that_has_diverged_has_no_loss_and_says_so():
     with pytest.warns(UserWarning, match="no loss"):
         assert math.isnan(epoch(torch.tensor([[NAN], [0.4]]), torch.tensor([1, 0])))
+
+
+def test_class_indices_are_told_from_labels() -> None:
+    torch.manual_seed(0)
+    logits, label = torch.randn(20, 3), torch.randint(3, (20, 1))
+    expected = torch.nn.functional.cross_entropy(logits, label[:, 0]).item()
+    assert log_loss(logits.softmax(dim=1), label) == pytest.approx(expected, abs=1e-6)
+    unknown = label.double()
+    unknown[5:] = torch.nan
+    expected = torch.nn.functional.cross_entropy(logits[:5], label[:5, 0]).item()
+    assert log_loss(logits.softmax(dim=1), unknown) == pytest.approx(expected, abs=1e-6)
