@@ -38,7 +38,7 @@ class IAT(MILNetwork):
     """Blocks of Nystroem attention, each with a gated attention pooling of its own; the bag vectors are mixed.
 
     Tokens pass from block to block (:class:`IATBlock`); every block gives a vector of the bag; ``z = sum_i w_i bag_i +
-    beta`` with learned ``w_i`` and one scalar ``beta``; ``logits = C z + c`` (Eq. 13). There is no position code, yet
+    beta`` with learned ``w_i`` and one scalar ``beta``; ``logits = C z + c``. There is no position code, yet
     the order of the instances matters: landmarks are means of consecutive tokens, and a convolution runs along them.
     A two-way classifier of every class looks at ``g`` of the last block, as in CLAM.
 
