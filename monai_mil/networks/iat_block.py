@@ -23,7 +23,7 @@ BlockOutput = tuple[Tensor, Tensor, Tensor, Tensor]
 
 
 class IATBlock(nn.Module):
-    """``x = gelu(LN(W t))``, ``x = omega x + Nystroem(LN(x))``, and gated attention pooling of ``x`` (HAG-MIL, Eq. 10, 11).
+    """``x = gelu(LN(W t))``, ``x = omega x + Nystroem(LN(x))``, gated attention pooling of ``x`` (HAG-MIL, Eq. 10, 11).
 
     ``y = LN(x)``; ``g = dropout(gelu(W y))``; ``a = w^T (dropout(tanh(V g)) * dropout(sigmoid(U g)))``;
     ``bag = gelu(LN(W LN(sum_i softmax(a)_i x_i)))`` with the ``LN`` of ``y``. The paper's equations have no softmax and
