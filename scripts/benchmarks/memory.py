@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import re
 import subprocess
 import sys
@@ -45,10 +46,17 @@ def private_peak_growth(step: Callable[[], object]) -> float:
     return highest[0] - base
 
 
-def in_a_process(module: str, *arguments: str) -> float:
-    """The number that ``python -m module arguments`` prints last."""
+def in_a_process(module: str, *arguments: str, **environment: str) -> float:
+    """The number that ``python -m module arguments`` prints last, with these environment variables."""
     command = [sys.executable, "-W", "ignore", "-m", module, *arguments]
-    result = subprocess.run(command, cwd=Path(__file__).parents[1], capture_output=True, text=True, check=False)
+    result = subprocess.run(
+        command,
+        cwd=Path(__file__).parents[1],
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     if result.returncode:
         raise RuntimeError(f"{' '.join(command)} failed:\n{result.stderr}")
     return float(result.stdout.split()[-1])
