@@ -84,3 +84,50 @@ def test_tiles_by_chance_are_as_many_as_hagmil_sees_and_keep_their_places(monkey
             rows = [places[tuple(place)] for place in drawn.coords.tolist()]
             assert len(set(rows)) == len(rows)
             np.testing.assert_array_equal(drawn.features(), bag.features()[rows])
+
+
+@pytest.fixture
+def stability(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
+    from experiments import attention_stability
+
+    return attention_stability
+
+
+def stability_run(jsd, tiles, probabilities):
+    """What one run of one seed leaves: two epochs and twelve test slides of twelve patients."""
+    epochs = [{"epoch": 1, "jsd": None, "effective_tiles": tiles, "effective_share": 1.0, "cases": 3}]
+    epochs.append({**epochs[0], "epoch": 2, "jsd": jsd})
+    rows = [
+        {"patient_id": f"p{index}", "label": ("normal", "tumor")[index % 2], "prob_tumor": str(value)}
+        for index, value in enumerate(probabilities)
+    ]
+    return {
+        "attention_stability": {"epochs": epochs},
+        "metrics": {"auroc": {"value": 1.0}},
+        "localisation": {"dice": {"value": 0.5}},
+        "predictions": rows,
+    }
+
+
+def test_arms_are_compared_slide_by_slide_over_the_same_seeds(stability):
+    right, wrong = [0.1, 0.9] * 6, [0.9, 0.1] * 6
+    plain = [stability_run(1e-2, 9.0, right), stability_run(3e-2, 7.0, wrong)]
+    assert vars(stability._paired(plain, plain)) == {"value": 0, "low": 0, "high": 0}
+    better = stability._paired([stability_run(0, 9, right)] * 2, plain)
+    assert (better.value, better.low, better.high) == (0.5, 0.5, 0.5)
+    first, second = stability._mean_curve([each["attention_stability"]["epochs"] for each in plain])
+    assert first.jsd != first.jsd
+    assert (second.epoch, second.jsd, second.effective_tiles, second.cases) == (2, pytest.approx(2e-2), 8.0, 3)
+
+
+def test_the_table_of_the_arms_gives_every_figure_and_the_price_of_the_anchor(stability):
+    runs = {name: [stability_run(10.0**-index, 9, [0.1, 0.9] * 6)] * 2 for index, name in enumerate(stability.ARMS)}
+    curves = {
+        name: stability._mean_curve([each["attention_stability"]["epochs"] for each in arm])
+        for name, arm in runs.items()
+    }
+    lines = stability._table(runs, curves).splitlines()
+    assert lines[2] == "| without anchor | 1.0e+00 | 9.0 | 1.000 ± 0.000 |  | 0.500 ± 0.000 |"
+    assert lines[4].startswith("| anchor, beta 1 | 1.0e-02 | 9.0 | 1.000 ± 0.000 | +0.000 (+0.000 to +0.000) |")
+    assert "12 test slides" in lines[-1]

@@ -78,13 +78,11 @@ def _table(runs: dict[str, list[dict[str, Any]]], curves: dict[str, list[EpochSt
         lead = "" if arm is plain else _signed(_paired(arm, plain))
         cells = [name, f"{divergence:.1e}", f"{curves[name][-1].effective_tiles:.1f}", _spread(aurocs), lead]
         lines.append(f"| {' | '.join([*cells, _spread(dice)])} |")
-    cases = len(plain[0]["predictions"])
-    lines += [
-        "",
-        f"{cases} test slides; mean ± standard deviation of {len(SEEDS)} seeds. The difference is the mean of",
-    ]
-    lines += ["the seeds with its 95 % interval, patients drawn again, the same for both arms."]
-    return "\n".join(lines)
+    note = (
+        f"{len(plain[0]['predictions'])} test slides; mean ± standard deviation of {len(SEEDS)} seeds. The difference "
+        "is the mean of the seeds with its 95 % interval, patients drawn again, the same for both arms."
+    )
+    return "\n".join([*lines, "", note])
 
 
 def _paired(arm: Sequence[dict[str, Any]], plain: Sequence[dict[str, Any]]) -> Interval:
