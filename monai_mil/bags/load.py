@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any, Literal
 
@@ -9,6 +10,7 @@ import torch
 from monai.config import KeysCollection
 from monai.data.meta_tensor import MetaTensor
 from monai.transforms import MapTransform
+from torch import Tensor
 
 from monai_mil.bags.file import BagFile
 from monai_mil.bags.info import BagInfo
@@ -17,6 +19,8 @@ from monai_mil.bags.storage import MappedFeatures
 from monai_mil.bags.transforms import bag_meta, bag_tensor, places
 from monai_mil.errors import BagError, NoTissueError
 from monai_mil.scans import Depth, SlicePreset
+
+logger = logging.getLogger(__name__)
 
 _ROWS_CHECKED = 64
 
@@ -49,12 +53,16 @@ class LoadBagd(MapTransform):
             that do not come from scans are taken whatever it says.
         depth_mode: how the layers were made, see ``scans.Depth``.
         lungs: method by which these scans were blanked outside the lungs, None if they were not; ``"any"`` as above.
+        non_finite: what happens to an instance with a feature that is NaN or infinite: ``"raise"`` refuses the bag,
+            ``"drop"`` leaves the instance out, ``"zero"`` sets its features to 0; the last two warn. Bags that stay in
+            the file (``mapped``) are always refused.
 
     Raises:
         BagError: the file is unreadable or empty, of another width, grid, encoder, preset, depth or lungs, made with
-            other weights or preprocessing of the encoder than the first file that was loaded, or holds NaN; names the
-            file.
+            other weights or preprocessing of the encoder than the first file that was loaded, or holds NaN (see
+            ``non_finite``); names the file.
         SettingsError: the preset or the depth is unknown.
+        ValueError: ``non_finite`` is none of these.
     """
 
     def __init__(
@@ -71,8 +79,12 @@ class LoadBagd(MapTransform):
         depth: int | Literal["any"] | None = "any",
         depth_mode: Literal["resize", "middle"] = "resize",
         lungs: Literal["any", "threshold", "lungmask"] | None = "any",
+        non_finite: Literal["raise", "drop", "zero"] = "raise",
     ) -> None:
         super().__init__(keys, allow_missing_keys)
+        if non_finite not in ("raise", "drop", "zero"):
+            raise ValueError(f"non_finite must be 'raise', 'drop' or 'zero', not '{non_finite}'")
+        self.non_finite = non_finite
         self.width = width
         self.encoder = encoder
         self.preset = None if preset is None else find_preset(preset)
@@ -90,15 +102,20 @@ class LoadBagd(MapTransform):
             with BagFile(loaded[key]) as bag:
                 self._check(bag)
                 self._check_weights(bag, key)
-                loaded |= self._features(bag, key)
-                loaded.update(places(bag.coords, bag.info, bag.grid))
+                beside = places(bag.coords, bag.info, bag.grid)
                 names = {*self.extras, *({"instance_labels"} & set(bag.extras))}
-                loaded |= {name: torch.from_numpy(bag.extra(name)) for name in sorted(names)}
+                beside |= {name: torch.from_numpy(bag.extra(name)) for name in sorted(names)}
+                loaded |= self._features(bag, key, beside)
+                loaded.update(beside)
         return loaded
 
-    def _features(self, bag: BagFile, key: Hashable) -> dict[Hashable, Any]:
+    def _features(self, bag: BagFile, key: Hashable, beside: dict[str, Tensor]) -> dict[Hashable, Any]:
+        """The image, and what belongs to it alone; instances that are left out are left out of ``beside`` too."""
         if not self.mapped:
-            return {key: bag_tensor(bag.path, torch.from_numpy(bag.features()), bag.info)}
+            features = torch.from_numpy(bag.features())
+            if self.non_finite != "raise":
+                features = self._mended(bag, features, beside)
+            return {key: bag_tensor(bag.path, features, bag.info)}
         found = bag.mapped()
         if bag.info.version is None:  # our own files were checked when they were written
             _check_finite(bag, found)
@@ -108,6 +125,20 @@ class LoadBagd(MapTransform):
             "feature_offset": found.offset,
         }
         return {name: value for name, value in items.items() if value is not None}
+
+    def _mended(self, bag: BagFile, features: Tensor, beside: dict[str, Tensor]) -> Tensor:
+        finite = torch.isfinite(features.flatten(1)).all(dim=1)
+        bad = int((~finite).sum())
+        if bad == 0:
+            return features
+        if bad == bag.n:
+            raise BagError(f"bag '{bag.path}': no instance has finite features; embed it again")
+        done = "are left out" if self.non_finite == "drop" else "count as 0"
+        logger.warning("bag '%s': %d of %d instances have NaN or infinite features and %s", bag.path, bad, bag.n, done)
+        if self.non_finite == "zero":
+            return torch.where(finite.reshape(-1, *[1] * (features.ndim - 1)), features, 0.0)
+        beside.update({name: values[finite] for name, values in beside.items()})
+        return features[finite]
 
     def _check(self, bag: BagFile) -> None:
         if bag.n == 0:

@@ -1,3 +1,4 @@
+import h5py
 import numpy as np
 import pytest
 import torch
@@ -80,14 +81,47 @@ def test_bags_that_do_not_fit_are_named(bag, tmp_path):
 
 
 def test_nan_features_of_a_foreign_file_are_named(tmp_path):
-    import h5py
-
     features = np.ones((4, 3), np.float32)
     features[2, 1] = np.nan
     with h5py.File(tmp_path / "foreign.h5", "w") as file:
         file["features"], file["coords"] = features, np.zeros((4, 2), int)
     with pytest.raises(BagError, match=r"foreign\.h5': the features of instance 2 are NaN"):
         LoadBagd()({"image": str(tmp_path / "foreign.h5")})
+
+
+def write_foreign(path, features):
+    with h5py.File(path, "w") as file:
+        file["features"], file["coords"] = features, np.stack([np.arange(len(features)), np.arange(len(features))], 1)
+        file["instance_labels"] = np.arange(len(features))
+    return {"image": str(path)}
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_instances_with_nan_can_be_left_out_with_all_that_belongs_to_them(tmp_path, caplog, bad):
+    features = np.arange(12, dtype=np.float32).reshape(4, 3)
+    expected = torch.from_numpy(features[[0, 1, 3]].T.copy())
+    features[2, 1] = bad
+    loaded = LoadBagd(non_finite="drop")(write_foreign(tmp_path / "foreign.h5", features))
+    assert torch.equal(loaded["image"].as_tensor(), expected)
+    assert loaded["coords"][:, 0].tolist() == loaded["instance_labels"].tolist() == [0, 1, 3]
+    assert "foreign.h5': 1 of 4 instances have NaN or infinite features and are left out" in caplog.text
+
+
+def test_instances_with_nan_can_count_as_zero(tmp_path, caplog):
+    features = np.ones((4, 3, 2, 2), np.float16)
+    features[1, 0, 1, 1] = np.nan
+    loaded = LoadBagd(non_finite="zero")(write_foreign(tmp_path / "foreign.h5", features))
+    assert loaded["image"].sum(dim=(0, 2, 3)).tolist() == [12, 0, 12, 12]
+    assert len(loaded["coords"]) == 4
+    assert "count as 0" in caplog.text
+
+
+def test_a_bag_of_nothing_but_nan_and_an_unknown_way_are_refused(tmp_path):
+    item = write_foreign(tmp_path / "foreign.h5", np.full((4, 3), np.nan, np.float32))
+    with pytest.raises(BagError, match=r"foreign\.h5': no instance has finite features"):
+        LoadBagd(non_finite="drop")(item)
+    with pytest.raises(ValueError, match="non_finite must be"):
+        LoadBagd(non_finite="ignore")
 
 
 def test_a_bag_without_encoder_is_taken(bag):

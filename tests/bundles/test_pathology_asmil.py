@@ -1,6 +1,7 @@
 """What only the bundle pathology_asmil does: its anchor, the curve of attention, localisation."""
 
 import json
+import re
 
 import pytest
 import torch
@@ -31,6 +32,18 @@ def test_every_step_moves_the_anchor_which_is_in_the_checkpoint_and_not_in_the_m
     key = "attention.key.weight"
     assert not torch.equal(objects["anchor"]["network"][key], objects["network"][key])
     assert weights(folder).keys() == objects["network"].keys()
+
+
+def test_the_epoch_of_the_best_macro_f1_and_auroc_together_is_kept(trained):
+    folder, log = trained
+    columns = (re.findall(rf"Metrics -- .*\bval_{name}: ([\d.]+)", log) for name in ("auroc", "macro_f1", "f1_auroc"))
+    epochs = [tuple(map(float, epoch)) for epoch in zip(*columns, strict=True)]
+    assert len(epochs) == 3
+    for auroc, macro_f1, together in epochs:
+        assert together == pytest.approx((auroc + macro_f1) / 2, abs=1e-4)
+    (checkpoint,) = (folder / "models" / "checkpoints").glob("*=3.pt")
+    best = torch.load(checkpoint, weights_only=True)["objects"]["best_model"]
+    assert best["best"] == pytest.approx(max(epoch[2] for epoch in epochs), abs=1e-4)
 
 
 def test_the_learning_rate_falls_to_0_with_every_step(trained):
