@@ -22,7 +22,7 @@ from monai_mil.metrics import EpochStability, Interval, auroc, bootstrap_ci, dra
 SEEDS = (0, 1, 2, 3, 4)
 ARMS = {"without anchor": 0.0, "anchor, beta 0.1": 0.1, "anchor, beta 1": 1.0}
 LESIONS = {"small": 100.0, "moderate": 160.0}
-TRAINING = {"optimizer__lr": 0.001, "train__trainer__max_epochs": 30}
+TRAINING = {"optimizer__lr": 0.001}
 
 
 def run(folder: Path, slides: int = 240) -> str:
