@@ -107,13 +107,20 @@ NETWORKS = {
 }
 
 
-@pytest.mark.parametrize("name", NETWORKS)
-def test_networks_trained_side_by_side_learn_what_each_learns_alone(experiments, name):
+def without_dropout(experiments, name: str):
+    """A method with small networks of float64 that draw nothing while they learn."""
     from experiments import side_by_side
 
     make = NETWORKS[name]
     whole = partial(side_by_side.WholeABMIL, **make.keywords) if make.func is ABMIL else make
-    method = replace(experiments.METHODS[name], network=lambda width: whole(width).double())
+    return replace(experiments.METHODS[name], network=lambda width: whole(width).double())
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_networks_trained_side_by_side_learn_what_each_learns_alone(experiments, name):
+    from experiments import side_by_side
+
+    make, method = NETWORKS[name], without_dropout(experiments, name)
     few, long = planted(bags=25), planted("long", bags=23, longest=30, seed=1)
     folds = [*list(experiments.folds(few, 0))[3:7], *list(experiments.folds(long, 1))[:3]]
     assert len({len(fold.train) for fold in folds}) >= 3
@@ -123,6 +130,21 @@ def test_networks_trained_side_by_side_learn_what_each_learns_alone(experiments,
         for parameter, value in parameters.items():
             torch.testing.assert_close(trained[fold].parameters[parameter], value.detach(), rtol=1e-4, atol=1e-6)
         np.testing.assert_array_equal(trained[fold].right, right)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("name", NETWORKS)
+def test_networks_learn_the_same_on_a_gpu(experiments, name, monkeypatch):
+    method = without_dropout(experiments, name)
+    bags = planted(bags=25, longest=90)
+    folds = [*list(experiments.folds(bags, 0))[3:7], *list(experiments.folds(planted("few", bags=23), 1))[:3]]
+    trained = experiments.train(method, folds, epochs=2)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    on_cpu = experiments.train(method, folds, epochs=2)
+    for fold in folds:
+        for parameter, value in on_cpu[fold].parameters.items():
+            torch.testing.assert_close(trained[fold].parameters[parameter], value, rtol=1e-4, atol=1e-6)
+        np.testing.assert_array_equal(trained[fold].right, on_cpu[fold].right)
 
 
 @pytest.mark.parametrize("name", ["max pooling", "gated ABMIL", "ASMIL"])

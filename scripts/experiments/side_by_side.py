@@ -2,12 +2,12 @@
 
 Bags of the classic sets are so small that a step of one network is mostly waiting for Python. Parameters of all
 networks are stacked here and a step is one ``vmap`` over them; what a network learns is what it would learn alone,
-bag by bag with ``torch.optim.Adam`` and ``monai_mil.training.Anchor``.
+bag by bag with ``torch.optim.Adam`` and ``monai_mil.training.Anchor``. It runs on the GPU where there is one: first
+parameters and the order of bags are the same there, what dropout draws is not.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -20,6 +20,8 @@ from torch.func import functional_call, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from experiments.classic_protocol import Fold
+from experiments.graphs import Graphs, Tensors
+from experiments.shelf import Shelf, shelve
 from monai_mil.networks import ABMIL
 from monai_mil.networks.contract import MILNetwork
 
@@ -27,8 +29,6 @@ EPOCHS = 40
 LEARNING_RATE = 5e-4
 WEIGHT_DECAY = 1e-5
 MOMENTUM = 0.999
-
-Tensors = dict[str, Tensor]
 
 
 class WholeABMIL(ABMIL):
@@ -58,75 +58,6 @@ class Method:
 
 
 @dataclass(frozen=True, eq=False)
-class Shelf:
-    """The bags of all folds, of one set or of several of equal width.
-
-    Attributes:
-        rows: instances, float32 ``[m, d]``.
-        starts: first row of every bag, ``[b]``.
-        lengths: of every bag, ``[b]``.
-        sizes: bags of the same one can be filled up to the same length, ``[b]``.
-        labels: 0 or 1, ``[b]``.
-        mean: of every fold's training instances, ``[folds, d, 1]``.
-        spread: likewise their standard deviation.
-        train: bags of every fold.
-        test: likewise.
-        squared: see :class:`Method`.
-    """
-
-    rows: Tensor
-    starts: Tensor
-    lengths: Tensor
-    sizes: Tensor
-    labels: Tensor
-    mean: Tensor
-    spread: Tensor
-    train: tuple[Tensor, ...]
-    test: tuple[Tensor, ...]
-    squared: bool
-
-    def parts(self, bags: Tensor) -> list[tuple[Any, Tensor]]:
-        """Networks whose next bags are of the same size, and these bags; those that have none (-1) are in no part."""
-        sizes = torch.where(bags < 0, -1, self.sizes[bags])
-        found = sizes.unique()
-        if len(found) == 1:
-            return [(slice(None), bags)]
-        return [
-            (models, bags[models]) for models in ((sizes == size).nonzero().flatten() for size in found if size >= 0)
-        ]
-
-    def take(self, models: Any, bags: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """A bag for each of ``k`` networks: ``image`` ``[k, 1, d, n]``, ``mask`` ``[k, 1, n]`` and label ``[k, 1]``."""
-        lengths = self.lengths[bags][:, None]
-        places = torch.arange(math.ceil(math.sqrt(lengths.max())) ** 2 if self.squared else max(16, int(lengths.max())))
-        rows = self.rows[self.starts[bags][:, None] + places % lengths]
-        image = (rows.mT - self.mean[models]) / self.spread[models]
-        return image[:, None], (places < lengths)[:, None], self.labels[bags][:, None]
-
-
-def shelve(folds: Sequence[Fold], squared: bool) -> Shelf:
-    """Put the sets of all folds behind each other."""
-    sets = list(dict.fromkeys(fold.bags for fold in folds))
-    first_row = np.cumsum([0, *(len(bags.features) for bags in sets)])
-    first_bag = dict(zip(sets, np.cumsum([0, *map(len, sets)]).tolist(), strict=False))
-    lengths = np.concatenate([np.diff(bags.starts) for bags in sets])
-    sizes = np.ceil(np.sqrt(lengths)) if squared else np.ceil(np.log(lengths.clip(min=16)) / np.log(4))
-    mean, spread = zip(*(fold.statistics() for fold in folds), strict=True)
-    return Shelf(
-        torch.from_numpy(np.concatenate([bags.features for bags in sets])),
-        torch.from_numpy(np.concatenate([bags.starts[:-1] + row for bags, row in zip(sets, first_row, strict=False)])),
-        torch.from_numpy(lengths),
-        torch.from_numpy(sizes.astype(np.int64)),
-        torch.from_numpy(np.concatenate([bags.labels for bags in sets])),
-        torch.from_numpy(np.stack(mean)).float()[:, :, None],
-        torch.from_numpy(np.stack(spread)).float()[:, :, None],
-        tuple(torch.from_numpy(fold.train + first_bag[fold.bags]) for fold in folds),
-        tuple(torch.from_numpy(fold.test + first_bag[fold.bags]) for fold in folds),
-        squared,
-    )
-
-
-@dataclass(frozen=True, eq=False)
 class Trained:
     """One fold's network.
 
@@ -151,35 +82,39 @@ def train(
         tell: is called with the number of every epoch that is finished.
     """
     folds = sorted(folds, key=lambda fold: len(fold.train))
-    shelf = shelve(folds, method.squared)
+    shelf, device = shelve(folds, method.squared), _device()
+    there = shelf.to(device)
     networks = [_seeded(method, fold) for fold in folds]
-    network, parameters = networks[0], _stack(networks)
+    network, parameters = networks[0], {name: value.to(device) for name, value in _stack(networks).items()}
     anchor = _Scores(network.anchor_copy()) if method.anchored else None  # type: ignore[operator]
     copies = {} if anchor is None else {name: parameters[name].clone() for name in _names(anchor.network)}
-    squads = [Squad(folds, size, parameters, copies) for size in sorted({len(fold.train) for fold in folds})]
+    gradients = {name: torch.empty_like(value) for name, value in parameters.items()}
+    answers = {"answer": torch.empty(len(folds), dtype=torch.int64, device=device)}
+    squads = [Squad(folds, size, parameters, gradients, copies) for size in sorted({len(fold.train) for fold in folds})]
     generators = [torch.Generator().manual_seed(fold.seed) for fold in folds]
     torch.manual_seed(folds[0].seed)
     losses = vmap(partial(_loss, method, _Open(network), anchor), randomness="different")
     logits = vmap(partial(_logits, method, _Open(network)))
-    gradients = {name: torch.empty_like(value) for name, value in parameters.items()}
+    differentiate = _for_bags(shelf, partial(_gradients, losses, there, parameters, copies), gradients)
+    answer = _for_bags(shelf, partial(_answers, logits, there, parameters), answers)
     tests = _queue(shelf.test)
     right = torch.zeros(len(folds), epochs, len(tests), dtype=torch.bool)
     for epoch in range(epochs):
         network.train()
         orders = [bags[torch.randperm(len(bags), generator=g)] for bags, g in zip(shelf.train, generators, strict=True)]
         for step, bags in enumerate(_queue(orders)):
-            _differentiate(losses, shelf, bags, parameters, copies, gradients)
+            differentiate(bags)
             for squad in squads:
                 if step < squad.size:
-                    squad.step(gradients)
+                    squad.step()
         network.eval()
         for place, bags in enumerate(tests):
-            right[:, epoch, place] = _answers(logits, shelf, bags, parameters) == shelf.labels[bags]
+            answer(bags)
+            right[:, epoch, place] = answers["answer"].cpu() == shelf.labels[bags]
         tell(epoch + 1)
+    learnt = {name: value.cpu() for name, value in parameters.items()}
     return {
-        fold: Trained(
-            right[index, :, : len(fold.test)].numpy(), {name: value[index] for name, value in parameters.items()}
-        )
+        fold: Trained(right[index, :, : len(fold.test)].numpy(), {name: value[index] for name, value in learnt.items()})
         for index, fold in enumerate(folds)
     }
 
@@ -191,26 +126,36 @@ class Squad:
         folds: of all networks, those of a squad side by side.
         size: training bags of this squad.
         parameters: of all networks, changed in place.
-        copies: likewise of their anchors.
+        gradients: of all networks.
+        copies: parameters of their anchors, changed in place.
     """
 
-    def __init__(self, folds: Sequence[Fold], size: int, parameters: Tensors, copies: Tensors) -> None:
+    def __init__(
+        self, folds: Sequence[Fold], size: int, parameters: Tensors, gradients: Tensors, copies: Tensors
+    ) -> None:
         members = [index for index, fold in enumerate(folds) if len(fold.train) == size]
         self.size = size
         self.models = slice(members[0], members[-1] + 1)
         self.parameters = {name: value[self.models] for name, value in parameters.items()}
         self.copies = {name: value[self.models] for name, value in copies.items()}
+        for name, value in self.parameters.items():
+            value.grad = gradients[name][self.models]
         self.optimizer = torch.optim.Adam(
             self.parameters.values(), lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY, fused=True
         )
 
-    def step(self, gradients: Tensors) -> None:
+    def step(self) -> None:
         """One step of the networks, then one of their anchors."""
-        for name, value in self.parameters.items():
-            value.grad = gradients[name][self.models]
         self.optimizer.step()
         for name, copy in self.copies.items():
             copy.lerp_(self.parameters[name], 1 - MOMENTUM)
+
+
+def _device() -> torch.device:
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    torch.backends.cudnn.allow_tf32 = False  # all of float32, as on CPUs
+    return torch.device("cuda")
 
 
 def _queue(bags: Sequence[Tensor]) -> Tensor:
@@ -280,34 +225,52 @@ def _logits(method: Method, network: nn.Module, parameters: Tensors, image: Tens
     return _call(network, parameters, image, None if method.squared else mask)["logits"]
 
 
-def _differentiate(
+def _for_bags(shelf: Shelf, work: Callable[[Any, Tensor, int], Tensors], results: Tensors) -> Callable[[Tensor], None]:
+    """Put the results of the work of all networks for their next bags into their places, one size after the other.
+
+    Args:
+        shelf: on the CPU.
+        work: from networks, a bag for each and their common length to results, where ``results`` are.
+        results: of all networks, changed in place.
+    """
+    if next(iter(results.values())).is_cuda:
+        graphs = Graphs(lambda size, bags: work(slice(None), bags, shelf.longest(size)), results)
+        do = graphs.replay
+    else:
+
+        def do(size: int, models: Any, bags: Tensor) -> None:
+            for name, value in work(models, bags, shelf.reach(bags)).items():
+                results[name][models] = value
+
+    def all_parts(bags: Tensor) -> None:
+        for size, models, some_bags in shelf.parts(bags):
+            do(size, models, some_bags)
+
+    return all_parts
+
+
+def _gradients(
     losses: Callable[..., Tensor],
     shelf: Shelf,
-    bags: Tensor,
     parameters: Tensors,
     copies: Tensors,
-    gradients: Tensors,
-) -> None:
-    """Set the gradients of all networks that have a bag, each for its own."""
-    for models, some_bags in shelf.parts(bags):
-        leaves = {name: value[models].requires_grad_() for name, value in parameters.items()}
-        anchors = {name: value[models] for name, value in copies.items()}
-        with sdpa_kernel(SDPBackend.MATH):  # the others have no rule for vmap
-            total = losses(leaves, anchors, *shelf.take(models, some_bags)).sum()
-            found = torch.autograd.grad(total, list(leaves.values()))
-        for name, gradient in zip(leaves, found, strict=True):
-            if len(gradient) == len(bags):
-                gradients[name] = gradient.contiguous()  # the fused Adam of CPUs takes no other without a word
-            else:
-                gradients[name][models] = gradient
+    models: Any,
+    bags: Tensor,
+    reach: int,
+) -> Tensors:
+    """Of every network for its own bag."""
+    leaves = {name: value[models].requires_grad_() for name, value in parameters.items()}
+    anchors = {name: value[models] for name, value in copies.items()}
+    with sdpa_kernel(SDPBackend.MATH):  # the others have no rule for vmap
+        total = losses(leaves, anchors, *shelf.take(models, bags, reach)).sum()
+        return dict(zip(leaves, torch.autograd.grad(total, list(leaves.values())), strict=True))
 
 
-def _answers(logits: Callable[..., Tensor], shelf: Shelf, bags: Tensor, parameters: Tensors) -> Tensor:
-    """What every network makes of its own bag, 0 or 1, ``[folds]``."""
-    answers = torch.full_like(bags, -1)
-    for models, some_bags in shelf.parts(bags):
-        image, mask, _ = shelf.take(models, some_bags)
-        some = {name: value[models] for name, value in parameters.items()}
-        with sdpa_kernel(SDPBackend.MATH):
-            answers[models] = logits(some, image, mask).argmax(dim=2)[:, 0]
-    return answers
+def _answers(
+    logits: Callable[..., Tensor], shelf: Shelf, parameters: Tensors, models: Any, bags: Tensor, reach: int
+) -> Tensors:
+    """What every network makes of its own bag, 0 or 1."""
+    image, mask, _ = shelf.take(models, bags, reach)
+    some = {name: value[models] for name, value in parameters.items()}
+    with sdpa_kernel(SDPBackend.MATH):
+        return {"answer": logits(some, image, mask).argmax(dim=2)[:, 0]}
