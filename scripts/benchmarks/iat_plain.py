@@ -37,7 +37,7 @@ class PlainNystrom(nn.Module):
 
 def _inverse(matrix: Tensor) -> Tensor:
     inverse = matrix.mT / (matrix.abs().sum(dim=-1).max() * matrix.abs().sum(dim=-2).max())
-    one = torch.eye(matrix.shape[-1])
+    one = torch.eye(matrix.shape[-1], device=matrix.device)
     for _ in range(6):
         product = matrix @ inverse
         inverse = 0.25 * inverse @ (13 * one - product @ (15 * one - product @ (7 * one - product)))
