@@ -31,7 +31,7 @@ _HAEMATOXYLIN = np.array([0.65, 0.70, 0.29])
 _EOSIN = np.array([0.10, 0.92, 0.38])
 _TEXTURE = 512
 _SMALLEST_LESION_UM = 170.0
-_FOLLICULAR_UM = (40.0, 75.0)
+_FOLLICULAR_UM = (50.0, 90.0)
 
 LesionKind = Literal["tumour", "follicular"]
 """``tumour``: nuclei crowded, large and of many shapes, seen from afar. ``follicular``: a lymph follicle like those of
