@@ -54,9 +54,9 @@ def make_slide_cohort(
         mpp: micrometres per pixel.
         lesions: name and radius in micrometres of every size of lesion, ``LESION_RADII`` for example: then a tumour
             slide has one lesion, in one piece, and the sizes take turns and are kept in proportion by the splits.
-        kind: ``"tumour"``, or ``"follicular"``: lesions that differ from the lymph follicles of all slides only by what
-            0.5 micrometres a pixel show and 1 hardly does. Their slides also have one follicle more than others, a weak
-            hint at every magnification.
+        kind: ``"tumour"``, or ``"follicular"``: lesions that differ from lymph follicles only by what 0.5 micrometres a
+            pixel show and 1 hardly does. Every second slide, normal or not, has no follicles: that a slide has dense
+            tissue is a hint that every magnification sees.
         fractions: shares of train, val and test.
         workers: processes that paint at the same time.
 

@@ -28,7 +28,7 @@ STROMA = CellType(spacing=15.0, radius=2.6, size_spread=0.15, elongation=2.2, da
 PARENCHYMA = CellType(spacing=13.0, radius=3.2, size_spread=0.10, elongation=1.15, darkness=0.58, coarseness=0.12)
 LYMPHOCYTE = CellType(spacing=6.6, radius=2.4, size_spread=0.06, elongation=1.05, darkness=0.86, coarseness=0.08)
 TUMOUR = CellType(spacing=11.5, radius=4.7, size_spread=0.28, elongation=1.35, darkness=0.74, coarseness=0.35)
-CLUMPED = replace(LYMPHOCYTE, darkness=0.88, grain=0.45)  # darker by the light that gaps between clumps let through
+CLUMPED = replace(LYMPHOCYTE, darkness=0.87, grain=0.55)  # darker by the light that gaps between clumps let through
 
 
 def draw_nucleus(rng: np.random.Generator, kind: CellType, mpp: float) -> np.ndarray:
@@ -55,7 +55,7 @@ def draw_nucleus(rng: np.random.Generator, kind: CellType, mpp: float) -> np.nda
 def _grain(rng: np.random.Generator, cover: np.ndarray, contrast: float, mpp: float) -> np.ndarray:
     """Clumps and gaps of about a micrometre, as a factor that leaves the nucleus its mean."""
     noise = rng.standard_normal(cover.shape).astype(np.float32)
-    fine, coarse = (cv2.GaussianBlur(noise, (0, 0), sigma / mpp) for sigma in (0.2, 0.4))
+    fine, coarse = (cv2.GaussianBlur(noise, (0, 0), sigma / mpp) for sigma in (0.15, 0.3))
     clumps = np.tanh(2 * (fine - coarse) / ((fine - coarse).std() + 1e-6))
     clumps -= (clumps * cover).sum() / cover.sum()
     return 1 + contrast * clumps

@@ -31,7 +31,7 @@ _HAEMATOXYLIN = np.array([0.65, 0.70, 0.29])
 _EOSIN = np.array([0.10, 0.92, 0.38])
 _TEXTURE = 512
 _SMALLEST_LESION_UM = 170.0
-_FOLLICULAR_UM = (40.0, 75.0)
+_FOLLICULAR_UM = (50.0, 90.0)
 
 LesionKind = Literal["tumour", "follicular"]
 """``tumour``: nuclei crowded, large and of many shapes, seen from afar. ``follicular``: a lymph follicle like those of
@@ -129,8 +129,8 @@ def plan_slide(
     """Lay out tissue, stroma, lymph follicles and, if ``tumour``, one to three lesions of different size.
 
     With a ``radius`` (micrometres) there is one lesion, of this radius; it fills the tears and vacuoles where it lies,
-    so that it is in one piece and as large as its radius says. Beside follicular lesions there is one follicle more
-    than on other slides: a weak hint at every magnification.
+    so that it is in one piece and as large as its radius says. With follicular lesions every second slide of both
+    kinds has no follicle: that there is something dense is a hint, which every magnification sees, and no more.
     """
     rng = np.random.default_rng([seed, 0])
     shape = (-(-size[1] // MASK_DOWNSAMPLE), -(-size[0] // MASK_DOWNSAMPLE))
@@ -138,7 +138,10 @@ def plan_slide(
     tissue = _tissue(rng, shape, pixel)
     stroma = np.clip((_smooth_noise(rng, shape, 180 / pixel) - 0.45) * 4, 0, 1)
     follicle = np.zeros(shape, np.float32)
-    for _ in range(rng.integers(1, 4) + (tumour and kind == "follicular")):
+    count = rng.integers(1, 4)
+    if kind == "follicular":
+        count *= np.random.default_rng([seed, 2]).integers(2)
+    for _ in range(count):
         _blob(rng, follicle, tissue > 0.9, rng.uniform(70, 190) / pixel)
     lesion = np.zeros(shape, np.float32)
     if tumour and radius is not None:
