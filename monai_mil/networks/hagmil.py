@@ -74,7 +74,7 @@ class HAGMIL(MILNetwork):
             if mask is None:
                 bags.append(self._search(rows))
             else:
-                bags.append(_spread(self._search(rows[mask[index]]), mask[index]))
+                bags.append(_spread(self._search(_real(rows, mask[index])), mask[index]))
         return {key: torch.cat([bag[key] for bag in bags]) for key in bags[0].keys()}  # noqa: SIM118  TorchScript
 
     @torch.jit.unused
@@ -198,6 +198,12 @@ def _for_each(k: int | Sequence[int], count: int, name: str) -> list[int]:
     if len(numbers) != count or any(number < 1 for number in numbers):
         raise ValueError(f"{name} must be a number of tiles, or {count} of them, one for every level but the finest")
     return [*numbers, 0]
+
+
+def _real(rows: Tensor, mask: Tensor) -> Tensor:
+    """The rows under True; without a copy where these come first, as collation puts them."""
+    count = int(mask.sum())
+    return rows[:count] if bool(mask[:count].all()) else rows[mask]
 
 
 def _descending(scores: Tensor) -> Tensor:

@@ -120,7 +120,7 @@ def planted_scans(folder: Path, width: int) -> Path:
 def planted_trees(folder: Path, width: int) -> Path:
     from monai_mil.bags import make_tree_cohort
 
-    return make_tree_cohort(folder, num_bags=48, width=width, seed=0)
+    return make_tree_cohort(folder, num_bags=24, width=width, seed=0, bag_size=(4, 9), planted=0.3)
 
 
 EXAMPLES = {

@@ -152,6 +152,17 @@ def test_padding_and_other_bags_change_nothing() -> None:
     assert (output["attention"][1, :, UNIT * 4 :] == 0).all()
 
 
+def test_padding_may_stand_between_the_instances() -> None:
+    network, image = small(), torch.randn(1, 12, UNIT * 4)
+    mask = torch.zeros(1, UNIT * 5, dtype=torch.bool)
+    mask[0, torch.randperm(UNIT * 5)[: UNIT * 4]] = True
+    wide = torch.full((1, 12, UNIT * 5), torch.nan)
+    wide[:, :, mask[0]] = image
+    output, alone = network(wide, mask, return_dict=True), network(image, return_dict=True)
+    torch.testing.assert_close(output["logits"], alone["logits"], rtol=0, atol=1e-6)
+    torch.testing.assert_close(output["attention"][:, :, mask[0]], alone["attention"], rtol=0, atol=1e-6)
+
+
 def losses() -> LevelLoss:
     terms = [{"bag": BagCrossEntropy(smoothing), "instance": InstanceSmoothSVM()} for smoothing in (0.1, 0.1, 0.0)]
     return LevelLoss([MILLoss(each, {"bag": 0.5, "instance": 0.5}) for each in terms])
