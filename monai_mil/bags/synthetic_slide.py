@@ -129,8 +129,8 @@ def plan_slide(
     """Lay out tissue, stroma, lymph follicles and, if ``tumour``, one to three lesions of different size.
 
     With a ``radius`` (micrometres) there is one lesion, of this radius; it fills the tears and vacuoles where it lies,
-    so that it is in one piece and as large as its radius says. With follicular lesions every second slide of both
-    kinds has no follicle: that there is something dense is a hint, which every magnification sees, and no more.
+    so that it is in one piece and as large as its radius says. Where lesions are follicular, every second normal
+    slide has no follicle: dense tissue is a hint that every magnification sees.
     """
     rng = np.random.default_rng([seed, 0])
     shape = (-(-size[1] // MASK_DOWNSAMPLE), -(-size[0] // MASK_DOWNSAMPLE))
@@ -139,7 +139,7 @@ def plan_slide(
     stroma = np.clip((_smooth_noise(rng, shape, 180 / pixel) - 0.45) * 4, 0, 1)
     follicle = np.zeros(shape, np.float32)
     count = rng.integers(1, 4)
-    if kind == "follicular":
+    if kind == "follicular" and not tumour:
         count *= np.random.default_rng([seed, 2]).integers(2)
     for _ in range(count):
         _blob(rng, follicle, tissue > 0.9, rng.uniform(70, 190) / pixel)

@@ -127,12 +127,12 @@ def _probe(features, truth, slide):
     return roc_auc_score(truth, scores)
 
 
-def test_dense_tissue_hints_at_a_follicular_lesion_and_its_area_hardly_does():
+def test_dense_tissue_hints_at_a_follicular_lesion_and_no_more():
     plans = [plan_slide((3072, 3072), 0.5, bool(seed % 2), seed, kind="follicular") for seed in range(120)]
     dense = [((plan.follicle > 0.5) & (plan.tissue > 0.5)).sum() / (plan.tissue > 0.5).sum() for plan in plans]
     truth = [seed % 2 for seed in range(120)]
     assert 0.7 < roc_auc_score(truth, np.array(dense) > 0) < 0.8
-    assert 0.5 < roc_auc_score(truth, dense) < 0.75
+    assert 0.75 < roc_auc_score(truth, dense) < 0.88
 
 
 def test_a_cohort_may_have_follicular_lesions_at_any_resolution(tmp_path):
