@@ -21,7 +21,7 @@ LEVELS = 3
 OPENED = (5, 10, 25, 1000)
 """How many tiles HAG-MIL opens at each level but the finest; the last is all of the coarsest level."""
 SETTINGS: dict[str, dict[str, Any]] = {
-    "mil_baselines": {"train__trainer__max_epochs": 40},
+    "mil_baselines": {"train__trainer__max_epochs": 80, "optimizer__lr": 1e-3, "optimizer__weight_decay": 1e-2},
     "pathology_hagmil": {"train__trainer__max_epochs": 40, "hidden_dims": "[64,96,32,64]", "optimizer__lr": 3e-4},
 }
 
