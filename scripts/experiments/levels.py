@@ -39,8 +39,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "early_stop__patience": 40,
     },
 }
-"""The best of those tried, by the validation split. At lower rates of learning the coarse levels' attention follows the
-dense tissue; at higher ones it may as well turn to all the rest, since after self-attention any tile can tell."""
+"""Chosen on the validation split among a few runs of one seed; not enough for the finest level, see the bundle's docs."""
 
 
 def run(folder: Path, slides: int = 200, side: int = 3072) -> str:
