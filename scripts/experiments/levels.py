@@ -39,7 +39,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "early_stop__patience": 40,
     },
 }
-"""Chosen on the validation split among a few runs of one seed; not enough for the finest level, see the bundle's docs."""
+"""Chosen on the validation split among a few runs of one seed; too little for the finest level, see the docs."""
 
 
 def run(folder: Path, slides: int = 200, side: int = 3072) -> str:
