@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from monai_mil.networks.contract import MILNetwork, check_bag
 from monai_mil.networks.iat import IAT
+from monai_mil.networks.padding import real_rows, spread
 from monai_mil.networks.tree import children, nested_rank, tree_sizes
 
 Source = Callable[[Tensor], Tensor]
@@ -74,7 +75,7 @@ class HAGMIL(MILNetwork):
             if mask is None:
                 bags.append(self._search(rows))
             else:
-                bags.append(_spread(self._search(_real(rows, mask[index])), mask[index]))
+                bags.append(spread(self._search(real_rows(rows, mask[index])), mask[index]))
         return {key: torch.cat([bag[key] for bag in bags]) for key in bags[0].keys()}  # noqa: SIM118  TorchScript
 
     @torch.jit.unused
@@ -200,12 +201,6 @@ def _for_each(k: int | Sequence[int], count: int, name: str) -> list[int]:
     return [*numbers, 0]
 
 
-def _real(rows: Tensor, mask: Tensor) -> Tensor:
-    """The rows under True; without a copy where these come first, as collation puts them."""
-    count = int(mask.sum())
-    return rows[:count] if bool(mask[:count].all()) else rows[mask]
-
-
 def _descending(scores: Tensor) -> Tensor:
     """Places of the scores ``[m]`` from the highest to the lowest, equal ones in their order."""
     if torch.jit.is_scripting():
@@ -213,16 +208,3 @@ def _descending(scores: Tensor) -> Tensor:
     if torch.onnx.is_in_onnx_export():  # whose sort is stable, and which knows no such argument
         return torch.sort(scores, descending=True)[1]
     return torch.sort(scores, descending=True, stable=True)[1]
-
-
-def _spread(output: dict[str, Tensor], mask: Tensor) -> dict[str, Tensor]:
-    """The output of the real instances ``[.., m]`` at their places among all, ``[.., n]``."""
-    spread: dict[str, Tensor] = {}
-    for key, value in output.items():
-        if key in ("attention_logits", "attention", "instance_logits", "instance_scores"):
-            fill = -float("inf") if key.endswith("_logits") else 0.0
-            wide = value.new_full([1, value.shape[1], mask.shape[0]], fill)
-            spread[key] = wide.masked_scatter(mask, value)
-        else:
-            spread[key] = value
-    return spread

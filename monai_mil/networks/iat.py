@@ -12,6 +12,7 @@ from monai_mil.networks.contract import MILNetwork, exact_matmul
 from monai_mil.networks.ct_reference import load_reference, size_of
 from monai_mil.networks.iat_block import RESIDUAL_SCALE, IATBlock
 from monai_mil.networks.instance_branch import InstanceBranch, attended_extremes
+from monai_mil.networks.padding import real_rows, spread
 
 REFERENCE_NAMES = {
     r"layers\.(\d+)\.fc\.0\.": r"blocks.\1.project.",
@@ -105,13 +106,8 @@ class IAT(MILNetwork):
             return self.look(rows)
         bags: list[dict[str, Tensor]] = []
         for index in range(image.shape[0]):  # a bag's length decides what its landmarks are
-            real = mask[index]
-            output = self.look(rows[index : index + 1, real])
-            for key in ("attention_logits", "instance_logits"):
-                wide = output[key].new_full([1, output[key].shape[1], image.shape[2]], -float("inf"))
-                output[key] = wide.masked_scatter(real, output[key])
-            output["attention"] = torch.softmax(output["attention_logits"], dim=2)
-            bags.append(output)
+            output = self.look(real_rows(rows[index], mask[index])[None])
+            bags.append(spread(output, mask[index]))
         return {key: torch.cat([bag[key] for bag in bags]) for key in bags[0].keys()}  # noqa: SIM118  TorchScript
 
     def look(self, rows: Tensor) -> dict[str, Tensor]:
