@@ -37,7 +37,8 @@ def main() -> None:
         decollate=False,
     ).run()
     sums = [sum(float(p.double().sum()) for p in module.parameters()) for module in (anchor.network, network)]
-    print(f"rank {dist.get_rank()} steps {anchor.steps} anchor {sums[0]:.12f} network {sums[1]:.12f}", flush=True)
+    line = f"rank {dist.get_rank()} steps {anchor.steps} anchor {sums[0]:.12f} network {sums[1]:.12f}\n"
+    print(line, end="", flush=True)  # one write: another process's line never comes between
     finish_distributed()
 
 

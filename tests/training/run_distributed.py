@@ -65,7 +65,8 @@ def main() -> None:
     Checkpointer(folder, {"network": network, "optimizer": optimizer, "best": best, "stop": stop}).attach(trainer)
     trainer.run()
     draw = torch.rand(1).item()
-    print(f"rank {rank} epoch {trainer.state.epoch} auroc {best.best:.6f} draw {draw:.6f}", flush=True)
+    line = f"rank {rank} epoch {trainer.state.epoch} auroc {best.best:.6f} draw {draw:.6f}\n"
+    print(line, end="", flush=True)  # one write: another process's line never comes between
     finish_distributed()
 
 
