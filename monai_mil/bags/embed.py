@@ -166,9 +166,9 @@ def embed_slide(
     Raises:
         SlideReadError: a tile cannot be decoded; names the slide and the tile's level-0 position.
     """
-    start = 0
+    start, inside = 0, grid.inside
     for tiles in stream_tiles(slide, grid, batch_size=batch_size, device=device):
-        seen, place = _without_repeated(grid.inside[start : start + len(tiles)])
+        seen, place = _without_repeated(inside[start : start + len(tiles)])
         yield encoder(tiles) if len(seen) == len(tiles) else encoder(tiles[seen])[place]
         start += len(tiles)
 
