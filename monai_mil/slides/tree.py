@@ -68,16 +68,6 @@ class TileTree:
             grids.append(TileGrid.at(slide, tissue, index, tile_size=tile_size, target_mpp=target_mpp * 2**level))
         return cls(tuple(grids))
 
-    @staticmethod
-    def children(rows: np.ndarray) -> np.ndarray:
-        """Rows of the next finer level, ``[4 m]``: the four children of each of ``rows`` ``[m]``, in their order."""
-        return (4 * rows[:, None] + np.arange(4)).reshape(-1)
-
-    @staticmethod
-    def parents(rows: np.ndarray) -> np.ndarray:
-        """Row of the next coarser level, ``[m]``, that each of ``rows`` ``[m]`` is a child of."""
-        return rows // 4
-
 
 def child_index(index: np.ndarray) -> np.ndarray:
     """Column and row of the four children of each tile, int64 ``[4 n, 2]``, in a grid of half the step."""

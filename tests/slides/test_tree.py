@@ -114,13 +114,6 @@ def test_without_a_mask_all_that_lies_on_the_slide_is_tissue() -> None:
     assert tree.grids[-1].inside.sum() == 4 * 3
 
 
-def test_children_and_parents_are_each_other_s_inverse() -> None:
-    rows = np.array([7, 0, 3])
-    assert TileTree.children(rows).tolist() == [28, 29, 30, 31, 0, 1, 2, 3, 12, 13, 14, 15]
-    np.testing.assert_array_equal(TileTree.parents(TileTree.children(rows)), np.repeat(rows, 4))
-    np.testing.assert_array_equal(np.sort(TileTree.children(np.arange(9))), np.arange(36))
-
-
 def test_one_level_is_a_tree_and_none_is_not() -> None:
     slide = bare_slide([(500, 500)], 0.5)
     assert [len(grid) for grid in TileTree.cover(slide, None, levels=1).grids] == [4]
@@ -185,6 +178,20 @@ def test_tiles_beyond_the_slide_say_nothing_about_the_decoder(
         with pytest.warns(UserWarning, match="decodes it wrongly"):
             assert not decodes_on_gpu(slide, ReadPlan.of(slide, by_white), cpu)
         assert not decodes_on_gpu(slide, ReadPlan.of(slide, finest.take(~finest.inside)), cpu)
+
+
+def test_glass_says_nothing_about_the_decoder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pixels = np.full((1024, 1024, 3), 255, np.uint8)
+    noise = np.random.default_rng(0).integers(0, 255, (26, 26, 3), dtype=np.uint8)
+    pixels[300:716, 300:716] = np.kron(noise, np.ones((16, 16, 1), np.uint8))
+    write_pyramid(tmp_path / "a.tif", pixels, mpp=MPP)
+    with open_slide(tmp_path / "a.tif") as slide:
+        finest = TileTree.cover(slide, None, tile_size=64, target_mpp=MPP).grids[-1]
+        plan = ReadPlan.of(slide, finest)
+        assert decodes_on_gpu(slide, plan, torch.device("cpu"))
+        monkeypatch.setattr(slide.backend, "locate", lambda level, x, y: (x + 40, y))
+        with pytest.warns(UserWarning, match="decodes it wrongly"):
+            assert not decodes_on_gpu(slide, plan, torch.device("cpu"))
 
 
 def test_openslide_s_black_beyond_the_slide_is_white_here() -> None:
