@@ -40,11 +40,13 @@ class LoadTreed(LoadBagd):
         levels: number of levels; with 1 any bag of vectors will do.
         width: number of feature channels the network takes; None for any.
         encoder: name of the encoder the network was trained with; files that name none are taken.
+        tile_size: pixels of the tiles the network was trained on, None for any; files that tell none are taken.
         allow_missing_keys: skip absent keys.
 
     Raises:
-        BagError: a file is missing, unreadable, empty, of another width or encoder than the network's, made with other
-            weights than the first file that was loaded, or holds NaN; or the files of a slide are no quadtree.
+        BagError: a file is missing, unreadable, empty, of another width, encoder or tile size than the network's, made
+            with other weights than the first file that was loaded, or holds NaN; or the files of a slide are no
+            quadtree.
         SettingsError: no levels.
     """
 
@@ -54,12 +56,14 @@ class LoadTreed(LoadBagd):
         levels: int = 3,
         width: int | None = None,
         encoder: str | None = None,
+        tile_size: int | None = None,
         allow_missing_keys: bool = False,
     ) -> None:
         super().__init__(keys, width, encoder, allow_missing_keys=allow_missing_keys)
         if levels < 1:
             raise SettingsError(f"levels {levels}: must be at least 1")
         self.levels = levels
+        self.tile_size = tile_size
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Load the levels of ``data[key]``; the input dictionary is left as it is."""
@@ -90,6 +94,11 @@ class LoadTreed(LoadBagd):
             self._check(bag)
             if bag.grid is not None:
                 raise BagError(f"bag '{bag.path}': holds token maps; embed without the option spatial")
+            if None not in (self.tile_size, bag.info.tile_size) and self.tile_size != bag.info.tile_size:
+                raise BagError(
+                    f"bag '{bag.path}': its tiles are of {bag.info.tile_size} px, the network's of {self.tile_size}; "
+                    f"embed with --tile-size {self.tile_size}, or set tile_size to what the network was trained on"
+                )
         for coarse, fine in pairwise(bags):
             wrong = next(_differences(coarse, fine), None)
             if wrong is not None:
@@ -160,4 +169,9 @@ def _places(bags: Sequence[BagFile]) -> dict[Hashable, Tensor]:
 
 def _extra(bag: BagFile, name: str, unknown: float, dtype: Any) -> np.ndarray:
     """A dataset with a value a tile; ``unknown`` throughout where the file, another program's, has none."""
-    return bag.extra(name).astype(dtype) if name in bag.extras else np.full(bag.n, unknown, dtype)
+    if name not in bag.extras:
+        return np.full(bag.n, unknown, dtype)
+    values = bag.extra(name)
+    if values.shape != (bag.n,):
+        raise BagError(f"bag '{bag.path}': '{name}' is {list(values.shape)} for {bag.n} tiles; embed it again")
+    return values.astype(dtype)

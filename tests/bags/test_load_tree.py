@@ -195,12 +195,22 @@ def test_a_tile_that_is_no_number_is_named(bags, value):
         LoadTreed()(item(bags))
 
 
+def test_facts_of_more_or_fewer_tiles_than_there_are_features_are_refused(bags):
+    with h5py.File(bags / "level_1" / "tissue.h5", "a") as file:
+        del file["tissue_fraction"]
+        file["tissue_fraction"] = np.zeros(3, np.float32)
+    with pytest.raises(BagError, match=r"level_1/tissue\.h5': 'tissue_fraction' is \[3\] for"):
+        LoadTreed()(item(bags))
+
+
 def test_files_that_do_not_fit_the_network_are_refused_as_single_bags_are(embedded, bags, tmp_path):
     with pytest.raises(BagError, match="6 feature channels"):
         LoadTreed(width=7)(item(embedded))
     with pytest.raises(BagError, match="the network was trained with 'uni'"):
         LoadTreed(encoder="uni")(item(embedded))
-    load = LoadTreed()
+    with pytest.raises(BagError, match="its tiles are of 64 px, the network's of 128"):
+        LoadTreed(tile_size=128)(item(embedded))
+    load = LoadTreed(tile_size=64)
     load(item(embedded))
     for level in range(3):
         rewrite(bags / f"level_{level}" / "tissue.h5", encoder_digest="c1")

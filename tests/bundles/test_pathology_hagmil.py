@@ -27,15 +27,18 @@ def slides(tmp_path_factory):
 
 def infer(folder, files, **options):
     folder.mkdir(exist_ok=True)
-    run_bundle(NAME, ["inference", "inference_heatmap", *files], cwd=folder, output_dir=folder, **SEARCH, **options)
+    files = ["inference", "inference_heatmap", *files]
+    run_bundle(NAME, files, cwd=folder, output_dir=folder, **SEARCH, tile_size=64, **options)
     return {row["slide_id"]: row for row in rows(folder / "predictions.csv")}
 
 
 def test_slides_read_lazily_get_the_answers_and_maps_of_their_bags(slides, tmp_path):
     stored = infer(tmp_path / "bags", [], dataset_dir=slides, heatmap_formats="[]")
-    lazy = infer(
-        tmp_path / "slides", ["inference_slides"], dataset_dir=slides / "slides", heatmap_formats="[]", **TILES
-    )
+    read = {"dataset_dir": slides / "slides", "target_mpp": 0.5}
+    lazy = infer(tmp_path / "slides", ["inference_slides"], heatmap_formats="[]", **read)
+    files = ["inference", "inference_slides"]
+    run_bundle(NAME, files, cwd=tmp_path, output_dir=tmp_path / "plain", tile_size=64, **SEARCH, **read)
+    assert (tmp_path / "plain" / "predictions.csv").read_text() == (tmp_path / "slides" / "predictions.csv").read_text()
     assert stored.keys() == lazy.keys()
     assert len(stored) == 6
     for name, row in stored.items():
@@ -58,7 +61,7 @@ def test_slides_read_lazily_get_the_answers_and_maps_of_their_bags(slides, tmp_p
 def test_real_slides_go_from_file_to_maps(name, tmp_path):
     folder = shared("data/wsi")
     slide = next(folder.glob("TCGA*.svs")) if name == "tcga" else folder / name
-    found = infer(tmp_path, ["inference_slides"], dataset_dir=slide, mpp=0.25, **TILES)
+    found = infer(tmp_path, ["inference_slides"], dataset_dir=slide, mpp=0.25, target_mpp=0.5)
     (case,) = found
     fused = Heatmap.load(tmp_path / "heatmaps" / f"{case}.h5")
     seen = sum(len(Heatmap.load(tmp_path / "heatmaps" / f"{case}_level{level}.h5")) for level in range(3))
@@ -66,6 +69,14 @@ def test_real_slides_go_from_file_to_maps(name, tmp_path):
     assert (tmp_path / "heatmaps" / f"{case}.png").stat().st_size > 10_000
     assert (tmp_path / "heatmaps" / f"{case}_level1.png").stat().st_size > 10_000
     assert (tmp_path / "heatmaps" / f"{case}_evidence.geojson").exists()
+
+
+def test_bags_of_other_tiles_than_the_network_s_are_refused(slides, tmp_path):
+    done = run_bundle(NAME, ["inference"], cwd=tmp_path, check=False, dataset_dir=slides, output_dir=tmp_path)
+    assert done.returncode != 0
+    failed = rows(tmp_path / "failed.csv")
+    assert len(failed) == 6
+    assert "its tiles are of 64 px, the network's of 128; embed with --tile-size 128" in failed[0]["message"]
 
 
 def test_evaluation_with_masks_tells_how_well_the_fused_map_finds_lesions(slides, tmp_path):
@@ -91,7 +102,7 @@ def test_a_bag_whose_levels_do_not_belong_together_is_named_and_left_out(slides,
     bags = tmp_path / "bags"
     shutil.copytree(slides / "bags", bags)
     shutil.copy(bags / "level_0" / "slide_000.h5", bags / "level_0" / "slide_001.h5")
-    options = {"dataset_dir": tmp_path, "output_dir": tmp_path / "eval", **SEARCH}
+    options = {"dataset_dir": tmp_path, "output_dir": tmp_path / "eval", "tile_size": 64, **SEARCH}
     done = run_bundle(NAME, ["inference"], cwd=tmp_path, check=False, **options)
     assert done.returncode != 0
     assert len(rows(tmp_path / "eval" / "predictions.csv")) == 5
