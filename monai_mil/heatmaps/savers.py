@@ -92,12 +92,13 @@ class HeatmapSaver:
         self.multi_label = multi_label
         self.rule = ThresholdRule(threshold, min_threshold, operating_points, key)
         self.failures: dict[str, str] = {}
+        self._owners: dict[str, str] = {}
 
     def attach(self, engine: Any) -> None:
         """Write at every iteration of ``engine`` and report at its end."""
         from ignite.engine import Events
 
-        engine.add_event_handler(Events.STARTED, lambda _: self.failures.clear())
+        engine.add_event_handler(Events.STARTED, self._forget)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self)
         engine.add_event_handler(Events.COMPLETED, self._report)
 
@@ -125,6 +126,11 @@ class HeatmapSaver:
 
     def _write(self, slide_id: str, label: str, make: Callable[[], Heatmap]) -> None:
         stem = f"{slide_id}_{label}" if label else slide_id
+        owner = self._owners.setdefault(stem, slide_id)
+        if owner != slide_id:
+            taken = CohortError(f"the file name '{stem}' is that of a map of slide '{owner}'; rename one of the slides")
+            self._fail(slide_id, f"{label} h5".strip(), taken)
+            return
         try:
             heatmap = make()
             heatmap.save(self.folder / f"{stem}.h5")
@@ -156,6 +162,10 @@ class HeatmapSaver:
         message = f"{slide_id} ({form}): {error}"
         logger.error("heatmap of %s", message)
         self.failures[slide_id] = "\n  ".join(filter(None, [self.failures.get(slide_id), message]))
+
+    def _forget(self, engine: Any) -> None:
+        self.failures.clear()
+        self._owners.clear()
 
     def _report(self, engine: Any) -> None:
         if self.failures:

@@ -180,6 +180,15 @@ def test_a_case_that_lacks_something_is_named_and_the_others_are_done(
         saver.raise_failures()
 
 
+def test_two_slides_whose_maps_would_have_one_name_do_not_overwrite_each_other(tmp_path: Path) -> None:
+    saver = TreeHeatmapSaver(str(tmp_path))
+    run(saver, planted_case("a_level0"), planted_case("a"))
+    assert Heatmap.load(tmp_path / "heatmaps" / "a_level0.h5").name == "nested rank"
+    assert (tmp_path / "heatmaps" / "a_level1.h5").exists()
+    with pytest.raises(CohortError, match="'a_level0' is that of a map of slide 'a_level0'"):
+        saver.raise_failures()
+
+
 def test_a_bag_that_is_not_packed_is_refused(tmp_path: Path) -> None:
     item = planted_case()
     cut = {key: value[..., :-1] for key, value in item.items() if key.startswith(("attention", "instance"))}
