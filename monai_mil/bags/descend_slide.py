@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from monai_mil.bags.embed import tree_slide
 from monai_mil.bags.info import BagInfo
 from monai_mil.bags.stream_slide import SlideFeatures, StreamSlided
+from monai_mil.errors import SettingsError
 from monai_mil.slides import Slide
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ class DescendSlided(StreamSlided):
         settings: the further arguments of :class:`EmbedSlided`; ``target_mpp`` is the finest level's.
 
     Raises:
-        SettingsError: the network cannot descend, or there is no such tree.
+        SettingsError: the network cannot descend, there is no such tree, or the encoder gives token maps.
         SlideReadError: the slide or a tile cannot be read; names it.
         NoTissueError: the slide has no tissue.
         EncoderError: a feature is not finite; names slide and tile.
@@ -56,6 +57,8 @@ class DescendSlided(StreamSlided):
         **settings: Any,
     ) -> None:
         super().__init__(keys, encoder, network=network, **settings)
+        if self.encoder.grid is not None:
+            raise SettingsError(f"encoder '{self.encoder.name}' gives token maps; take it without spatial")
         self.settings = replace(self.settings, levels=levels)
 
     def _answer(self, slide: Slide) -> tuple[BagInfo, dict[str, Tensor], dict[str, Tensor]]:

@@ -165,8 +165,9 @@ class EmbedScand(MapTransform):
 class SampleInstancesd(Randomizable, MapTransform):
     """Keep a random subset of a bag's instances, in their order; smaller bags stay whole.
 
-    What is known of every instance (``coords``, ``instance_labels`` ...) follows. Seed it by ``set_random_state`` or
-    MONAI's ``set_determinism``.
+    What is known of every instance (``coords``, ``instance_labels`` ...) follows. Packed bags of several magnifications
+    (``LoadTreed``) would be no quadtrees any more. Seed it by ``set_random_state`` or MONAI's
+    ``set_determinism``.
 
     Args:
         keys: keys of bags ``[d, n, ...]`` of equal ``n``.

@@ -22,13 +22,18 @@ class TopInstanceSVM(nn.Module):
         """Scalar loss of ``output["top_instance_logits"]`` ``[b, c, k]`` for class indices ``[b]`` or ``[b, 1]``.
 
         Raises:
-            ValueError: the network gives no such logits.
+            ValueError: the network gives no such logits, or classes do not exclude each other.
         """
         top = output.get("top_instance_logits")
         if top is None:
             raise ValueError(
                 f"the network shows no most attended instances; its output has {', '.join(sorted(output))}; "
                 "use one with an instance branch and sampled above 0"
+            )
+        if top.shape[1] < 2 or label.numel() != top.shape[0]:
+            raise ValueError(
+                f"labels {list(label.shape)} for {top.shape[0]} bags of {top.shape[1]} outputs: Eq. 7 is for two or "
+                "more classes that exclude each other, one index a bag; use InstanceSmoothSVM for others"
             )
         scores = top.float().transpose(1, 2)
         known = torch.isfinite(scores).all(dim=2)

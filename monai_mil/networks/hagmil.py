@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -186,6 +187,9 @@ class HAGMIL(MILNetwork):
         if sorted(states) != list(range(len(states))):
             raise ValueError(f"not this network's state dict: it has the levels {sorted(states)}")
         levels = [IAT.from_reference(states[level], **settings) for level in reversed(range(len(states)))]
+        shapes = [{name: value.shape for name, value in level.state_dict().items()} for level in levels]
+        if any(shape != shapes[0] for shape in shapes):
+            raise ValueError("not this network's state dict: its levels differ in shape")
         network = cls(1, levels[0].num_classes, 1, hidden_dims=(8,))
         network.k_train = _for_each(k_train, len(levels) - 1, "k_train")
         network.k_eval = _for_each(k_eval, len(levels) - 1, "k_eval")
@@ -195,7 +199,7 @@ class HAGMIL(MILNetwork):
 
 def _for_each(k: int | Sequence[int], count: int, name: str) -> list[int]:
     """One number a level; the last, the finest, opens none."""
-    numbers = [k] * count if isinstance(k, int) else list(k)
+    numbers = list(k) if isinstance(k, Sequence) else [operator.index(k)] * count
     if len(numbers) != count or any(number < 1 for number in numbers):
         raise ValueError(f"{name} must be a number of tiles, or {count} of them, one for every level but the finest")
     return [*numbers, 0]

@@ -196,8 +196,8 @@ def rename_reference(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
             gates = [parameters.pop(f"{block}.gates_{branch}.{key}", None) for branch in "ab"]
             if gates[0] is not None and gates[1] is not None:
                 parameters[f"{block}.gates.{key}"] = torch.cat([gates[0], gates[1]])
-        if heads:
-            parameters[f"branch.classifiers.{key}"] = torch.cat(
-                [parameters.pop(f"branch.{head}.{key}") for head in heads]
-            )
+        classifiers = [parameters.pop(f"branch.{head}.{key}", None) for head in heads]
+        found = [part for part in classifiers if part is not None]
+        if found and len(found) == len(classifiers):
+            parameters[f"branch.classifiers.{key}"] = torch.cat(found)
     return parameters

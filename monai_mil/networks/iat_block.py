@@ -112,7 +112,10 @@ class IATBlock(nn.Module):
         tokens = torch.cat(parts, dim=1)
         del parts
         attended = self.attention(self.norm_attention(tokens))
-        tokens = attended.add_(tokens, alpha=self.residual_scale)
+        if attended.dtype == tokens.dtype:
+            tokens = attended.add_(tokens, alpha=self.residual_scale)
+        else:  # autocast on a GPU: in place would round the tokens to attention's precision
+            tokens = attended + self.residual_scale * tokens
         looked = [self._look(part) for part in tokens.split(CHUNK_TOKENS, dim=1)]
         instances, scores = (torch.cat(parts, dim=1) for parts in zip(*looked, strict=True))
         return tokens, self._pool(tokens, scores), scores, instances

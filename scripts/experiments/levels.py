@@ -59,7 +59,7 @@ def run(folder: Path, slides: int = 200, side: int = 3072) -> str:
         name = f"gated ABMIL, level {level} ({0.5 * 2**level:g} µm)"
         rows[name] = (tiles / whole, _train("mil_baselines", folder / f"abmil_{level}", place, bags / f"level_{level}"))
     for k, found in _hagmil(folder, place, bags).items():
-        opened = "all" if k >= coarse.max() else str(k)
+        opened = "all" if k >= 4 ** (LEVELS - 2) * coarse.max() else str(k)
         rows[f"HAG-MIL, {opened} opened"] = (tiles_seen(coarse, k).sum() / whole, found)
     for k in OPENED[:-1]:
         chance = folder / "chance" / str(k)

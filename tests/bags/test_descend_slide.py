@@ -144,6 +144,8 @@ def test_networks_and_trees_that_do_not_fit_are_refused(tissue):
         StreamSlided(encoder="texture", network=Asking())
     with pytest.raises(SettingsError, match="overlap 8: must be 0 px"):
         descend(Asking(), overlap=8)
+    with pytest.raises(SettingsError, match="gives token maps"):
+        descend(Asking(), get_encoder("texture", spatial=True))
     with pytest.raises(SettingsError, match="levels 0"):
         descend(Asking(), levels=0)
 

@@ -56,6 +56,12 @@ def test_every_instance_is_labelled_as_its_bag_and_missing_ones_do_not_count() -
     assert top.grad.isfinite().all()
 
 
+@pytest.mark.parametrize(("classes", "label"), [(3, torch.ones(2, 3)), (1, torch.tensor([0, 0]))])
+def test_classes_that_do_not_exclude_each_other_are_refused(classes: int, label: torch.Tensor) -> None:
+    with pytest.raises(ValueError, match="classes that exclude each other"):
+        TopInstanceSVM()({"top_instance_logits": torch.randn(2, classes, 4)}, label)
+
+
 def test_a_network_without_instance_branch_is_refused() -> None:
     with pytest.raises(ValueError, match="its output has logits"):
         TopInstanceSVM()({"logits": torch.zeros(1, 2)}, torch.tensor([0]))

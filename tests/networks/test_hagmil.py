@@ -10,6 +10,7 @@ import onnxruntime
 import pytest
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from monai_mil.losses import BagCrossEntropy, InstanceSmoothSVM, LevelLoss, MILLoss
 from monai_mil.networks import HAGMIL, IAT, instance_scores
@@ -106,13 +107,13 @@ def test_more_to_open_than_there_is_takes_all_in_order_of_attention() -> None:
 
 
 def test_equal_attention_is_opened_in_the_order_of_the_bag() -> None:
-    network, image = small(k_eval=(3, 3)), torch.ones(12, UNIT * 8)
+    network, image = small(k_eval=(30, 30)), torch.ones(12, UNIT * 40)
     for level in network.levels:
         torch.nn.init.zeros_(level.blocks[-1].score.weight)
     read = sources(image)
     network.descend(read)
-    assert read[1].asked == list(range(12))
-    assert read[2].asked == list(range(12))
+    assert read[1].asked == list(range(120))
+    assert read[2].asked == list(range(120))
 
 
 def test_training_and_evaluation_open_their_own_numbers() -> None:
@@ -123,6 +124,21 @@ def test_training_and_evaluation_open_their_own_numbers() -> None:
     ]
     assert looked_at == [[[10, 16, 20]], [[10, 8, 28]]]
     assert "instance_scores" not in network(image, return_dict=True)
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_choosing_reads_no_value_back_to_the_host(training: bool) -> None:
+    """A fake tensor has none: ``item`` or a branch on it raises, where a GPU would have to be waited for."""
+    with FakeTensorMode():
+        network = small().train(training)
+        output = network._search(torch.randn(UNIT * 30, 12))
+    assert output["logits"].shape == (1, 3)
+
+
+def test_numbers_of_tiles_may_be_numpy_s() -> None:
+    assert small(k_eval=np.int64(3)).k_eval == [3, 3, 0]
+    with pytest.raises(TypeError):
+        small(k_eval=3.5)
 
 
 def test_one_level_is_a_plain_iat() -> None:
@@ -278,6 +294,9 @@ def test_a_reference_checkpoint_of_three_levels_is_read_finest_last() -> None:
     torch.testing.assert_close(network.levels[2].classifier.bias, state["fc5.bias"].float())
     assert network.k_eval == [6, 6, 0]
     assert isinstance(HAGMIL.from_reference(state).levels[0], IAT)
+    wider = states | {"model1.layers.0.fc.0.weight": torch.zeros(16, 60)}
+    with pytest.raises(ValueError, match="not this network's state dict"):
+        HAGMIL.from_reference(wider)
     del states["model1.weights.bias"]
     with pytest.raises(ValueError, match="not this network's state dict"):
         HAGMIL.from_reference(states)
