@@ -55,8 +55,8 @@ def make_slide_cohort(
         lesions: name and radius in micrometres of every size of lesion, ``LESION_RADII`` for example: then a tumour
             slide has one lesion, in one piece, and the sizes take turns and are kept in proportion by the splits.
         kind: ``"tumour"``, or ``"follicular"``: lesions that differ from lymph follicles only by what 0.5 micrometres a
-            pixel show and 1 hardly does. Then every second normal slide has no follicles: dense tissue is a hint that
-            every magnification sees, and no more.
+            pixel show and 1 hardly does. Follicles and lesions are one to four in all, but none on every second normal
+            slide: dense tissue is a hint that every magnification sees, and no more.
         fractions: shares of train, val and test.
         workers: processes that paint at the same time.
 

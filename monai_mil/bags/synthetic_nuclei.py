@@ -28,7 +28,7 @@ STROMA = CellType(spacing=15.0, radius=2.6, size_spread=0.15, elongation=2.2, da
 PARENCHYMA = CellType(spacing=13.0, radius=3.2, size_spread=0.10, elongation=1.15, darkness=0.58, coarseness=0.12)
 LYMPHOCYTE = CellType(spacing=6.6, radius=2.4, size_spread=0.06, elongation=1.05, darkness=0.86, coarseness=0.08)
 TUMOUR = CellType(spacing=11.5, radius=4.7, size_spread=0.28, elongation=1.35, darkness=0.74, coarseness=0.35)
-CLUMPED = replace(LYMPHOCYTE, darkness=0.87, grain=0.55)  # darker by the light that gaps between clumps let through
+CLUMPED = replace(LYMPHOCYTE, darkness=0.87, grain=0.7)  # darker by the light that gaps between clumps let through
 
 
 def draw_nucleus(rng: np.random.Generator, kind: CellType, mpp: float) -> np.ndarray:

@@ -31,11 +31,11 @@ _HAEMATOXYLIN = np.array([0.65, 0.70, 0.29])
 _EOSIN = np.array([0.10, 0.92, 0.38])
 _TEXTURE = 512
 _SMALLEST_LESION_UM = 170.0
-_FOLLICULAR_UM = (50.0, 90.0)
+_NODULE_UM = (60.0, 110.0)
 
 LesionKind = Literal["tumour", "follicular"]
 """``tumour``: nuclei crowded, large and of many shapes, seen from afar. ``follicular``: a lymph follicle like those of
-normal slides, but for the chromatin of its nuclei, which lies in clumps of a micrometre."""
+normal slides, as large and as many, but for the chromatin of its nuclei, which lies in clumps of a micrometre."""
 
 
 @dataclass(frozen=True)
@@ -126,46 +126,56 @@ def plan_slide(
     radius: float | None = None,
     kind: LesionKind = "tumour",
 ) -> SyntheticSlide:
-    """Lay out tissue, stroma, lymph follicles and, if ``tumour``, one to three lesions of different size.
+    """Lay out tissue, stroma, lymph follicles and, if ``tumour``, lesions of different size.
 
     With a ``radius`` (micrometres) there is one lesion, of this radius; it fills the tears and vacuoles where it lies,
-    so that it is in one piece and as large as its radius says. Where lesions are follicular, every second normal
-    slide has no follicle: dense tissue is a hint that every magnification sees.
+    so that it is in one piece and as large as its radius says. Where lesions are follicular, a slide has one to four
+    dense nodules, but every second normal slide has none: dense tissue is a hint that every magnification sees. On a
+    tumour slide one or more of them are lesions.
     """
     rng = np.random.default_rng([seed, 0])
     shape = (-(-size[1] // MASK_DOWNSAMPLE), -(-size[0] // MASK_DOWNSAMPLE))
     pixel = mpp * MASK_DOWNSAMPLE
     tissue = _tissue(rng, shape, pixel)
     stroma = np.clip((_smooth_noise(rng, shape, 180 / pixel) - 0.45) * 4, 0, 1)
-    follicle = np.zeros(shape, np.float32)
-    count = rng.integers(1, 4)
-    if kind == "follicular" and not tumour:
-        count *= np.random.default_rng([seed, 2]).integers(2)
-    for _ in range(count):
-        _blob(rng, follicle, tissue > 0.9, rng.uniform(70, 190) / pixel)
-    lesion = np.zeros(shape, np.float32)
+    if kind == "follicular":
+        benign, malignant = _nodules(rng, tumour)
+    else:
+        benign, malignant = _follicles_and_tumour(rng, pixel * min(shape))
+    follicle, lesion = np.zeros(shape, np.float32), np.zeros(shape, np.float32)
+    for each in benign:
+        _blob(rng, follicle, tissue > 0.9, each / pixel)
     if tumour and radius is not None:
-        _blob(rng, lesion, tissue > 0.9, radius / pixel)
+        malignant = iter([radius])
+    for each in malignant if tumour else ():
+        _blob(rng, lesion, tissue > 0.9, each / pixel)
+    if radius is not None:
         tissue = np.maximum(tissue, lesion)
-    elif tumour:
-        for radius in _lesion_radii(rng, kind, pixel * min(shape)):
-            _blob(rng, lesion, tissue > 0.9, radius / pixel)
     if kind == "follicular":
         follicle = np.maximum(follicle, lesion)
     truth = (lesion > 0.5) & (tissue > 0.5)
     return SyntheticSlide(size, mpp, truth, tissue, follicle, stroma.astype(np.float32), seed, kind)
 
 
-def _lesion_radii(rng: np.random.Generator, kind: LesionKind, side: float) -> Iterator[float]:
-    """Radii of one to three lesions on a slide whose shorter side is ``side``, all in micrometres.
+def _follicles_and_tumour(rng: np.random.Generator, side: float) -> tuple[Iterator[float], Iterator[float]]:
+    """Radii of one to three follicles and one to three lesions on a slide of this shorter side, in micrometres."""
+    return (rng.uniform(70, 190) for _ in range(rng.integers(1, 4))), _tumour_radii(rng, side)
 
-    Follicular ones are no larger than small follicles, so that their size does not tell.
-    """
-    smallest, largest = _SMALLEST_LESION_UM, max(0.15 * side, 1.2 * _SMALLEST_LESION_UM)
-    if kind == "follicular":
-        smallest, largest = _FOLLICULAR_UM
+
+def _tumour_radii(rng: np.random.Generator, side: float) -> Iterator[float]:
+    largest = max(0.15 * side, 1.2 * _SMALLEST_LESION_UM)
     for _ in range(rng.integers(1, 4)):
-        yield np.exp(rng.uniform(np.log(smallest), np.log(largest)))
+        yield np.exp(rng.uniform(np.log(_SMALLEST_LESION_UM), np.log(largest)))
+
+
+def _nodules(rng: np.random.Generator, tumour: bool) -> tuple[Iterator[float], Iterator[float]]:
+    """Radii of benign and of malignant dense nodules in micrometres, none or one to four in all."""
+    smallest, largest = np.log(_NODULE_UM)
+    radii = np.exp(rng.uniform(smallest, largest, int(rng.integers(1, 5))))
+    lesions = int(rng.integers(1, len(radii) + 1)) if tumour else 0
+    if not tumour:
+        radii = radii[: len(radii) * int(rng.integers(2))]
+    return iter(radii[lesions:]), iter(radii[:lesions])
 
 
 def _tissue(rng: np.random.Generator, shape: tuple[int, int], pixel: float) -> np.ndarray:
