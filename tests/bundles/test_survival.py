@@ -3,10 +3,11 @@
 import json
 
 import pytest
+import torch
 
 from monai_mil.bags import make_survival_cohort
 from monai_mil.heatmaps import Heatmap, write_survival_report
-from tests.bundles.common import rows, run_bundle
+from tests.bundles.common import rows, run_bundle, weights
 
 WIDTH = 32
 BAGS = {"encoder": "synthetic", "in_channels": WIDTH}
@@ -19,11 +20,10 @@ def cohort(tmp_path_factory):
     return make_survival_cohort(folder, num_bags=150, width=WIDTH, bag_size=(20, 60), seed=0).parent
 
 
-def train_and_evaluate(name, cohort, folder, *overlays, **options):
+def train_and_evaluate(name, cohort, folder, **options):
     options = {**BAGS, "dataset_dir": cohort, "ckpt_dir": folder / "models", "output_dir": folder / "eval"} | options
-    train = ["train", *overlays, "survival"]
-    log = run_bundle(name, train, cwd=folder, **options).stdout
-    run_bundle(name, [*train, "evaluate", "evaluate_survival"], cwd=folder, **options)
+    log = run_bundle(name, ["train", "survival"], cwd=folder, **options).stdout
+    run_bundle(name, ["train", "survival", "evaluate", "evaluate_survival"], cwd=folder, **options)
     return log
 
 
@@ -78,7 +78,28 @@ def test_inference_needs_no_follow_up_and_gives_the_risks_of_the_evaluation(trai
     assert heatmap.attributes["prediction"] == f"risk {float(found['bag_000']['risk']):.3g}"
 
 
-def test_a_method_with_further_losses_learns_survival_from_its_bags_beside_the_anchor(cohort, tmp_path):
-    options = {"method": "clam_mb", "train::trainer::max_epochs": 1}
-    train_and_evaluate("mil_baselines", cohort, tmp_path, "anchor", **options)
-    assert 0 < json.loads((tmp_path / "eval" / "survival.json").read_text())["concordance"]["value"] <= 1
+@pytest.fixture(scope="module")
+def beside_the_anchor(cohort, tmp_path_factory):
+    """CLAM with all its overlays, in the order that the docs give, by one process of torchrun."""
+    folder = tmp_path_factory.mktemp("beside_the_anchor")
+    options = {**BAGS, "dataset_dir": cohort, "ckpt_dir": folder / "models", "output_dir": folder / "eval"}
+    options |= {"method": "clam_mb", "train::trainer::max_epochs": 1, "processes": 1}
+    run_bundle("mil_baselines", ["train", "anchor", "survival", "multi_gpu_train"], cwd=folder, **options)
+    evaluate = ["train", "survival", "evaluate", "evaluate_survival", "multi_gpu_evaluate"]
+    run_bundle("mil_baselines", evaluate, cwd=folder, **options)
+    return folder
+
+
+def test_a_method_with_further_losses_learns_survival_from_its_bags_beside_the_anchor(beside_the_anchor, cohort):
+    edges = json.loads((beside_the_anchor / "models" / "time_bins.json").read_text())["edges"]
+    assert len(weights(beside_the_anchor)["classifier.weight"]) == len(edges) - 1
+    (checkpoint,) = (beside_the_anchor / "models" / "checkpoints").glob("*=1.pt")
+    objects = torch.load(checkpoint, weights_only=True)["objects"]
+    assert objects["anchor"]["steps"] == sum(row["split"] == "train" for row in rows(cohort / "cohort.csv"))
+    assert objects["time_bins"]["edges"] == edges
+
+
+def test_the_multi_gpu_configs_come_last(beside_the_anchor, cohort):
+    tested = {row["patient_id"] for row in rows(cohort / "cohort.csv") if row["split"] == "test"}
+    assert {row["patient_id"] for row in rows(beside_the_anchor / "eval" / "survival.csv")} == tested
+    assert 0 < json.loads((beside_the_anchor / "eval" / "survival.json").read_text())["concordance"]["value"] <= 1
