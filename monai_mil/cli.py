@@ -234,19 +234,33 @@ def report(
     """Write one HTML page with metrics, curves, heatmaps and the most attended tiles of a cohort."""
     from monai_mil.heatmaps import write_report, write_survival_report
 
+    survival = predictions.suffix.lower() == ".json"
+    if survival and heatmaps is not None:
+        raise typer.BadParameter("a survival report shows no heatmaps: leave --heatmaps out")
     out = out or predictions.with_name("report.html")
-    if predictions.suffix.lower() == ".json":
-        write_survival_report(predictions, out, title=title, unit=time_unit)
+    runs = _named_files(stability) if stability else None
+    if survival:
+        write_survival_report(predictions, out, title=title, unit=time_unit, stability=runs)
     else:
-        runs = dict(_named_file(entry) for entry in stability) if stability else None
         write_report(predictions, heatmaps or predictions.with_name("heatmaps"), out, title=title, stability=runs)
     typer.echo(out)
 
 
+def _named_files(entries: list[str]) -> dict[str, Path]:
+    """Files by name, of which no two are the same."""
+    files: dict[str, Path] = {}
+    for name, path in map(_named_file, entries):
+        if name in files:
+            raise typer.BadParameter(f"several runs are called '{name}': give NAME=FILE")
+        files[name] = path
+    return files
+
+
 def _named_file(entry: str) -> tuple[str, Path]:
-    """``NAME=FILE``; a file alone is named by its folder."""
+    """``NAME=FILE``; a file alone, which may have "=" in its path, is named by its folder."""
     name, equals, path = entry.partition("=")
-    return (name, Path(path)) if equals else (Path(entry).resolve().parent.name, Path(entry))
+    alone = Path(entry)
+    return (name, Path(path)) if equals and not alone.exists() else (alone.resolve().parent.name, alone)
 
 
 @app.command(epilog="[bold]Example[/]\n\nmonai-mil demo runs/demo --seed 1")

@@ -1,5 +1,6 @@
 """The command ``monai-mil`` as a user meets it."""
 
+import json
 import re
 import shutil
 import subprocess
@@ -13,6 +14,8 @@ from monai_mil import __version__
 from monai_mil.bags import BagFile, make_bag_cohort
 from monai_mil.bags.synthetic_scan import make_scan_cohort
 from monai_mil.cli import app
+from monai_mil.metrics import survival_report
+from monai_mil.metrics.files import write_json
 from tests.conftest import shared
 
 
@@ -105,6 +108,43 @@ def test_an_error_of_the_user_is_one_line_without_a_traceback(tmp_path):
         assert done.stderr.startswith("error: ")
         assert str(tmp_path) in done.stderr
         assert "Traceback" not in done.stderr
+
+
+@pytest.fixture
+def survival(tmp_path):
+    """``survival.json`` of six patients."""
+    report = survival_report([1, 2, 3, 4, 5, 6], [6, 5, 4, 3, 2, 1], [1, 1, 0, 1, 1, 1], n=0)
+    write_json(report, tmp_path / "survival.json")
+    return tmp_path / "survival.json"
+
+
+def curve(folder):
+    """A run's curve of attention."""
+    folder.mkdir(parents=True)
+    epochs = [{"epoch": 1, "jsd": None, "effective_tiles": 9.0}, {"epoch": 2, "jsd": 1e-3, "effective_tiles": 8.0}]
+    (folder / "curve.json").write_text(json.dumps({"epochs": epochs}))
+    return str(folder / "curve.json")
+
+
+def test_a_survival_report_compares_runs_also_those_with_an_equals_sign_in_their_path(survival, tmp_path):
+    first, second = curve(tmp_path / "lr=0.1" / "one"), curve(tmp_path / "lr=0.2" / "two")
+    done = CliRunner().invoke(app, ["report", str(survival), "--stability", first, "--stability", f"<two>={second}"])
+    assert done.exit_code == 0, done.output
+    page = (tmp_path / "report.html").read_text()
+    assert "Stability of attention" in page
+    assert "one</span>" in page
+    assert "&lt;two&gt;</span>" in page
+
+
+def test_what_a_report_cannot_show_is_refused(survival, tmp_path):
+    same = [curve(tmp_path / run / "eval") for run in ("anchor", "plain")]
+    for options, message in (
+        (["--stability", same[0], "--stability", same[1]], "several runs are called 'eval': give NAME=FILE"),
+        (["--heatmaps", str(tmp_path)], "leave --heatmaps out"),
+    ):
+        done = CliRunner().invoke(app, ["report", str(survival), *options])
+        assert done.exit_code == 2
+        assert message in done.output
 
 
 @pytest.mark.parametrize("command", ["embed", "embed-scans"])

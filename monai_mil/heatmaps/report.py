@@ -15,7 +15,7 @@ from monai_mil.heatmaps.pages import footer, write_page
 from monai_mil.heatmaps.panels import Panel, ScanPanel, colour_bar, make_panel, make_scan_panel
 from monai_mil.heatmaps.predictions import Predictions, read_predictions
 from monai_mil.heatmaps.scan_heatmap import ScanHeatmap, load_heatmap
-from monai_mil.heatmaps.stability_curves import stability_charts
+from monai_mil.heatmaps.stability_curves import stability_section
 
 _METRICS = {
     "auroc": "AUROC",
@@ -67,7 +67,6 @@ def write_report(
         CohortError: the table, or a curve of attention, is invalid.
     """
     table = read_predictions(predictions_csv)
-    runs = _stability_beside(Path(predictions_csv)) if stability is None else stability
     figures, figures_note = _figures(table, Path(heatmap_dir), slides, max_figures, tiles)
     numbers = {figure["slide_id"]: figure["number"] for figure in reversed(figures)}
     curves = table.curves if table.labelled.any() else []
@@ -84,8 +83,7 @@ def write_report(
         calibration=calibration_chart(curves, table.noun),
         class_counts=_class_counts(table),
         confusion=_confusion(table),
-        stability=stability_charts(runs),
-        stability_runs=list(runs),
+        **stability_section(predictions_csv, stability),
         figures=figures,
         figures_note=figures_note,
         colour_bar=colour_bar() if figures else "",
@@ -94,11 +92,6 @@ def write_report(
         rows=[_row(table, index) | {"figure": numbers.get(table.slide_ids[index])} for index in range(len(table))],
         settings=footer(predictions_csv, {**(settings or {}), "bootstrap seed": str(seed)}),
     )
-
-
-def _stability_beside(predictions: Path) -> dict[str, Path]:
-    path = predictions.with_name("attention_stability.json")
-    return {"this network": path} if path.is_file() else {}
 
 
 def _summary(table: Predictions) -> str:

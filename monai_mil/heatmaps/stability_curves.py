@@ -20,6 +20,22 @@ _DIVERGENCE, _TILES = "divergence (nats)", "effective number of tiles"
 Points = list[tuple[float, float]]
 
 
+def stability_section(source: str | Path, runs: Mapping[str, str | Path] | None) -> dict[str, Any]:
+    """What a page shows of it: ``stability``, the charts, and ``stability_runs``, the names of the runs.
+
+    Args:
+        source: the file that the page is made of.
+        runs: as :func:`stability_charts` takes them; None takes the curve beside ``source``, where there is one.
+
+    Raises:
+        CohortError: as :func:`stability_charts`.
+    """
+    if runs is None:
+        beside = Path(source).with_name("attention_stability.json")
+        runs = {"this network": beside} if beside.is_file() else {}
+    return {"stability": stability_charts(runs), "stability_runs": list(runs)}
+
+
 def stability_charts(runs: Mapping[str, str | Path]) -> list[Markup]:
     """Divergence between epochs, on a logarithmic scale, and effective number of tiles, over the epochs.
 
@@ -45,8 +61,8 @@ def stability_charts(runs: Mapping[str, str | Path]) -> list[Markup]:
 def _read(path: Path) -> list[dict[str, Any]]:
     try:
         history = json.loads(path.read_text(encoding="utf-8"))["epochs"]
-        if not history or not all({"epoch", "jsd", "effective_tiles"} <= set(past) for past in history):
-            raise KeyError("epochs")
+        if not history or not all(_is_epoch(past) for past in history):
+            raise ValueError("an epoch without its figures")
     except OSError as error:
         raise CohortError(f"attention stability '{path}': cannot be read ({error.strerror})") from error
     except (ValueError, KeyError, TypeError) as error:
@@ -55,6 +71,13 @@ def _read(path: Path) -> list[dict[str, Any]]:
             "training a bundle with attention writes"
         ) from error
     return history
+
+
+def _is_epoch(past: Mapping[str, Any]) -> bool:
+    """Whether it is a training's: its number, and figures that may be unknown."""
+    figures = [past[key] for key in ("jsd", "effective_tiles") if past[key] is not None]
+    numbers = all(type(figure) in (int, float) and math.isfinite(figure) for figure in figures)
+    return numbers and type(past["epoch"]) is int and past["epoch"] >= 1
 
 
 def _points(history: Sequence[Mapping[str, Any]], key: str, lowest: float = 0.0) -> Points:
@@ -71,8 +94,9 @@ def _logarithmic(curves: Sequence[Points], longest: int) -> Markup:
 
 
 def _linear(curves: Sequence[Points], longest: int) -> Markup:
-    ticks = time_ticks(max(value for curve in curves for _, value in curve), most=5)
-    top = max(ticks[-1], *(value for curve in curves for _, value in curve))
+    highest = max((value for curve in curves for _, value in curve), default=0.0) or 1.0
+    ticks = time_ticks(highest, most=5)
+    top = max(ticks[-1], highest)
     placed = [[(x, y / top) for x, y in curve] for curve in curves]
     return _chart(placed, [(tick / top, f"{tick:g}") for tick in ticks], longest, _TILES)
 

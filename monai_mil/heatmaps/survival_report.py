@@ -10,6 +10,7 @@ from typing import Any
 
 from monai_mil.errors import CohortError
 from monai_mil.heatmaps.pages import footer, write_page
+from monai_mil.heatmaps.stability_curves import stability_section
 from monai_mil.heatmaps.survival_chart import at_risk, survival_chart, time_ticks
 
 
@@ -20,6 +21,7 @@ def write_survival_report(
     title: str = "Survival report",
     unit: str = "time",
     settings: Mapping[str, str] | None = None,
+    stability: Mapping[str, str | Path] | None = None,
 ) -> Path:
     """Write the report of one cohort.
 
@@ -30,12 +32,14 @@ def write_survival_report(
         title: its title.
         unit: what the axis of the times says, such as ``months``.
         settings: further lines of the footer, such as bundle and encoder.
+        stability: ``attention_stability.json`` of one training or of several to compare, by name; None takes the one
+            beside the report, where there is one.
 
     Returns:
         ``out_html``.
 
     Raises:
-        CohortError: the file is missing or is no survival report.
+        CohortError: the file is missing or is no survival report, or a curve of attention is invalid.
     """
     path = Path(survival_json)
     report = _read(path)
@@ -56,6 +60,7 @@ def write_survival_report(
         unit=unit,
         cutoffs=", ".join(f"{value:.3g}" for value in report["cutoffs"]),
         cutoffs_from=report["cutoffs_from"],
+        **stability_section(path, stability),
         patients=_patients(path.with_name("survival.csv")),
         settings=footer(path, settings or {}),
     )

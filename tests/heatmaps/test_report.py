@@ -256,13 +256,32 @@ def test_curves_of_several_runs_are_compared_by_name(tmp_path):
     assert heights[1] - heights[0] == pytest.approx(heights[0] - heights[2], abs=0.2)  # a decade up is one down
 
 
-@pytest.mark.parametrize(("text", "message"), [(None, "cannot be read"), ("{}", "no curve of a training")])
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (None, "cannot be read"),
+        ("{}", "no curve of a training"),
+        ('{"epochs": []}', "no curve of a training"),
+        ('{"epochs": [{"epoch": 1, "jsd": null}]}', "no curve of a training"),
+        ('{"epochs": [{"epoch": 0, "jsd": null, "effective_tiles": 3}]}', "no curve of a training"),
+        ('{"epochs": [{"epoch": "1", "jsd": null, "effective_tiles": 3}]}', "no curve of a training"),
+        ('{"epochs": [{"epoch": 1, "jsd": "x", "effective_tiles": 3}]}', "no curve of a training"),
+        ('{"epochs": [{"epoch": 1, "jsd": Infinity, "effective_tiles": 3}]}', "no curve of a training"),
+    ],
+)
 def test_a_curve_that_is_none_is_named(tmp_path, text, message):
     write_table(tmp_path / "a.csv", ("normal", "tumor"))
     if text is not None:
         (tmp_path / "curve.json").write_text(text)
     with pytest.raises(CohortError, match=rf"attention stability '.*curve.json': {message}"):
         report(tmp_path, stability={"a": tmp_path / "curve.json"})
+
+
+def test_a_curve_without_any_known_figure_is_shown_empty(tmp_path):
+    write_table(tmp_path / "a.csv", ("normal", "tumor"))
+    epoch = {"epoch": 1, "jsd": None, "effective_tiles": None}
+    (tmp_path / "attention_stability.json").write_text(json.dumps({"epochs": [epoch]}))
+    assert report(tmp_path).count('class="line s0" points=""') == 2
 
 
 def test_risks_are_sent_to_the_survival_report(tmp_path):

@@ -55,6 +55,20 @@ def test_three_given_groups_without_resamples(tmp_path: Path) -> None:
     assert "intermediate risk" in page
 
 
+def test_the_curves_of_attention_are_shown_too(tmp_path: Path) -> None:
+    path = evaluation(tmp_path)
+    assert "Stability of attention" not in write_survival_report(path, tmp_path / "report.html").read_text()
+    epochs = [{"epoch": 1, "jsd": None, "effective_tiles": 9.0}, {"epoch": 2, "jsd": 1e-3, "effective_tiles": 8.0}]
+    (tmp_path / "attention_stability.json").write_text(json.dumps({"epochs": epochs}))
+    page = write_survival_report(path, tmp_path / "report.html").read_text()
+    assert "Stability of attention" in page
+    assert page.count('<polyline class="line') == 2 + 2
+    other = (tmp_path / "attention_stability.json").rename(tmp_path / "other.json")
+    page = write_survival_report(path, tmp_path / "report.html", stability={"<a>": other, "b": other}).read_text()
+    assert "&lt;a&gt;</span>" in page
+    assert page.count('<polyline class="line') == 2 + 4
+
+
 def test_curves_step_where_patients_die_and_are_marked_where_they_are_censored() -> None:
     report = survival_report([2, 1], [10, 20], [1, 0], [0.0], n=0)
     chart = str(survival_chart(report["groups"], "months"))
