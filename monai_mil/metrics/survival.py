@@ -109,7 +109,7 @@ def log_rank(time: ArrayLike, event: ArrayLike, group: ArrayLike) -> LogRank:
 
 
 def risk_groups(risk: ArrayLike, cutoffs: Sequence[float]) -> Array:
-    """Group of every patient, 0 for the lowest risk: how many cut-offs the risk is above, int64 ``[n]``."""
+    """Group of every patient, 0 for the lowest risk: how many cut-offs the (finite) risk is above, int64 ``[n]``."""
     return np.searchsorted(np.sort(np.asarray(cutoffs, dtype=float)), np.asarray(risk, dtype=float), side="left")
 
 

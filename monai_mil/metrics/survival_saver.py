@@ -58,8 +58,9 @@ class SurvivalSaver:
     """Writes ``survival.json``, a :func:`survival_report`, and ``survival.csv`` when an evaluator ends.
 
     Reads what :class:`ConcordanceIndex` reads. The table has a row a patient: ``patient_id, risk, group, time, event``,
-    the last two empty where unknown. The report is of the patients who were followed; without two of them that can be
-    compared there is none, with a warning. With several processes both tell of the patients of all.
+    the last two empty where unknown, the group where the risk is NaN. The report is of the patients who were followed;
+    without two of them that can be compared there is none, with a warning. With several processes both tell of the
+    patients of all.
 
     Args:
         output_dir: the run's folder.
@@ -112,6 +113,7 @@ class SurvivalSaver:
             writer = csv.writer(file, lineterminator="\n")
             writer.writerow(["patient_id", "risk", "group", "time", "event"])
             for case in patients:
-                group = names[int(risk_groups(case.risk, cutoffs or ()))] if cutoffs else ""
+                grouped = cutoffs and not math.isnan(case.risk)
+                group = names[int(risk_groups(case.risk, cutoffs or ()))] if grouped else ""
                 follow_up = [f"{case.time:g}", f"{case.event:g}"] if case.known else ["", ""]
                 writer.writerow([case.patient_id, f"{case.risk:.6g}", group, *follow_up])

@@ -79,6 +79,15 @@ def test_cut_offs_of_other_patients_make_the_groups(tmp_path: Path) -> None:
     assert report["concordance"]["low"] is None
 
 
+def test_a_patient_without_a_risk_is_in_no_group(tmp_path: Path) -> None:
+    items = slides(8)
+    items[0]["image"] = torch.full((3, 4), torch.nan)
+    evaluator(items, FirstFeature(), val_handlers=[SurvivalSaver(tmp_path, [-0.5], n=0)]).run()
+    with (tmp_path / "survival.csv").open(newline="") as file:
+        groups = [row["group"] for row in csv.DictReader(file)]
+    assert groups == ["", "low", "low", "high"]
+
+
 def test_without_follow_up_there_are_risks_and_no_report(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     items = [{key: value for key, value in item.items() if key != "label"} for item in slides(6)]
     evaluator(items, FirstFeature(), val_handlers=[SurvivalSaver(tmp_path)]).run()
