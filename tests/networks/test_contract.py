@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 import monai_mil.networks
-from monai_mil.networks import MILNetwork, contract, instance_scores
+from monai_mil.networks import HAGMIL, MILNetwork, contract, instance_scores
 
 CHANNELS, CLASSES = 12, 3
 EXPORTED = [getattr(monai_mil.networks, name) for name in monai_mil.networks.__all__]
@@ -308,7 +308,8 @@ def test_evaluation_in_chunks_equals_training_mode_s_whole(network: nn.Module, i
     assert whole.keys() == chunked.keys()
     for key in whole:
         # HAG-MIL's scores are ranks: two tiles whose attention differs by rounding only may change places.
-        atol = 2 / image.shape[2] if key == "instance_scores" else 1e-6
+        ranks = isinstance(network, HAGMIL) and key == "instance_scores"
+        atol = 2 / image.shape[2] if ranks else 1e-6
         torch.testing.assert_close(chunked[key], whole[key], rtol=1e-5, atol=atol)
 
 
