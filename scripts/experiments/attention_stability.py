@@ -18,6 +18,7 @@ import numpy as np
 from experiments.bundles import evaluate, train_and_evaluate
 from monai_mil.bags import embed_cohort, make_slide_cohort
 from monai_mil.metrics import EpochStability, Interval, auroc, bootstrap_ci, draw_stability
+from monai_mil.metrics.files import write_json
 
 SEEDS = (0, 1, 2, 3, 4)
 ARMS = {"without anchor": 0.0, "anchor, beta 0.1": 0.1, "anchor, beta 1": 1.0}
@@ -36,8 +37,7 @@ def run(folder: Path, slides: int = 240) -> str:
     curves = {name: _mean_curve([each["attention_stability"]["epochs"] for each in arm]) for name, arm in runs.items()}
     draw_stability(curves, folder / "attention_stability.png")
     for name, curve in curves.items():
-        epochs = [vars(epoch) | {"jsd": None if np.isnan(epoch.jsd) else epoch.jsd} for epoch in curve]
-        (folder / f"{_plain(name)}.json").write_text(json.dumps({"epochs": epochs}, indent=4) + "\n")
+        write_json({"epochs": [vars(epoch) for epoch in curve]}, folder / f"{_plain(name)}.json")
     return _table(runs, curves)
 
 
