@@ -51,8 +51,7 @@ def learned(cohort, folder, *overlays, **options):
         ckpt_dir=str(folder / "models"),
         output_dir=str(folder),
         encoder="synthetic",
-        **{"train::trainer::max_epochs": 5, "optimizer::lr": 0.003, "methods::transmil::hidden_dim": 64},
-        **options,
+        **{"train::trainer::max_epochs": 5, "optimizer::lr": 0.003, "methods::transmil::hidden_dim": 64} | options,
     )
     run.initialize()
     run.run()
@@ -84,6 +83,30 @@ def test_an_overlay_adds_the_anchor_to_every_network_with_attention(method, coho
     auroc, terms = learned(cohort, tmp_path, "anchor", method=method)
     assert auroc >= 0.9
     assert terms["anchor"] > 0
+    assert len(movement(tmp_path)) == 5
+
+
+def movement(folder):
+    """How far attention moved, epoch by epoch."""
+    epochs = json.loads((folder / "attention_stability.json").read_text())["epochs"]
+    return {epoch["epoch"]: epoch["jsd"] for epoch in epochs}
+
+
+def test_a_resumed_run_goes_on_with_the_anchor_and_with_how_far_attention_moved(cohort, tmp_path):
+    for epochs in (2, 3):
+        options = {"train::trainer::max_epochs": epochs, "resume": epochs > 2}
+        learned(cohort, tmp_path, "anchor", **options)
+    assert movement(tmp_path).keys() == {1, 2, 3}
+    assert movement(tmp_path)[3] > 0
+    (checkpoint,) = (tmp_path / "models" / "checkpoints").glob("*=3.pt")
+    bags = [row for row in rows(cohort / "cohort.csv") if row["split"] == "train"]
+    assert torch.load(checkpoint, weights_only=True)["objects"]["anchor"]["steps"] == 3 * len(bags)
+
+
+def test_a_training_whose_losses_are_no_numbers_is_ended(cohort, tmp_path):
+    with pytest.raises(RuntimeError) as told, pytest.warns(UserWarning, match="its step is left out"):
+        learned(cohort, tmp_path, loss="$lambda output, label: output['logits'].sum() * float('nan')")
+    assert "not finite in 10 steps in a row" in str(told.value.__cause__)
 
 
 def test_the_anchor_is_in_the_checkpoint_and_not_in_the_model_that_predicts(cohort, tmp_path):
