@@ -94,7 +94,7 @@ def movement(folder):
 
 def test_a_resumed_run_goes_on_with_the_anchor_and_with_how_far_attention_moved(cohort, tmp_path):
     for epochs in (2, 3):
-        options = {"train::trainer::max_epochs": epochs, "resume": epochs > 2}
+        options = {"train::trainer::max_epochs": epochs, "resume": epochs > 2, "anchor_temperature": 0.5}
         learned(cohort, tmp_path, "anchor", **options)
     assert movement(tmp_path).keys() == {1, 2, 3}
     assert movement(tmp_path)[3] > 0
