@@ -25,4 +25,7 @@ ABLATION = {
 
 def run(folder: Path, data: Path) -> str:
     """Train every variant on every set; a Markdown table as of the experiment ``classic_mil``."""
-    return compare(folder, data, ABLATION, [("ASMIL", name) for name in ABLATION if name != "ASMIL"])
+    pairs = [
+        (name, other) for other in ("gated ABMIL", "none") for name in ABLATION if name not in (other, "gated ABMIL")
+    ]
+    return compare(folder, data, ABLATION, pairs)
