@@ -139,6 +139,7 @@ EXAMPLES = {
     "pathology_hagmil": Example(
         planted_trees,
         overrides={"optimizer::lr": 0.003, "train::trainer::accumulation_steps": 1},
+        bags={"tile_size": 256},
         bag_folder="bags/level_2",
     ),
     "pathology_insight": Example(planted_tokens, overrides={"optimizer::lr": 0.001}),
