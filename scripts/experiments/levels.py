@@ -105,15 +105,14 @@ def _hagmil(folder: Path, cohort: Path, bags: Path) -> dict[int, tuple[Predictio
     """Answers of one network for the test split and how well its fused map finds lesions, by tiles opened."""
     options = {"dataset_dir": cohort, "bag_dir": bags, "levels": LEVELS, **SETTINGS["pathology_hagmil"]}
     train_and_evaluate("pathology_hagmil", folder / "hagmil", **options)
+    found = {}
     for k in OPENED:
         place = folder / "hagmil" / f"opened_{k}"
         with_k = options | {"ckpt_dir": folder / "hagmil" / "models", "k_eval": k}
         evaluate("pathology_hagmil", place, ("localise",), **with_k)
-    places = {k: folder / "hagmil" / f"opened_{k}" for k in OPENED}
-    return {
-        k: (read_predictions(place / "predictions.csv"), json.loads((place / "localisation.json").read_text()))
-        for k, place in places.items()
-    }
+        localisation = json.loads((place / "localisation.json").read_text())
+        found[k] = (read_predictions(place / "predictions.csv"), localisation)
+    return found
 
 
 def _train(bundle: str, folder: Path, cohort: Path, bags: Path, **options: Any) -> Predictions:

@@ -39,22 +39,33 @@ class Scaled(SupervisedTrainer):
         self.scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
 
 
+def trainer_of(
+    network: nn.Module,
+    loss: Loss,
+    labels: tuple[int, ...],
+    kind: type[SupervisedTrainer] = SupervisedTrainer,
+    **options,
+) -> SupervisedTrainer:
+    """One epoch of one random bag for every label."""
+    return kind(
+        device=torch.device("cpu"),
+        max_epochs=1,
+        train_data_loader=DataLoader(Dataset([{"image": torch.randn(6, 9), "label": label} for label in labels])),
+        prepare_batch=prepare_bag_batch,
+        network=network,
+        loss_function=loss,
+        **options,
+    )
+
+
 def run(loss: Loss, patience: int = 10, labels: tuple[int, ...] = (0, 1, 2, 3)) -> tuple[list[Tensor], list[int]]:
     """All weights, the anchor's too, after every iteration, and the number of the anchor's steps."""
     torch.manual_seed(0)
     network = ASMIL(6, 2, hidden_dim=16, tokens=3)
     anchor = Anchor(network, momentum=0.5)
-    bags = [{"image": torch.randn(6, 9), "label": label} for label in labels]
-    trainer = SupervisedTrainer(
-        device=torch.device("cpu"),
-        max_epochs=1,
-        train_data_loader=DataLoader(Dataset(bags)),
-        prepare_batch=prepare_bag_batch,
-        network=network,
-        optimizer=torch.optim.Adam(network.parameters(), lr=1e-2, weight_decay=1e-2),
-        loss_function=loss,
-        train_handlers=[GradientClip(network, 5.0), SkipNonFinite(network, patience), anchor],
-    )
+    optimizer = torch.optim.Adam(network.parameters(), lr=1e-2, weight_decay=1e-2)
+    handlers = [GradientClip(network, 5.0), SkipNonFinite(network, patience), anchor]
+    trainer = trainer_of(network, loss, labels, optimizer=optimizer, train_handlers=handlers)
     weights, steps = [], []
 
     def note() -> None:
@@ -94,18 +105,9 @@ def run_scaled(
     torch.manual_seed(0)
     network = ASMIL(6, 2, hidden_dim=16, tokens=3)
     handler = SkipNonFinite(network, patience)
-    bags = [{"image": torch.randn(6, 9), "label": label} for label in labels]
-    trainer = Scaled(
-        device=torch.device("cpu"),
-        max_epochs=1,
-        train_data_loader=DataLoader(Dataset(bags)),
-        prepare_batch=prepare_bag_batch,
-        network=network,
-        optimizer=torch.optim.Adam(network.parameters(), lr=1e-2, fused=fused),
-        loss_function=loss,
-        train_handlers=[handler],
-        accumulation_steps=accumulation_steps,
-    )
+    options = {"train_handlers": [handler], "accumulation_steps": accumulation_steps}
+    optimizer = torch.optim.Adam(network.parameters(), lr=1e-2, fused=fused)
+    trainer = trainer_of(network, loss, labels, Scaled, optimizer=optimizer, **options)
     scales, moved = [], []
     last = [parameter.detach().clone() for parameter in network.parameters()]
 
