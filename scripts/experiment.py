@@ -36,6 +36,7 @@ def main() -> None:
     folder = arguments.out.resolve() / arguments.name
     experiment = importlib.import_module(f"experiments.{arguments.name}")
     table = experiment.run(folder, arguments.data) if arguments.data else experiment.run(folder)
+    folder.mkdir(parents=True, exist_ok=True)
     (folder / "table.md").write_text(table + "\n")
     print(table)
 

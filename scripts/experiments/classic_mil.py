@@ -2,8 +2,7 @@
 
 Stratified tenfold cross-validation, five times, standardised on the training folds, 40 epochs of Adam (learning rate
 5e-4, weight decay 1e-5) with one bag a step, the network of the last epoch. Every method is 64 wide and has its own
-paper's dropout; nothing was tuned. TransMIL has 4 heads and 8 landmarks, about a bag's length, and is repeated only
-twice: the length of a bag decides what it computes, so that few of its networks can take a step together.
+paper's dropout; nothing was tuned. TransMIL has 4 heads and 8 landmarks, about a bag's length.
 
 The published figures take the best epoch on the test fold, and some come from features that hold the instances'
 labels. What the best epoch would give stands beside each figure.
@@ -29,7 +28,7 @@ from monai_mil.losses.anchor_divergence import Target
 from monai_mil.networks import ASMIL, DSMIL, MaxPooling, MeanPooling, TransMIL
 
 WIDTH = 64
-USUAL = 5
+REPETITIONS = 5
 _CELL = (
     "mean ± standard deviation over repetitions (95 % interval over the bags) [if every fold took its best test epoch: "
     "optimistic, for comparison with the literature only]"
@@ -51,7 +50,7 @@ _ATTENTION = {
     "gated ABMIL": Method(partial(_ABMIL, gated=True), _BAG),
     "DSMIL": Method(partial(DSMIL, num_classes=2, query_dim=WIDTH), _DSMIL),
     "ASMIL without its anchor": Method(partial(ASMIL, num_classes=2, hidden_dim=WIDTH), _BAG),
-    "TransMIL": Method(_TRANSMIL, _BAG, squared=True, repetitions=2),
+    "TransMIL": Method(_TRANSMIL, _BAG, squared=True),
 }
 METHODS = {
     "mean pooling": Method(partial(MeanPooling, num_classes=2, hidden_dim=WIDTH), _BAG),
@@ -89,7 +88,7 @@ def compare(folder: Path, data: Path, methods: Mapping[str, Method], comparisons
     for name, method in methods.items():
         for alike in _alike(sets):
             _train_missing(folder, name, method, alike)
-    results = {name: [_read(folder, name, method, bags) for bags in sets] for name, method in methods.items()}
+    results = {name: [_read(folder, name, bags) for bags in sets] for name in methods}
     return "\n".join([*_table(results), "", *(_comparison(results, pair) for pair in comparisons)])
 
 
@@ -105,7 +104,7 @@ def _alike(sets: Sequence[ClassicBags]) -> list[list[ClassicBags]]:
 
 def _train_missing(folder: Path, name: str, method: Method, sets: Sequence[ClassicBags]) -> None:
     """Train the repetitions that have no file yet, all together."""
-    paths = {(bags, index): _file(folder, name, bags, index) for bags in sets for index in range(method.repetitions)}
+    paths = {(bags, index): _file(folder, name, bags, index) for bags in sets for index in range(REPETITIONS)}
     missing = {path: list(folds(bags, index)) for (bags, index), path in paths.items() if not path.exists()}
     every = [fold for ten in missing.values() for fold in ten]
     trained = train(method, every, EPOCHS, _progress(name, every)) if every else {}
@@ -134,9 +133,9 @@ def _progress(name: str, same: Sequence[Fold]) -> Callable[[int], None]:
     return tell
 
 
-def _read(folder: Path, name: str, method: Method, bags: ClassicBags) -> Result:
+def _read(folder: Path, name: str, bags: ClassicBags) -> Result:
     lasts, bests = [], []
-    for repetition in range(method.repetitions):
+    for repetition in range(REPETITIONS):
         with np.load(_file(folder, name, bags, repetition)) as stored:
             right, of_fold = stored["right"], stored["fold"]
         lasts.append(right[-1])
@@ -151,14 +150,8 @@ def _table(results: Mapping[str, Sequence[Result]]) -> list[str]:
         cells = [_cell(result) for result in row]
         mean, margin = _mean([result.last for result in row])
         best = np.mean([result.best for result in row])
-        repetitions = len(row[0].accuracies)
-        label = name if repetitions == USUAL else f"{name}, {repetitions} repetitions"
-        lines.append(f"| {label} | {' | '.join(cells)} | {mean:.3f} ({_range(mean, margin)}) [{best:.3f}] |")
-    lines += [
-        "",
-        f"Accuracy of the last epoch, {FOLDS} folds, {USUAL} repetitions where no other number is given: {_CELL}.",
-    ]
-    return lines
+        lines.append(f"| {name} | {' | '.join(cells)} | {mean:.3f} ({_range(mean, margin)}) [{best:.3f}] |")
+    return [*lines, "", f"Accuracy of the last epoch, {FOLDS} folds, {REPETITIONS} repetitions: {_CELL}."]
 
 
 def _cell(result: Result) -> str:

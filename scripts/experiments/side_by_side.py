@@ -47,14 +47,12 @@ class Method:
         loss: of its output and the label.
         anchored: the loss needs the scores of an anchor.
         squared: the network lays a bag out as a square and takes no mask; bags come with their first tiles repeated.
-        repetitions: of the cross-validation.
     """
 
     network: Callable[[int], MILNetwork]
     loss: nn.Module
     anchored: bool = False
     squared: bool = False
-    repetitions: int = 5
 
 
 @dataclass(frozen=True, eq=False)
