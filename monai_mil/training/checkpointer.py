@@ -14,6 +14,7 @@ import ignite.distributed as idist
 import numpy as np
 import torch
 from ignite.engine import Engine, Events
+from torch import nn
 
 from monai_mil.training.files import save_atomically, unwrap
 
@@ -90,7 +91,8 @@ class Checkpointer:
         """Continue from the newest checkpoint that can be read; begin anew if there is none at all.
 
         Raises:
-            ValueError: a checkpoint does not hold what this run needs, or there are some and none can be read.
+            ValueError: a checkpoint does not hold what this run needs or is of another network, or none of several can
+                be read.
         """
         found = self.checkpoints()
         for path in reversed(found):
@@ -123,9 +125,16 @@ class Checkpointer:
         length = trainer.state.epoch_length
         trainer.state.epoch = epoch
         trainer.state.iteration = content["trainer"]["iteration"] if length is None else epoch * length
-        for name, value in self.objects.items():
+        for name, value in sorted(self.objects.items(), key=lambda item: isinstance(unwrap(item[1]), nn.Module)):
+            # networks last: what checks the run's settings says more than sizes that do not fit
             _warn_of_another_plan(name, value, content["objects"][name])
-            unwrap(value).load_state_dict(content["objects"][name])
+            try:
+                unwrap(value).load_state_dict(content["objects"][name])
+            except (RuntimeError, ValueError) as error:
+                raise ValueError(
+                    f"checkpoint '{path}': its {name} is another than this run's; resume with the configuration that "
+                    f"wrote it, or choose another folder ({error})"
+                ) from error
         scaler = getattr(trainer, "scaler", None)
         if "scaler" in content and scaler is not None:
             scaler.load_state_dict(content["scaler"])

@@ -165,6 +165,22 @@ def test_a_checkpoint_of_another_configuration_is_refused(tmp_path: Path) -> Non
         other.run([0], max_epochs=2)
 
 
+def test_a_checkpoint_of_another_network_is_named(tmp_path: Path) -> None:
+    def run(network: nn.Linear, optimizer: torch.optim.Optimizer, *, resume: bool) -> None:
+        trainer = Engine(lambda engine, batch: None)
+        Checkpointer(tmp_path, {"network": network, "optimizer": optimizer}, resume=resume).attach(trainer)
+        trainer.run([0], max_epochs=1 + resume)
+
+    one, wide = nn.Linear(1, 1), nn.Linear(2, 1)
+    run(one, torch.optim.SGD(one.parameters()), resume=False)
+    with pytest.raises(
+        ValueError, match=r"(?s)checkpoint '.*=1.pt': its network is .* another folder \(.*size mismatch"
+    ):
+        run(wide, torch.optim.SGD(wide.parameters()), resume=True)
+    with pytest.raises(ValueError, match=r"checkpoint '.*epoch=1.pt': its optimizer is another than this run's"):
+        run(one, torch.optim.SGD([one.weight]), resume=True)
+
+
 def train(folder: Path, epochs: int, batches: int, resume: bool) -> list[tuple[int, int]]:
     """Run a trainer with a cosine schedule; returns epoch and batch of every iteration."""
     network, seen = nn.Linear(1, 1), []

@@ -18,7 +18,7 @@ def run(folder: Path, edges: list[float], *, resume: bool = False, dies: bool = 
     """An epoch of training and its validation, or a training that dies in its first step."""
     trainer, evaluator = Engine(lambda engine, batch: 1 / int(not dies)), Engine(lambda engine, batch: None)
     evaluator.state.key_metric_name, evaluator.state.metrics = "concordance", {"concordance": 0.5}
-    network, saver = nn.Linear(1, 1), TimeBinsSaver(edges, folder / "time_bins.json")
+    network, saver = nn.Linear(1, len(edges) - 1), TimeBinsSaver(edges, folder / "time_bins.json")
     saver.attach(evaluator)
     BestModel(network, folder / "model.pt").attach(evaluator)
     trainer.add_event_handler(Events.EPOCH_COMPLETED, lambda: evaluator.run([0]))
@@ -38,11 +38,12 @@ def test_a_run_that_dies_before_its_model_leaves_an_older_one_its_bins(tmp_path:
     assert read_time_bins(tmp_path / "time_bins.json") == EDGES
 
 
-def test_a_run_is_resumed_with_its_own_bins_only(tmp_path: Path) -> None:
+@pytest.mark.parametrize("others", [[0.0, 1.0, 7.25, 1e3], [0.0, 7.25, 1e3]])
+def test_a_run_is_resumed_with_its_own_bins_only(tmp_path: Path, others: list[float]) -> None:
     run(tmp_path, EDGES)
     run(tmp_path, EDGES, resume=True)
     with pytest.raises(SettingsError, match=r"--time_edges '\[0.0, 0.33.*'\) or begin anew"):
-        run(tmp_path, [0.0, 1.0, 7.25, 1e3], resume=True)
+        run(tmp_path, others, resume=True)
     assert read_time_bins(tmp_path / "time_bins.json") == EDGES
 
 
