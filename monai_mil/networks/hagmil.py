@@ -80,9 +80,8 @@ class HAGMIL(MILNetwork):
         return {key: torch.cat([bag[key] for bag in bags]) for key in bags[0].keys()}  # noqa: SIM118  TorchScript
 
     @torch.jit.unused
-    @torch.no_grad()
     def descend(self, sources: Sequence[Source]) -> dict[str, Tensor]:
-        """Evaluate one slide whose finer tiles are read only where attention leads.
+        """Evaluate one slide, as in evaluation mode, whose finer tiles are read only where attention leads.
 
         Args:
             sources: for every level, coarsest first, what gives the features of some of its rows; ``len`` of the first
@@ -95,8 +94,15 @@ class HAGMIL(MILNetwork):
         Raises:
             ValueError: there are more or fewer sources than levels, no tile, or a feature that is not finite.
         """
+        from monai.networks.utils import eval_mode
+
         if len(sources) != len(self.levels):
             raise ValueError(f"{len(sources)} sources for a network of {len(self.levels)} levels")
+        with eval_mode(self):
+            return self._descend(sources)
+
+    @torch.jit.unused
+    def _descend(self, sources: Sequence[Source]) -> dict[str, Tensor]:
         device = next(self.parameters()).device
         rows = torch.arange(len(sources[0]), device=device)  # type: ignore[arg-type]
         outputs: list[dict[str, Tensor]] = []

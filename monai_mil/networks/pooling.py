@@ -46,21 +46,25 @@ class InstancePooling(MILNetwork):
         """See :meth:`MILNetwork.forward`."""
         return self._answer(self._instance_logits(image), mask)
 
-    @torch.no_grad()
     def pool_chunks(self, chunks: Iterable[Tensor | np.ndarray]) -> dict[str, Tensor]:
         """Evaluate one bag that arrives in chunks ``[m, d]``, tensors or arrays of any floating type.
+
+        It is done as in evaluation mode.
 
         Raises:
             ValueError: no row came, or a feature is not finite.
         """
+        from monai.networks.utils import eval_mode
+
         weight, count = self.classifier.weight, 0
         logits = torch.empty(1, self.num_classes, 65536, dtype=exact_dtype(weight.dtype), device=weight.device)
-        for rows in check_chunks(chunks, weight.device):
-            logits = write_columns(logits, count, self._classify(rows.T[None]))
-            count += len(rows)
-        if count == 0:
-            raise ValueError("a bag without instances has no prediction")
-        return self._answer(logits[:, :, :count].clone(), None)
+        with eval_mode(self):
+            for rows in check_chunks(chunks, weight.device):
+                logits = write_columns(logits, count, self._classify(rows.T[None]))
+                count += len(rows)
+            if count == 0:
+                raise ValueError("a bag without instances has no prediction")
+            return self._answer(logits[:, :, :count].clone(), None)
 
     def _instance_logits(self, image: Tensor) -> Tensor:
         if torch.is_grad_enabled() or image.shape[2] <= self.chunk_rows:

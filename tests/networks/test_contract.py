@@ -313,6 +313,21 @@ def test_evaluation_in_chunks_equals_training_mode_s_whole(network: nn.Module, i
         torch.testing.assert_close(chunked[key], whole[key], rtol=1e-5, atol=atol)
 
 
+@pytest.mark.parametrize("network_class", [each for each in NETWORKS if hasattr(each, "pool_chunks")])
+def test_a_bag_in_chunks_is_evaluated_whatever_the_mode(network_class: type[nn.Module]) -> None:
+    network, instance = build(network_class)
+    for part in network.modules():
+        if isinstance(getattr(part, "dropout", None), float):
+            part.dropout = 0.5
+    chunks = bag(instance, 30)[0].transpose(0, 1).split(11)
+    expected = network.pool_chunks(chunks)
+    found = network.train().pool_chunks(chunks)
+    assert network.training
+    assert found.keys() == expected.keys()
+    for key, value in expected.items():
+        torch.testing.assert_close(found[key], value, rtol=0, atol=0)
+
+
 def test_the_state_dict_loads_strictly_into_a_second_network(network: nn.Module) -> None:
     state = {name: value.clone() for name, value in network.state_dict().items()}
     network.load_state_dict(state, strict=True)
