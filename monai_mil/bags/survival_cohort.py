@@ -28,7 +28,8 @@ def read_survival_cohort(
         path: the table or data list.
         time: column of the times.
         event: column of the events.
-        unlabelled: accept slides without follow-up (NaN, NaN), as inference does.
+        unlabelled: accept slides without follow-up (an empty cell, or pandas' ``nan``), as inference does; they have
+            that of another slide of their patient, or (NaN, NaN).
 
     Raises:
         CohortError: as :func:`read_cohort`; a time is no positive number, an event not 0 or 1, or two slides of a
@@ -41,13 +42,13 @@ def read_survival_cohort(
         table.problem("row 1", name, f"no such column; the table has {', '.join(table.columns)}")
     table.raise_problems()
     labels = [_follow_up(table, row, cells, time, event, unlabelled) for row, cells in table.rows]
-    slides = tuple(replace(slide, label=label) for slide, label in zip(cohort.slides, labels, strict=True))
-    first: dict[str, tuple[float, float]] = {}
-    for slide, label in zip(slides, labels, strict=True):
-        known = first.setdefault(slide.patient_id, label)
-        if not np.array_equal(known, label, equal_nan=True):
+    known: dict[str, tuple[float, float]] = {}
+    for slide, label in zip(cohort.slides, labels, strict=True):
+        if not np.isnan(label).any() and known.setdefault(slide.patient_id, label) != label:
             table.problem(slide.row, time, f"patient '{slide.patient_id}' has another follow-up in an earlier row")
     table.raise_problems()
+    unknown = (math.nan, math.nan)
+    slides = tuple(replace(slide, label=known.get(slide.patient_id, unknown)) for slide in cohort.slides)
     return replace(cohort, slides=slides, labels=(time, event), classes=(time, event))
 
 
@@ -76,7 +77,7 @@ def _follow_up(
     table: Table, row: str, cells: dict[str, Any], time: str, event: str, unlabelled: bool
 ) -> tuple[float, float]:
     duration, outcome = (str(cells.get(name, "")).strip() for name in (time, event))
-    if unlabelled and not (duration and outcome):
+    if unlabelled and not {duration.lower(), outcome.lower()}.isdisjoint({"", "nan"}):
         return (math.nan, math.nan)
     try:
         length = float(duration)

@@ -85,6 +85,35 @@ def test_inference_takes_patients_without_follow_up(tmp_path: Path) -> None:
     assert follow_up(bare).shape == (0, 2)
 
 
+def test_follow_up_that_pandas_left_out_is_unknown(tmp_path: Path) -> None:
+    table = write(tmp_path / "c.csv", "slide_id,time,event\na,nan,nan\nb,4,1\nc,,NaN\n")
+    cohort = read_survival_cohort(table, unlabelled=True)
+    assert [math.isnan(time) for slide in cohort.slides for time in slide.label] == [
+        True,
+        True,
+        False,
+        False,
+        True,
+        True,
+    ]
+    items = [{"image": "a.svs", "time": math.nan, "event": None}, {"image": "b.svs", "time": 4, "event": 1}]
+    path = write(tmp_path / "c.json", json.dumps({"testing": items}))
+    assert follow_up(read_survival_cohort(path, unlabelled=True)).tolist() == [[4, 1]]
+
+
+def test_a_patient_s_follow_up_is_that_of_all_its_slides(tmp_path: Path) -> None:
+    rows = "slide_id,patient_id,time,event\na,p,,\nb,p,12,1\nc,p,,\nd,q,,\n"
+    table = write(tmp_path / "c.csv", rows)
+    cohort = read_survival_cohort(table, unlabelled=True)
+    assert [slide.label for slide in cohort.slides[:3]] == [(12.0, 1.0)] * 3
+    assert all(math.isnan(value) for value in cohort.slides[3].label)
+    with pytest.raises(CohortError, match="row 2, column 'time': no time"):
+        read_survival_cohort(table)
+    write(table, rows.replace("c,p,,", "c,p,12,0"))
+    with pytest.raises(CohortError, match="row 4, column 'time': patient 'p' has another follow-up"):
+        read_survival_cohort(table, unlabelled=True)
+
+
 def test_a_split_keeps_patients_whole_and_events_in_proportion(tmp_path: Path) -> None:
     rows = [f"s{i},p{i // 2},{5 + i // 2},{int(i // 2 % 3 == 0)}" for i in range(120)]
     table = write(tmp_path / "c.csv", "slide_id,patient_id,time,event\n" + "\n".join(rows) + "\n")
