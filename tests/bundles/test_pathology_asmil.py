@@ -25,12 +25,15 @@ def trained(trained_of):
 
 def test_every_step_moves_the_anchor_which_is_in_the_checkpoint_and_not_in_the_model(trained, cohort):
     folder, _ = trained
-    (checkpoint,) = (folder / "models" / "checkpoints").glob("*=3.pt")
-    objects = torch.load(checkpoint, weights_only=True)["objects"]
+    earlier, objects = (
+        torch.load(folder / "models" / "checkpoints" / f"checkpoint_epoch={epoch}.pt", weights_only=True)["objects"]
+        for epoch in (2, 3)
+    )
     bags = [row for row in rows(cohort / "cohort.csv") if row["split"] == "train"]
     assert objects["anchor"]["steps"] == 3 * len(bags)
     key = "attention.key.weight"
     assert not torch.equal(objects["anchor"]["network"][key], objects["network"][key])
+    assert not torch.equal(objects["anchor"]["network"][key], earlier["anchor"]["network"][key])
     assert weights(folder).keys() == objects["network"].keys()
 
 
