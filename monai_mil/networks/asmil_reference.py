@@ -8,6 +8,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from monai_mil.networks.ct_reference import check_tensors
+
 BLOCK = {
     r"q_proj\.(weight|bias)": r"query.\1",
     r"k_proj\.(weight|bias)": r"key.\1",
@@ -29,7 +31,7 @@ def asmil_parameters(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Float32 parameters under this package's names; what belongs to none of them keeps its own."""
     parameters: dict[str, Tensor] = {}
     stacks: dict[str, dict[int, Tensor]] = {}
-    for name, tensor in state_dict.items():
+    for name, tensor in check_tensors(state_dict).items():
         stack = _place_in_stack(name)
         if stack:
             stacks.setdefault(stack[0], {})[stack[1]] = tensor.float()

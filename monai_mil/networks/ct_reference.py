@@ -10,6 +10,21 @@ from collections.abc import Mapping
 from torch import Tensor, nn
 
 
+def check_tensors(state_dict: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """``state_dict`` itself.
+
+    Raises:
+        ValueError: something in it is no tensor, as in a checkpoint that holds the state dict and more.
+    """
+    for name, value in state_dict.items():
+        if not isinstance(value, Tensor):
+            raise ValueError(
+                f"not this network's state dict: '{name}' is no tensor; of a whole checkpoint give the part with the "
+                "parameters, often checkpoint['state_dict'] or checkpoint['model']"
+            )
+    return state_dict
+
+
 def reference_parameters(state_dict: Mapping[str, Tensor], names: Mapping[str, str]) -> dict[str, Tensor]:
     """Float32 parameters under this package's names.
 
@@ -19,7 +34,7 @@ def reference_parameters(state_dict: Mapping[str, Tensor], names: Mapping[str, s
             kept as it is.
     """
     renamed = {}
-    for name, tensor in state_dict.items():
+    for name, tensor in check_tensors(state_dict).items():
         name = name.removeprefix("pool.")
         for theirs, ours in ({"clf.": "classifier."} | dict(names)).items():
             if name.startswith(theirs):

@@ -13,7 +13,7 @@ from monai_mil.networks.attention_network import ChunkedAttentionNetwork
 from monai_mil.networks.attention_pool import RunningPool, among_padding, compute_dtype, split_rows
 from monai_mil.networks.columns import write_columns
 from monai_mil.networks.contract import check_chunks, exact_dtype, exact_matmul
-from monai_mil.networks.ct_reference import load_reference, size_of
+from monai_mil.networks.ct_reference import check_tensors, load_reference, size_of
 
 REFERENCE_NAMES = {
     "i_classifier.fc.0.": "instances.",
@@ -169,7 +169,7 @@ class DSMIL(ChunkedAttentionNetwork):
             ValueError: the names or shapes are another network's.
         """
         parameters = {}
-        for name, tensor in state_dict.items():
+        for name, tensor in check_tensors(state_dict).items():
             for theirs, ours in REFERENCE_NAMES.items():
                 name = name.replace(theirs, ours)
             parameters[name] = tensor.float()

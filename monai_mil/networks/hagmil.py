@@ -190,7 +190,7 @@ class HAGMIL(MILNetwork):
             found = re.fullmatch(r"model(\d+)\.(.*)", name)
             level, own = (int(found[1]), found[2]) if found else (0, name)
             states.setdefault(level, {})[own] = tensor
-        if sorted(states) != list(range(len(states))):
+        if not states or sorted(states) != list(range(len(states))):
             raise ValueError(f"not this network's state dict: it has the levels {sorted(states)}")
         levels = [IAT.from_reference(states[level], **settings) for level in reversed(range(len(states)))]
         shapes = [{name: value.shape for name, value in level.state_dict().items()} for level in levels]

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from monai_mil.networks.contract import MILNetwork, exact_matmul
-from monai_mil.networks.ct_reference import load_reference, size_of
+from monai_mil.networks.ct_reference import check_tensors, load_reference, size_of
 from monai_mil.networks.iat_block import RESIDUAL_SCALE, IATBlock
 from monai_mil.networks.instance_branch import InstanceBranch, attended_extremes
 from monai_mil.networks.padding import real_rows, spread
@@ -182,7 +182,7 @@ class IAT(MILNetwork):
 def rename_reference(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Parameters of the reference's IAT, float32 or better, under this network's names."""
     parameters: dict[str, Tensor] = {}
-    for name, tensor in state_dict.items():
+    for name, tensor in check_tensors(state_dict).items():
         if re.fullmatch(f"{_OMEGA}|{_IGNORED}", name):
             continue
         for theirs, ours in REFERENCE_NAMES.items():

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
+from monai_mil.networks.ct_reference import check_tensors
+
 CONVOLUTIONS = {
     "reduce_dimension_block.0": "projection.convolution",
     "backbone_block.0": "detection.0.convolution",
@@ -35,7 +37,7 @@ def reference_parameters(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The reference's parameters under our names; it normalises ``[channels, h, w]``, here channels are last."""
     return {
         renamed(name): tensor.float().permute(1, 2, 0) if tensor.dim() == 3 else tensor.float()
-        for name, tensor in state_dict.items()
+        for name, tensor in check_tensors(state_dict).items()
     }
 
 

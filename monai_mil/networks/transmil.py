@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from monai_mil.networks.attention_network import AttentionNetwork
 from monai_mil.networks.contract import MILNetwork, exact_dtype, exact_matmul
-from monai_mil.networks.ct_reference import load_reference, size_of
+from monai_mil.networks.ct_reference import check_tensors, load_reference, size_of
 from monai_mil.networks.nystrom import NystromAttention
 
 REFERENCE_NAMES = {
@@ -155,7 +155,7 @@ class TransMIL(AttentionNetwork):
             ValueError: the names or shapes are another network's.
         """
         parameters = {}
-        for name, tensor in state_dict.items():
+        for name, tensor in check_tensors(state_dict).items():
             for theirs, ours in REFERENCE_NAMES.items():
                 name = re.sub(rf"^{theirs}", ours, name)
             parameters[name] = tensor.float().squeeze(3) if name.endswith("mix.weight") else tensor.float()

@@ -16,7 +16,7 @@ from monai_mil.networks import ASMIL, instance_scores
 from monai_mil.networks.asmil_reference import asmil_parameters
 from monai_mil.networks.attention_pool import CHUNK_ROWS
 from tests.conftest import shared
-from tests.networks.asmil_by_token import ByToken, heads_tokens
+from tests.networks.asmil_by_token import ByToken, heads_tokens, normalised_sigmoid
 
 CLOSE = {"rtol": 0, "atol": 1e-5}
 
@@ -116,6 +116,32 @@ def test_its_gradients_equal_one_block_a_token_s_with_the_same_tokens_hidden() -
     )
     for name, parameter in network.named_parameters():
         torch.testing.assert_close(parameter.grad, gradients[name], rtol=1e-4, atol=1e-6)
+
+
+def test_the_released_program_s_loss_has_the_gradients_of_one_block_a_token() -> None:
+    torch.manual_seed(0)
+    plain, slow = ByToken(20, 3, 16, 6).eval(), ByToken(20, 3, 16, 6).eval()
+    for each in (plain, slow):
+        torch.nn.init.normal_(each.q)
+        torch.nn.init.normal_(each.cls)
+    rows, label = torch.randn(1, 40, 20), torch.tensor([1])
+    _, logits, scores = plain(rows)
+    target = normalised_sigmoid(slow(rows)[2].detach(), 0.5)
+    released = F.cross_entropy(logits, label) + (-target * scores.log_softmax(dim=2)).mean()
+    released.backward()
+    network = ASMIL.from_reference(plain.state_dict()).eval()
+    output = network(rows.mT, return_dict=True)
+    anchor = ASMIL.from_reference(slow.state_dict()).anchor_copy()
+    output["anchor_logits"] = anchor.attention_scores(rows.mT, None, output)
+    loss = MILLoss({"bag": BagCrossEntropy(), "anchor": AnchorDivergence(temperature=0.5, reduction="mean_all")})
+    total = loss(output, label)
+    total.backward()
+    torch.testing.assert_close(total - (target * target.log()).mean(), released, rtol=0, atol=1e-6)
+    gradients = asmil_parameters(
+        {name: torch.zeros_like(p) if p.grad is None else p.grad for name, p in plain.named_parameters()}
+    )
+    for name, parameter in network.named_parameters():
+        torch.testing.assert_close(parameter.grad, gradients[name], rtol=1e-4, atol=1e-7)
 
 
 def test_training_hides_tokens_and_evaluation_none() -> None:
@@ -241,5 +267,7 @@ def test_another_method_s_checkpoint_is_refused() -> None:
     with pytest.raises(ValueError, match="not this network's state dict"):
         ASMIL.from_reference({"fc.weight": torch.zeros(2, 2)})
     state = ByToken(8, 2, 16, 3).state_dict()
+    with pytest.raises(ValueError, match="'model' is no tensor"):
+        ASMIL.from_reference({"model": state, "epoch": 3})
     with pytest.raises(ValueError, match=r"tokens \[0, 2\] only"):
         ASMIL.from_reference({name: value for name, value in state.items() if ".1." not in name})

@@ -328,6 +328,13 @@ def test_a_bag_in_chunks_is_evaluated_whatever_the_mode(network_class: type[nn.M
         torch.testing.assert_close(found[key], value, rtol=0, atol=0)
 
 
+@pytest.mark.parametrize("network_class", [each for each in NETWORKS if hasattr(each, "from_reference")])
+def test_what_is_no_state_dict_of_the_reference_is_refused(network_class: type[nn.Module]) -> None:
+    for other in ({}, {"fc.weight": torch.zeros(2, 2)}, {"model": {"fc.weight": torch.zeros(2, 2)}, "epoch": 3}):
+        with pytest.raises(ValueError, match="state dict"):
+            network_class.from_reference(other)
+
+
 def test_the_state_dict_loads_strictly_into_a_second_network(network: nn.Module) -> None:
     state = {name: value.clone() for name, value in network.state_dict().items()}
     network.load_state_dict(state, strict=True)
