@@ -29,7 +29,11 @@ def time_bins(follow_up: ArrayLike, count: int | None = None) -> list[float]:
     time, event = rows[~np.isnan(rows).any(axis=1)].T
     events = time[event == 1]
     if len(np.unique(events)) < 2:
-        raise ValueError(f"{len(events)} events in the training split; time bins need two at different times")
+        raise ValueError(
+            f"time bins need events at two times or more, but the {len(rows)} training patients have {len(events)} "
+            f"events at {len(np.unique(events))}; see that the cohort's event column holds 1 where the event happened "
+            "and that its training split has such patients, or give the bins (--time_edges)"
+        )
     count = max(2, math.ceil(math.sqrt(len(events)))) if count is None else count
     if count < 2:
         raise ValueError(f"{count} time bins cannot tell early from late; take at least two")

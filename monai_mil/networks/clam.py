@@ -33,9 +33,10 @@ class CLAM_SB(ABMIL):  # noqa: N801
     hidden layer, that the former show the bag's class and the latter do not.
 
     The output holds ABMIL's keys and, unless ``sampled`` is 0, ``top_instance_logits`` and
-    ``bottom_instance_logits`` ``[b, c, sampled]``. In training with dropout the branch draws its own zeros.
-    TorchScript, traces and bags that come in chunks (:meth:`ABMIL.pool_chunks`) leave the branch out: it changes no
-    answer.
+    ``bottom_instance_logits`` ``[b, c, sampled]``. A bag of fewer than ``2 sampled`` instances gives half of them to
+    each side, where the reference takes some for both and fails below ``sampled``. In training with dropout the branch
+    draws its own zeros. TorchScript, traces and bags that come in chunks (:meth:`ABMIL.pool_chunks`) leave the branch
+    out: it changes no answer.
 
     Args:
         in_channels: ``d``, width of an instance's features.

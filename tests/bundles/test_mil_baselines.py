@@ -86,6 +86,20 @@ def test_an_overlay_adds_the_anchor_to_every_network_with_attention(method, coho
     assert len(movement(tmp_path)) == 5
 
 
+@pytest.fixture(scope="module")
+def followed(tmp_path_factory):
+    from monai_mil.bags import make_survival_cohort
+
+    return make_survival_cohort(tmp_path_factory.mktemp("followed"), num_bags=90, width=16, bag_size=(10, 30)).parent
+
+
+@pytest.mark.parametrize("method", LOSSES)
+def test_every_network_learns_survival(method, followed, tmp_path):
+    concordance, terms = learned(followed, tmp_path, "survival", method=method, in_channels=16)
+    assert concordance >= 0.7
+    assert terms.keys() == LOSSES[method] - {"instance"}, "CLAM does without its instance branch"
+
+
 def movement(folder):
     """How far attention moved, epoch by epoch."""
     epochs = json.loads((folder / "attention_stability.json").read_text())["epochs"]
@@ -124,6 +138,22 @@ def test_the_anchor_is_in_the_checkpoint_and_not_in_the_model_that_predicts(coho
     options = {"dataset_dir": cohort, "ckpt_path": tmp_path / "models" / "model.pt", "output_dir": tmp_path}
     run_bundle(NAME, ["inference"], cwd=tmp_path, encoder="synthetic", method="clam_sb", **options)
     assert len(rows(tmp_path / "predictions.csv")) == len(rows(cohort / "cohort.csv"))
+
+
+def test_evaluation_with_masks_compares_maps_as_the_asmil_paper_does(tmp_path):
+    from monai_mil.bags import embed_cohort, make_slide_cohort
+
+    table = make_slide_cohort(tmp_path, num_slides=6, size=(2048, 2048), fractions=(0.34, 0.33, 0.33))
+    embed_cohort(table, tmp_path / "bags", "texture")
+    options = {"dataset_dir": tmp_path, "output_dir": tmp_path / "eval", "split": "train"}
+    run_bundle(NAME, ["train", "evaluate", "localise"], cwd=tmp_path, froc_denominator="normal", **options)
+    report = json.loads((tmp_path / "eval" / "localisation.json").read_text())
+    assert report["failures"] == []
+    assert report["tumour_slides"] >= 1
+    assert report["froc"]["slides"] == report["normal_slides"]
+    assert report["dice"]["value"] > 0.2
+    assert len(rows(tmp_path / "eval" / "localisation.csv")) == report["tumour_slides"] + report["normal_slides"]
+    assert (tmp_path / "eval" / "dice.json").exists()
 
 
 def test_several_labels_of_which_some_are_missing_train(tmp_path):

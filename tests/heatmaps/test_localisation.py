@@ -144,16 +144,18 @@ def write_truth(folder: Path, name: str, *boxes: tuple[int, int, int, int]) -> N
     np.savez_compressed(folder / f"{name}.npz", tumour=truth.mask, downsample=10)
 
 
-def test_the_files_of_an_evaluation(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("denominator", "slides"), [("all", 2), ("normal", 1)])
+def test_the_files_of_an_evaluation(tmp_path: Path, denominator: str, slides: int) -> None:
     write_truth(tmp_path / "truth", "a", (400, 400, 1600, 800))
     items = [case("a", 1, t11=1.0, t21=0.9), case("b", 0, t33=1.0), case("c", -1, t11=1.0), case("b", 0, t33=1.0)]
-    saver = LocalisationSaver(str(tmp_path), str(tmp_path / "truth"), n=20)
+    saver = LocalisationSaver(str(tmp_path), str(tmp_path / "truth"), fp_denominator=denominator, n=20)
     report = run(saver, items)
     assert (report["tumour_slides"], report["normal_slides"], report["failures"]) == (1, 1, [])
     assert report["dice"]["value"] == pytest.approx(0.8)
     assert report["specificity"]["value"] == pytest.approx(47 / 48)
     assert (report["success_strict"]["value"], report["success_lesion"]["value"]) == (0, 1)
-    assert (report["froc"]["lesions"], report["froc"]["slides"]) == (1, 2)
+    assert (report["froc"]["lesions"], report["froc"]["slides"]) == (1, slides)
+    assert max(report["froc"]["false_positives"]) == 1 / slides
     with (tmp_path / "localisation.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert [row["slide_id"] for row in rows] == ["a", "b"]
