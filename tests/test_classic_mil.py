@@ -163,9 +163,8 @@ def test_the_table_has_every_method_and_a_second_call_trains_nothing(experiments
         np.savez(tmp_path / f"{name}.npz", features=bags.features, bag_id=bag_id, bag_label=bags.labels)
     monkeypatch.setattr(experiments, "EPOCHS", 3)
     names = ("mean pooling", "gated ABMIL")
-    monkeypatch.setattr(experiments, "REPETITIONS", 2)
     methods = {name: experiments.METHODS[name] for name in names}
-    table = experiments.compare(tmp_path / "out", tmp_path, methods, [("gated ABMIL", "mean pooling")])
+    table = experiments.compare(tmp_path / "out", tmp_path, methods, [("gated ABMIL", "mean pooling")], repetitions=2)
     rows = table.splitlines()
     assert [row.split("|")[1].strip() for row in rows[2:4]] == list(names)
     assert len(rows[3].split("|")) == 9
@@ -177,7 +176,7 @@ def test_the_table_has_every_method_and_a_second_call_trains_nothing(experiments
     assert len(written) == 20
     lost = next(iter(written))
     lost.unlink()
-    again = experiments.compare(tmp_path / "out", tmp_path, methods, [("gated ABMIL", "mean pooling")])
+    again = experiments.compare(tmp_path / "out", tmp_path, methods, [("gated ABMIL", "mean pooling")], repetitions=2)
     assert again == table  # these methods draw nothing while they train
     assert all(path == lost or path.stat().st_mtime_ns == time for path, time in written.items())
 

@@ -82,14 +82,20 @@ def run(folder: Path, data: Path) -> str:
     return compare(folder, data, METHODS, COMPARISONS)
 
 
-def compare(folder: Path, data: Path, methods: Mapping[str, Method], comparisons: Sequence[tuple[str, str]]) -> str:
-    """The same for any methods and pairs of them."""
+def compare(
+    folder: Path,
+    data: Path,
+    methods: Mapping[str, Method],
+    comparisons: Sequence[tuple[str, str]],
+    repetitions: int = REPETITIONS,
+) -> str:
+    """The same for any methods and pairs of them, and for other numbers of repetitions."""
     sets = [read_classic(data / f"{name}.npz") for name in CLASSIC_SETS]
     for name, method in methods.items():
         for alike in _alike(sets):
-            _train_missing(folder, name, method, alike)
-    results = {name: [_read(folder, name, bags) for bags in sets] for name in methods}
-    return "\n".join([*_table(results), "", *(_comparison(results, pair) for pair in comparisons)])
+            _train_missing(folder, name, method, alike, repetitions)
+    results = {name: [_read(folder, name, bags, repetitions) for bags in sets] for name in methods}
+    return "\n".join([*_table(results, repetitions), "", *(_comparison(results, pair) for pair in comparisons)])
 
 
 def _file(folder: Path, method: str, bags: ClassicBags, repetition: int) -> Path:
@@ -102,9 +108,9 @@ def _alike(sets: Sequence[ClassicBags]) -> list[list[ClassicBags]]:
     return [[bags for bags in sets if bags.features.shape[1] == width] for width in widths]
 
 
-def _train_missing(folder: Path, name: str, method: Method, sets: Sequence[ClassicBags]) -> None:
+def _train_missing(folder: Path, name: str, method: Method, sets: Sequence[ClassicBags], repetitions: int) -> None:
     """Train the repetitions that have no file yet, all together."""
-    paths = {(bags, index): _file(folder, name, bags, index) for bags in sets for index in range(REPETITIONS)}
+    paths = {(bags, index): _file(folder, name, bags, index) for bags in sets for index in range(repetitions)}
     missing = {path: list(folds(bags, index)) for (bags, index), path in paths.items() if not path.exists()}
     every = [fold for ten in missing.values() for fold in ten]
     trained = train(method, every, EPOCHS, _progress(name, every)) if every else {}
@@ -133,9 +139,9 @@ def _progress(name: str, same: Sequence[Fold]) -> Callable[[int], None]:
     return tell
 
 
-def _read(folder: Path, name: str, bags: ClassicBags) -> Result:
+def _read(folder: Path, name: str, bags: ClassicBags, repetitions: int) -> Result:
     lasts, bests = [], []
-    for repetition in range(REPETITIONS):
+    for repetition in range(repetitions):
         with np.load(_file(folder, name, bags, repetition)) as stored:
             right, of_fold = stored["right"], stored["fold"]
         lasts.append(right[-1])
@@ -143,7 +149,7 @@ def _read(folder: Path, name: str, bags: ClassicBags) -> Result:
     return Result(np.mean(lasts, axis=0), np.mean(lasts, axis=1), float(np.mean(bests)))
 
 
-def _table(results: Mapping[str, Sequence[Result]]) -> list[str]:
+def _table(results: Mapping[str, Sequence[Result]], repetitions: int) -> list[str]:
     lines = [f"| method | {' | '.join(name.upper() for name in CLASSIC_SETS)} | mean of the five |"]
     lines.append("|---|" + "---|" * (len(CLASSIC_SETS) + 1))
     for name, row in results.items():
@@ -151,7 +157,7 @@ def _table(results: Mapping[str, Sequence[Result]]) -> list[str]:
         mean, margin = _mean([result.last for result in row])
         best = np.mean([result.best for result in row])
         lines.append(f"| {name} | {' | '.join(cells)} | {mean:.3f} ({_range(mean, margin)}) [{best:.3f}] |")
-    return [*lines, "", f"Accuracy of the last epoch, {FOLDS} folds, {REPETITIONS} repetitions: {_CELL}."]
+    return [*lines, "", f"Accuracy of the last epoch, {FOLDS} folds, {repetitions} repetitions: {_CELL}."]
 
 
 def _cell(result: Result) -> str:
