@@ -193,6 +193,12 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
     return torch.load(folder / "models" / "model.pt", weights_only=True)
 
 
+def checkpoint(folder: Path, epoch: int) -> dict[str, Any]:
+    """The states of all objects in the checkpoint of an epoch."""
+    path = folder / "models" / "checkpoints" / f"checkpoint_epoch={epoch}.pt"
+    return torch.load(path, weights_only=True)["objects"]
+
+
 def rows(path: Path) -> list[dict[str, str]]:
     with path.open(newline="") as file:
         return list(csv.DictReader(file))

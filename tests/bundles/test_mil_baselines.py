@@ -10,7 +10,7 @@ import torch
 from monai.bundle import ConfigWorkflow
 
 from monai_mil.heatmaps import Heatmap
-from tests.bundles.common import BUNDLES, aurocs, config, network_width, rows, run_bundle, train, weights
+from tests.bundles.common import BUNDLES, aurocs, checkpoint, config, network_width, rows, run_bundle, train, weights
 from tests.conftest import shared
 
 NAME = "mil_baselines"
@@ -112,9 +112,8 @@ def test_a_resumed_run_goes_on_with_the_anchor_and_with_how_far_attention_moved(
         learned(cohort, tmp_path, "anchor", **options)
     assert movement(tmp_path).keys() == {1, 2, 3}
     assert movement(tmp_path)[3] > 0
-    (checkpoint,) = (tmp_path / "models" / "checkpoints").glob("*=3.pt")
     bags = [row for row in rows(cohort / "cohort.csv") if row["split"] == "train"]
-    assert torch.load(checkpoint, weights_only=True)["objects"]["anchor"]["steps"] == 3 * len(bags)
+    assert checkpoint(tmp_path, 3)["anchor"]["steps"] == 3 * len(bags)
 
 
 def test_a_training_whose_losses_are_no_numbers_is_ended(cohort, tmp_path):
@@ -125,10 +124,7 @@ def test_a_training_whose_losses_are_no_numbers_is_ended(cohort, tmp_path):
 
 def test_the_anchor_is_in_the_checkpoint_and_not_in_the_model_that_predicts(cohort, tmp_path):
     learned(cohort, tmp_path, "anchor", method="clam_sb", anchor_target="softmax", anchor_momentum=0.9)
-    earlier, objects = (
-        torch.load(tmp_path / "models" / "checkpoints" / f"checkpoint_epoch={epoch}.pt", weights_only=True)["objects"]
-        for epoch in (4, 5)
-    )
+    earlier, objects = (checkpoint(tmp_path, epoch) for epoch in (4, 5))
     bags = [row for row in rows(cohort / "cohort.csv") if row["split"] == "train"]
     assert objects["anchor"]["steps"] == 5 * len(bags)
     key = "score.weight"

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from monai_mil.heatmaps import Heatmap
-from tests.bundles.common import rows, run_bundle, weights
+from tests.bundles.common import checkpoint, rows, run_bundle, weights
 from tests.conftest import shared
 
 NAME = "pathology_asmil"
@@ -25,10 +25,7 @@ def trained(trained_of):
 
 def test_every_step_moves_the_anchor_which_is_in_the_checkpoint_and_not_in_the_model(trained, cohort):
     folder, _ = trained
-    earlier, objects = (
-        torch.load(folder / "models" / "checkpoints" / f"checkpoint_epoch={epoch}.pt", weights_only=True)["objects"]
-        for epoch in (2, 3)
-    )
+    earlier, objects = (checkpoint(folder, epoch) for epoch in (2, 3))
     bags = [row for row in rows(cohort / "cohort.csv") if row["split"] == "train"]
     assert objects["anchor"]["steps"] == 3 * len(bags)
     key = "attention.key.weight"
@@ -44,15 +41,13 @@ def test_the_epoch_of_the_best_macro_f1_and_auroc_together_is_kept(trained):
     assert len(epochs) == 3
     for auroc, macro_f1, together in epochs:
         assert together == pytest.approx((auroc + macro_f1) / 2, abs=1e-4)
-    (checkpoint,) = (folder / "models" / "checkpoints").glob("*=3.pt")
-    best = torch.load(checkpoint, weights_only=True)["objects"]["best_model"]
+    best = checkpoint(folder, 3)["best_model"]
     assert best["best"] == pytest.approx(max(epoch[2] for epoch in epochs), abs=1e-4)
 
 
 def test_the_learning_rate_falls_to_0_with_every_step(trained):
     folder, _ = trained
-    (checkpoint,) = (folder / "models" / "checkpoints").glob("*=3.pt")
-    objects = torch.load(checkpoint, weights_only=True)["objects"]
+    objects = checkpoint(folder, 3)
     assert objects["lr_scheduler"]["last_epoch"] == objects["lr_scheduler"]["T_max"] == objects["anchor"]["steps"]
     assert objects["optimizer"]["param_groups"][0]["lr"] == pytest.approx(0, abs=1e-9)
 

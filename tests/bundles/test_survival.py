@@ -3,11 +3,10 @@
 import json
 
 import pytest
-import torch
 
 from monai_mil.bags import make_survival_cohort
 from monai_mil.heatmaps import Heatmap, write_survival_report
-from tests.bundles.common import rows, run_bundle, weights
+from tests.bundles.common import checkpoint, rows, run_bundle, weights
 
 WIDTH = 32
 BAGS = {"encoder": "synthetic", "in_channels": WIDTH}
@@ -93,8 +92,7 @@ def beside_the_anchor(cohort, tmp_path_factory):
 def test_a_method_with_further_losses_learns_survival_from_its_bags_beside_the_anchor(beside_the_anchor, cohort):
     edges = json.loads((beside_the_anchor / "models" / "time_bins.json").read_text())["edges"]
     assert len(weights(beside_the_anchor)["classifier.weight"]) == len(edges) - 1
-    (checkpoint,) = (beside_the_anchor / "models" / "checkpoints").glob("*=1.pt")
-    objects = torch.load(checkpoint, weights_only=True)["objects"]
+    objects = checkpoint(beside_the_anchor, 1)
     assert objects["anchor"]["steps"] == sum(row["split"] == "train" for row in rows(cohort / "cohort.csv"))
     assert objects["time_bins"]["edges"] == edges
 

@@ -36,6 +36,14 @@ def without_dropout(network: ASMIL) -> ASMIL:
     return network
 
 
+def assert_same_gradients(network: ASMIL, plain: ByToken, atol: float) -> None:
+    gradients = asmil_parameters(
+        {name: torch.zeros_like(p) if p.grad is None else p.grad for name, p in plain.named_parameters()}
+    )
+    for name, parameter in network.named_parameters():
+        torch.testing.assert_close(parameter.grad, gradients[name], rtol=1e-4, atol=atol)
+
+
 def test_the_reference_s_answers_are_reproduced(golden: dict[str, Tensor]) -> None:
     network = ASMIL.from_reference(weights_of(golden), token_logits=True).eval()
     output = network(golden["input"].mT, return_dict=True)
@@ -111,11 +119,7 @@ def test_its_gradients_equal_one_block_a_token_s_with_the_same_tokens_hidden() -
         losses.append(F.cross_entropy(run(), label))
         losses[-1].backward()
     torch.testing.assert_close(*losses, rtol=0, atol=1e-6)
-    gradients = asmil_parameters(
-        {name: torch.zeros_like(p) if p.grad is None else p.grad for name, p in plain.named_parameters()}
-    )
-    for name, parameter in network.named_parameters():
-        torch.testing.assert_close(parameter.grad, gradients[name], rtol=1e-4, atol=1e-6)
+    assert_same_gradients(network, plain, atol=1e-6)
 
 
 def test_the_released_program_s_loss_has_the_gradients_of_one_block_a_token() -> None:
@@ -137,11 +141,7 @@ def test_the_released_program_s_loss_has_the_gradients_of_one_block_a_token() ->
     total = loss(output, label)
     total.backward()
     torch.testing.assert_close(total - (target * target.log()).mean(), released, rtol=0, atol=1e-6)
-    gradients = asmil_parameters(
-        {name: torch.zeros_like(p) if p.grad is None else p.grad for name, p in plain.named_parameters()}
-    )
-    for name, parameter in network.named_parameters():
-        torch.testing.assert_close(parameter.grad, gradients[name], rtol=1e-4, atol=1e-7)
+    assert_same_gradients(network, plain, atol=1e-7)
 
 
 def test_training_hides_tokens_and_evaluation_none() -> None:
