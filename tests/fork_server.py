@@ -17,6 +17,7 @@ import selectors
 import socket
 import sys
 import threading
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -74,10 +75,8 @@ def serve(requests: socket.socket) -> dict[str, Any] | None:
 
 
 def tell(answers: socket.socket, number: int) -> None:
-    try:
+    with suppress(BrokenPipeError):  # nobody waits for this run any more
         answers.send(str(number).encode())
-    except BrokenPipeError:
-        pass  # nobody waits for this run any more
 
 
 def become(run: dict[str, Any]) -> None:
@@ -92,7 +91,7 @@ def become(run: dict[str, Any]) -> None:
     first, *rest = run["arguments"]
     sys.path[:] = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path] + INSTALLED
     if first == "-m":
-        sys.path.insert(0, os.getcwd())
+        sys.path.insert(0, str(Path.cwd()))
         sys.argv[:] = rest
         runpy.run_module(rest[0], run_name="__main__", alter_sys=True)
     elif first == "-c":
@@ -136,7 +135,7 @@ def draw_seeds() -> None:
     from monai.transforms import Randomizable
 
     random.seed()
-    np.random.seed()
+    np.random.seed()  # noqa: NPY002
     torch.seed()
     Randomizable.R.seed()
 

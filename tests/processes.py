@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from tests.conftest import ROOT
 
@@ -50,10 +50,10 @@ def fork_server() -> Iterator[None]:
 class Process:
     """A fork at work: what the tests need of :class:`subprocess.Popen`."""
 
-    def __init__(self, arguments: Sequence[str], answers: socket.socket, stdout: IO[str], stderr: IO[str]) -> None:
+    def __init__(self, arguments: Sequence[str], answers: socket.socket, streams: Sequence[int]) -> None:
         self.arguments = arguments
         self.returncode: int | None = None
-        self._answers, self._stdout, self._stderr = answers, stdout, stderr
+        self._answers, self._streams = answers, streams
         self.pid = self._answer()
 
     def _answer(self) -> int:
@@ -92,10 +92,10 @@ class Process:
         finally:
             self.kill()
         written = []
-        for stream in (self._stdout, self._stderr):
-            stream.seek(0)
-            written.append(stream.read())
-            stream.close()
+        for descriptor in self._streams:
+            with os.fdopen(descriptor, errors="replace") as stream:
+                stream.seek(0)
+                written.append(stream.read())
         return subprocess.CompletedProcess(list(self.arguments), code, *written)
 
 
@@ -110,12 +110,11 @@ def start(*arguments: Any, folder: Path | None = None, environment: Mapping[str,
     words = [str(argument) for argument in arguments]
     request = {"arguments": words, "folder": str(folder or Path.cwd())}
     request["environment"] = environment_of() if environment is None else environment
-    stdout, stderr = (tempfile.TemporaryFile("w+", errors="replace") for _ in range(2))
+    streams = [os.memfd_create(name) for name in ("stdout", "stderr")]
     ours, theirs = socket.socketpair(type=socket.SOCK_SEQPACKET)
     with theirs:
-        descriptors = [each.fileno() for each in (theirs, stdout, stderr)]
-        socket.send_fds(_servers[-1], [json.dumps(request).encode()], descriptors)
-    return Process(words, ours, stdout, stderr)
+        socket.send_fds(_servers[-1], [json.dumps(request).encode()], [theirs.fileno(), *streams])
+    return Process(words, ours, streams)
 
 
 def run(*arguments: Any, timeout: float = 300, **options: Any) -> subprocess.CompletedProcess[str]:

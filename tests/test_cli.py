@@ -3,8 +3,6 @@
 import json
 import re
 import shutil
-import subprocess
-import sys
 import tarfile
 
 import pytest
@@ -17,11 +15,13 @@ from monai_mil.cli import app
 from monai_mil.metrics import survival_report
 from monai_mil.metrics.files import write_json
 from tests.conftest import shared
+from tests.processes import run
+
+pytestmark = pytest.mark.usefixtures("fork_server")
 
 
 def monai_mil(*arguments, check=True):
-    command = [sys.executable, "-m", "monai_mil.cli", *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True)
+    done = run("-m", "monai_mil.cli", *arguments)
     assert not check or done.returncode == 0, done.stderr
     return done
 
