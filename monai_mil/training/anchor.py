@@ -9,8 +9,8 @@ import torch
 from ignite.engine import Engine, Events
 from torch import Tensor, nn
 
-from monai_mil.networks.attention_network import AttentionNetwork
-from monai_mil.training.files import unwrap
+from monai_mil.networks.blocks import AttentionNetwork
+from monai_mil.training.distributed import unwrap
 from monai_mil.training.inferers import FullOutputInferer
 
 
