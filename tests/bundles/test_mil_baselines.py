@@ -16,16 +16,6 @@ from tests.conftest import shared
 NAME = "mil_baselines"
 
 
-@pytest.fixture(scope="module")
-def cohort(cohort_of):
-    return cohort_of(NAME)
-
-
-@pytest.fixture(scope="module")
-def trained(trained_of):
-    return trained_of(NAME)
-
-
 def test_inference_with_heatmaps_writes_attention_that_sums_to_one(trained, cohort, tmp_path):
     folder, _ = trained
     options = {"dataset_dir": cohort, "ckpt_path": folder / "models" / "model.pt", "output_dir": tmp_path}
