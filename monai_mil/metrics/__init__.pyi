@@ -10,7 +10,7 @@ from .instance_handler import InstanceAUROC
 from .instances import instance_auroc
 from .lesion_froc import Froc, FrocSlide, detect, froc, froc_slide
 from .log_loss import LogLoss
-from .operating_point import OperatingPoint, decisions, operating_point, operating_points
+from .operating_point import OperatingPoint, decisions, operating_point, operating_points, read_operating_points
 from .operating_point_saver import OperatingPointSaver
 from .report import classification_report
 from .report_saver import ReportSaver
@@ -74,6 +74,7 @@ __all__ = [
     "operating_point",
     "operating_points",
     "paired_permutation_test",
+    "read_operating_points",
     "rescaled",
     "risk_groups",
     "roc_curve",

@@ -14,6 +14,7 @@ from .grad_cam import GradCAMInferer
 from .gradient_clip import GradientClip
 from .guards import StopOnNaN, require_steps
 from .inferers import FullOutputInferer, StreamedInferer
+from .method import build_network
 from .seeding import EpochSeeder
 from .skip_non_finite import SkipNonFinite
 from .survival import SurvivalRiskd
@@ -36,6 +37,7 @@ __all__ = [
     "SurvivalRiskd",
     "TimeBinsSaver",
     "UnpackOutputd",
+    "build_network",
     "finish_distributed",
     "prepare_bag_batch",
     "prepare_instance_batch",
