@@ -11,7 +11,7 @@ def build_network(network_def: nn.Module | Callable[[], nn.Module]) -> nn.Module
     """What a config's ``network_def`` says.
 
     Args:
-        network_def: a network, or an entry of the config's ``methods`` copied there (``--network_def "%methods::NAME"``),
+        network_def: a network, or an entry of the config's ``methods`` (``--network_def "%methods::NAME"`` copies it),
             which builds one.
     """
     return network_def if isinstance(network_def, nn.Module) else network_def()
