@@ -58,6 +58,7 @@ class Paper:
         epochs, patience, batch, accumulation: of the training; no patience where every epoch is run.
         parameters: of the network, as counted in the released program (without what it does not use).
         bags: what synthetic bags do not say of themselves.
+        predict: what inference.json must be told of it, as the docs say.
         step: what is left out to make one step affordable.
     """
 
@@ -70,6 +71,7 @@ class Paper:
     batch: int = 1
     accumulation: int = 1
     bags: dict[str, Any] = field(default_factory=dict)
+    predict: dict[str, Any] = field(default_factory=dict)
     step: dict[str, Any] = field(default_factory=dict)
 
 
@@ -80,7 +82,13 @@ INSIGHT: dict[str, Any] = {
     "patience": 8,
 }
 PAPERS = {
-    "ct_insight": Paper(slice_tokens, parameters=2_171_394, bags={"depth": "any", "lungs": "any"}, **INSIGHT),
+    "ct_insight": Paper(
+        slice_tokens,
+        parameters=2_171_394,
+        bags={"depth": "any", "lungs": "any"},
+        predict={"in_channels": 1024, "network_def::norm": "layer"},
+        **INSIGHT,
+    ),
     "ct_normal_guidance": Paper(
         slice_bags,
         torch.optim.SGD,
@@ -88,6 +96,7 @@ PAPERS = {
         epochs=1000,
         batch=64,
         parameters=99_330,
+        predict={"in_channels": 768},
     ),
     "mil_baselines": Paper(
         tile_bags,
@@ -96,6 +105,11 @@ PAPERS = {
         epochs=30,
         patience=15,
         parameters=1024 * 512 + 512 + 2 * (512 * 256 + 256) + 256 + 1 + 2 * 512 + 2,
+        predict={
+            "in_channels": 1024,
+            "methods::gated_abmil::hidden_dim": 512,
+            "methods::gated_abmil::attention_dim": 256,
+        },
     ),
     "pathology_asmil": Paper(
         small_tile_bags,
@@ -103,6 +117,7 @@ PAPERS = {
         {"lr": 1e-4, "weight_decay": 1e-5},
         epochs=50,
         parameters=649_618 - 2 * 128 - 8 * (128 * 2 + 2),
+        predict={"in_channels": 384, "hidden_dim": 128},
     ),
     "pathology_hagmil": Paper(
         trees,
@@ -112,9 +127,15 @@ PAPERS = {
         patience=20,
         accumulation=4,
         parameters=3 * 30_201_903,
+        predict={
+            "in_channels": 1024,
+            "hidden_dims": [1024, 1536, 512, 1024],
+            "instance_channels": 512,
+            "attention_dim": 256,
+        },
         step={"levels": 1},
     ),
-    "pathology_insight": Paper(tile_tokens, parameters=669_954, **INSIGHT),
+    "pathology_insight": Paper(tile_tokens, parameters=669_954, predict={"in_channels": 1024}, **INSIGHT),
 }
 
 
@@ -185,6 +206,19 @@ def test_the_numbers_of_the_paper_arrive(name, bags_of):
     )
     if paper.patience is not None:
         assert parser.get_parsed_content("early_stop").patience == paper.patience
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_network_of_the_paper_predicts_with_the_options_of_the_docs(name, bags_of):
+    parser = ConfigParser()
+    parser.read_config(config(name, "inference"))
+    for key, value in PAPERS[name].predict.items():
+        parser[key] = value
+    shapes = (
+        {key: value.shape for key, value in one.get_parsed_content("network_def").state_dict().items()}
+        for one in (parser, parsed(name, bags_of(name)))
+    )
+    assert next(shapes) == next(shapes)
 
 
 METHODS = {
