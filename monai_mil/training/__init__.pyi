@@ -1,4 +1,4 @@
-from .anchor import Anchor, AnchorInferer
+from .anchor import Anchor, AnchorHandler, AnchorInferer
 from .batches import (
     prepare_bag_batch,
     prepare_instance_batch,
@@ -23,6 +23,7 @@ from .unpack import UnpackOutputd
 
 __all__ = [
     "Anchor",
+    "AnchorHandler",
     "AnchorInferer",
     "BestModel",
     "Checkpointer",

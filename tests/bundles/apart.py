@@ -335,7 +335,7 @@ BUNDLES = [
     Apart(INSIGHT, ("validate::evaluator::prepare_batch",), "bags stay on disk and come with a mask of tokens", BOTH),
     Apart(INSIGHT, ("network::device_ids",), "bags stay on disk", ("multi_gpu_train",)),
     Apart(GUIDANCE, ("train::trainer::prepare_batch",), "guidance may act on positions in mm", TRAIN),
-    Apart(ASMIL, ("train::inferer", "train::handlers::@anchor"), "the anchor", TRAIN),
+    Apart(ASMIL, ("train::inferer", "train::handlers::AnchorHandler"), "the anchor", TRAIN),
     Apart(
         INSIGHT,
         ("train::postprocessing::transforms::Lambdad::func", "train::postprocessing::transforms::Activationsd"),
