@@ -100,7 +100,8 @@ def embed(
     scheduler: Annotated[str | None, typer.Option(help="Address of a Dask scheduler to spread slides over.")] = None,
 ) -> None:
     """Turn slides into bags of features; run it again to go on where it stopped."""
-    from monai_mil.bags import embed_cohort, find_slides
+    from monai_mil.cohorts import find_slides
+    from monai_mil.embedding import embed_cohort
     from monai_mil.encoders import get_encoder
 
     places = _table_or_listed(slides)
@@ -175,10 +176,10 @@ def embed_scans(
     scheduler: Annotated[str | None, typer.Option(help="Address of a Dask scheduler to spread scans over.")] = None,
 ) -> None:
     """Turn CT scans into bags of features, one instance a slice; run it again to go on where it stopped."""
-    from monai_mil import bags
+    from monai_mil import embedding
     from monai_mil.encoders import get_encoder
 
-    report = bags.embed_scans(
+    report = embedding.embed_scans(
         _table_or_listed(scans),
         out,
         get_encoder(encoder, spatial=spatial, weights=weights, device=device),
@@ -232,7 +233,7 @@ def report(
     ] = None,
 ) -> None:
     """Write one HTML page with metrics, curves, heatmaps and the most attended tiles of a cohort."""
-    from monai_mil.heatmaps import write_report, write_survival_report
+    from monai_mil.reports import write_report, write_survival_report
 
     survival = predictions.suffix.lower() == ".json"
     if survival and heatmaps is not None:

@@ -90,7 +90,7 @@ def _step(console: Console, title: str, command: str = "") -> None:
 
 
 def _make_slides(folder: Path, seed: int) -> Path:
-    from monai_mil.bags import make_slide_cohort
+    from monai_mil.synthetic import make_slide_cohort
 
     cohort = folder / "cohort.csv"
     if not cohort.exists():
@@ -99,7 +99,7 @@ def _make_slides(folder: Path, seed: int) -> Path:
 
 
 def _embed(cohort: Path, bags: Path) -> None:
-    from monai_mil.bags import embed_cohort
+    from monai_mil.embedding import embed_cohort
 
     failed = embed_cohort(cohort, bags, "texture").failed
     if failed:
@@ -128,9 +128,10 @@ def _report(console: Console, folder: Path) -> None:
 
     import numpy as np
 
-    from monai_mil.bags import tile_truth
-    from monai_mil.heatmaps import Heatmap, write_report
+    from monai_mil.heatmaps import Heatmap
     from monai_mil.metrics import auroc, bootstrap_ci, instance_auroc
+    from monai_mil.reports import write_report
+    from monai_mil.synthetic import tile_truth
 
     test = folder / "test"
     write_report(test / "predictions.csv", test / "heatmaps", test / "report.html", title="monai-mil demo")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import io
+import json
+import math
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -120,3 +122,24 @@ def write_error(path: Path, error: BaseException) -> OutputError:
     reason = os.strerror(number) if number else str(error)
     advice = "free some space" if number in _FULL else "check the folder"
     return OutputError(f"'{path}' cannot be written ({reason}); {advice} and run again")
+
+
+def names_a_file(slide_id: str) -> bool:
+    """Whether files can be named by it without leaving their folder or being hidden there."""
+    return (
+        slide_id.isprintable() and not slide_id.startswith(".") and not {"/", "\\"} & set(slide_id) and slide_id != ""
+    )
+
+
+def write_json(report: Any, path: Path) -> None:
+    """Write a report as a whole; NaN becomes null, for JSON knows none."""
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(_nulled(report), indent=4) + "\n", encoding="utf-8")
+
+
+def _nulled(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _nulled(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_nulled(inner) for inner in value]
+    return None if isinstance(value, float) and math.isnan(value) else value

@@ -1,9 +1,12 @@
 """The rules of the house: which room may import which, and what importing the package may cost."""
 
 import ast
+import graphlib
+import importlib
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -11,7 +14,7 @@ from tests.conftest import ROOT
 
 PACKAGE = ROOT / "monai_mil"
 
-# A room may import itself, `errors`, and what stands here. A new room fails the test below until it has its line.
+# A room may import itself, the root modules, and what stands here. A new room fails the tests until it has its line.
 MAY_IMPORT = {
     "slides": set(),
     "scans": set(),
@@ -20,14 +23,28 @@ MAY_IMPORT = {
     "losses": {"networks"},
     "metrics": {"networks"},
     "bags": {"slides", "scans", "encoders"},
+    "cohorts": {"slides", "scans"},
+    "embedding": {"bags", "cohorts", "encoders", "slides", "scans"},
+    "synthetic": {"bags", "cohorts", "embedding", "slides", "scans"},
+    "datasets": {"cohorts", "bags", "slides", "scans"},
     "training": {"networks", "losses", "metrics", "bags"},
     "heatmaps": {"slides", "scans", "encoders", "bags", "networks", "metrics"},
     "dicom": {"slides", "scans", "heatmaps"},
-    "label": {"slides", "scans", "encoders", "bags", "networks", "losses", "training", "metrics", "heatmaps", "dicom"},
-    "deploy": {"slides", "scans", "encoders", "bags", "networks", "losses", "training", "metrics", "heatmaps", "dicom"},
+    "savers": {"heatmaps", "dicom", "metrics", "networks", "bags", "slides", "scans"},
+    "reports": {"heatmaps", "metrics", "slides", "scans"},
 }
-FACES = {"label", "deploy", "cli", "demo"}
+ALL = set(MAY_IMPORT)
+MAY_IMPORT |= {
+    "runs": ALL,
+    "label": ALL | {"runs"},
+    "deploy": ALL | {"runs"},
+    "compare": ALL | {"runs"},
+}
+ROOT_MODULES = {"errors", "files"}
+FACES = {"label", "deploy", "compare", "cli", "demo"}
 NO_PIXELS = {"networks", "losses", "metrics"}
+# Rooms within a room that have a door of their own.
+INNER_DOORS = {"networks.blocks", "networks.reference"}
 PIXEL_LIBRARIES = {
     "cucim",
     "openslide",
@@ -61,24 +78,54 @@ def rooms() -> list[str]:
     return sorted(path.parent.name for path in PACKAGE.glob("*/__init__.py"))
 
 
-def imported(path: Path) -> set[str]:
-    """Dotted names of every module that ``path`` imports, at any depth, relative imports resolved."""
+def imported(path: Path, names: bool = True) -> set[str]:
+    """Dotted names of every module that ``path`` imports, at any depth, relative imports resolved.
+
+    With ``names`` what is imported from a module counts too, for it may be a module itself.
+    """
     package = path.relative_to(ROOT).with_suffix("").parts[:-1]
-    names = set()
+    found = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
-            names |= {alias.name for alias in node.names}
+            found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             base = list(package[: len(package) - node.level + 1]) if node.level else []
             module = ".".join(base + ([node.module] if node.module else []))
-            names |= {module} | {f"{module}.{alias.name}" for alias in node.names}
-    return names
+            found |= {module} | ({f"{module}.{alias.name}" for alias in node.names} if names else set())
+    return found
+
+
+def own_imports(path: Path, names: bool = True) -> set[str]:
+    """Of what ``path`` imports, what is of this package, without its name in front."""
+    return {name.removeprefix("monai_mil.") for name in imported(path, names) if name.startswith("monai_mil.")}
 
 
 def rooms_imported_by(path: Path) -> set[str]:
     known = set(rooms()) | FACES
-    parts = (name.split(".") for name in imported(path))
-    return {part[1] for part in parts if len(part) > 1 and part[0] == "monai_mil" and part[1] in known}
+    return {name.split(".")[0] for name in own_imports(path)} & known
+
+
+def door(module: str) -> str:
+    """What another room imports a module's names from: its room, or the door within the room."""
+    return next((inner for inner in INNER_DOORS if f"{module}.".startswith(f"{inner}.")), module.split(".")[0])
+
+
+def modules() -> set[str]:
+    return {".".join(path.relative_to(PACKAGE).with_suffix("").parts) for path in PACKAGE.rglob("*.py")}
+
+
+def past_the_door(here: str, imports: set[str], known: set[str]) -> set[str]:
+    """Of the modules that the module ``here`` imports, those of other rooms that are not these rooms' doors.
+
+    Within one room every module may import every other; ``blocks`` and ``reference`` are entered by their doors, and
+    import the rest of ``networks`` module by module, because its own door imports them.
+    """
+    inner = door(here) in INNER_DOORS
+    return {
+        name
+        for name in imports & known - ROOT_MODULES
+        if name != door(name) and door(name) != door(here) and not (inner and door(name) == here.split(".")[0])
+    }
 
 
 @pytest.mark.parametrize("room", rooms())
@@ -87,6 +134,47 @@ def test_a_room_imports_only_rooms_to_its_left(room):
     for path in (PACKAGE / room).rglob("*.py"):
         too_much = rooms_imported_by(path) - MAY_IMPORT[room] - {room}
         assert not too_much, f"{path.relative_to(ROOT)} imports {sorted(too_much)}"
+
+
+def test_the_table_has_no_circle():
+    order = graphlib.TopologicalSorter(MAY_IMPORT).static_order()
+    assert set(order) == set(MAY_IMPORT)
+
+
+@pytest.mark.parametrize("room", ["", *rooms()])
+def test_a_room_is_entered_through_its_door_only(room):
+    known = modules()
+    for path in (PACKAGE / room).rglob("*.py") if room else PACKAGE.glob("*.py"):
+        here = ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
+        windows = past_the_door(here, own_imports(path, names=False), known)
+        assert not windows, f"{path.relative_to(ROOT)} imports {sorted(windows)}: import its names from the room"
+
+
+def test_what_steps_past_a_door_is_seen():
+    known = {"heatmaps.heatmap", "savers.case", "networks.contract", "networks.blocks.tree", "files"}
+    assert past_the_door("savers.dice", known | {"heatmaps", "networks.blocks"}, known) == known - {
+        "savers.case",
+        "files",
+    }
+    assert past_the_door("networks.hagmil", known, known) >= {"networks.blocks.tree"}
+    assert past_the_door("networks.blocks.nystrom", {"networks.contract", "networks.blocks.tree"}, known) == set()
+
+
+@pytest.mark.parametrize("room", sorted(NO_PIXELS))
+def test_networks_losses_and_metrics_know_of_the_root_their_errors_only(room):
+    for path in (PACKAGE / room).rglob("*.py"):
+        found = {name.split(".")[0] for name in own_imports(path)} & ROOT_MODULES
+        assert found <= {"errors"}, f"{path.relative_to(ROOT)} imports {sorted(found)}"
+
+
+@pytest.mark.parametrize("room", rooms())
+def test_every_public_name_of_a_room_is_there_and_no_module_of_its_own_name_hides_it(room):
+    face = importlib.import_module(f"monai_mil.{room}")
+    for name in face.__all__:
+        assert not isinstance(getattr(face, name), ModuleType), f"monai_mil.{room}.{name} is a module"
+    lazy = (PACKAGE / room / "__init__.pyi").exists()
+    hidden = set(face.__all__) & {path.stem for path in (PACKAGE / room).glob("*.py")} if lazy else set()
+    assert not hidden, f"importing monai_mil.{room}.{sorted(hidden)} as modules would hide the names in its door"
 
 
 @pytest.mark.parametrize("room", sorted(NO_PIXELS))

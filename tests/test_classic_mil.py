@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from monai_mil.bags import CLASSIC_SETS, ClassicBags
+from monai_mil.datasets import CLASSIC_SETS, ClassicBags
 from monai_mil.networks import ABMIL, ASMIL, DSMIL, MaxPooling, MeanPooling, TransMIL
 from monai_mil.training import Anchor
 from tests.conftest import ROOT

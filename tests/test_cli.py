@@ -11,11 +11,12 @@ import pytest
 from typer.testing import CliRunner
 
 from monai_mil import __version__
-from monai_mil.bags import BagFile, make_bag_cohort
-from monai_mil.bags.synthetic_scan import make_scan_cohort
+from monai_mil.bags import BagFile
 from monai_mil.cli import app
+from monai_mil.files import write_json
 from monai_mil.metrics import survival_report
-from monai_mil.metrics.files import write_json
+from monai_mil.synthetic import make_bag_cohort
+from monai_mil.synthetic.scan_cohort import make_scan_cohort
 from tests.conftest import shared
 
 

@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 import torch
 
-from monai_mil.bags import BagFile, make_bag_cohort, read_cohort
+from monai_mil.bags import BagFile
+from monai_mil.cohorts import read_cohort
 from monai_mil.networks import HAGMIL
+from monai_mil.synthetic import make_bag_cohort
 from tests.conftest import ROOT
 
 

@@ -264,3 +264,8 @@ def _check_scan(path: Path, n: int, info: BagInfo) -> None:
     expected = info.scan_instances()
     if expected is not None and len(expected) != n:
         raise BagError(f"bag '{path}': {n} instances for the {len(expected)} slices of its scan; embed it again")
+
+
+def level_folder(folder: Path, level: int | None) -> Path:
+    """Where the files of a quadtree's level lie below ``folder``; ``folder`` itself where there is no tree."""
+    return folder if level is None else folder / f"level_{level}"

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from monai_mil import __version__
+from monai_mil.files import names_a_file
 from monai_mil.scans import Depth, LungField, ScanFrame
 
 _PREFIX = "monai_mil."
@@ -128,13 +129,6 @@ def read_info(
     else:
         info = BagInfo(slide_id=slide_id, encoder=encoder, tile_size_level0=_grid_step(coords), version=None)
     return info if names_a_file(info.slide_id) else replace(info, slide_id=slide_id)
-
-
-def names_a_file(slide_id: str) -> bool:
-    """Whether files can be named by it without leaving their folder or being hidden there."""
-    return (
-        slide_id.isprintable() and not slide_id.startswith(".") and not {"/", "\\"} & set(slide_id) and slide_id != ""
-    )
 
 
 def _known(attributes: Mapping[str, Any]) -> dict[str, Any]:

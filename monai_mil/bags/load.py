@@ -14,11 +14,10 @@ from torch import Tensor
 
 from monai_mil.bags.file import BagFile
 from monai_mil.bags.info import BagInfo
-from monai_mil.bags.scan_preset import find_preset, same_but_statistics
 from monai_mil.bags.storage import MappedFeatures
 from monai_mil.bags.transforms import bag_meta, bag_tensor, places
 from monai_mil.errors import BagError, NoTissueError
-from monai_mil.scans import Depth, SlicePreset
+from monai_mil.scans import Depth, SlicePreset, find_preset, same_but_statistics
 
 logger = logging.getLogger(__name__)
 

@@ -14,8 +14,7 @@ from monai.config import KeysCollection
 from monai.data.meta_tensor import MetaTensor
 from torch import Tensor
 
-from monai_mil.bags.file import BagFile
-from monai_mil.bags.find import level_folder
+from monai_mil.bags.file import BagFile, level_folder
 from monai_mil.bags.load import LoadBagd
 from monai_mil.bags.storage import MappedFeatures, decode, not_finite
 from monai_mil.bags.transforms import bag_meta

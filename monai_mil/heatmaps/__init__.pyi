@@ -1,48 +1,39 @@
 from .colours import Colouring, colour_table
-from .curve import export_curve
+from .curve import draw_curve, export_curve, moments_mm
 from .dice import SlideDice, dice_counts, slide_dice
-from .dice_saver import DiceSaver
+from .figure import number, scale_bar
+from .foreground import otsu
 from .geojson import export_geojson
-from .heatmap import (
-    Heatmap,
-    SlideFrame,
-    assemble,
-    percentile_ranks,
-)
+from .heatmap import Heatmap, SlideFrame, as_array, assemble, canvas_geometry, percentile_ranks
+from .layer import OUTLINE, draw, draw_outline, foreground_text, style_of
 from .localisation import localise
-from .localisation_saver import LocalisationSaver
 from .mask import export_mask
-from .montage import export_montage
+from .montage import contour_text, display_window, draw_montage, export_montage, window_text
 from .nifti import export_nifti, export_nifti_mask
-from .png import export_png
-from .report import write_report
-from .risk_saver import RiskSaver
-from .savers import HeatmapSaver, PredictionSaver
+from .png import export_png, thumbnail
 from .scan_heatmap import ScanHeatmap, load_heatmap
-from .slice_saver import SliceSaver
-from .stitch import TokenCanvas, stitch
-from .survival_report import write_survival_report
-from .threshold import otsu
+from .stitching import TokenCanvas, stitch
 from .tiff import export_tiff
-from .tree_saver import TreeHeatmapSaver
 
 __all__ = [
+    "OUTLINE",
     "Colouring",
-    "DiceSaver",
     "Heatmap",
-    "HeatmapSaver",
-    "LocalisationSaver",
-    "PredictionSaver",
-    "RiskSaver",
     "ScanHeatmap",
-    "SliceSaver",
     "SlideDice",
     "SlideFrame",
     "TokenCanvas",
-    "TreeHeatmapSaver",
+    "as_array",
     "assemble",
+    "canvas_geometry",
     "colour_table",
+    "contour_text",
     "dice_counts",
+    "display_window",
+    "draw",
+    "draw_curve",
+    "draw_montage",
+    "draw_outline",
     "export_curve",
     "export_geojson",
     "export_mask",
@@ -51,12 +42,17 @@ __all__ = [
     "export_nifti_mask",
     "export_png",
     "export_tiff",
+    "foreground_text",
     "load_heatmap",
     "localise",
+    "moments_mm",
+    "number",
     "otsu",
     "percentile_ranks",
+    "scale_bar",
     "slide_dice",
     "stitch",
-    "write_report",
-    "write_survival_report",
+    "style_of",
+    "thumbnail",
+    "window_text",
 ]

@@ -115,7 +115,7 @@ def moments_mm(attention: np.ndarray, frame: ScanFrame) -> tuple[list[float], li
     """Mean position and standard deviation in mm of every row of ``attention`` ``[h, n]`` along the slice normal."""
     import torch
 
-    from monai_mil.networks.moments import attention_moments
+    from monai_mil.networks.blocks import attention_moments
 
     positions = torch.from_numpy(np.ascontiguousarray(frame.positions_mm))
     mean, std = attention_moments(torch.from_numpy(attention)[None].double(), positions)

@@ -7,11 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from monai_mil.heatmaps.stitch import TokenCanvas
-from monai_mil.metrics.dice import DiceCounts
-from monai_mil.slides.blocks import BlockGrid
-from monai_mil.slides.lesions import Lesions
-from monai_mil.slides.truth import Truth
+from monai_mil.heatmaps.stitching import TokenCanvas
+from monai_mil.metrics import DiceCounts
+from monai_mil.slides import BlockGrid, Lesions, Truth
 
 _OVERSHOOT = 1.5
 """Bicubic interpolation of values from 0 up stays below this multiple of the largest (1.41 + 0.04)."""

@@ -11,7 +11,7 @@ from monai_mil.heatmaps.colours import colour_limits
 from monai_mil.heatmaps.figure import number
 from monai_mil.heatmaps.heatmap import Heatmap
 from monai_mil.heatmaps.raster import Overlap, paint
-from monai_mil.heatmaps.stitch import TokenCanvas, stitch
+from monai_mil.heatmaps.stitching import TokenCanvas, stitch
 
 OUTLINE = (214, 39, 40)
 

@@ -9,10 +9,9 @@ from typing import Any
 import numpy as np
 
 from monai_mil.heatmaps.heatmap import Heatmap
-from monai_mil.heatmaps.stitch import stitch
-from monai_mil.metrics.lesion_froc import detect, froc_slide
-from monai_mil.metrics.tile_localisation import rescaled, tile_figures
-from monai_mil.slides.truth import Truth
+from monai_mil.heatmaps.stitching import stitch
+from monai_mil.metrics import detect, froc_slide, rescaled, tile_figures
+from monai_mil.slides import Truth
 
 SPACING = 7.776
 """Micrometres per pixel at which truths are read: level 5 of a slide scanned at 0.243, as CAMELYON16 does."""

@@ -11,7 +11,7 @@ import numpy as np
 
 from monai_mil.heatmaps.heatmap import Heatmap, canvas_geometry
 from monai_mil.heatmaps.raster import Overlap
-from monai_mil.heatmaps.stitch import TokenCanvas, stitch
+from monai_mil.heatmaps.stitching import TokenCanvas, stitch
 from monai_mil.heatmaps.tiff import band_rows, default_downsample
 
 FOREGROUND = 255

@@ -14,7 +14,7 @@ from monai_mil.heatmaps.colours import Colouring, ColourMap, colour_table
 from monai_mil.heatmaps.heatmap import Heatmap, canvas_geometry
 from monai_mil.heatmaps.layer import Style, style_of
 from monai_mil.heatmaps.raster import Overlap, paint
-from monai_mil.heatmaps.stitch import stitch
+from monai_mil.heatmaps.stitching import stitch
 
 _BAND = 1024
 

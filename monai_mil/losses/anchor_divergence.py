@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from monai_mil.networks.contract import exact_dtype
+from monai_mil.networks import exact_dtype
 
 Target = Literal["nsf", "softmax", "entmax"]
 

@@ -16,7 +16,7 @@ def time_bins(follow_up: ArrayLike, count: int | None = None) -> list[float]:
 
     Args:
         follow_up: time and event (1, or 0 where censored) of every patient, ``[n, 2]``; see
-            :func:`monai_mil.bags.follow_up`.
+            :func:`monai_mil.cohorts.follow_up`.
         count: number of bins; default ``ceil(sqrt(number of events))``.
 
     Returns:

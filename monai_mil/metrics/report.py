@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike
 from monai_mil.metrics.bootstrap import bootstrap_ci
 from monai_mil.metrics.classification import accuracy, auprc, auroc, balanced_accuracy, macro_f1
 from monai_mil.metrics.curves import calibration
-from monai_mil.metrics.operating_point import decisions, rates_at
+from monai_mil.metrics.thresholds import decisions, rates_at
 
 _METRICS = {
     "auroc": auroc,

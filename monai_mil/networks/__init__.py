@@ -5,16 +5,14 @@ from __future__ import annotations
 from monai_mil.networks.abmil import ABMIL
 from monai_mil.networks.asmil import ASMIL
 from monai_mil.networks.clam import CLAM_MB, CLAM_SB
-from monai_mil.networks.contract import MILNetwork, instance_scores
+from monai_mil.networks.contract import MILNetwork, exact_dtype, exact_matmul, instance_scores
 from monai_mil.networks.dsmil import DSMIL
 from monai_mil.networks.feature_pooling import FeatureMaxPooling, FeatureMeanPooling
 from monai_mil.networks.grad_cam import grad_cam
 from monai_mil.networks.hagmil import HAGMIL
 from monai_mil.networks.iat import IAT
-from monai_mil.networks.incidence import survival_curve, survival_risk
 from monai_mil.networks.insight import INSIGHT
 from monai_mil.networks.instance_encoder import InstanceEncoderMIL
-from monai_mil.networks.moments import attention_moments
 from monai_mil.networks.pooling import MaxPooling, MeanPooling
 from monai_mil.networks.slice_abmil import SliceABMIL
 from monai_mil.networks.slice_classifier import SliceClassifier
@@ -44,9 +42,8 @@ __all__ = [
     "SmoothTransformer1D",
     "TransMIL",
     "TransMIL1D",
-    "attention_moments",
+    "exact_dtype",
+    "exact_matmul",
     "grad_cam",
     "instance_scores",
-    "survival_curve",
-    "survival_risk",
 ]

@@ -10,8 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from monai_mil.networks.attention_network import AttentionNetwork
-from monai_mil.networks.attention_pool import PoolWeights, attention_pool, stream_pool
+from monai_mil.networks.blocks import AttentionNetwork, PoolWeights, attention_pool, stream_pool
 from monai_mil.networks.contract import check_chunks, exact_dtype, exact_matmul
 
 

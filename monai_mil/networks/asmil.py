@@ -11,12 +11,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from monai_mil.networks.asmil_reference import asmil_parameters
-from monai_mil.networks.attention_network import ChunkedAttentionNetwork
-from monai_mil.networks.attention_pool import RunningPool, compute_dtype, pool_bags, split_rows
+from monai_mil.networks.blocks import (
+    ChunkedAttentionNetwork,
+    QueryAttention,
+    RunningPool,
+    StackedLinear,
+    compute_dtype,
+    pool_bags,
+    split_rows,
+)
 from monai_mil.networks.contract import check_chunks, exact_dtype, exact_matmul
-from monai_mil.networks.ct_reference import load_reference, size_of
-from monai_mil.networks.query_attention import QueryAttention, StackedLinear
+from monai_mil.networks.reference import asmil_parameters, load_reference, size_of
 
 
 class ASMIL(ChunkedAttentionNetwork):

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from monai_mil.networks.abmil import ABMIL
+from monai_mil.networks.blocks import InstanceBranch, attended_extremes
 from monai_mil.networks.contract import exact_matmul
-from monai_mil.networks.ct_reference import load_reference, size_of
-from monai_mil.networks.instance_branch import InstanceBranch, attended_extremes
+from monai_mil.networks.reference import load_reference, size_of
 
 REFERENCE_LAYERS = {
     "hidden": r"attention_net\.0",

@@ -9,11 +9,16 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from monai_mil.networks.attention_network import ChunkedAttentionNetwork
-from monai_mil.networks.attention_pool import RunningPool, among_padding, compute_dtype, split_rows
-from monai_mil.networks.columns import write_columns
+from monai_mil.networks.blocks import (
+    ChunkedAttentionNetwork,
+    RunningPool,
+    among_padding,
+    compute_dtype,
+    split_rows,
+    write_columns,
+)
 from monai_mil.networks.contract import check_chunks, exact_dtype, exact_matmul
-from monai_mil.networks.ct_reference import check_tensors, load_reference, size_of
+from monai_mil.networks.reference import check_tensors, load_reference, size_of
 
 REFERENCE_NAMES = {
     "i_classifier.fc.0.": "instances.",

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from monai_mil.networks.contract import MILNetwork, check_chunks, exact_dtype, exact_matmul
-from monai_mil.networks.ct_reference import load_reference, reference_parameters, size_of
+from monai_mil.networks.reference import load_reference, reference_parameters, size_of
 
 
 class FeaturePooling(MILNetwork):

@@ -14,10 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from monai_mil.networks.blocks import TileBag, instance_mask
 from monai_mil.networks.contract import MILNetwork
 from monai_mil.networks.insight import INSIGHT
-from monai_mil.networks.insight_input import instance_mask
-from monai_mil.networks.tile_chunks import TileBag
 
 _LAYERS = {"INSIGHT": "tiles.projection", "ABMIL": "gates:input", "CLAM_SB": "gates:input", "CLAM_MB": "gates:input"}
 

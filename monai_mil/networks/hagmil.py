@@ -10,10 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from monai_mil.networks.blocks import children, nested_rank, real_rows, spread, tree_sizes
 from monai_mil.networks.contract import MILNetwork, check_bag
 from monai_mil.networks.iat import IAT
-from monai_mil.networks.padding import real_rows, spread
-from monai_mil.networks.tree import children, nested_rank, tree_sizes
 
 Source = Callable[[Tensor], Tensor]
 """Gives the features ``[m, d]`` of the rows ``[m]`` of a level, in the order asked for."""
@@ -27,9 +26,9 @@ class HAGMIL(MILNetwork):
     is the slide's. Choosing carries no gradient, so the levels learn side by side, each from its own loss
     (``losses.LevelLoss``).
 
-    Bags are packed (:mod:`monai_mil.networks.tree`): ``image`` ``[b, d, N]`` holds the coarsest level's ``n`` tiles
-    first, then their children level by level, ``N = n (4^L - 1) / 3``. The output holds, over the packed instances and
-    with the levels coarsest first:
+    Bags are packed (:mod:`monai_mil.networks.blocks.tree`): ``image`` ``[b, d, N]`` holds the coarsest level's ``n``
+    tiles first, then their children level by level, ``N = n (4^L - 1) / 3``. The output holds, over the packed
+    instances and with the levels coarsest first:
 
     - ``logits`` and ``bag`` of the finest level, ``level_logits`` ``[b, L, c]`` of all;
     - ``attention_logits`` ``[b, L, N]``, in row ``i`` those of level ``i``, ``-inf`` where it did not look, and
@@ -37,7 +36,7 @@ class HAGMIL(MILNetwork):
     - ``instance_logits`` ``[b, c, N]``, class evidence by the level that looked, ``-inf`` where none did;
     - ``level_top_instance_logits`` and ``level_bottom_instance_logits`` ``[b, L, c, sampled]``, for the instance loss,
       unless ``sampled`` is 0;
-    - in evaluation ``instance_scores`` ``[b, c, N]``, :func:`monai_mil.networks.tree.nested_rank`, the same for all
+    - in evaluation ``instance_scores`` ``[b, c, N]``, :func:`monai_mil.networks.blocks.nested_rank`, the same for all
       classes.
 
     Args:

@@ -8,11 +8,9 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
+from monai_mil.networks.blocks import RESIDUAL_SCALE, IATBlock, InstanceBranch, attended_extremes, real_rows, spread
 from monai_mil.networks.contract import MILNetwork, exact_matmul
-from monai_mil.networks.ct_reference import check_tensors, load_reference, size_of
-from monai_mil.networks.iat_block import RESIDUAL_SCALE, IATBlock
-from monai_mil.networks.instance_branch import InstanceBranch, attended_extremes
-from monai_mil.networks.padding import real_rows, spread
+from monai_mil.networks.reference import check_tensors, load_reference, size_of
 
 REFERENCE_NAMES = {
     r"layers\.(\d+)\.fc\.0\.": r"blocks.\1.project.",
@@ -58,9 +56,9 @@ class IAT(MILNetwork):
         sampled: how many of the most and of the least attended instances the instance loss sees.
         dropout: of ``g`` and of the gates.
         attention_dropout: of the Nystroem attention's result.
-        residual_scale: ``omega``, see :data:`monai_mil.networks.iat_block.RESIDUAL_SCALE`.
+        residual_scale: ``omega``, see :data:`monai_mil.networks.blocks.iat_block.RESIDUAL_SCALE`.
         checkpoint: keep what comes out of the blocks' steps only while training, and do each step a second time.
-        mask_padding: see :class:`monai_mil.networks.nystrom.NystromAttention`; a deviation from the paper.
+        mask_padding: see :class:`monai_mil.networks.blocks.nystrom.NystromAttention`; a deviation from the paper.
     """
 
     def __init__(

@@ -10,21 +10,22 @@ import torch
 from torch import Tensor
 
 from monai_mil.networks.abmil import front_lengths
-from monai_mil.networks.columns import write_columns
-from monai_mil.networks.contract import MILNetwork, check_bag, check_shape
-from monai_mil.networks.ct_reference import load_reference, size_of
-from monai_mil.networks.insight_input import (
+from monai_mil.networks.blocks import (
+    InsightTiles,
+    TileBag,
     check_codes,
     check_token_mask,
     check_tokens,
+    decode,
     instance_mask,
+    map_tiles,
+    otsu_threshold,
+    smooth_max,
     what_is_not_finite,
+    write_columns,
 )
-from monai_mil.networks.insight_reference import reference_parameters
-from monai_mil.networks.insight_tiles import InsightTiles
-from monai_mil.networks.otsu import otsu_threshold
-from monai_mil.networks.smooth_max import smooth_max
-from monai_mil.networks.tile_chunks import TileBag, decode, map_tiles
+from monai_mil.networks.contract import MILNetwork, check_bag, check_shape
+from monai_mil.networks.reference import insight_parameters, load_reference, size_of
 
 
 class INSIGHT(MILNetwork):
@@ -42,7 +43,7 @@ class INSIGHT(MILNetwork):
     either.
 
     Training holds the activations of ``chunk_instances`` tiles, whatever the bag's size: the backward pass computes
-    them again, see :mod:`monai_mil.networks.tile_chunks`. The bag may be a memory-mapped float16 tensor.
+    them again, see :mod:`monai_mil.networks.blocks.tile_chunks`. The bag may be a memory-mapped float16 tensor.
 
     Args:
         in_channels: ``d``, width of a token.
@@ -284,7 +285,7 @@ class INSIGHT(MILNetwork):
         Raises:
             ValueError: the names or shapes are another network's.
         """
-        parameters = reference_parameters(state_dict)
+        parameters = insight_parameters(state_dict)
         reduced, *grid_first = (size_of(parameters, "projection.scale", axis) for axis in (2, 0, 1))
         network = cls(
             size_of(parameters, "projection.convolution.weight", 1),

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from monai_mil.networks.columns import write_columns
+from monai_mil.networks.blocks import write_columns
 from monai_mil.networks.contract import MILNetwork, check_chunks, exact_dtype
 
 

@@ -8,10 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from monai_mil.networks.attention_network import ChunkedAttentionNetwork
-from monai_mil.networks.attention_pool import RunningPool, compute_dtype, pool_bags
+from monai_mil.networks.blocks import ChunkedAttentionNetwork, RunningPool, compute_dtype, pool_bags
 from monai_mil.networks.contract import check_chunks, exact_dtype, exact_matmul
-from monai_mil.networks.ct_reference import class_count, load_reference, reference_parameters, size_of
+from monai_mil.networks.reference import class_count, load_reference, reference_parameters, size_of
 
 
 class SliceABMIL(ChunkedAttentionNetwork):

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from monai_mil.networks.contract import MILNetwork, exact_matmul
-from monai_mil.networks.ct_reference import load_reference, reference_parameters, size_of
+from monai_mil.networks.reference import load_reference, reference_parameters, size_of
 
 
 class SliceClassifier(MILNetwork):

@@ -9,13 +9,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from monai_mil.networks.blocks import SmoothOperator
 from monai_mil.networks.contract import MILNetwork, exact_matmul
-from monai_mil.networks.ct_reference import class_count, load_reference, reference_parameters, size_of
-from monai_mil.networks.smooth import SmoothOperator
+from monai_mil.networks.reference import class_count, load_reference, reference_parameters, size_of
 
 
 class SmoothABMIL(MILNetwork):
-    """Plain ABMIL with the smooth operator ``S`` (:mod:`monai_mil.networks.smooth`), the SmAP of Castro-Macías 2024.
+    """Plain ABMIL with the smooth operator ``S`` (``networks.blocks.smooth``), the SmAP of Castro-Macías 2024.
 
     ``placement="early"`` smooths the features, ``x <- S x``, before ``s_i = w^T tanh(V x_i + b) + b'`` and
     ``z = sum_i a_i x_i``; ``V`` and ``w`` are divided by their largest singular value. As ``S`` acts on slices and

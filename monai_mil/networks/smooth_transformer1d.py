@@ -7,19 +7,18 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from monai_mil.networks.blocks import AttentionLayer, DepthwisePositions, SmoothOperator, token_answer, with_token
 from monai_mil.networks.contract import MILNetwork
-from monai_mil.networks.ct_reference import class_count, load_reference, reference_parameters, size_of
-from monai_mil.networks.slice_transformer import AttentionLayer, DepthwisePositions, token_answer, with_token
-from monai_mil.networks.smooth import SmoothOperator
+from monai_mil.networks.reference import class_count, load_reference, reference_parameters, size_of
 from monai_mil.networks.transmil1d import REFERENCE_NAMES
 
 
 class SmoothTransformer1D(MILNetwork):
     """:class:`~monai_mil.networks.TransMIL1D` with ``x + S MHA(LN(x))`` in both layers, SmTP of the reference.
 
-    ``S`` is the smooth operator (:mod:`monai_mil.networks.smooth`), one strength a layer. It runs over the tokens, so
-    that the class token is the neighbour of the first slices. In the last layer only the token's row is used, and
-    that depends on the tokens within reach of ``S``: attention is computed for those alone.
+    ``S`` is the smooth operator (:mod:`monai_mil.networks.blocks.smooth`), one strength a layer. It runs over the
+    tokens, so that the class token is the neighbour of the first slices. In the last layer only the token's row is
+    used, and that depends on the tokens within reach of ``S``: attention is computed for those alone.
 
     The output, the scores and the cost are those of TransMIL1D; ``attention`` is the class token's own, before ``S``.
 

@@ -10,10 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from monai_mil.networks.attention_network import AttentionNetwork
+from monai_mil.networks.blocks import AttentionNetwork, NystromAttention
 from monai_mil.networks.contract import MILNetwork, exact_dtype, exact_matmul
-from monai_mil.networks.ct_reference import check_tensors, load_reference, size_of
-from monai_mil.networks.nystrom import NystromAttention
+from monai_mil.networks.reference import check_tensors, load_reference, size_of
 
 REFERENCE_NAMES = {
     r"_fc1\.0\.": "hidden.",

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from monai_mil.networks.blocks import AttentionLayer, DepthwisePositions, token_answer
 from monai_mil.networks.contract import MILNetwork
-from monai_mil.networks.ct_reference import class_count, load_reference, reference_parameters, size_of
-from monai_mil.networks.slice_transformer import AttentionLayer, DepthwisePositions, token_answer
+from monai_mil.networks.reference import class_count, load_reference, reference_parameters, size_of
 
 REFERENCE_NAMES = {
     "cls_token": "token",

@@ -4,11 +4,11 @@ from .frame import ScanFrame
 from .load import load_scan
 from .lung import lung_mask
 from .lung_field import LungField
-from .resample import resample
+from .resampling import resample
 from .scan import Scan
 from .series import SeriesSummary, list_series
 from .slices import fit_statistics, prepare_slices
-from .windows import PRESET_NAMES, SlicePreset, Window, slice_preset
+from .windows import PRESET_NAMES, SlicePreset, Window, find_preset, same_but_statistics, slice_preset
 
 __all__ = [
     "PRESET_NAMES",
@@ -19,6 +19,7 @@ __all__ = [
     "SeriesSummary",
     "SlicePreset",
     "Window",
+    "find_preset",
     "find_scans",
     "fit_statistics",
     "list_series",
@@ -26,5 +27,6 @@ __all__ = [
     "lung_mask",
     "prepare_slices",
     "resample",
+    "same_but_statistics",
     "slice_preset",
 ]

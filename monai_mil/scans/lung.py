@@ -8,7 +8,7 @@ from typing import Any, Literal
 import numpy as np
 
 from monai_mil.errors import ScanReadError, SettingsError
-from monai_mil.scans.resample import import_itk
+from monai_mil.scans.resampling import import_itk
 from monai_mil.scans.scan import Scan
 
 _AIR_HU = -320

@@ -12,15 +12,7 @@ import numpy as np
 
 from monai_mil.errors import ScanReadError
 from monai_mil.scans.dicom import DicomFile, DicomSlice, uid_name
-from monai_mil.scans.repairs import (
-    AIR,
-    Repairs,
-    clean_bits,
-    clip_air,
-    padding_above_tissue,
-    remarks_on,
-    unwrap_12_bits,
-)
+from monai_mil.scans.repairs import AIR, Repairs, clean_bits, clip_air, padding_above_tissue, remarks_on, unwrap_12_bits
 
 _NATIVE = ("", "1.2.840.10008.1.2", "1.2.840.10008.1.2.1")  # little endian; files without a header name none
 _UNDEFINED_LENGTH = 0xFFFFFFFF

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import os
 import re
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -144,3 +147,27 @@ def slice_preset(name: str) -> SlicePreset:
         f"slice preset '{name}': unknown; use one of {', '.join(_PRESETS)}, "
         "or a window as 'center/width' such as '40/400'"
     )
+
+
+def find_preset(preset: SlicePreset | str | os.PathLike[str]) -> SlicePreset:
+    """A preset by its name, by ``"center/width"``, or from the JSON file that holds its record.
+
+    Raises:
+        SettingsError: the name is unknown, or the file cannot be read.
+    """
+    if isinstance(preset, SlicePreset):
+        return preset
+    path = Path(preset)
+    if path.suffix.lower() != ".json":
+        return slice_preset(os.fspath(preset))
+    try:
+        return SlicePreset.from_record(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, SettingsError) as error:
+        raise SettingsError(
+            f"preset '{path}': cannot be read ({error}); give the preset.json of an embedding"
+        ) from None
+
+
+def same_but_statistics(preset: SlicePreset, other: SlicePreset) -> bool:
+    """Whether two presets prepare slices the same way up to the normalisation."""
+    return replace(preset, mean=None, std=None) == replace(other, mean=None, std=None)

@@ -9,8 +9,8 @@ import torch
 from ignite.engine import Engine, Events
 from torch import Tensor, nn
 
-from monai_mil.networks.attention_network import AttentionNetwork
-from monai_mil.training.files import unwrap
+from monai_mil.networks.blocks import AttentionNetwork
+from monai_mil.training.distributed import unwrap
 from monai_mil.training.inferers import FullOutputInferer
 
 
@@ -107,8 +107,8 @@ class Anchor:
 class AnchorHandler:
     """Attaches an anchor to the trainer of a config, as an item of its ``train::handlers``.
 
-    A reference to the anchor itself would do, but MONAI expects a ``_target_`` in every item of that list when it checks
-    a bundle's properties.
+    A reference to the anchor itself would do, but MONAI looks for a ``_target_`` in every item of that list when it
+    checks a bundle's properties.
 
     Args:
         anchor: of the network that is trained.

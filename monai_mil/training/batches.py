@@ -102,7 +102,7 @@ def prepare_streamed_batch(
     non_blocking: bool = False,
     **kwargs: Any,
 ) -> Batch:
-    """:func:`prepare_bag_batch` for slides of :class:`monai_mil.bags.StreamSlided`.
+    """:func:`prepare_bag_batch` for slides of :class:`monai_mil.embedding.StreamSlided`.
 
     The one keyword, ``streamed``, is the network's output on ``device``, for :class:`StreamedInferer`.
     """

@@ -11,8 +11,9 @@ import ignite.distributed as idist
 from ignite.engine import Engine, Events
 from torch import nn
 
-from monai_mil.training.files import save_atomically, unwrap
+from monai_mil.training.distributed import unwrap
 from monai_mil.training.scores import Mode, key_score
+from monai_mil.training.state_files import save_atomically
 
 logger = logging.getLogger(__name__)
 

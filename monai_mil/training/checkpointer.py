@@ -16,7 +16,8 @@ import torch
 from ignite.engine import Engine, Events
 from torch import nn
 
-from monai_mil.training.files import save_atomically, unwrap
+from monai_mil.training.distributed import unwrap
+from monai_mil.training.state_files import save_atomically
 
 
 class Stateful(Protocol):

@@ -1,10 +1,12 @@
-"""The end of a distributed run."""
+"""Networks inside parallel wrappers, and the end of a distributed run."""
 
 from __future__ import annotations
 
 import time
+from typing import Any
 
 import torch.distributed as dist
+from torch import nn
 
 
 def finish_distributed() -> None:
@@ -20,3 +22,9 @@ def finish_distributed() -> None:
     dist.destroy_process_group()
     if gloo:
         time.sleep(1)
+
+
+def unwrap(value: Any) -> Any:
+    """The module inside a DistributedDataParallel or DataParallel wrapper, anything else as it is."""
+    parallel = (nn.parallel.DistributedDataParallel, nn.DataParallel)
+    return value.module if isinstance(value, parallel) else value

@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from monai_mil.networks import grad_cam
-from monai_mil.training.files import unwrap
+from monai_mil.training.distributed import unwrap
 from monai_mil.training.inferers import FullOutputInferer
 
 

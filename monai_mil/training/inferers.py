@@ -35,7 +35,7 @@ class FullOutputInferer(Inferer):
 
 
 class StreamedInferer(Inferer):
-    """Takes the output that :class:`monai_mil.bags.StreamSlided` has made while the slide was read."""
+    """Takes the output that :class:`monai_mil.embedding.StreamSlided` has made while the slide was read."""
 
     def __call__(
         self, inputs: Tensor, network: Callable[..., Any], *args: Any, streamed: dict[str, Tensor], **kwargs: Any

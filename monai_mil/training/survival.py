@@ -9,7 +9,7 @@ import torch
 from monai.config import KeysCollection
 from monai.transforms import MapTransform
 
-from monai_mil.networks.incidence import survival_curve, survival_risk
+from monai_mil.networks.blocks import survival_curve, survival_risk
 
 
 class SurvivalRiskd(MapTransform):

@@ -10,7 +10,8 @@ from monai.config import KeysCollection
 from monai.transforms import MapTransform
 from torch import Tensor
 
-from monai_mil.networks import attention_moments, instance_scores
+from monai_mil.networks import instance_scores
+from monai_mil.networks.blocks import attention_moments
 
 
 class UnpackOutputd(MapTransform):

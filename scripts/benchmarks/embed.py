@@ -17,7 +17,7 @@ from PIL import Image
 
 from benchmarks.harness import Figure, cpu_seconds
 from benchmarks.tiles import write_synthetic_slide
-from monai_mil.bags.embed import embed_slide
+from monai_mil.embedding.slide import embed_slide
 from monai_mil.encoders import Encoder, Preprocessing, get_encoder
 from monai_mil.encoders.preprocess import prepare
 from monai_mil.errors import EncoderError

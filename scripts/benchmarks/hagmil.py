@@ -19,9 +19,9 @@ from benchmarks.harness import Figure
 from benchmarks.iat_plain import PlainIAT
 from benchmarks.memory import in_a_process, peak_growth
 from benchmarks.tiles import write_synthetic_slide
-from monai_mil.bags import EmbedSettings, tree_slide
-from monai_mil.bags.descend_slide import TreeFeatures
-from monai_mil.bags.stream_slide import SlideFeatures
+from monai_mil.embedding import EmbedSettings, tree_slide
+from monai_mil.embedding.descend_slide import TreeFeatures
+from monai_mil.embedding.stream_slide import SlideFeatures
 from monai_mil.encoders import get_encoder
 from monai_mil.networks import HAGMIL, IAT
 from monai_mil.slides import open_slide

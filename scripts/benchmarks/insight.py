@@ -23,7 +23,7 @@ from benchmarks.memory import in_a_process, private_peak_growth, resident
 from monai_mil.bags import BagFile, BagInfo, LoadBagd, MappedFeatures
 from monai_mil.losses import BagBCE, MILLoss, SpectralDecoupling
 from monai_mil.networks import INSIGHT
-from monai_mil.networks.otsu import otsu_threshold
+from monai_mil.networks.blocks.otsu import otsu_threshold
 
 _WIDTH, _GRID = 1024, (14, 14)
 _SIZES, _COMPARED, _TIMED = (500, 2000, 8000), 2000, 128

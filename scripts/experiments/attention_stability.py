@@ -16,9 +16,11 @@ from typing import Any
 import numpy as np
 
 from experiments.bundles import evaluate, train_and_evaluate
-from monai_mil.bags import embed_cohort, make_slide_cohort
-from monai_mil.metrics import EpochStability, Interval, auroc, bootstrap_ci, draw_stability
-from monai_mil.metrics.files import write_json
+from monai_mil.embedding import embed_cohort
+from monai_mil.files import write_json
+from monai_mil.metrics import EpochStability, Interval, auroc, bootstrap_ci
+from monai_mil.savers import draw_stability
+from monai_mil.synthetic import make_slide_cohort
 
 SEEDS = (0, 1, 2, 3, 4)
 ARMS = {"without anchor": 0.0, "anchor, beta 0.1": 0.1, "anchor, beta 1": 1.0}

@@ -21,7 +21,7 @@ import numpy as np
 
 from experiments.classic_protocol import FOLDS, Fold, folds
 from experiments.side_by_side import EPOCHS, Method, Trained, WholeABMIL, train
-from monai_mil.bags import CLASSIC_SETS, ClassicBags, read_classic
+from monai_mil.datasets import CLASSIC_SETS, ClassicBags, read_classic
 from monai_mil.files import replacing
 from monai_mil.losses import AnchorDivergence, BagCrossEntropy, MaxInstance, MILLoss
 from monai_mil.losses.anchor_divergence import Target

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from monai_mil.bags import ClassicBags
+from monai_mil.datasets import ClassicBags
 
 FOLDS = 10
 

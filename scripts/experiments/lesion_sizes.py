@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from experiments.bundles import evaluate, train_and_evaluate
-from monai_mil.bags import embed_cohort, make_slide_cohort
-from monai_mil.bags.synthetic import LESION_RADII
+from monai_mil.embedding import embed_cohort
 from monai_mil.encoders import get_encoder
 from monai_mil.metrics import paired_permutation_test
+from monai_mil.synthetic import make_slide_cohort
+from monai_mil.synthetic.slide_cohort import LESION_RADII
 
 BOUNDS = (120_000, 800_000)
 SIZES = ("small", "moderate", "large")

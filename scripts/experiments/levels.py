@@ -14,9 +14,12 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from experiments.bundles import evaluate, train_and_evaluate
-from monai_mil.bags import BagFile, Cohort, embed_cohort, make_slide_cohort, read_cohort
-from monai_mil.heatmaps.predictions import Predictions, read_predictions
+from monai_mil.bags import BagFile
+from monai_mil.cohorts import Cohort, read_cohort
+from monai_mil.embedding import embed_cohort
 from monai_mil.metrics import auroc, bootstrap_ci
+from monai_mil.reports.predictions import Predictions, read_predictions
+from monai_mil.synthetic import make_slide_cohort
 
 LEVELS = 3
 OPENED = (5, 10, 25, 1000)

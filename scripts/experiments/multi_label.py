@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from experiments.bundles import train_and_evaluate
-from monai_mil.bags import make_bag_cohort, read_cohort
+from monai_mil.cohorts import read_cohort
+from monai_mil.synthetic import make_bag_cohort
 
 LABELS = ("label_0", "label_1", "label_2", "label_3")
 

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from experiments.bundles import train_and_evaluate
-from monai_mil.bags import ShiftedMean, make_shifted_mean_cohort
 from monai_mil.metrics import slice_metrics
+from monai_mil.synthetic import ShiftedMean, make_shifted_mean_cohort
 
 SEEDS = (1001, 2001, 3001)
 SCANS = (800, 200, 300)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from experiments.normal_guidance import WIDTH, compare
-from monai_mil.bags import ShiftedMean
+from monai_mil.synthetic import ShiftedMean
 
 
 def run(folder: Path) -> str:

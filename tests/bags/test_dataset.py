@@ -4,8 +4,10 @@ import weakref
 import numpy as np
 import pytest
 
-from monai_mil.bags import BagFile, BagInfo, LoadBagd, ResilientDataset, make_bag_cohort, read_cohort
+from monai_mil.bags import BagFile, BagInfo, LoadBagd, ResilientDataset
+from monai_mil.cohorts import read_cohort
 from monai_mil.errors import CohortError, NoLungsError, OutputError
+from monai_mil.synthetic import make_bag_cohort
 
 
 @pytest.fixture

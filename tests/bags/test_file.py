@@ -14,7 +14,7 @@ from hypothesis.extra import numpy as hnp
 from monai_mil.bags import BagFile, BagInfo, export_clam
 from monai_mil.bags.storage import not_finite
 from monai_mil.errors import BagError, SettingsError
-from tests.bags.scans import frame
+from tests.embedding.scans import frame
 
 INFO = BagInfo(
     slide_id="slide",

@@ -10,10 +10,11 @@ import pytest
 import torch
 from monai.data import DataLoader, Dataset, MetaTensor
 
-from monai_mil.bags import BagFile, EmbedSettings, LoadBagd, LoadTreed, collate_bags, embed_cohort, tree_slide
+from monai_mil.bags import BagFile, LoadBagd, LoadTreed, collate_bags
+from monai_mil.embedding import EmbedSettings, embed_cohort, tree_slide
 from monai_mil.errors import BagError, NoTissueError, SettingsError
 from monai_mil.slides import open_slide
-from tests.bags.counting import CountingEncoder
+from tests.embedding.counting import CountingEncoder
 from tests.memory import peak_of
 
 SETTINGS = {"levels": 3, "tile_size": 64, "min_tissue": 0.2}

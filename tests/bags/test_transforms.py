@@ -7,20 +7,13 @@ from monai.data import DataLoader, Dataset, MetaTensor, decollate_batch
 from monai.engines import SupervisedTrainer
 from monai.transforms import Compose
 
-from monai_mil.bags import (
-    BagFile,
-    BagInfo,
-    EmbedSlided,
-    LoadBagd,
-    SampleInstancesd,
-    collate_bags,
-    embed_cohort,
-    make_bag_cohort,
-    read_cohort,
-)
+from monai_mil.bags import BagFile, BagInfo, LoadBagd, SampleInstancesd, collate_bags
+from monai_mil.cohorts import read_cohort
+from monai_mil.embedding import EmbedSlided, embed_cohort
 from monai_mil.errors import BagError, SlideReadError
 from monai_mil.scans import ScanFrame
-from tests.bags.scans import frame
+from monai_mil.synthetic import make_bag_cohort
+from tests.embedding.scans import frame
 
 INFO = BagInfo("slide", encoder="texture", mpp=0.25, tile_size_level0=512.0, level0_size=(100, 200))
 

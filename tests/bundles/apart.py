@@ -23,6 +23,11 @@ FILES = [
         ("inference", "inference_survival"), ("cohort::_disabled_", "cohort::unlabelled"), "nor labels, if there is one"
     ),
     Apart(("inference",), ("imports::$import os", "imports::$import monai"), "its expressions need neither"),
+    Apart(
+        ("inference", "survival"),
+        ("imports::$import monai_mil.cohorts as cohorts",),
+        "their expressions look for cases, or for their follow-up",
+    ),
     Apart(("inference",), ("split",), "all cases, unless one split is asked for"),
     Apart(
         ("inference",),

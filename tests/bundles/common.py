@@ -86,39 +86,39 @@ class Example:
 
 
 def planted_bags(folder: Path, width: int) -> Path:
-    from monai_mil.bags import make_bag_cohort
+    from monai_mil.synthetic import make_bag_cohort
 
     return make_bag_cohort(folder, num_bags=48, width=width, seed=0)
 
 
 def densely_planted_bags(folder: Path, width: int) -> Path:
-    from monai_mil.bags import make_bag_cohort
+    from monai_mil.synthetic import make_bag_cohort
 
     return make_bag_cohort(folder, num_bags=48, width=width, seed=0, planted=0.3)
 
 
 def planted_tokens(folder: Path, width: int) -> Path:
-    from monai_mil.bags import make_bag_cohort
+    from monai_mil.synthetic import make_bag_cohort
 
     return make_bag_cohort(folder, num_bags=48, width=width, seed=0, bag_size=(4, 10), planted=0.3, grid=(14, 14))
 
 
 def planted_token_scans(folder: Path, width: int) -> Path:
-    from monai_mil.bags import make_token_scan_cohort
+    from monai_mil.synthetic import make_token_scan_cohort
 
     recipe = {"slices": (6, 9), "grid": (14, 14), "shifted": 16, "radius": 2.0}
     return make_token_scan_cohort(folder, scans=(24, 12, 12), width=width, **recipe)
 
 
 def planted_scans(folder: Path, width: int) -> Path:
-    from monai_mil.bags import ShiftedMean, make_shifted_mean_cohort
+    from monai_mil.synthetic import ShiftedMean, make_shifted_mean_cohort
 
     recipe = ShiftedMean(window=8, slices=(10, 30), shifted=8, width=width, delta=2.0)
     return make_shifted_mean_cohort(folder, recipe, scans=(48, 24, 24), seeds=(1, 2, 3))
 
 
 def planted_trees(folder: Path, width: int) -> Path:
-    from monai_mil.bags import make_tree_cohort
+    from monai_mil.synthetic import make_tree_cohort
 
     return make_tree_cohort(folder, num_bags=24, width=width, seed=0, bag_size=(4, 9), planted=0.3)
 

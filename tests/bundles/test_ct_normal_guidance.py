@@ -9,8 +9,8 @@ import nibabel
 import numpy as np
 import pytest
 
-from monai_mil.bags import ShiftedMean, make_shifted_mean_cohort
 from monai_mil.scans import load_scan
+from monai_mil.synthetic import ShiftedMean, make_shifted_mean_cohort
 from tests.bundles.common import aurocs, losses, rows, run_bundle, train, train_together, weights
 
 NAME = "ct_normal_guidance"

@@ -102,7 +102,7 @@ def test_monai_finds_the_properties_of_a_training_beside_the_anchor(cohort, tmp_
 
 @pytest.fixture(scope="module")
 def followed(tmp_path_factory):
-    from monai_mil.bags import make_survival_cohort
+    from monai_mil.synthetic import make_survival_cohort
 
     return make_survival_cohort(tmp_path_factory.mktemp("followed"), num_bags=90, width=16, bag_size=(10, 30)).parent
 
@@ -151,7 +151,8 @@ def test_the_anchor_is_in_the_checkpoint_and_not_in_the_model_that_predicts(coho
 
 
 def test_evaluation_with_masks_compares_maps_as_the_asmil_paper_does(tmp_path):
-    from monai_mil.bags import embed_cohort, make_slide_cohort
+    from monai_mil.embedding import embed_cohort
+    from monai_mil.synthetic import make_slide_cohort
 
     table = make_slide_cohort(tmp_path, num_slides=6, size=(2048, 2048), fractions=(0.34, 0.33, 0.33))
     embed_cohort(table, tmp_path / "bags", "texture")
@@ -167,7 +168,7 @@ def test_evaluation_with_masks_compares_maps_as_the_asmil_paper_does(tmp_path):
 
 
 def test_several_labels_of_which_some_are_missing_train(tmp_path):
-    from monai_mil.bags import make_bag_cohort
+    from monai_mil.synthetic import make_bag_cohort
 
     table = make_bag_cohort(tmp_path, num_bags=40, width=16, seed=1)
     lines = table.read_text().splitlines()
@@ -248,7 +249,8 @@ def test_bad_slides_are_named_and_the_others_are_done(tmp_path):
 def test_bad_bags_are_named_and_the_others_are_done(trained, tmp_path):
     import h5py
 
-    from monai_mil.bags import make_bag_cohort, read_cohort
+    from monai_mil.cohorts import read_cohort
+    from monai_mil.synthetic import make_bag_cohort
 
     table = make_bag_cohort(tmp_path, num_bags=12, width=network_width(NAME), seed=2)
     names = [slide.slide_id for slide in read_cohort(table).slides]

@@ -11,14 +11,14 @@ import pytest
 import torch
 from monai.bundle import ConfigParser
 
-from monai_mil.bags import (
+from monai_mil.scans import slice_preset
+from monai_mil.synthetic import (
     ShiftedMean,
     make_bag_cohort,
     make_shifted_mean_cohort,
     make_token_scan_cohort,
     make_tree_cohort,
 )
-from monai_mil.scans import slice_preset
 from tests.bundles.common import BUNDLES, NAMES, config
 
 

@@ -85,7 +85,8 @@ def test_a_real_slide_goes_from_file_to_heatmap(tmp_path):
 
 
 def test_evaluation_with_masks_tells_how_well_slides_are_localised(tmp_path):
-    from monai_mil.bags import embed_cohort, make_slide_cohort
+    from monai_mil.embedding import embed_cohort
+    from monai_mil.synthetic import make_slide_cohort
 
     table = make_slide_cohort(tmp_path, num_slides=6, size=(2048, 2048), fractions=(0.34, 0.33, 0.33))
     embed_cohort(table, tmp_path / "bags", "texture")

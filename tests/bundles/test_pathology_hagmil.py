@@ -6,8 +6,9 @@ import shutil
 import numpy as np
 import pytest
 
-from monai_mil.bags import embed_cohort, make_slide_cohort
+from monai_mil.embedding import embed_cohort
 from monai_mil.heatmaps import Heatmap
+from monai_mil.synthetic import make_slide_cohort
 from tests.bundles.common import losses, rows, run_bundle, train
 from tests.conftest import shared
 

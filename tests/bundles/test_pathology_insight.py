@@ -6,10 +6,11 @@ import shutil
 import numpy as np
 import pytest
 
-from monai_mil.bags import embed_cohort, make_bag_cohort, make_slide_cohort
-from monai_mil.bags.synthetic import LESION_RADII
+from monai_mil.embedding import embed_cohort
 from monai_mil.encoders import get_encoder
 from monai_mil.heatmaps import Heatmap
+from monai_mil.synthetic import make_bag_cohort, make_slide_cohort
+from monai_mil.synthetic.slide_cohort import LESION_RADII
 from tests.bundles.common import BUNDLES, aurocs, rows, run_bundle, train
 
 NAME = "pathology_insight"

@@ -4,8 +4,9 @@ import json
 
 import pytest
 
-from monai_mil.bags import make_survival_cohort
-from monai_mil.heatmaps import Heatmap, write_survival_report
+from monai_mil.heatmaps import Heatmap
+from monai_mil.reports import write_survival_report
+from monai_mil.synthetic import make_survival_cohort
 from tests.bundles.common import checkpoint, rows, run_bundle, weights
 
 WIDTH = 32

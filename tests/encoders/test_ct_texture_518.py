@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from monai_mil.bags import EmbedScand, embed_scan
+from monai_mil.embedding import EmbedScand, embed_scan
 from monai_mil.encoders import get_encoder
 from monai_mil.errors import SettingsError
 from monai_mil.scans import Depth, LungField, load_scan, prepare_slices, slice_preset

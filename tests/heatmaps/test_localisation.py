@@ -14,8 +14,9 @@ from ignite.engine import Engine
 from monai.data import MetaTensor
 
 from monai_mil.errors import CohortError
-from monai_mil.heatmaps import Heatmap, LocalisationSaver, localise
-from monai_mil.heatmaps.compared import is_positive
+from monai_mil.heatmaps import Heatmap, localise
+from monai_mil.savers import LocalisationSaver
+from monai_mil.savers.class_map import is_positive
 from monai_mil.slides.truth import ArrayTruth
 from tests.heatmaps.examples import grid_heatmap
 

@@ -24,7 +24,7 @@ from monai_mil.heatmaps import (
     stitch,
 )
 from monai_mil.heatmaps.montage import draw_montage
-from monai_mil.heatmaps.slice_tables import scan_row
+from monai_mil.savers.slice_tables import scan_row
 from monai_mil.scans import Depth, LungField, Scan, ScanFrame, Window
 from monai_mil.slides import open_truth
 from tests.heatmaps.examples import frame

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from monai_mil.heatmaps import assemble
-from monai_mil.heatmaps.stitch import stitch
+from monai_mil.heatmaps.stitching import stitch
 from tests.heatmaps.examples import frame
 
 

@@ -14,9 +14,10 @@ from monai.engines import SupervisedEvaluator
 from monai.transforms import Lambdad, Transform
 
 from monai_mil.bags import collate_bags
-from monai_mil.metrics import AttentionStability, effective_tiles, jensen_shannon
+from monai_mil.metrics import effective_tiles, jensen_shannon
 from monai_mil.metrics.attention_stability import packed, unpacked
 from monai_mil.networks import ABMIL, MeanPooling, MILNetwork
+from monai_mil.savers import AttentionStability
 from monai_mil.training import Checkpointer, FullOutputInferer, UnpackOutputd, prepare_bag_batch
 
 

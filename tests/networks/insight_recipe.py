@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from monai_mil.networks import INSIGHT
-from monai_mil.networks.insight_tiles import TokenLayer
+from monai_mil.networks.blocks.insight_tiles import TokenLayer
 
 
 def sequence(shape: tuple[int, ...], counter: int) -> Tensor:

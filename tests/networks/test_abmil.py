@@ -80,7 +80,7 @@ def test_gradients_of_the_chunked_path_are_exact(options: dict[str, int], monkey
 
 
 def monai_mil_chunks() -> dict[str, int]:
-    from monai_mil.networks import attention_pool
+    from monai_mil.networks.blocks import attention_pool
 
     return attention_pool.CHUNK_ROWS
 

@@ -13,8 +13,8 @@ from torch.nn import functional as F
 from monai_mil.losses import AnchorDivergence, BagCrossEntropy, MILLoss
 from monai_mil.losses.anchor_divergence import log_normalised_sigmoid
 from monai_mil.networks import ASMIL, instance_scores
-from monai_mil.networks.asmil_reference import asmil_parameters
-from monai_mil.networks.attention_pool import CHUNK_ROWS
+from monai_mil.networks.blocks.attention_pool import CHUNK_ROWS
+from monai_mil.networks.reference.asmil import asmil_parameters
 from tests.conftest import shared
 from tests.networks.asmil_by_token import ByToken, heads_tokens, normalised_sigmoid
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from monai_mil.losses import BagCrossEntropy, InstanceSmoothSVM, MILLoss
 from monai_mil.networks import ABMIL, CLAM_MB, CLAM_SB, instance_scores
-from monai_mil.networks.instance_branch import attended_extremes
+from monai_mil.networks.blocks.instance_branch import attended_extremes
 from tests.conftest import shared
 
 CLOSE = {"rtol": 0, "atol": 1e-5}

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from monai_mil.losses import BagBCE, MaxInstance, MILLoss
 from monai_mil.networks import DSMIL
-from monai_mil.networks.attention_pool import CHUNK_ROWS
+from monai_mil.networks.blocks.attention_pool import CHUNK_ROWS
 from monai_mil.networks.dsmil import REFERENCE_NAMES
 from tests.conftest import shared
 

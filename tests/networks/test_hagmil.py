@@ -14,7 +14,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from monai_mil.losses import BagCrossEntropy, InstanceSmoothSVM, LevelLoss, MILLoss
 from monai_mil.networks import HAGMIL, IAT, instance_scores
-from monai_mil.networks.tree import children, tree_sizes
+from monai_mil.networks.blocks.tree import children, tree_sizes
 from tests.conftest import shared
 
 UNIT = 21

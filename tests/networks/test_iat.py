@@ -12,10 +12,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from monai_mil.losses import BagCrossEntropy, InstanceSmoothSVM, MILLoss
-from monai_mil.networks import IAT, nystrom
+from monai_mil.networks import IAT
+from monai_mil.networks.blocks import nystrom
+from monai_mil.networks.blocks.iat_block import IATBlock
+from monai_mil.networks.blocks.nystrom import NystromAttention
 from monai_mil.networks.iat import rename_reference
-from monai_mil.networks.iat_block import IATBlock
-from monai_mil.networks.nystrom import NystromAttention
 from tests.conftest import shared
 
 CLOSE = {"rtol": 0, "atol": 1e-5}

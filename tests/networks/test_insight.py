@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from monai_mil.bags import BagFile, BagInfo, LoadBagd, collate_bags
 from monai_mil.losses import BagBCE, MILLoss, SpectralDecoupling
 from monai_mil.networks import INSIGHT, instance_scores
-from monai_mil.networks.insight_reference import renamed
+from monai_mil.networks.reference.insight import insight_name as renamed
 from monai_mil.training import prepare_token_batch
 from tests.conftest import shared
 from tests.memory import peak_of

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from monai_mil.networks import SmoothTransformer1D, TransMIL1D, instance_scores
-from monai_mil.networks.smooth import SmoothOperator
+from monai_mil.networks.blocks.smooth import SmoothOperator
 
 CLASSES = pytest.mark.parametrize("network_class", [TransMIL1D, SmoothTransformer1D])
 

@@ -14,8 +14,9 @@ from monai.transforms import Activationsd
 from torch.nn.parallel import DistributedDataParallel
 
 from monai_mil.losses import MILLoss
-from monai_mil.metrics import AUROC, ReportSaver
+from monai_mil.metrics import AUROC
 from monai_mil.networks import ABMIL
+from monai_mil.savers import ReportSaver
 from monai_mil.training import (
     BestModel,
     Checkpointer,

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from monai_mil.bags import collate_bags
 from monai_mil.losses import AnchorDivergence, BagCrossEntropy, MILLoss
 from monai_mil.networks import ABMIL, ASMIL, CLAM_SB, DSMIL, MeanPooling, TransMIL
-from monai_mil.networks.attention_network import AttentionNetwork
+from monai_mil.networks.blocks.attention_network import AttentionNetwork
 from monai_mil.training import Anchor, AnchorInferer, Checkpointer, EpochSeeder, FullOutputInferer, prepare_bag_batch
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -5,9 +5,12 @@ import torch
 from monai.data import DataLoader, Dataset
 from monai.engines import SupervisedEvaluator
 
-from monai_mil.bags import LoadBagd, collate_bags, make_bag_cohort, read_cohort
-from monai_mil.heatmaps import Heatmap, HeatmapSaver
+from monai_mil.bags import LoadBagd, collate_bags
+from monai_mil.cohorts import read_cohort
+from monai_mil.heatmaps import Heatmap
 from monai_mil.networks import ABMIL, INSIGHT, grad_cam
+from monai_mil.savers import HeatmapSaver
+from monai_mil.synthetic import make_bag_cohort
 from monai_mil.training import GradCAMInferer, UnpackOutputd, prepare_bag_batch
 
 

@@ -15,7 +15,7 @@ from monai.transforms import RandGaussianNoised
 from torch import nn
 
 from monai_mil.training import BestModel, Checkpointer, EarlyStop, EpochSeeder, finish_distributed
-from monai_mil.training.files import plain, save_atomically
+from monai_mil.training.state_files import plain, save_atomically
 
 
 class Validation(Evaluator):

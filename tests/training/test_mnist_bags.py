@@ -8,7 +8,7 @@ from monai.engines import SupervisedEvaluator, SupervisedTrainer
 from monai.transforms import Activationsd
 from monai.utils import set_determinism
 
-from monai_mil.bags import make_mnist_bags
+from monai_mil.datasets import make_mnist_bags
 from monai_mil.losses import MILLoss
 from monai_mil.metrics import AUROC, instance_auroc
 from monai_mil.networks import ABMIL, InstanceEncoderMIL, instance_scores

@@ -13,11 +13,14 @@ from monai.engines import SupervisedEvaluator
 from monai.handlers import CheckpointLoader
 from monai.transforms import Compose
 
-from monai_mil.bags import EmbedSlided, ResilientDataset, StreamSlided, collate_bags, slide_datalist
+from monai_mil.bags import ResilientDataset, collate_bags
+from monai_mil.cohorts import slide_datalist
+from monai_mil.embedding import EmbedSlided, StreamSlided
 from monai_mil.encoders import get_encoder
 from monai_mil.errors import CohortError
-from monai_mil.heatmaps import Heatmap, HeatmapSaver, PredictionSaver
+from monai_mil.heatmaps import Heatmap
 from monai_mil.networks import INSIGHT
+from monai_mil.savers import HeatmapSaver, PredictionSaver
 from monai_mil.slides import write_pyramid
 from monai_mil.training import StreamedInferer, UnpackOutputd, prepare_streamed_batch
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from monai.transforms import Compose
 
-from monai_mil.networks import ABMIL, INSIGHT, survival_curve, survival_risk
+from monai_mil.networks import ABMIL, INSIGHT
+from monai_mil.networks.blocks import survival_curve, survival_risk
 from monai_mil.training import SurvivalRiskd, UnpackOutputd
 
 

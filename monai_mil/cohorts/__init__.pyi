@@ -1,0 +1,22 @@
+from .cohort import SPLITS, Cohort, CohortSlide, split_cohort
+from .datalists import bag_datalist, find_slides, scan_datalist, slide_datalist
+from .reader import is_table, read_cohort
+from .slice_labels import SliceLabelsd
+from .survival import follow_up, read_survival_cohort, split_survival_cohort
+
+__all__ = [
+    "SPLITS",
+    "Cohort",
+    "CohortSlide",
+    "SliceLabelsd",
+    "bag_datalist",
+    "find_slides",
+    "follow_up",
+    "is_table",
+    "read_cohort",
+    "read_survival_cohort",
+    "scan_datalist",
+    "slide_datalist",
+    "split_cohort",
+    "split_survival_cohort",
+]

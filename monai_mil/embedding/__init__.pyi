@@ -1,0 +1,28 @@
+from .descend_slide import DescendSlided
+from .job import CaseResult
+from .run import EmbedReport
+from .scan import ScanSettings, check_preset, embed_scan, scan_coords
+from .scans import embed_scans
+from .slide import EmbedSettings, embed_slide, tile_slide, tree_slide
+from .slides import embed_cohort
+from .stream_slide import StreamSlided
+from .transforms import EmbedScand, EmbedSlided
+
+__all__ = [
+    "CaseResult",
+    "DescendSlided",
+    "EmbedReport",
+    "EmbedScand",
+    "EmbedSettings",
+    "EmbedSlided",
+    "ScanSettings",
+    "StreamSlided",
+    "check_preset",
+    "embed_cohort",
+    "embed_scan",
+    "embed_scans",
+    "embed_slide",
+    "scan_coords",
+    "tile_slide",
+    "tree_slide",
+]

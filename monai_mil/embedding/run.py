@@ -1,0 +1,149 @@
+"""Runs over a cohort: resumable, safe to kill and to run twice at a time, one bad case stops nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from monai_mil import __version__
+from monai_mil.embedding.job import CaseKind, CaseResult, EmbedJob, run_job
+from monai_mil.embedding.progress import EmbedProgress
+from monai_mil.errors import OutputError
+from monai_mil.files import replacing
+
+if TYPE_CHECKING:
+    from monai_mil.encoders import Encoder
+
+
+@dataclass(frozen=True)
+class EmbedReport:
+    """What became of a cohort.
+
+    Attributes:
+        out_dir: folder of the bags.
+        results: one for every slide or scan, in the cohort's order.
+        manifest: the same as JSON, with settings and encoder; None if it could not be written.
+    """
+
+    out_dir: Path
+    results: tuple[CaseResult, ...]
+    manifest: Path | None
+
+    @property
+    def failed(self) -> tuple[CaseResult, ...]:
+        """The cases without a bag."""
+        return tuple(result for result in self.results if result.status == "failed")
+
+
+@dataclass(frozen=True)
+class EmbedRun:
+    """How the jobs of one kind are run.
+
+    Attributes:
+        kind: slides or scans.
+        out_dir: folder of the bags.
+        encoder: the encoder, loaded.
+        shared_encoder: what Dask's workers get: its name, or itself.
+        settings: a frozen dataclass, for the manifest.
+        progress: show a bar, and at the end what failed.
+        workers: processes on this machine.
+        scheduler: address of a Dask scheduler.
+    """
+
+    kind: CaseKind
+    out_dir: Path
+    encoder: Encoder
+    shared_encoder: Encoder | str
+    settings: Any
+    progress: bool = True
+    workers: int = 1
+    scheduler: str | None = None
+
+    def __call__(self, jobs: Mapping[int, EmbedJob], rejected: Mapping[int, CaseResult]) -> EmbedReport:
+        """Do the jobs under their numbers; ``rejected`` are the results of the numbers that have none."""
+        results = dict(rejected)
+        manifest = _Manifest(self)
+        with EmbedProgress(self.kind, len(jobs) + len(rejected), enabled=self.progress) as bar:
+            for result in rejected.values():
+                bar.finish(result)
+            for index, result in self._finished(jobs, bar):
+                results[index] = result
+                bar.finish(result)
+                if result.status != "kept":
+                    manifest.write(results)
+        ordered = tuple(results[index] for index in sorted(results))
+        return EmbedReport(self.out_dir, ordered, manifest.write(results))
+
+    def _finished(self, jobs: Mapping[int, EmbedJob], bar: EmbedProgress) -> Iterator[tuple[int, CaseResult]]:
+        if self.workers > 1 or self.scheduler is not None:
+            from monai_mil.embedding.dask import embed_with_dask
+
+            return embed_with_dask(jobs, self.shared_encoder, workers=self.workers, scheduler=self.scheduler)
+        return _in_turn(jobs, self.encoder, bar)
+
+
+def reject(kind: CaseKind, cases: Sequence[tuple[str, Path | None]]) -> dict[int, CaseResult]:
+    """Cases (name, path) that cannot have a bag: without a file, or under a name that is taken."""
+    rejected: dict[int, CaseResult] = {}
+    first: dict[str, Path | None] = {}
+    for index, (name, path) in enumerate(cases):
+        if path is None:
+            error = f"{kind.case} '{name}': the table has no path; fill the column 'path'"
+        elif name in first:
+            error = f"{kind.case} '{path}': the name '{name}' is taken by '{first[name]}'; rename it or give a table"
+        else:
+            first[name] = path
+            continue
+        rejected[index] = CaseResult(name, str(path or ""), "failed", error=error)
+    return rejected
+
+
+def _in_turn(jobs: Mapping[int, EmbedJob], encoder: Encoder, bar: EmbedProgress) -> Iterator[tuple[int, CaseResult]]:
+    """Do the cases nobody else works on, then wait for the others' and do what they did not finish."""
+    busy: dict[int, EmbedJob] = {}
+    for turn, wait in ((jobs, False), (busy, True)):
+        for index, job in turn.items():
+            bar.start(job.case_id)
+            result = run_job(job, encoder, bar.advance, wait=wait)
+            if result is None:
+                busy[index] = job
+            else:
+                yield index, result
+
+
+class _Manifest:
+    """The run's record in ``<out_dir>/runs``, written anew after every case so that a killed run leaves one too."""
+
+    def __init__(self, run: EmbedRun) -> None:
+        started = datetime.now(UTC)
+        self._kind = run.kind
+        self._path = run.out_dir / "runs" / f"{started:%Y%m%dT%H%M%S}-{os.getpid()}.json"
+        self._header = {
+            "version": __version__,
+            "started": started.isoformat(timespec="seconds"),
+            "encoder": run.encoder.name,
+            "encoder_digest": run.encoder.digest,
+            "settings": asdict(run.settings),
+        }
+
+    def write(self, results: Mapping[int, CaseResult]) -> Path | None:
+        """Write what is known; None if that fails, which must not hide the results themselves."""
+        record = self._header | {
+            "updated": datetime.now(UTC).isoformat(timespec="seconds"),
+            self._kind.cases: [self._case(results[index]) for index in sorted(results)],
+        }
+        try:
+            with replacing(self._path) as partial:
+                partial.write_text(json.dumps(record, indent=4) + "\n")
+        except OutputError:
+            return None
+        return self._path
+
+    def _case(self, result: CaseResult) -> dict[str, Any]:
+        words = {"case_id": f"{self._kind.case}_id", "instances": self._kind.instances}
+        return {words.get(name, name): value for name, value in asdict(result).items()}

@@ -1,0 +1,83 @@
+"""One scan of a cohort.
+
+A scan takes seconds to minutes, so that one whose run was killed is made anew rather than resumed within.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from monai_mil.bags import BagFile, BagInfo
+from monai_mil.embedding.job import CaseKind, EmbedJob, OnInstances
+from monai_mil.embedding.scan import ScanSettings, embed_scan, scan_coords
+from monai_mil.scans import Depth, load_scan
+
+if TYPE_CHECKING:
+    from monai_mil.encoders import Encoder
+
+SCANS = CaseKind("scan", "slices")
+
+
+@dataclass(frozen=True)
+class ScanJob(EmbedJob):
+    """A scan, the series to take of its folder, how its slices are prepared and how many are encoded at once."""
+
+    kind = SCANS
+
+    settings: ScanSettings
+    chunk: int
+    series_uid: str | None = None
+
+    def embed(self, encoder: Encoder, on_instances: OnInstances) -> tuple[int, tuple[str, ...]]:
+        """Read the scan and write its bag; returns the number of slices and the scan's remarks."""
+        settings = self.settings
+        scan = load_scan(self.path, series_uid=self.series_uid, allow_gaps=settings.allow_gaps)
+        info = settings.info(scan.frame, encoder, self.case_id, settings.find_lungs(scan))
+        coords, done, parts = scan_coords(info), 0, []
+        n = len(coords)
+        on_instances(0, n)
+        steps = embed_scan(scan, encoder, settings.preset, chunk=self.chunk, depth=settings.layers, lungs=info.lungs)
+        for features in steps:
+            parts.append(features.cpu().numpy())
+            done += len(features)
+            on_instances(done, n)
+        extras = _extras(info, coords)
+        BagFile.write(self.bags[0], np.concatenate(parts), coords, info, extras, self.storage)
+        return n, scan.remarks
+
+    def wanted(self, bag: Path, found: BagInfo) -> dict[str, Any]:
+        """The preset in every detail, depth and lungs, and the series where one is named."""
+        series = {} if self.series_uid is None else {"series_uid": self.series_uid}
+        cut = {"depth": _in_words(self.settings.layers), "lungs": self.settings.lungs}
+        return _named(self.settings.preset.record()) | cut | series
+
+    def said(self, found: BagInfo) -> dict[str, Any]:
+        """The bag's own preset, depth, lungs and series."""
+        own = {
+            "depth": _in_words(found.depth),
+            "lungs": None if found.lungs is None else found.lungs.method,
+            "series_uid": None if found.scan is None else found.scan.series_uid,
+        }
+        return super().said(found) | _named(found.preset or {}) | own
+
+
+def _extras(info: BagInfo, coords: np.ndarray) -> dict[str, np.ndarray]:
+    """Where the instances lie, and whose pixels they are where each is one slice."""
+    assert info.scan is not None
+    positions = info.positions_mm()
+    assert positions is not None
+    if info.depth is not None and info.depth.mode == "resize":
+        return {"positions_mm": positions}
+    return {"positions_mm": positions, "sop_uids": np.array(info.scan.sop_uids)[coords[:, 0]]}
+
+
+def _in_words(depth: Depth | None) -> str | None:
+    return None if depth is None else f"{depth.layers} ({depth.mode})"
+
+
+def _named(preset: dict[str, Any]) -> dict[str, Any]:
+    return {f"preset {name}": value for name, value in preset.items()}

@@ -1,0 +1,184 @@
+"""From one slide to its features: the settings, the tiles they give, and the encoder's answer for every tile."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from monai_mil.bags import BagInfo
+from monai_mil.errors import NoTissueError, SettingsError
+from monai_mil.slides import Slide, TileGrid, TileTree, TissueMask, TissueSettings, segment_tissue, stream_tiles
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from monai_mil.encoders import Encoder
+
+
+@dataclass(frozen=True)
+class EmbedSettings:
+    """How slides are cut into tiles.
+
+    Attributes:
+        tile_size: edge of a tile in pixels at ``target_mpp``.
+        target_mpp: micrometres per pixel of the tiles.
+        overlap: overlap of neighbouring tiles in pixels at ``target_mpp``.
+        min_tissue: least share of tissue in a tile.
+        tissue: how tissue is found.
+        mpp: micrometres per level-0 pixel for slides that do not say it themselves.
+        levels: levels of the quadtree of tiles, each of half the magnification of the next, ``target_mpp`` the
+            finest's; None for one grid of tiles.
+
+    Raises:
+        SettingsError: a value fits no slide.
+    """
+
+    tile_size: int
+    target_mpp: float
+    overlap: int = 0
+    min_tissue: float = 0.25
+    tissue: TissueSettings = field(default_factory=TissueSettings)
+    mpp: float | None = None
+    levels: int | None = None
+
+    def __post_init__(self) -> None:
+        _must(self.tile_size >= 1, "tile size", self.tile_size, "at least 1 px")
+        _must(self.target_mpp > 0, "target mpp", self.target_mpp, "above 0 µm a pixel")
+        _must(0 <= self.overlap < self.tile_size, "overlap", self.overlap, f"from 0 to {self.tile_size - 1} px")
+        _must(0 <= self.min_tissue <= 1, "min tissue", self.min_tissue, "a fraction from 0 to 1")
+        _must(self.mpp is None or self.mpp > 0, "mpp", self.mpp, "above 0 µm a pixel")
+        _must(self.levels is None or self.levels >= 1, "levels", self.levels, "at least 1")
+        _must(self.levels is None or self.overlap == 0, "overlap", self.overlap, "0 px where there are levels")
+
+    @classmethod
+    def for_encoder(
+        cls, encoder: Encoder, *, tile_size: int | None = None, target_mpp: float | None = None, **settings: Any
+    ) -> EmbedSettings:
+        """Settings whose tile size and resolution are the encoder's own where none are given."""
+        return cls(
+            encoder.tile_size if tile_size is None else tile_size,
+            encoder.target_mpp if target_mpp is None else target_mpp,
+            **settings,
+        )
+
+    def tissue_record(self) -> dict[str, Any]:
+        """What the bag file keeps of the tissue settings; plain JSON values."""
+        record: dict[str, Any] = json.loads(json.dumps(asdict(self.tissue)))
+        return record | {"min_tissue": self.min_tissue}
+
+    def info(
+        self, slide: Slide, grid: TileGrid, encoder: Encoder, slide_id: str | None = None, level: int | None = None
+    ) -> BagInfo:
+        """The frame of the bag that these settings give for a slide, or for one level of its quadtree."""
+        return BagInfo(
+            slide_id=slide_id or slide.slide_id,
+            slide_path=str(slide.path.absolute()),
+            encoder=encoder.name,
+            encoder_digest=encoder.digest,
+            tile_size=self.tile_size,
+            tile_size_level0=float(grid.tile_size_level0),
+            overlap=self.overlap,
+            target_mpp=grid.target_mpp,
+            level0_size=slide.size,
+            mpp=slide.mpp,
+            reader=slide.reader,
+            tissue=self.tissue_record(),
+            level=level,
+            levels=None if level is None else self.levels,
+        )
+
+
+def _must(true: bool, setting: str, value: object, allowed: str) -> None:
+    """Raise a SettingsError unless ``true``."""
+    if not true:
+        raise SettingsError(f"{setting} {value}: must be {allowed}")
+
+
+def tile_slide(slide: Slide, settings: EmbedSettings) -> tuple[TileGrid, TissueMask]:
+    """Find tissue and lay the tile grid over it.
+
+    Raises:
+        NoTissueError: no tile holds enough tissue; names the slide.
+    """
+    tissue = segment_tissue(slide, settings.tissue)
+    grid = TileGrid.cover(
+        slide,
+        tissue,
+        tile_size=settings.tile_size,
+        target_mpp=settings.target_mpp,
+        overlap=settings.overlap,
+        min_tissue=settings.min_tissue,
+    )
+    _must_show_tissue(slide, grid, settings)
+    return grid, tissue
+
+
+def tree_slide(slide: Slide, settings: EmbedSettings) -> tuple[TileTree, TissueMask]:
+    """Find tissue and lay the quadtree of the settings' ``levels`` over it.
+
+    Raises:
+        NoTissueError: no tile of the coarsest level holds enough tissue; names the slide.
+    """
+    assert settings.levels is not None
+    tissue = segment_tissue(slide, settings.tissue)
+    tree = TileTree.cover(
+        slide,
+        tissue,
+        tile_size=settings.tile_size,
+        target_mpp=settings.target_mpp,
+        levels=settings.levels,
+        min_tissue=settings.min_tissue,
+    )
+    _must_show_tissue(slide, tree.grids[0], settings)
+    return tree, tissue
+
+
+def _must_show_tissue(slide: Slide, grid: TileGrid, settings: EmbedSettings) -> None:
+    if len(grid) == 0:
+        raise NoTissueError(
+            f"slide '{slide.path}': no tissue (no tile of {grid.tile_size} px at {grid.target_mpp:g} mpp has "
+            f"{settings.min_tissue:.0%} of it); look at the slide, or change the tissue settings"
+            + ("" if settings.levels is None else " or take fewer levels")
+        )
+
+
+def embed_slide(
+    slide: Slide, grid: TileGrid, encoder: Encoder, *, batch_size: int = 64, device: str = "cpu"
+) -> Iterator[Tensor]:
+    """Yield the features of every tile of ``grid``, in grid order; tiles are read ahead of the encoder.
+
+    Of the tiles of a batch that lie beyond the slide, all white, the encoder sees one.
+
+    Args:
+        slide: the open slide.
+        grid: the tiles to read, ``n`` of them.
+        encoder: maps tiles ``[b, 3, s, s]`` (uint8, RGB) to features ``[b, d]`` or ``[b, d, h, w]``.
+        batch_size: ``b``; the last batch may be smaller.
+        device: where tiles are decoded to; the encoder's.
+
+    Yields:
+        Features of up to ``batch_size`` tiles, float16, on the encoder's device.
+
+    Raises:
+        SlideReadError: a tile cannot be decoded; names the slide and the tile's level-0 position.
+    """
+    start, inside = 0, grid.inside
+    for tiles in stream_tiles(slide, grid, batch_size=batch_size, device=device):
+        seen, place = _without_repeated(inside[start : start + len(tiles)])
+        yield encoder(tiles) if len(seen) == len(tiles) else encoder(tiles[seen])[place]
+        start += len(tiles)
+
+
+def _without_repeated(inside: np.ndarray) -> tuple[Tensor, Tensor]:
+    """Rows of a batch that differ, all inside and the first outside, and where each row is among them."""
+    import torch
+
+    is_seen = inside | (np.cumsum(~inside) == 1)
+    place = np.cumsum(is_seen) - 1
+    if not inside.all():
+        place[~inside] = place[np.argmin(inside)]
+    return torch.from_numpy(np.flatnonzero(is_seen)), torch.from_numpy(place)

@@ -1,0 +1,138 @@
+"""One slide of a cohort, one bag or one a level: resumed behind its last whole batch, written with its tissue mask."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from monai_mil.bags import BagFile, BagInfo, level_folder
+from monai_mil.embedding.job import CaseKind, EmbedJob, OnInstances, kept_instances
+from monai_mil.embedding.partial_rows import PartialRows, header_of
+from monai_mil.embedding.slide import EmbedSettings, embed_slide, tile_slide, tree_slide
+from monai_mil.files import replacing
+from monai_mil.slides import Slide, TileGrid, TissueMask, open_slide
+
+if TYPE_CHECKING:
+    from monai_mil.encoders import Encoder
+
+SLIDES = CaseKind("slide", "tiles")
+
+
+@dataclass(frozen=True)
+class SlideJob(EmbedJob):
+    """A slide, how it is cut into tiles, and how many of them the encoder sees at once.
+
+    With ``levels`` in its settings the slide has one bag a level, ``<out_dir>/level_<j>/<case_id>.h5``, the coarsest
+    made first.
+    """
+
+    kind = SLIDES
+
+    settings: EmbedSettings
+    batch_size: int
+
+    @property
+    def levels(self) -> tuple[int | None, ...]:
+        """The levels of the quadtree, coarsest first; only None where there is no tree."""
+        levels = self.settings.levels
+        return (None,) if levels is None else tuple(reversed(range(levels)))
+
+    @property
+    def bags(self) -> tuple[Path, ...]:
+        """The bags of the levels, or the one bag."""
+        return tuple(level_folder(self.out_dir, level) / f"{self.case_id}.h5" for level in self.levels)
+
+    @property
+    def rows(self) -> tuple[Path, ...]:
+        """For every bag the features of the tiles done so far; their header lies beside them."""
+        return tuple(level_folder(self.lock.parent, level) / f"{self.case_id}.rows" for level in self.levels)
+
+    @property
+    def mask(self) -> Path:
+        """The tissue mask beside the bags, one pixel of the mask a pixel of the PNG."""
+        return self.out_dir / "tissue" / f"{self.case_id}.png"
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """Bags, tissue mask, and the headers of the rows."""
+        return (*self.bags, self.mask, *map(header_of, self.rows))
+
+    @property
+    def unfinished(self) -> tuple[Path, ...]:
+        """The rows and their headers."""
+        return (*map(header_of, self.rows), *self.rows)
+
+    def embed(self, encoder: Encoder, on_instances: OnInstances) -> tuple[int, tuple[str, ...]]:
+        """Write the tissue mask, then bag after bag what is missing; returns the number of tiles."""
+        with open_slide(self.path, default_mpp=self.settings.mpp) as slide:
+            grids, tissue = self._cut(slide)
+            total, done = sum(map(len, grids)), 0
+            _write_mask(self.mask, tissue)
+            for number, grid in enumerate(grids):
+                if kept_instances(self, self.bags[number], encoder) is None:
+                    self._embed(slide, grid, number, encoder, _shifted(on_instances, done, total))
+                done += len(grid)
+        return total, ()
+
+    def _cut(self, slide: Slide) -> tuple[tuple[TileGrid, ...], TissueMask]:
+        if self.settings.levels is None:
+            grid, tissue = tile_slide(slide, self.settings)
+            return (grid,), tissue
+        tree, tissue = tree_slide(slide, self.settings)
+        return tree.grids, tissue
+
+    def _embed(
+        self, slide: Slide, grid: TileGrid, number: int, encoder: Encoder, on_tiles: Callable[[int], None]
+    ) -> None:
+        """Encode what is missing of bag ``number``, then write it."""
+        level = self.levels[number]
+        info = self.settings.info(slide, grid, encoder, self.case_id, level)
+        shape = (len(grid), encoder.width, *(encoder.grid or ()))
+        with closing(PartialRows(self.rows[number], _header(info, grid), shape, self.batch_size)) as rows:
+            on_tiles(rows.done)
+            missing = grid.take(slice(rows.done, None))
+            if len(missing):
+                for features in embed_slide(slide, missing, encoder, batch_size=self.batch_size, device=self.device):
+                    rows.append(features.cpu().numpy())
+                    on_tiles(rows.done)
+            extras = {} if level is None else {"inside": grid.inside, "tissue_fraction": grid.tissue_fraction}
+            BagFile.write(self.bags[number], rows.read(), grid.coords, info, extras, self.storage)
+
+    def wanted(self, bag: Path, found: BagInfo) -> dict[str, Any]:
+        """Tile and tissue settings, the level, and the pixel size where one is given."""
+        settings, level = self.settings, self.levels[self.bags.index(bag)]
+        wanted: dict[str, Any] = {
+            "tile_size": settings.tile_size,
+            "target_mpp": settings.target_mpp * 2 ** (level or 0),
+            "overlap": settings.overlap,
+            "tissue": settings.tissue_record(),
+            "level": level,
+            "levels": settings.levels,
+        }
+        if settings.mpp not in (None, found.mpp):
+            with open_slide(self.path, default_mpp=settings.mpp) as slide:
+                wanted["mpp"] = slide.mpp
+        return wanted
+
+
+def _shifted(on_instances: OnInstances, before: int, total: int) -> Callable[[int], None]:
+    """Tell the tiles of one bag as tiles of all."""
+    return lambda done: on_instances(before + done, total)
+
+
+def _header(info: BagInfo, grid: TileGrid) -> dict[str, Any]:
+    """Everything the features depend on: slide, settings, encoder, and the very tiles."""
+    return asdict(info) | {"coords": hashlib.sha256(grid.coords.tobytes()).hexdigest()}
+
+
+def _write_mask(path: Path, tissue: TissueMask) -> None:
+    import cv2
+
+    with replacing(path) as partial:
+        partial.write_bytes(cv2.imencode(".png", tissue.mask.astype(np.uint8) * 255)[1].tobytes())

@@ -1,0 +1,111 @@
+"""From a cohort of slides to its bags."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from monai_mil.bags import check_storage
+from monai_mil.cohorts import Cohort, is_table, read_cohort
+from monai_mil.embedding.run import EmbedReport, EmbedRun, reject
+from monai_mil.embedding.slide import EmbedSettings
+from monai_mil.embedding.slide_job import SLIDES, SlideJob
+from monai_mil.encoders import get_encoder
+from monai_mil.slides import TissueSettings, slide_id
+
+if TYPE_CHECKING:
+    from monai_mil.encoders import Encoder
+
+
+def embed_cohort(
+    cohort: Cohort | str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+    out_dir: str | os.PathLike[str],
+    encoder: Encoder | str = "texture",
+    *,
+    tile_size: int | None = None,
+    target_mpp: float | None = None,
+    overlap: int = 0,
+    levels: int | None = None,
+    min_tissue: float = 0.25,
+    tissue: TissueSettings | None = None,
+    mpp: float | None = None,
+    batch_size: int = 64,
+    storage: Literal["float16", "uint8"] = "float16",
+    device: str = "cpu",
+    overwrite: bool = False,
+    progress: bool = True,
+    workers: int = 1,
+    scheduler: str | None = None,
+) -> EmbedReport:
+    """Write the bag of every slide to ``<out_dir>/<slide_id>.h5`` and its tissue mask to ``<out_dir>/tissue``.
+
+    A run may be killed at any moment and started again: finished slides are kept, an unfinished one goes on behind its
+    last whole batch. Several runs may share ``out_dir``; each slide is done by one of them.
+
+    With ``levels`` the tiles are a quadtree (``slides.TileTree``) and every level has a bag of its own,
+    ``<out_dir>/level_<j>/<slide_id>.h5``, level 0 the finest. Each is an ordinary bag with two datasets more:
+    ``inside``, False where a tile lies beyond the slide, and ``tissue_fraction``. ``LoadTreed`` loads them together.
+
+    Args:
+        cohort: a cohort, its table, one slide, or a list of slides.
+        out_dir: folder of the bags.
+        encoder: an encoder or its name.
+        tile_size: edge of a tile in pixels; default the encoder's.
+        target_mpp: micrometres per pixel of the tiles, of the finest level; default the encoder's.
+        overlap: overlap of neighbouring tiles in pixels.
+        levels: levels of the quadtree, each of half the magnification of the next; None for one bag a slide.
+        min_tissue: least share of tissue in a tile.
+        tissue: how tissue is found.
+        mpp: micrometres per pixel of slides that do not say it themselves.
+        batch_size: tiles a step.
+        storage: how bags store features; uint8 takes half the space (see ``BagFile.write``).
+        device: of an encoder given by name; tiles are decoded where the encoder is.
+        overwrite: replace bags of other settings or another encoder, and damaged ones, which are errors without it.
+            Bags that fit are kept, so that this too can be killed, resumed and shared.
+        progress: show a bar, and at the end what failed.
+        workers: processes on this machine (more than one needs the extra ``scale``).
+        scheduler: address of a Dask scheduler to spread the slides over (needs the extra ``scale``).
+
+    Returns:
+        What became of every slide; a slide that fails never stops the others.
+
+    Raises:
+        CohortError: the table is invalid.
+        EncoderError: the encoder is unknown or cannot be loaded.
+        SettingsError: there is no such storage, or a setting fits no slide.
+    """
+    check_storage(storage)
+    slides = _slides(cohort)
+    loaded = get_encoder(encoder, device=device) if isinstance(encoder, str) else encoder
+    settings = EmbedSettings.for_encoder(
+        loaded,
+        tile_size=tile_size,
+        target_mpp=target_mpp,
+        overlap=overlap,
+        levels=levels,
+        min_tissue=min_tissue,
+        tissue=tissue or TissueSettings(),
+        mpp=mpp,
+    )
+    out_dir = Path(out_dir)
+    rejected = reject(SLIDES, slides)
+    jobs = {
+        index: SlideJob(name, path, out_dir, str(loaded.device), overwrite, settings, batch_size, storage=storage)
+        for index, (name, path) in enumerate(slides)
+        if path is not None and index not in rejected
+    }
+    run = EmbedRun(SLIDES, out_dir, loaded, encoder, settings, progress, workers, scheduler)
+    return run(jobs, rejected)
+
+
+def _slides(
+    cohort: Cohort | str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+) -> list[tuple[str, Path | None]]:
+    """Slide ids and paths, in order."""
+    if isinstance(cohort, (str, os.PathLike)):
+        cohort = read_cohort(cohort, labels=()) if is_table(cohort) else [cohort]
+    if isinstance(cohort, Cohort):
+        return [(slide.slide_id, slide.path) for slide in cohort.slides]
+    return [(slide_id(path), path) for path in map(Path, cohort)]

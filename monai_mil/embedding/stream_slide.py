@@ -1,0 +1,111 @@
+"""A network's answer for a slide, without its features ever being kept."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+from monai.config import KeysCollection
+from torch import Tensor, nn
+
+from monai_mil.bags import BagInfo, bag_tensor, places
+from monai_mil.embedding.slide import embed_slide, tile_slide
+from monai_mil.embedding.transforms import EmbedSlided
+from monai_mil.errors import EncoderError, SettingsError
+from monai_mil.slides import Slide, TileGrid, open_slide
+
+if TYPE_CHECKING:
+    from monai_mil.encoders import Encoder
+
+
+class StreamSlided(EmbedSlided):
+    """Replace the path of a slide by the network's answer: tiles are read, encoded, pooled and forgotten.
+
+    Memory holds a few batches of tiles and the network's output, whatever the slide's size. The output becomes the
+    item's ``streamed``, without the axis of the batch: ``training.prepare_streamed_batch`` and
+    ``training.StreamedInferer`` take it through a MONAI evaluator, one slide a batch. The image is a ``MetaTensor``
+    ``[0, n]`` or ``[0, n, h, w]`` without a channel, with the meta data that ``LoadBagd`` gives; ``coords``, and
+    ``token_mask`` where tokens lie beyond the slide, are set beside it.
+
+    Args:
+        keys: keys of the paths.
+        encoder: an encoder or its name; spatial for a network that takes tokens.
+        network: has ``pool_chunks``, as INSIGHT and most others. It answers as in evaluation, with the weights it has
+            when a slide is read.
+        settings: the further arguments of :class:`EmbedSlided`.
+
+    Raises:
+        SettingsError: the network cannot take a bag in chunks.
+        SlideReadError: the slide or a tile cannot be read; names it.
+        NoTissueError: the slide has no tissue.
+        EncoderError: a feature is not finite; names slide and tile.
+    """
+
+    _method: ClassVar[str] = "pool_chunks"
+    _without: ClassVar[str] = "needs all tiles at once and cannot be streamed; take EmbedSlided, or a network with"
+
+    def __init__(
+        self, keys: KeysCollection = "image", encoder: str | Encoder = "texture", *, network: nn.Module, **settings: Any
+    ) -> None:
+        super().__init__(keys, encoder, **settings)
+        if not hasattr(network, self._method):
+            raise SettingsError(f"{type(network).__name__} {self._without} {self._method}")
+        self.network: Any = network
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Answer for the slide ``data[key]``; the input dictionary is left as it is."""
+        from monai.networks.utils import eval_mode
+
+        streamed = dict(data)
+        for key in self.key_iterator(streamed):
+            with open_slide(streamed[key], default_mpp=self.settings.mpp) as slide, eval_mode(self.network):
+                info, where, output = self._answer(slide)
+            streamed.update({**where, "streamed": {name: value[0] for name, value in output.items()}})
+            nothing = torch.empty(len(where["coords"]), 0, *(self.encoder.grid or ()))
+            streamed[key] = bag_tensor(str(info.slide_path), nothing, info)
+        return streamed
+
+    def _answer(self, slide: Slide) -> tuple[BagInfo, dict[str, Tensor], dict[str, Tensor]]:
+        """The slide's frame, where its tiles lie, and the network's output."""
+        grid, _ = tile_slide(slide, self.settings)
+        info = self.settings.info(slide, grid, self.encoder)
+        where = places(grid.coords, info, self.encoder.grid)
+        mask = {"mask": where["token_mask"]} if "token_mask" in where else {}
+        return info, where, self.network.pool_chunks(self._features(slide, grid), **mask)
+
+    def _features(self, slide: Slide, grid: TileGrid) -> SlideFeatures:
+        return SlideFeatures(slide, grid, self.encoder, self.batch_size, self.device)
+
+
+@dataclass(frozen=True, eq=False)
+class SlideFeatures:
+    """The features of a slide's tiles, batch by batch; every iteration reads and encodes the slide anew.
+
+    Networks that see a bag twice (DSMIL) iterate twice.
+    """
+
+    slide: Slide
+    grid: TileGrid
+    encoder: Encoder
+    batch_size: int
+    device: str
+
+    def __iter__(self) -> Iterator[Tensor]:
+        done = 0
+        for features in embed_slide(
+            self.slide, self.grid, self.encoder, batch_size=self.batch_size, device=self.device
+        ):
+            if not torch.isfinite(features.sum(dtype=torch.float32)):
+                self._refuse(done, features)
+            yield features
+            done += len(features)
+
+    def _refuse(self, done: int, features: Tensor) -> None:
+        finite = torch.isfinite(features.flatten(1)).all(dim=1)
+        x, y = self.grid.coords[done + int(torch.nonzero(~finite)[0])].tolist()
+        raise EncoderError(
+            f"slide '{self.slide.path}': encoder '{self.encoder.name}' gives NaN or infinite features for the tile at "
+            f"level-0 position ({x}, {y}); check its weights and number type"
+        )

@@ -1,0 +1,153 @@
+"""Dictionary transforms that turn the path of a slide or a scan into a bag, in memory."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Hashable, Mapping
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from monai.config import KeysCollection
+from monai.transforms import MapTransform
+
+from monai_mil.bags import bag_tensor, places
+from monai_mil.scans import find_preset
+
+if TYPE_CHECKING:
+    from monai_mil.encoders import Encoder
+
+logger = logging.getLogger(__name__)
+
+
+class EmbedSlided(MapTransform):
+    """Replace the path of a slide by the features of its tiles, in memory; the outcome is as ``LoadBagd``'s.
+
+    Args:
+        keys: keys of the paths.
+        encoder: an encoder or its name.
+        mpp: micrometres per pixel of slides that do not say it themselves.
+        tile_size: edge of a tile in pixels; default the encoder's.
+        target_mpp: micrometres per pixel of the tiles; default the encoder's.
+        overlap: overlap of neighbouring tiles in pixels.
+        min_tissue: least share of tissue in a tile.
+        batch_size: tiles a step.
+        device: where the tiles are decoded and encoded.
+        allow_missing_keys: skip absent keys.
+
+    Raises:
+        SlideReadError: the slide or a tile cannot be read; names it.
+        NoTissueError: the slide has no tissue.
+    """
+
+    def __init__(
+        self,
+        keys: KeysCollection = "image",
+        encoder: str | Encoder = "texture",
+        *,
+        mpp: float | None = None,
+        tile_size: int | None = None,
+        target_mpp: float | None = None,
+        overlap: int = 0,
+        min_tissue: float = 0.25,
+        batch_size: int = 64,
+        device: str = "cpu",
+        allow_missing_keys: bool = False,
+    ) -> None:
+        super().__init__(keys, allow_missing_keys)
+        from monai_mil.embedding import EmbedSettings
+        from monai_mil.encoders import get_encoder
+
+        self.encoder = get_encoder(encoder, device=device) if isinstance(encoder, str) else encoder
+        self.settings = EmbedSettings.for_encoder(
+            self.encoder, mpp=mpp, tile_size=tile_size, target_mpp=target_mpp, overlap=overlap, min_tissue=min_tissue
+        )
+        self.batch_size = batch_size
+        self.device = device
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Embed the slide ``data[key]``; the input dictionary is left as it is."""
+        from monai_mil.embedding import embed_slide, tile_slide
+        from monai_mil.slides import open_slide
+
+        embedded = dict(data)
+        for key in self.key_iterator(embedded):
+            with open_slide(embedded[key], default_mpp=self.settings.mpp) as slide:
+                grid, _ = tile_slide(slide, self.settings)
+                batches = embed_slide(slide, grid, self.encoder, batch_size=self.batch_size, device=self.device)
+                features = torch.cat([batch.cpu() for batch in batches])
+                info = self.settings.info(slide, grid, self.encoder)
+            embedded[key] = bag_tensor(info.slide_path or info.slide_id, features, info)
+            embedded.update(places(grid.coords, info, self.encoder.grid))
+        return embedded
+
+
+class EmbedScand(MapTransform):
+    """Replace the path of a scan by the features of its slices, in memory; the outcome is as ``LoadBagd``'s.
+
+    A series is chosen by the item's ``series_uid`` where it has one that is not empty; the scan is named by the item's
+    ``scan_id`` or ``slide_id``. What the reader repaired or assumed is logged.
+
+    Args:
+        keys: keys of the paths.
+        encoder: an encoder or its name.
+        preset: how slices become the encoder's input: a name, ``"center/width"`` or the path of a ``preset.json``.
+        series_uid: the series to take where a folder holds several and the item does not say.
+        allow_gaps: take scans that lack slices.
+        lungs: blank what is outside the lungs, found by this method (see ``scans.lung_mask``).
+        depth: bring every scan to this number of layers; None takes each slice as it is.
+        depth_mode: how: ``resize`` or ``middle`` (see ``scans.Depth``).
+        chunk: slices a step.
+        device: where the slices are encoded.
+        allow_missing_keys: skip absent keys.
+
+    Raises:
+        ScanReadError: the scan cannot be read; names it.
+        NoLungsError: nothing would be left of the scan outside of its lungs.
+        SettingsError: the preset is unknown, has no statistics or does not fit the encoder.
+    """
+
+    def __init__(
+        self,
+        keys: KeysCollection = "image",
+        encoder: str | Encoder = "ct_texture",
+        preset: str = "chest_rsna",
+        *,
+        series_uid: str | None = None,
+        allow_gaps: bool = False,
+        lungs: Literal["threshold", "lungmask"] | None = None,
+        depth: int | None = None,
+        depth_mode: Literal["resize", "middle"] = "resize",
+        chunk: int = 64,
+        device: str = "cpu",
+        allow_missing_keys: bool = False,
+    ) -> None:
+        super().__init__(keys, allow_missing_keys)
+        from monai_mil.embedding import ScanSettings, check_preset
+        from monai_mil.encoders import get_encoder
+
+        self.encoder = get_encoder(encoder, device=device) if isinstance(encoder, str) else encoder
+        self.settings = ScanSettings(find_preset(preset), allow_gaps, lungs, depth, depth_mode)
+        check_preset(self.settings.preset, self.encoder)
+        self.series_uid = series_uid
+        self.chunk = chunk
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Embed the scan ``data[key]``; the input dictionary is left as it is."""
+        from monai_mil.embedding import embed_scan, scan_coords
+        from monai_mil.scans import load_scan
+
+        embedded, settings = dict(data), self.settings
+        for key in self.key_iterator(embedded):
+            series_uid = embedded.get("series_uid") or self.series_uid
+            scan = load_scan(embedded[key], series_uid=series_uid, allow_gaps=settings.allow_gaps)
+            name = embedded.get("scan_id") or embedded.get("slide_id") or scan.scan_id
+            for remark in scan.remarks:
+                logger.info("scan '%s': %s", name, remark)
+            info = settings.info(scan.frame, self.encoder, name, settings.find_lungs(scan))
+            steps = embed_scan(
+                scan, self.encoder, settings.preset, chunk=self.chunk, depth=info.depth, lungs=info.lungs
+            )
+            features = torch.cat([part.cpu() for part in steps])
+            embedded[key] = bag_tensor(str(embedded[key]), features, info)
+            embedded.update(places(scan_coords(info), info))
+        return embedded

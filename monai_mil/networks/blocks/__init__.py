@@ -1,0 +1,82 @@
+"""What several networks share: attention pooling, Nystrom attention, smooth operators, chunked tiles."""
+
+from __future__ import annotations
+
+from monai_mil.networks.blocks.attention_network import AttentionNetwork, ChunkedAttentionNetwork
+from monai_mil.networks.blocks.attention_pool import (
+    PoolWeights,
+    RunningPool,
+    among_padding,
+    attention_pool,
+    compute_dtype,
+    pool_bags,
+    split_rows,
+    stream_pool,
+)
+from monai_mil.networks.blocks.columns import write_columns
+from monai_mil.networks.blocks.iat_block import RESIDUAL_SCALE, IATBlock
+from monai_mil.networks.blocks.incidence import survival_curve, survival_risk
+from monai_mil.networks.blocks.insight_input import (
+    check_codes,
+    check_token_mask,
+    check_tokens,
+    instance_mask,
+    what_is_not_finite,
+)
+from monai_mil.networks.blocks.insight_tiles import InsightTiles
+from monai_mil.networks.blocks.instance_branch import InstanceBranch, attended_extremes
+from monai_mil.networks.blocks.moments import attention_moments
+from monai_mil.networks.blocks.nystrom import NystromAttention
+from monai_mil.networks.blocks.otsu import otsu_threshold
+from monai_mil.networks.blocks.padding import real_rows, spread
+from monai_mil.networks.blocks.query_attention import QueryAttention, StackedLinear
+from monai_mil.networks.blocks.slice_transformer import AttentionLayer, DepthwisePositions, token_answer, with_token
+from monai_mil.networks.blocks.smooth import SmoothOperator
+from monai_mil.networks.blocks.smooth_max import smooth_max
+from monai_mil.networks.blocks.tile_chunks import TileBag, decode, map_tiles
+from monai_mil.networks.blocks.tree import children, nested_rank, tree_sizes
+
+__all__ = [
+    "RESIDUAL_SCALE",
+    "AttentionLayer",
+    "AttentionNetwork",
+    "ChunkedAttentionNetwork",
+    "DepthwisePositions",
+    "IATBlock",
+    "InsightTiles",
+    "InstanceBranch",
+    "NystromAttention",
+    "PoolWeights",
+    "QueryAttention",
+    "RunningPool",
+    "SmoothOperator",
+    "StackedLinear",
+    "TileBag",
+    "among_padding",
+    "attended_extremes",
+    "attention_moments",
+    "attention_pool",
+    "check_codes",
+    "check_token_mask",
+    "check_tokens",
+    "children",
+    "compute_dtype",
+    "decode",
+    "instance_mask",
+    "map_tiles",
+    "nested_rank",
+    "otsu_threshold",
+    "pool_bags",
+    "real_rows",
+    "smooth_max",
+    "split_rows",
+    "spread",
+    "stream_pool",
+    "survival_curve",
+    "survival_risk",
+    "token_answer",
+    "tree_sizes",
+    "what_is_not_finite",
+    "with_token",
+    "write_columns",
+]

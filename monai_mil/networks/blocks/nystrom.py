@@ -1,0 +1,292 @@
+"""Nystroem attention (Xiong et al., AAAI 2021) as TransMIL and the Integrated Attention Transformer use it.
+
+The approximation of ``softmax(Q K^T) V`` is ``A1 Z (A3 V)`` with ``A1 = softmax(Q K~^T)``, ``A3 = softmax(Q~ K^T)`` and
+``Z`` the pseudo-inverse of ``A2 = softmax(Q~ K~^T)``, where ``Q~`` and ``K~`` are ``m`` landmarks: means of consecutive
+tokens. Bracketed from the right it is two ordinary attentions, ``A3 V`` and then ``A1 (Z A3 V)``, none of which keeps
+a matrix of ``n`` by ``m``: memory is linear in the tokens, whatever the number of landmarks.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+
+from monai_mil.networks.blocks.attention_pool import compute_dtype
+from monai_mil.networks.contract import exact_dtype, exact_matmul
+
+CHUNK_TOKENS = 8192
+"""Longer sequences are worked on in chunks of so many tokens where no gradient is wanted."""
+
+
+class NystromAttention(nn.Module):
+    """Nystroem self-attention plus a depthwise convolution of the values along the tokens.
+
+    Zero tokens are put in front until the landmarks divide their number; as in the reference they take part, so that
+    the result depends on the length of the sequence, and on its order. Masks have no place here: the caller takes
+    padding out first. Bags of a batch do not influence each other (the reference scales the pseudo-inverse's start by
+    the largest sums of the whole batch; here they are those of one bag).
+
+    Args:
+        channels: ``D``.
+        heads: ``h``, a divisor of ``D``.
+        landmarks: ``m``.
+        iterations: of the pseudo-inverse.
+        kernel: taps of the convolution, odd.
+        dropout: on the result in training.
+        mask_padding: put no zeros in front; landmarks are then the means of nearly equal groups, and as many as there
+            are tokens where those are fewer than ``m``. The reference has no such thing. Cannot be exported to ONNX.
+        checkpoint: of the pseudo-inverse's steps keep the results only while training, and do each a second time.
+
+    Raises:
+        ValueError: ``heads`` does not divide ``channels``.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        heads: int = 8,
+        landmarks: int = 256,
+        iterations: int = 6,
+        kernel: int = 33,
+        dropout: float = 0.0,
+        mask_padding: bool = False,
+        checkpoint: bool = False,
+    ) -> None:
+        super().__init__()
+        if channels % heads:
+            raise ValueError(f"heads must divide the channels of the attention, got {heads} and {channels}")
+        self.heads = heads
+        self.landmarks = landmarks
+        self.iterations = iterations
+        self.dropout = dropout
+        self.mask_padding = mask_padding
+        self.checkpoint = checkpoint
+        self.project = nn.Linear(channels, 3 * channels, bias=False)
+        self.output = nn.Linear(channels, channels)
+        self.mix = nn.Conv1d(heads, heads, kernel, padding=kernel // 2, groups=heads, bias=False)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """``[b, n, D]`` to the same."""
+        if torch.jit.is_scripting():
+            return self._whole(tokens)
+        if torch.jit.is_tracing() or torch.compiler.is_compiling() or torch.is_grad_enabled():
+            return self._whole(tokens)
+        return self._whole(tokens) if self._is_short(tokens) else self._in_chunks(tokens)
+
+    @torch.jit.unused
+    def _is_short(self, tokens: Tensor) -> bool:
+        return tokens.shape[1] <= CHUNK_TOKENS or self.mask_padding
+
+    def _whole(self, tokens: Tensor) -> Tensor:
+        tokens, pad = self._pad(tokens)
+        query, key, value = self._split(self.project(tokens), 3).unbind(0)
+        query_marks, key_marks = self._marks(query), self._marks(key)
+        read = self._read(query_marks, key_marks, key, value)
+        mixed = F.scaled_dot_product_attention(query, key_marks, read.to(query.dtype)) + self._mix(value)
+        return self._out(mixed)[:, pad:]
+
+    @torch.jit.unused
+    def _in_chunks(self, tokens: Tensor) -> Tensor:
+        """The same, without gradients, holding the projections of one chunk; values are projected twice."""
+        pad = -tokens.shape[1] % self.landmarks
+        end, reach = pad + tokens.shape[1], self.mix.weight.shape[2] // 2
+        query_weight, key_weight, value_weight = self.project.weight.chunk(3)
+        marks = self._stream_marks(tokens, pad)
+        query_marks, key_marks = (self._split(F.linear(marks, part), 1)[0] for part in (query_weight, key_weight))
+        read = self._stream_read(tokens, pad, query_marks, key_marks)
+        result = torch.empty(tokens.shape, dtype=compute_dtype(self.output.weight), device=tokens.device)
+        for start in range(pad, end, CHUNK_TOKENS):
+            length = min(CHUNK_TOKENS, end - start)
+            near = _padded_rows(tokens, pad, start - reach, start + length + reach)
+            query = self._split(F.linear(near.narrow(1, reach, length), query_weight), 1)[0]
+            mixed = F.scaled_dot_product_attention(query, key_marks, read.to(query.dtype))
+            mixed += self._mix(self._split(F.linear(near, value_weight), 1)[0]).narrow(2, reach, length)
+            result[:, start - pad : start - pad + length] = self._out(mixed)
+        return result
+
+    def _stream_marks(self, tokens: Tensor, pad: int) -> Tensor:
+        """Landmarks of the tokens themselves, ``[b, m, D]``."""
+        end = pad + tokens.shape[1]
+        group = end // self.landmarks
+        step = group * max(1, CHUNK_TOKENS // group)
+        parts = [_padded_rows(tokens, pad, start, min(start + step, end)) for start in range(0, end, step)]
+        return torch.cat([part.unflatten(1, [-1, group]).mean(dim=2) for part in parts], dim=1)
+
+    def _stream_read(self, tokens: Tensor, pad: int, query_marks: Tensor, key_marks: Tensor) -> Tensor:
+        """:meth:`_read`, with the softmax over the tokens in its online form."""
+        end, scale = pad + tokens.shape[1], query_marks.shape[3] ** -0.5
+        largest = query_marks.new_full([*query_marks.shape[:3], 1], -torch.inf, dtype=exact_dtype(query_marks.dtype))
+        total, gathered = torch.zeros_like(largest), torch.zeros_like(query_marks, dtype=largest.dtype)
+        for start in range(0, end, CHUNK_TOKENS // 4):
+            rows = _padded_rows(tokens, pad, start, min(start + CHUNK_TOKENS // 4, end))
+            key, value = self._split(F.linear(rows, self.project.weight[tokens.shape[2] :]), 2).unbind(0)
+            scores = exact_matmul(query_marks, key.transpose(2, 3)).mul_(scale)
+            bound = torch.maximum(largest, scores.amax(dim=3, keepdim=True))
+            share, shrink = scores.sub_(bound).exp_(), (largest - bound).exp()
+            total = total * shrink + share.sum(dim=3, keepdim=True)
+            gathered = gathered * shrink + exact_matmul(share, value)
+            largest = bound
+        return self._through_landmarks(query_marks, key_marks, gathered / total)
+
+    def row(self, tokens: Tensor, place: int) -> Tensor:
+        """The result of one token, for less than half of the work: ``forward(tokens)[:, place]``.
+
+        Queries of the others are needed as landmarks only, and the mean of projections is the projection of the mean.
+
+        Args:
+            tokens: ``[b, n, D]``.
+            place: of the token, from 0.
+
+        Returns:
+            ``[b, D]``.
+        """
+        if torch.jit.is_scripting():
+            return self._whole_row(tokens, place)
+        if torch.jit.is_tracing() or torch.compiler.is_compiling() or torch.is_grad_enabled():
+            return self._whole_row(tokens, place)
+        return self._whole_row(tokens, place) if self._is_short(tokens) else self._row_in_chunks(tokens, place)
+
+    def _whole_row(self, tokens: Tensor, place: int) -> Tensor:
+        tokens, pad = self._pad(tokens)
+        reach = self.mix.weight.shape[2] // 2
+        around = torch.arange(2 * reach + 1, device=tokens.device) + (place + pad)
+        query_weight = self.project.weight[: tokens.shape[2]]
+        query_marks = self._split(F.linear(self._marks(tokens[:, None])[:, 0], query_weight), 1)[0]
+        query = self._split(F.linear(tokens.index_select(1, around[:1]), query_weight), 1)[0]
+        key, value = self._split(F.linear(tokens, self.project.weight[tokens.shape[2] :]), 2).unbind(0)
+        key_marks = self._marks(key)
+        read = self._read(query_marks, key_marks, key, value)
+        near = F.pad(value, [0, 0, reach, reach]).index_select(2, around)
+        return self._row_from(query, key_marks, read, near)
+
+    @torch.jit.unused
+    def _row_in_chunks(self, tokens: Tensor, place: int) -> Tensor:
+        pad, reach = -tokens.shape[1] % self.landmarks, self.mix.weight.shape[2] // 2
+        query_weight, key_weight, value_weight = self.project.weight.chunk(3)
+        marks = self._stream_marks(tokens, pad)
+        query_marks, key_marks = (self._split(F.linear(marks, part), 1)[0] for part in (query_weight, key_weight))
+        read = self._stream_read(tokens, pad, query_marks, key_marks)
+        near = _padded_rows(tokens, pad, place + pad - reach, place + pad + reach + 1)
+        query = self._split(F.linear(near.narrow(1, reach, 1), query_weight), 1)[0]
+        return self._row_from(query, key_marks, read, self._split(F.linear(near, value_weight), 1)[0])
+
+    def _row_from(self, query: Tensor, key_marks: Tensor, read: Tensor, near: Tensor) -> Tensor:
+        mixed = F.scaled_dot_product_attention(query, key_marks, read.to(query.dtype))
+        mixed = mixed + (near * self.mix.weight[:, 0, :, None]).sum(dim=2, keepdim=True)
+        return self._out(mixed)[:, 0]
+
+    def scores(self, tokens: Tensor, place: int) -> Tensor:
+        """Exact scores of one token's attention to all, before softmax and without approximation: ``[b, h, n]``.
+
+        Args:
+            tokens: ``[b, n, D]``.
+            place: of the token that asks, from 0.
+        """
+        width = tokens.shape[2]
+        asked = exact_matmul(tokens[:, place : place + 1], self.project.weight[:width].T)
+        asked = asked.unflatten(2, [self.heads, -1]).transpose(1, 2) * (width // self.heads) ** -0.5
+        # The key's weight is folded into the query: h rows meet the tokens instead of D.
+        probe = exact_matmul(asked, self.project.weight[width : 2 * width].unflatten(0, [self.heads, -1]))
+        return exact_matmul(probe.squeeze(2), tokens.transpose(1, 2))
+
+    def _pad(self, tokens: Tensor) -> tuple[Tensor, int]:
+        """Zero tokens in front until the landmarks divide their number, and how many they are."""
+        if self.mask_padding:
+            return tokens, 0
+        if torch.jit.is_scripting():
+            pad = -tokens.shape[1] % self.landmarks
+            return F.pad(tokens, [0, 0, pad, 0]), pad
+        if torch.compiler.is_exporting():
+            return _pad_exported(tokens, self.landmarks)
+        count = tokens.shape[1]
+        group = (count + self.landmarks - 1) // self.landmarks
+        pad = group * self.landmarks - count
+        return F.pad(tokens, [0, 0, pad, 0]), pad
+
+    def _split(self, projected: Tensor, parts: int) -> Tensor:
+        """``[b, n, parts D]`` to ``[parts, b, h, n, D / h]``."""
+        return projected.unflatten(2, [parts, self.heads, -1]).permute(2, 0, 3, 1, 4)
+
+    def _marks(self, rows: Tensor) -> Tensor:
+        """Means of consecutive rows, ``[b, h, n, e]`` to ``[b, h, m, e]``."""
+        if self.mask_padding:
+            groups = F.adaptive_avg_pool1d(rows.flatten(0, 1).transpose(1, 2), min(self.landmarks, rows.shape[2]))
+            return groups.transpose(1, 2).unflatten(0, [rows.shape[0], rows.shape[1]])
+        return rows.unflatten(2, [self.landmarks, -1]).mean(dim=3)
+
+    def _read(self, query_marks: Tensor, key_marks: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """``Z A3 V``, ``[b, h, m, e]``, float32 or better."""
+        return self._through_landmarks(query_marks, key_marks, F.scaled_dot_product_attention(query_marks, key, value))
+
+    def _through_landmarks(self, query_marks: Tensor, key_marks: Tensor, gathered: Tensor) -> Tensor:
+        """``Z gathered``."""
+        scale = query_marks.shape[3] ** -0.5
+        between = torch.softmax(exact_matmul(query_marks, key_marks.transpose(2, 3)) * scale, dim=3)
+        return exact_matmul(pseudo_inverse(between, self.iterations, self.checkpoint), gathered)
+
+    def _mix(self, value: Tensor) -> Tensor:
+        """The convolution of every channel along the tokens, with its head's kernel, ``[b, h, n, e]``.
+
+        Conv1d, because PyTorch's float32 gradient of the two-dimensional form is wrong on CPUs for some lengths.
+        """
+        rows = self.mix(value.permute(0, 3, 1, 2).flatten(0, 1))
+        return rows.unflatten(0, [-1, value.shape[3]]).permute(0, 2, 3, 1)
+
+    def _out(self, mixed: Tensor) -> Tensor:
+        return F.dropout(self.output(mixed.transpose(1, 2).flatten(2)), self.dropout, self.training)
+
+
+def _padded_rows(tokens: Tensor, pad: int, start: int, stop: int) -> Tensor:
+    """Tokens ``start`` to ``stop`` of the sequence with ``pad`` zeros in front; beyond its ends are zeros too."""
+    inside = tokens[:, max(0, start - pad) : max(0, stop - pad)]
+    before, behind = max(0, min(stop, pad) - start), max(0, stop - max(start, pad + tokens.shape[1]))
+    return F.pad(inside, [0, 0, before, behind])
+
+
+@torch.jit.ignore
+def _pad_exported(tokens: Tensor, landmarks: int) -> tuple[Tensor, int]:
+    """What :meth:`NystromAttention._pad` does, without fixing the length of its groups to that of the example."""
+    count = tokens.shape[1]
+    groups = (torch.scalar_tensor(count, dtype=torch.double) + (landmarks - 1)) / landmarks
+    group: int = groups.long().item()  # type: ignore[assignment]
+    torch._check(group >= 1)
+    pad = group * landmarks - count
+    place = torch.arange(group * landmarks, device=tokens.device) - pad
+    padded = tokens.index_select(1, place.clamp(min=0)) * (place >= 0)[:, None]
+    return padded, pad
+
+
+def pseudo_inverse(matrix: Tensor, iterations: int, keep_little: bool = False) -> Tensor:
+    """Iterative Moore-Penrose inverse of Razavi et al., of matrices ``[b, h, m, m]``; float32 or better.
+
+    ``Z <- Z (13 I - S (15 I - S (7 I - S))) / 4`` with ``S = A Z``, from ``A^T`` over the product of the largest row
+    and column sum that any head of the bag has. Six iterations do not converge for hundreds of landmarks; the methods
+    are defined with them as they are.
+
+    Args:
+        matrix: ``A``.
+        iterations: how many.
+        keep_little: keep one matrix an iteration for the gradient in place of six, for a third more work.
+    """
+    matrix = matrix.to(exact_dtype(matrix.dtype))
+    rows = matrix.abs().sum(dim=3).amax(dim=[1, 2])
+    columns = matrix.abs().sum(dim=2).amax(dim=[1, 2])
+    inverse = matrix.transpose(2, 3) / (rows * columns)[:, None, None, None]
+    for _ in range(iterations):
+        if torch.jit.is_scripting():
+            inverse = _closer(matrix, inverse)
+        elif keep_little and torch.is_grad_enabled():
+            inverse = checkpoint(_closer, matrix, inverse, use_reentrant=False, preserve_rng_state=False)
+        else:
+            inverse = _closer(matrix, inverse)
+    return inverse
+
+
+def _closer(matrix: Tensor, inverse: Tensor) -> Tensor:
+    """One iteration."""
+    one = torch.eye(matrix.shape[3], dtype=matrix.dtype, device=matrix.device)
+    product = exact_matmul(matrix, inverse)
+    inner = 15 * one - exact_matmul(product, 7 * one - product)
+    return 0.25 * exact_matmul(inverse, 13 * one - exact_matmul(product, inner))

@@ -1,0 +1,255 @@
+"""The report of a cohort: one HTML file that needs no network."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from monai_mil.errors import MonaiMILError
+from monai_mil.heatmaps import Heatmap, ScanHeatmap, load_heatmap
+from monai_mil.reports.charts import calibration_chart, roc_chart
+from monai_mil.reports.pages import footer, write_page
+from monai_mil.reports.panels import Panel, ScanPanel, colour_bar, make_panel, make_scan_panel
+from monai_mil.reports.predictions import Predictions, read_predictions
+from monai_mil.reports.stability_curves import stability_section
+
+_METRICS = {
+    "auroc": "AUROC",
+    "balanced_accuracy": "Balanced accuracy",
+    "macro_f1": "Macro F1",
+    "accuracy": "Accuracy",
+}
+
+
+def write_report(
+    predictions_csv: str | Path,
+    heatmap_dir: str | Path,
+    out_html: str | Path,
+    *,
+    title: str = "Cohort report",
+    slides: Mapping[str, str | Path] | None = None,
+    max_figures: int = 12,
+    tiles: int = 8,
+    resamples: int = 1000,
+    seed: int = 0,
+    settings: Mapping[str, str] | None = None,
+    stability: Mapping[str, str | Path] | None = None,
+) -> Path:
+    """Write the report of one cohort.
+
+    Metrics, curves and the confusion matrix are shown where the table has labels. Heatmaps are shown of the slides
+    or scans most worth a look: wrong predictions first, the most certain ones before the others; the report says how
+    many.
+
+    Args:
+        predictions_csv: table as :class:`PredictionSaver` writes it, binary, multi-class or multi-label.
+        heatmap_dir: folder of ``<slide_id>.h5`` or ``<scan_id>.h5``, or of one a class, ``<slide_id>_<class>.h5``;
+            cases without one are left out of the heatmaps.
+        out_html: the report.
+        title: its title.
+        slides: where the slides or scans are, by id, if not where they were at inference.
+        max_figures: most heatmaps to show; bounds the size of the file (about 150 kB each).
+        tiles: tiles, or slices of a scan, of the highest scores shown of each.
+        resamples: bootstrap resamples of whole patients behind the 95 % intervals.
+        seed: of the resampling.
+        settings: further lines of the footer, such as bundle and encoder.
+        stability: ``attention_stability.json`` of one training or of several to compare, by name; None takes the one
+            beside the predictions, where there is one.
+
+    Returns:
+        ``out_html``.
+
+    Raises:
+        CohortError: the table, or a curve of attention, is invalid.
+    """
+    table = read_predictions(predictions_csv)
+    figures, figures_note = _figures(table, Path(heatmap_dir), slides, max_figures, tiles)
+    numbers = {figure["slide_id"]: figure["number"] for figure in reversed(figures)}
+    curves = table.curves if table.labelled.any() else []
+    return write_page(
+        "report.html.j2",
+        out_html,
+        title=title,
+        noun=table.noun,
+        summary=_summary(table),
+        metrics=_metrics(table, resamples, seed),
+        metrics_note=_metrics_note(table, resamples),
+        curves=[name for name, _, _ in curves],
+        roc=roc_chart(curves),
+        calibration=calibration_chart(curves, table.noun),
+        class_counts=_class_counts(table),
+        confusion=_confusion(table),
+        **stability_section(predictions_csv, stability),
+        figures=figures,
+        figures_note=figures_note,
+        colour_bar=colour_bar() if figures else "",
+        columns=[{"name": name, "kind": ""} for name in (table.noun, "patient", "label", "predicted")]
+        + [{"name": f"p({name})", "kind": "num"} for name in table.classes],
+        rows=[_row(table, index) | {"figure": numbers.get(table.slide_ids[index])} for index in range(len(table))],
+        settings=footer(predictions_csv, {**(settings or {}), "bootstrap seed": str(seed)}),
+    )
+
+
+def _summary(table: Predictions) -> str:
+    patients = len(set(table.patient_ids))
+    kind = "multi-label" if table.multi_label else "binary" if len(table.classes) == 2 else "multi-class"
+    return (
+        f"{_count(len(table), table.noun)} of {_count(patients, 'patient')}, {int(table.labelled.sum())} labelled; "
+        f"{kind}: {', '.join(table.classes)}"
+    )
+
+
+def _metrics(table: Predictions, resamples: int, seed: int) -> list[dict[str, Any]]:
+    """Cards of the metrics over all classes and, where there are several questions, of every class's AUROC."""
+    if not table.labelled.any():
+        return []
+    from monai_mil.metrics import classification_report
+
+    known = table.labelled
+    truth = table.truth[known] if table.multi_label else table.truth[known].argmax(axis=1)
+    patients = [name for name, kept in zip(table.patient_ids, known, strict=True) if kept]
+    report = classification_report(
+        table.prob[known],
+        truth,
+        table.classes,
+        groups=patients,
+        n=resamples,
+        seed=seed,
+        operating_points=table.operating_points,
+    )
+    cards = [_card(name, report[key], table.noun) for key, name in _METRICS.items()]
+    if table.operating_points is not None:
+        cards += [
+            _card(f"{rate.capitalize()}, {name}", report["classes"][name][rate], table.noun)
+            for name, _, _ in table.curves
+            for rate in ("sensitivity", "specificity")
+        ]
+    if len(table.curves) > 1:
+        cards += [_card(f"AUROC, {name}", report["classes"][name]["auroc"], table.noun) for name in table.classes]
+    error = report["expected_calibration_error"]
+    cards.append({"name": "Calibration error", "value": f"{error:.3f}", "low": None, "note": "expected, ten bins"})
+    return cards
+
+
+def _card(name: str, interval: Mapping[str, float], noun: str) -> dict[str, Any]:
+    value, low, high = (interval[key] for key in ("value", "low", "high"))
+    if np.isnan(value):
+        return {"name": name, "value": "n/a", "low": None, "note": f"needs {noun}s of both outcomes"}
+    if np.isnan(low):
+        return {"name": name, "value": f"{value:.3f}", "low": None, "note": "no interval"}
+    percent = {"at": 100 * value, "left": 100 * low, "span": max(100 * (high - low), 0.5)}
+    return {"name": name, "value": f"{value:.3f}", "low": f"{low:.3f}", "high": f"{high:.3f}"} | {
+        key: round(number, 2) for key, number in percent.items()
+    }
+
+
+def _metrics_note(table: Predictions, resamples: int) -> str:
+    one, many = "The most probable class is predicted.", "Classes of a probability of at least 0.5 are predicted."
+    if table.operating_points is not None:
+        points = dict(zip(table.classes, table.operating_points, strict=True))
+        listed = ", ".join(f"{name} {points[name]:.3g}" for name, _, _ in table.curves)
+        one = many = f"A class is predicted from its operating point on ({listed})."
+    return (
+        f"{many if table.multi_label else one} Below each figure its 95 % interval: percentile bootstrap, {resamples} "
+        "resamples of whole patients; bars run from 0 to 1."
+    )
+
+
+def _class_counts(table: Predictions) -> list[dict[str, Any]]:
+    labelled, predicted = np.nansum(table.truth, axis=0).astype(int), table.predicted.sum(axis=0)
+    return [
+        {"name": name, "labelled": int(labelled[c]) if table.labelled.any() else "n/a", "predicted": int(predicted[c])}
+        for c, name in enumerate(table.classes)
+    ]
+
+
+def _confusion(table: Predictions) -> list[dict[str, Any]]:
+    """One matrix of all classes, or one of yes and no for every label."""
+    known = ~np.isnan(table.truth)
+    if not known.any():
+        return []
+    if not table.multi_label:
+        rows = table.labelled
+        return [_matrix("", table.classes, table.truth[rows].argmax(axis=1), table.predicted[rows].argmax(axis=1))]
+    return [
+        _matrix(name, ("no", "yes"), table.truth[known[:, c], c].astype(int), table.predicted[known[:, c], c])
+        for c, name in enumerate(table.classes)
+    ]
+
+
+def _matrix(title: str, names: tuple[str, ...], truth: np.ndarray, predicted: np.ndarray) -> dict[str, Any]:
+    counts = np.bincount(truth * len(names) + predicted, minlength=len(names) ** 2).reshape(len(names), -1)
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    rows = [
+        {
+            "name": name,
+            "cells": [
+                {"count": int(count), "share": round(float(share), 3), "percent": f"{100 * share:.0f}"}
+                for count, share in zip(counts[i], shares[i], strict=True)
+            ],
+        }
+        for i, name in enumerate(names)
+    ]
+    return {"title": title, "names": names, "rows": rows}
+
+
+def _row(table: Predictions, index: int) -> dict[str, Any]:
+    known = bool(table.labelled[index])
+    return {
+        "slide_id": table.slide_ids[index],
+        "patient_id": table.patient_ids[index],
+        "label": table.label_text[index],
+        "pred": table.pred_text[index],
+        "verdict": ("bad" if table.wrong[index] else "good") if known else "",
+        "probs": table.prob[index].tolist(),
+    }
+
+
+def _figures(
+    table: Predictions, folder: Path, slides: Mapping[str, str | Path] | None, most: int, tiles: int
+) -> tuple[list[dict[str, Any]], str]:
+    """The heatmaps to show, most interesting first, and what is said about their choice."""
+    files = {index: _heatmap_files(folder, name, table.classes) for index, name in enumerate(table.slide_ids)}
+    having = [index for index, found in files.items() if found]
+    order = sorted(having, key=lambda index: (not table.wrong[index], -table.certainty[index]))
+    figures: list[dict[str, Any]] = []
+    unreadable = []
+    chosen = [(case, *found) for case in order for found in files[case].items()]
+    for index, part, path in chosen[:most]:
+        try:
+            panel = _panel(load_heatmap(path), slides, tiles)
+        except (MonaiMILError, ValueError) as error:
+            unreadable.append(str(error))
+            continue
+        probs = sorted(zip(table.classes, table.prob[index].tolist(), strict=True), key=lambda entry: -entry[1])
+        figure = {"number": len(figures) + 1, "panel": panel, "part": part, "probs": probs[:6]}
+        figures.append(_row(table, index) | figure)
+    shown = len({figure["slide_id"] for figure in figures})
+    note = (
+        f"{shown} of {len(table)} {table.noun}s: wrong predictions first, the most certain before the others. "
+        f"{_count(len(having), f'{table.noun} has', f'{table.noun}s have')} a heatmap."
+    )
+    if len(figures) > shown:
+        note += f" {len(figures)} heatmaps are shown, one a class."
+    return figures, " ".join([note, *unreadable])
+
+
+def _heatmap_files(folder: Path, name: str, classes: tuple[str, ...]) -> dict[str, Path]:
+    """The heatmaps of a case by class, or the only one, whose key is empty."""
+    parts = {part: folder / f"{name}_{part}.h5" for part in (*classes, *map(str, range(len(classes))))}
+    found = {part: path for part, path in parts.items() if path.is_file()}
+    single = folder / f"{name}.h5"
+    return found or ({"": single} if single.is_file() else {})
+
+
+def _panel(heatmap: Heatmap | ScanHeatmap, sources: Mapping[str, str | Path] | None, count: int) -> Panel | ScanPanel:
+    if isinstance(heatmap, ScanHeatmap):
+        return make_scan_panel(heatmap, sources, count)
+    return make_panel(heatmap, sources, count)
+
+
+def _count(number: int, one: str, many: str | None = None) -> str:
+    return f"{number} {one if number == 1 else many or one + 's'}"

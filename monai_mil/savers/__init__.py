@@ -1,0 +1,5 @@
+"""Handlers that write what an engine finds: predictions, heatmaps, tables and metrics."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,0 +1,216 @@
+"""Localisation of an evaluation's positive slides as files."""
+
+from __future__ import annotations
+
+import csv
+import json
+import logging
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from monai_mil.errors import AnnotationError, CohortError, SettingsError
+from monai_mil.files import replacing, write_json
+from monai_mil.heatmaps import Heatmap, dice_counts, otsu, slide_dice, stitch
+from monai_mil.metrics import SIZE_BOUNDS, DiceCounts, LesionDice, dice_summary, lesion_dice, lesion_size
+from monai_mil.savers.against_truth import MeasuringSaver
+
+logger = logging.getLogger(__name__)
+
+_SHARES = np.unique(np.concatenate([np.logspace(-4, -1, 31), np.linspace(0.1, 0.99, 90)]))
+"""Thresholds that are tried, as shares of the slide's highest score: attention leaves most of it to few tiles."""
+_SLIDE_COLUMNS = ("slide_id", "patient_id", "threshold", "intersection", "predicted", "truth", "dice")
+_LESION_COLUMNS = (
+    *("slide_id", "patient_id", "lesion", "size", "area_px", "area_mm2", "x0", "y0", "x1", "y1"),
+    *("intersection", "predicted", "truth", "dice"),
+)
+
+
+@dataclass(frozen=True, eq=False)
+class _Measured:
+    """One positive slide: its counts for one threshold or, while the best is sought, for every share."""
+
+    slide_id: str
+    patient_id: str
+    threshold: float
+    highest: float
+    counts: tuple[DiceCounts, ...]
+    lesions: tuple[LesionDice, ...]
+
+
+@dataclass(frozen=True)
+class _Rule:
+    """How a slide's threshold is found, the number that this takes, and what it is at least."""
+
+    source: str
+    level: float
+    minimum: float
+
+    @classmethod
+    def read(cls, threshold: str | float, minimum: float) -> _Rule:
+        """The rule that an argument of :class:`DiceSaver` names."""
+        if not isinstance(threshold, str):
+            return cls("number", float(threshold), minimum)
+        if threshold in ("otsu", "best"):
+            return cls(threshold, math.nan, minimum)
+        try:
+            kept = json.loads(Path(threshold).read_text(encoding="utf-8"))["threshold"]
+            level = float(kept["share_of_highest_score"])
+            return cls("share", level, max(minimum, float(kept.get("minimum", 0.0))))
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise SettingsError(
+                f'threshold \'{threshold}\': neither "otsu", "best" nor a number, and no dice.json of a validation '
+                f'run with threshold "best" ({error!r})'
+            ) from error
+
+    def threshold(self, heatmap: Heatmap) -> float:
+        if self.source == "share":
+            return self.of_share(float(heatmap.scores.max()))
+        return max(otsu(heatmap) if self.source == "otsu" else self.level, self.minimum)
+
+    def of_share(self, highest: float) -> float:
+        return max(self.level * highest, self.minimum)
+
+
+class DiceSaver(MeasuringSaver[_Measured]):
+    """Writes ``dice.json``, ``dice.csv`` (a row a slide) and ``dice_lesions.csv`` when an evaluator ends.
+
+    The map of every positive slide is stitched, drawn smoothly at ``mpp`` and compared with the ground truth, block by
+    block. ``dice.json`` holds the mean over slides with its standard deviation, the Dice of all pixels together, both
+    with intervals from patients drawn again, the same for lesions of each size, and what became of the other cases:
+    negative ones and those without label are counted; positive ones without a ground truth that can be read, or with
+    an empty one, stand in ``failures`` and are reported again at the end. With several processes it tells of all.
+
+    Args:
+        output_dir: the run's folder.
+        truth_dir: folder of the ground truth, ``<slide_id>`` or ``<slide_id>_mask`` of any kind that
+            :func:`monai_mil.slides.open_truth` knows.
+        key: which tensor of a case is compared, see :class:`HeatmapSaver`; ``"grad_cam"`` of ``GradCAMInferer``.
+        class_index: the class whose map and label are compared; None for the last, the positive one of two.
+        threshold: what lies above is predicted, for every method alike: ``"otsu"`` over all tokens of the slide; a
+            number; ``"best"``, for validation data, seeks the share of the slide's highest score with the highest mean
+            Dice and keeps it in ``dice.json`` (lesions are not judged then); the path of such a ``dice.json`` takes the
+            share and ``min_threshold`` from there, for test data.
+        min_threshold: no threshold is lower.
+        value: what the finding is called in the ground truth, see ``open_truth``.
+        mpp: micrometres per pixel that is counted; the bounds of the sizes are in these pixels.
+        size_bounds: areas that part small from moderate and moderate from large lesions.
+        n: bootstrap resamples.
+        seed: of the resampling.
+
+    Raises:
+        SettingsError: ``threshold`` is no number and names no file that holds one.
+    """
+
+    measure = "Dice"
+    normal_slides = False
+
+    def __init__(
+        self,
+        output_dir: str,
+        truth_dir: str,
+        key: str | None = None,
+        class_index: int | None = None,
+        threshold: str | float = "otsu",
+        value: int | str | None = None,
+        mpp: float = 0.5,
+        size_bounds: Sequence[float] = SIZE_BOUNDS,
+        n: int = 1000,
+        seed: int = 0,
+        min_threshold: float = 0.0,
+    ) -> None:
+        super().__init__(output_dir, truth_dir, key, class_index, value, n, seed)
+        self.rule = _Rule.read(threshold, min_threshold)
+        self.mpp = mpp
+        self.size_bounds = tuple(size_bounds)
+
+    def _measure(self, item: Mapping[str, Any], positive: bool) -> _Measured:
+        from monai_mil.slides import BlockGrid, find_lesions, find_truth, open_truth
+
+        name, patient, heatmap = self._compared(item)
+        frame = heatmap.frame
+        path = find_truth(self.truth_dir, name)
+        truth = open_truth(path, value=self.value, level0_size=frame.level0_size)
+        grid = BlockGrid(frame.level0_size, self.mpp / frame.mpp)
+        canvas, highest = stitch(heatmap), float(heatmap.scores.max())
+        if self.rule.source == "best":
+            table = dice_counts(canvas, np.maximum(_SHARES * highest, self.rule.minimum), truth, grid)
+            _refuse_empty(path, int(table[0, 2]))
+            return _Measured(name, patient, np.nan, highest, tuple(DiceCounts(*row) for row in table.tolist()), ())
+        threshold = self.rule.threshold(heatmap)
+        lesions = find_lesions(truth, grid)
+        _refuse_empty(path, len(lesions))
+        found = slide_dice(canvas, threshold, lesions, frame.tile_size_level0 / grid.pixel)
+        named = zip(lesions.area.tolist(), (lesions.box * grid.pixel).tolist(), found.lesions, strict=True)
+        single = tuple(
+            LesionDice(name, patient, number, area, counts, tuple(box))
+            for number, (area, box, counts) in enumerate(named, 1)
+        )
+        return _Measured(name, patient, threshold, highest, (found.whole,), single)
+
+    def _write(self, measured: list[_Measured]) -> None:
+        best = _best(measured) if self.rule.source == "best" else 0
+        rule = replace(self.rule, level=float(_SHARES[best])) if self.rule.source == "best" else self.rule
+        counts = [each.counts[best] for each in measured]
+        lesions = [lesion for each in measured for lesion in each.lesions]
+        slides = dice_summary(counts, [each.patient_id for each in measured], self.n, self.seed)
+        report = {
+            "slides": slides,
+            "lesions": lesion_dice(lesions, self.size_bounds, self.n, self.seed),
+            "threshold": {
+                "rule": rule.source,
+                "share_of_highest_score": rule.level if rule.source in ("best", "share") else None,
+                "number": rule.level if rule.source == "number" else None,
+                "minimum": rule.minimum,
+            },
+            "mpp": self.mpp,
+            "size_bounds": list(self.size_bounds),
+            "negative": sum(reason == "negative" for reason in self._skipped.values()),
+            "unlabelled": sum(reason == "unlabelled" for reason in self._skipped.values()),
+            "failures": dict(self.failures),
+        }
+        write_json(report, self.folder / "dice.json")
+        rows = []
+        for each, count in zip(measured, counts, strict=True):
+            threshold = rule.of_share(each.highest) if rule.source == "best" else each.threshold
+            rows.append((each.slide_id, each.patient_id, f"{threshold:.6g}", *_columns(count)))
+        _write_table(self.folder / "dice.csv", _SLIDE_COLUMNS, rows)
+        _write_table(self.folder / "dice_lesions.csv", _LESION_COLUMNS, [self._lesion_row(each) for each in lesions])
+        figures = (slides["mean"][name] for name in ("value", "low", "high"))
+        logger.info("Dice %.4f (95 %% interval %.4f to %.4f) of %d slides", *figures, len(counts))
+
+    def _lesion_row(self, lesion: LesionDice) -> tuple[Any, ...]:
+        size = lesion_size(lesion.area, self.size_bounds)
+        area = f"{lesion.area * self.mpp**2 * 1e-6:.6g}"
+        box = (f"{side:g}" for side in lesion.box)
+        name = lesion.slide_id, lesion.patient_id, lesion.lesion
+        return (*name, size, lesion.area, area, *box, *_columns(lesion.counts))
+
+
+def _best(measured: Sequence[_Measured]) -> int:
+    """The share of the highest mean Dice; of equally good ones the middle."""
+    if not measured:
+        raise CohortError("no threshold can be chosen: no positive slide could be compared; see the errors above")
+    means = np.mean([[counts.dice for counts in each.counts] for each in measured], axis=0)
+    equal = np.flatnonzero(means >= means.max() - 1e-12)
+    return int(equal[len(equal) // 2])
+
+
+def _columns(counts: DiceCounts) -> tuple[Any, ...]:
+    return counts.intersection, counts.predicted, counts.truth, f"{counts.dice:.6g}"
+
+
+def _refuse_empty(path: Path, found: int) -> None:
+    if found == 0:
+        raise AnnotationError(f"ground truth '{path}': it is empty, but the slide is labelled positive; check both")
+
+
+def _write_table(path: Path, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+    with replacing(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(columns)
+        writer.writerows(rows)

@@ -1,0 +1,102 @@
+"""Tile-level localisation of an evaluation as files."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+from monai_mil.errors import AnnotationError
+from monai_mil.files import replacing, write_json
+from monai_mil.heatmaps import localise
+from monai_mil.metrics import LocalisedSlide, localisation_report
+from monai_mil.savers.against_truth import MeasuringSaver
+
+_COLUMNS = ("slide_id", "patient_id", "dice", "specificity", "strict", "by_lesion")
+
+
+class LocalisationSaver(MeasuringSaver[LocalisedSlide]):
+    """Writes ``localisation.json`` and ``localisation.csv`` (a row a slide) when an evaluator ends.
+
+    Of positive slides: Dice of tiles, success (every tumour tile above the threshold; every lesion with one), and FROC;
+    of normal ones: specificity, and false positives of the FROC. Slides without label are left out; positive ones whose
+    ground truth is missing, cannot be read or is empty stand in ``failures`` and are reported again at the end. With
+    several processes it tells of all.
+
+    Args:
+        output_dir: the run's folder.
+        truth_dir: folder of the ground truth of positive slides, see :class:`DiceSaver`.
+        key: which tensor of a case is compared, see :class:`HeatmapSaver`.
+        class_index: the class whose scores and label are compared; None for the last, the positive one of two.
+        threshold: tiles above are predicted.
+        rescale: bring every slide's scores to 0 ... 1 first, as attention needs; a normal slide then always has a tile
+            at 1, and its specificity is below 1.
+        min_overlap: a tile is tumour if at least this share of it is; None asks its centre.
+        value: what the finding is called in the ground truth, see :func:`monai_mil.slides.open_truth`.
+        fp_denominator: see :func:`monai_mil.metrics.froc`.
+        interpolation: see there.
+        n: bootstrap resamples.
+        seed: of the resampling.
+    """
+
+    measure = "localisation"
+    normal_slides = True
+
+    def __init__(
+        self,
+        output_dir: str,
+        truth_dir: str,
+        key: str | None = None,
+        class_index: int | None = None,
+        threshold: float = 0.5,
+        rescale: bool = True,
+        min_overlap: float | None = None,
+        value: int | str | None = None,
+        fp_denominator: Literal["all", "normal"] = "all",
+        interpolation: Literal["linear", "step"] = "linear",
+        n: int = 1000,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(output_dir, truth_dir, key, class_index, value, n, seed)
+        self.threshold = threshold
+        self.rescale = rescale
+        self.min_overlap = min_overlap
+        self.fp_denominator = fp_denominator
+        self.interpolation = interpolation
+
+    def _measure(self, item: Mapping[str, Any], positive: bool) -> LocalisedSlide:
+        from monai_mil.slides import find_truth, open_truth
+
+        name, patient, heatmap = self._compared(item)
+        truth = None
+        if positive:
+            path = find_truth(self.truth_dir, name)
+            truth = open_truth(path, value=self.value, level0_size=heatmap.frame.level0_size)
+        figures = localise(heatmap, truth, self.threshold, self.rescale, self.min_overlap)
+        if truth is not None and "dice" not in figures:
+            raise AnnotationError(
+                f"ground truth '{truth.path}': empty, but the slide is labelled positive; correct one"
+            )
+        return LocalisedSlide(name, patient, **figures)
+
+    def _write(self, measured: list[LocalisedSlide]) -> None:
+        report = localisation_report(measured, self.fp_denominator, self.interpolation, self.n, self.seed)
+        write_json({**report, "failures": sorted(self.failures)}, self.folder / "localisation.json")
+        self._write_table(measured)
+
+    def _write_table(self, slides: Sequence[LocalisedSlide]) -> None:
+        path = self.folder / "localisation.csv"
+        with replacing(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerow([*_COLUMNS, "lesions", "lesions_detected", "false_detections"])
+            for slide in slides:
+                hits = slide.froc
+                assert hits is not None
+                counts = [len(hits.lesions), int((hits.lesions > 0).sum()), len(hits.false)]
+                writer.writerow([*(_cell(getattr(slide, name)) for name in _COLUMNS), *counts])
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return ""
+    return str(int(value)) if isinstance(value, bool) else f"{value:.6g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,206 @@
+"""A network's answer for one case, in words and as a row of the predictions table."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from monai_mil.errors import CohortError
+from monai_mil.metrics import decisions
+from monai_mil.savers.case import as_numbers, case_id, case_text, id_column
+
+
+@dataclass(frozen=True, eq=False)
+class Prediction:
+    """A network's answer for one slide or scan.
+
+    Attributes:
+        slide_id: the slide or scan.
+        patient_id: whose it is; the slide's id where the cohort does not say.
+        prob: probability of every class, float64 ``[c]``.
+        classes: their names.
+        multi_label: classes do not exclude each other.
+        label: class index, or one value for every class (NaN: unknown), or None.
+        id_column: what tables call the first: ``slide_id``, or ``scan_id`` for a scan.
+        operating_points: the probability from which on each class is called, see
+            :func:`monai_mil.metrics.thresholds.decisions`; None calls the most probable class, or all of at least
+            0.5.
+    """
+
+    slide_id: str
+    patient_id: str
+    prob: np.ndarray
+    classes: tuple[str, ...]
+    multi_label: bool
+    label: int | tuple[float, ...] | None
+    id_column: str = "slide_id"
+    operating_points: tuple[float, ...] | None = None
+
+    @property
+    def called(self) -> np.ndarray:
+        """True for the class, or classes, that the answer names, bool ``[c]``."""
+        points = self.operating_points or (0.5,) * len(self.classes)
+        if self.operating_points is None and not self.multi_label:
+            return np.arange(len(self.classes)) == self.prob.argmax()
+        return decisions(self.prob[None], points, exclusive=not self.multi_label)[0] > 0
+
+    @property
+    def text(self) -> str:
+        """The answer in words: the class, or all called ones joined by ``;``."""
+        return ";".join(name for name, called in zip(self.classes, self.called, strict=True) if called)
+
+    @property
+    def label_text(self) -> str:
+        """The label in the words of ``text``; empty where it is not known."""
+        if isinstance(self.label, tuple):
+            return ";".join(name for name, value in zip(self.classes, self.label, strict=True) if value >= 0.5)
+        return self.classes[self.label] if self.label is not None and self.label >= 0 else ""
+
+    def row(self) -> dict[str, str]:
+        """The row of ``predictions.csv``."""
+        row = {
+            self.id_column: self.slide_id,
+            "patient_id": self.patient_id,
+            "label": self.label_text,
+            "pred": self.text,
+        }
+        row |= {f"prob_{name}": f"{prob:.6g}" for name, prob in zip(self.classes, self.prob, strict=True)}
+        if self.multi_label:
+            known = self.label if isinstance(self.label, tuple) else (np.nan,) * len(self.classes)
+            row |= {
+                f"label_{name}": "" if np.isnan(value) else f"{value:g}"
+                for name, value in zip(self.classes, known, strict=True)
+            }
+        if self.operating_points is not None:
+            row |= {
+                f"operating_point_{name}": f"{point:.6g}"
+                for name, point in zip(self.classes, self.operating_points, strict=True)
+            }
+        return row
+
+    def attributes(self) -> dict[str, Any]:
+        """What a heatmap keeps of it, for titles."""
+        return {
+            "prediction": self.text or "none",
+            "probability": round(float((self.prob[self.called] if self.called.any() else self.prob).max()), 6),
+            "label": self.label_text,
+        }
+
+
+def read_probabilities(item: Mapping[str, Any], multi_label: bool) -> np.ndarray:
+    """``pred`` of one case, ``[c]``: probabilities, or ``prob`` or ``logits`` of the network's output dict.
+
+    Raises:
+        CohortError: they are not in [0, 1].
+    """
+    given = item["pred"]
+    if isinstance(given, Mapping):
+        logits = None if "prob" in given else as_numbers(given["logits"])
+        prob = as_numbers(given["prob"]) if logits is None else _probabilities(logits, multi_label)
+    else:
+        prob = as_numbers(given)
+    if not ((prob >= -1e-6) & (prob <= 1 + 1e-6)).all():
+        raise CohortError(f"{case_text(item)}: predictions {prob.tolist()} are no probabilities; add Activationsd")
+    return prob
+
+
+def read_prediction(
+    item: Mapping[str, Any],
+    classes: Sequence[str],
+    multi_label: bool,
+    operating_points: Sequence[float] | None = None,
+) -> Prediction:
+    """The prediction of one case.
+
+    ``pred`` is as in :func:`read_probabilities`. One single probability with two classes is that of the second.
+
+    Args:
+        item: the case.
+        classes: their names.
+        multi_label: classes do not exclude each other.
+        operating_points: one a class, or that of the second of two exclusive classes; see :class:`Prediction`.
+
+    Raises:
+        CohortError: ``pred`` fits neither the classes nor [0, 1], or the operating points do not fit the classes.
+    """
+    where = case_text(item)
+    prob = read_probabilities(item, multi_label)
+    if prob.shape == (1,) and len(classes) == 2 and not multi_label:
+        prob = np.array([1 - prob[0], prob[0]])
+    if prob.shape != (len(classes),):
+        raise CohortError(f"{where}: {prob.size} predictions for the {len(classes)} classes {list(classes)}")
+    label = item.get("label")
+    if label is not None:
+        values = as_numbers(label)
+        label = tuple(values.tolist()) if multi_label else int(values[0]) if values.size == 1 else int(values.argmax())
+    name = case_id(item)
+    patient_id = str(item.get("patient_id", name))
+    points = None
+    if operating_points is not None:
+        points = fitting_points(item, operating_points, len(classes), multi_label)
+    return Prediction(name, patient_id, prob, tuple(classes), multi_label, label, id_column(item), points)
+
+
+def answer_attributes(
+    item: Mapping[str, Any],
+    classes: Sequence[str],
+    multi_label: bool,
+    operating_points: Sequence[float] | None = None,
+) -> dict[str, Any]:
+    """What a heatmap keeps of a case's answer: its :class:`Prediction`, or the risk of a survival network.
+
+    Raises:
+        CohortError: as :func:`read_prediction`.
+    """
+    if "risk" in item:
+        return {"prediction": f"risk {float(item['risk']):.3g}"}
+    return read_prediction(item, classes, multi_label, operating_points).attributes()
+
+
+def fitting_points(
+    item: Mapping[str, Any], operating_points: Sequence[float], count: int, multi_label: bool
+) -> tuple[float, ...]:
+    """One operating point for each of ``count`` probabilities; a single one is that of the second of two classes.
+
+    Raises:
+        CohortError: there are more or fewer.
+    """
+    points = tuple(float(point) for point in operating_points)
+    if len(points) == 1 and count == 2 and not multi_label:
+        points = (1 - points[0], points[0])
+    if len(points) != count:
+        raise CohortError(
+            f"{case_text(item)}: {len(points)} operating points for {count} predictions; choose them on validation "
+            "data of this network"
+        )
+    return points
+
+
+def output_count(item: Mapping[str, Any]) -> int:
+    """How many outputs the network has; 0 where the case does not hold its answer."""
+    answer = _answer(item)
+    return 0 if answer is None else answer.size
+
+
+def probable_class(item: Mapping[str, Any]) -> int:
+    """The class the network thinks most probable; 0 where the case does not hold its answer."""
+    answer = _answer(item)
+    return 0 if answer is None else int(answer.argmax())
+
+
+def _answer(item: Mapping[str, Any]) -> np.ndarray | None:
+    """Probabilities or logits of the network, ``[c]``."""
+    given = item.get("pred")
+    if isinstance(given, Mapping):
+        given = given["prob"] if "prob" in given else given["logits"]
+    return None if given is None else as_numbers(given)
+
+
+def _probabilities(logits: np.ndarray, multi_label: bool) -> np.ndarray:
+    if multi_label or logits.shape == (1,):
+        return 1 / (1 + np.exp(-logits))
+    powers = np.exp(logits - logits.max())
+    return powers / powers.sum()

@@ -1,0 +1,53 @@
+"""The table of risks that a survival network's predictions are."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from monai_mil.errors import CohortError
+from monai_mil.savers.case import as_numbers, case_id, case_text, id_column
+from monai_mil.savers.tables import RowSaver
+
+
+class RiskSaver(RowSaver):
+    """Writes ``<output_dir>/predictions.csv`` of a survival network: one row a slide or scan.
+
+    Columns: ``slide_id`` (or ``scan_id``), ``patient_id``, ``time`` and ``event`` (empty where unknown), ``risk``
+    (higher for an earlier event) and ``survival_<time>``, the probability that the event comes after that time, for
+    the end of every time bin but the last. Reads what :class:`monai_mil.training.SurvivalRiskd` makes. All else is as
+    in :class:`PredictionSaver`; the risk of a patient with several slides is in ``survival.csv``.
+
+    Args:
+        output_dir: the run's folder.
+        edges: of the time bins, one more than the network has outputs.
+        filename: name of the table.
+
+    A case without a risk, or with more or fewer bins than there are edges for, raises a CohortError.
+    """
+
+    def __init__(self, output_dir: str, edges: Sequence[float], filename: str = "predictions.csv") -> None:
+        super().__init__(Path(output_dir, filename))
+        self.edges = tuple(edges)
+
+    def _row(self, item: Mapping[str, Any]) -> dict[str, str]:
+        if "risk" not in item:
+            raise CohortError(
+                f"{case_text(item)}: no risk; put SurvivalRiskd into the postprocessing, or inference_survival.json "
+                "behind the other configs"
+            )
+        survival = as_numbers(item["survival"])
+        if len(survival) != len(self.edges) - 1:
+            raise CohortError(
+                f"{case_text(item)}: {len(survival)} outputs for {len(self.edges) - 1} time bins; give the "
+                "time_bins.json of this model"
+            )
+        label = item.get("label")
+        time, event = (math.nan, math.nan) if label is None else as_numbers(label).tolist()
+        row = {id_column(item): case_id(item), "patient_id": str(item.get("patient_id", case_id(item)))}
+        row |= {"time": "" if math.isnan(time) else f"{time:g}", "event": "" if math.isnan(event) else f"{event:g}"}
+        row["risk"] = f"{float(item['risk']):.6g}"
+        ends = self.edges[1:-1]
+        return row | {f"survival_{end:g}": f"{value:.6g}" for end, value in zip(ends, survival, strict=False)}

@@ -1,0 +1,144 @@
+"""Which scores of a case are drawn: the tensor, and the class where it has one row a class."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from monai_mil.errors import CohortError
+from monai_mil.savers.case import as_numbers, case_text, without_padding
+from monai_mil.savers.prediction import probable_class
+from monai_mil.savers.tree_case import finest_tiles, is_packed
+
+ClassIndex = int | Literal["all"] | None
+"""The class to draw: its index, all of them, or None for the most probable one."""
+
+
+@dataclass(frozen=True)
+class DrawnMap:
+    """One of the maps that are drawn of a case.
+
+    Attributes:
+        class_index: its class; None for the most probable one.
+        label: what tells it from the case's other maps; empty where it is the only one.
+    """
+
+    class_index: int | None
+    label: str = ""
+
+    def stem(self, name: str) -> str:
+        """How files of a case of this name begin: ``<name>``, or ``<name>_<label>``."""
+        return f"{name}_{self.label}" if self.label else name
+
+    def title(self, name: str) -> str:
+        """Scores of this name, with the label."""
+        return f"{name} {self.label}" if self.label else name
+
+
+def drawn_maps(
+    item: Mapping[str, Any], key: str | None, class_index: ClassIndex, classes: Sequence[str] | None
+) -> list[DrawnMap]:
+    """One map of each class if all are asked for and the scores differ by class, else one.
+
+    Args:
+        item: the case.
+        key: see :func:`read_scores`.
+        class_index: the class, ``"all"``, or None for the most probable one.
+        classes: their names; None labels them by number.
+
+    Raises:
+        CohortError: there are no scores or no coordinates.
+    """
+    if class_index != "all":
+        return [DrawnMap(class_index)]
+    count = len(read_score_rows(item, key)[1])
+    if count == 1:
+        return [DrawnMap(None)]
+    names = classes if classes is not None and len(classes) == count else range(count)
+    return [DrawnMap(index, str(name)) for index, name in enumerate(names)]
+
+
+def check_labels(class_index: ClassIndex, classes: Sequence[str] | None) -> None:
+    """Raise a ValueError unless every class that has files of its own can name them."""
+    if class_index == "all":
+        for name in classes or ():
+            if Path(name).name != name:
+                raise ValueError(f"class '{name}' cannot name the files of its heatmaps; use a name without '/'")
+
+
+def read_scores(
+    item: Mapping[str, Any], key: str | None, class_index: int | None
+) -> tuple[str, np.ndarray, np.ndarray]:
+    """Name, scores ``[n]`` or ``[n, h, w]`` and coordinates ``[n, 2]`` of one case, padding removed.
+
+    Args:
+        item: the case.
+        key: which of its tensors; None takes the first there is of ``heatmap``, ``scores``, ``instance_scores`` (one
+            row a class) and ``attention`` (one row a head, averaged).
+        class_index: row of a tensor with one row a class; None takes the most probable class.
+
+    Raises:
+        CohortError: there are no scores, no coordinates or no such class, or the numbers differ.
+    """
+    key, rows, coords = read_score_rows(item, key)
+    return key, rows[_row(item, len(rows), class_index, key)], coords
+
+
+def read_threshold(item: Mapping[str, Any], class_index: int | None) -> float:
+    """The network's own ``threshold`` of the class that :func:`read_scores` takes.
+
+    Raises:
+        CohortError: it has none.
+    """
+    if item.get("threshold") is None:
+        raise CohortError(f"{case_text(item)}: the network gives no 'threshold'; choose \"otsu\" or a number")
+    values = as_numbers(item["threshold"])
+    return float(values[_row(item, len(values), class_index, "threshold")])
+
+
+def drawn_class(item: Mapping[str, Any], class_index: int | None) -> int:
+    """The class whose scores :func:`read_scores` takes."""
+    return probable_class(item) if class_index is None else class_index
+
+
+def read_score_rows(item: Mapping[str, Any], key: str | None) -> tuple[str, np.ndarray, np.ndarray]:
+    """As :func:`read_scores`, with the scores of every class: ``[rows, n]`` or ``[rows, n, h, w]``.
+
+    Of a case of several magnifications they are those of the finest level's tiles (see
+    :func:`monai_mil.savers.tree_case.finest_tiles`): one row of instance scores, which are the same for every class,
+    or the finest level's attention.
+    """
+    where = case_text(item)
+    known = ("heatmap", "scores", "instance_scores", "attention")
+    key = key or next((name for name in known if item.get(name) is not None), None)
+    if key is None or item.get(key) is None or item.get("coords") is None:
+        raise CohortError(
+            f"{where}: no heatmap without 'coords' and one of {', '.join(known)} among its keys; "
+            "ask the network for its full output"
+        )
+    rows = as_numbers(item[key])
+    rows = rows[None] if rows.ndim == 1 else rows
+    if is_packed(item) and key != "instance_logits":
+        rows = rows[-1:]
+    elif "attention" in key:
+        rows = rows.mean(axis=0, keepdims=True)
+    coords = without_padding(item, as_numbers(item["coords"]))
+    rows = without_padding(item, rows, axis=1)
+    if len(coords) != rows.shape[1]:
+        raise CohortError(f"{where}: {rows.shape[1]} scores for {len(coords)} coordinates")
+    if is_packed(item):
+        shown = finest_tiles(item)
+        return key, rows[:, shown], coords[shown]
+    return key, rows, coords
+
+
+def _row(item: Mapping[str, Any], count: int, class_index: int | None, key: str) -> int:
+    """Which of ``count`` rows, one a class, is drawn."""
+    row = 0 if count == 1 else drawn_class(item, class_index)
+    if not 0 <= row < count:
+        raise CohortError(f"{case_text(item)}: no class {row} among the {count} rows of '{key}'")
+    return row

@@ -1,0 +1,230 @@
+"""The handler that writes what a network says of every slice of a scan."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from monai_mil.errors import CohortError
+from monai_mil.files import replacing
+from monai_mil.heatmaps import (
+    ScanHeatmap,
+    display_window,
+    export_curve,
+    export_montage,
+    export_nifti,
+    export_nifti_mask,
+    window_text,
+)
+from monai_mil.savers.case import case_id, cases, read_slices
+from monai_mil.savers.prediction import Prediction, read_prediction
+from monai_mil.savers.scan_case import ScanCase
+from monai_mil.savers.scores import DrawnMap, check_labels, drawn_maps, read_score_rows, read_scores
+from monai_mil.savers.slice_tables import scan_row, slice_rows
+from monai_mil.savers.tables import RunningTable, csv_text
+from monai_mil.savers.threshold import ThresholdRule
+from monai_mil.scans import Window
+
+logger = logging.getLogger(__name__)
+
+_FORMATS = ("curve", "montage", "nifti")
+_MASK = "mask"
+
+
+class SliceSaver:
+    """Writes the slice scores of every scan: as tables, as a heatmap file, and as pictures.
+
+    In ``output_dir``, for every scan:
+
+    - ``slices/<scan_id>.csv``, one row a slice: ``slice`` (counted from 1 along the scan's normal), ``sop_uid``,
+      ``frame`` (within the instance, from 1), ``position_mm``, ``score`` (or ``score_<class>`` where the scores differ
+      by class), ``attention`` (mean of the heads), ``attention_<head>`` where there are several, and ``label`` where
+      slices are labelled (1, 0 or empty);
+    - ``heatmaps/<scan_id>.h5`` and, as chosen by ``formats``, ``<scan_id>_curve.png``, ``<scan_id>_montage.png``,
+      ``<scan_id>.nii.gz`` (of cells the smooth map) and ``<scan_id>_mask.nii.gz`` (its foreground) beside it;
+    - a row of ``scans.csv``: ``scan_id, patient_id, pred, prob_<class>...``, ``attention_center_mm`` and
+      ``attention_width_mm`` (mean and standard deviation over the slices' positions; of the heads' mean, then of each
+      head where there are several), and number, position, SOPInstanceUID and score of the most suspicious slice.
+
+    Scores of a bag of another depth than its scan's, or of a scan blanked outside the lungs, are brought back to the
+    scan's own slices and are 0 outside the lungs.
+
+    A case needs ``coords`` and scores (see ``key``), and an image whose meta data holds the scan's frame, which
+    ``LoadBagd`` and ``EmbedScand`` give. The montage needs the scan itself; where that is not found the montage is
+    left out and the log says so. A scan whose results cannot be written is logged, kept in ``failures`` and reported
+    again at the end; the others are written.
+
+    Args:
+        output_dir: the run's folder.
+        formats: any of ``curve``, ``montage``, ``nifti`` and ``mask``.
+        classes: names of the classes, in the order of the network's outputs; None leaves the prediction out.
+        multi_label: classes do not exclude each other.
+        window: of the montage, in Hounsfield units: a window, ``"center/width"``, or a preset's name.
+        slices: most slices in the montage.
+        key: which tensor of a case is drawn: ``[n]``, ``[rows, n]`` or ``[rows, n, h, w]``. None takes the first there
+            is of ``heatmap``, ``scores``, ``instance_scores`` (rows are classes) and ``attention`` (rows are heads,
+            and averaged).
+        class_index: the class to draw where rows are classes; None draws the most probable one. ``"all"`` draws every
+            class, in files ``heatmaps/<scan_id>_<class>`` of the same endings (its number where ``classes`` is None);
+            the tables then tell of the most probable one.
+        name: what the figures call the scores; default the key.
+        threshold: scores strictly above are foreground, which ``mask`` holds and the pictures outline: ``"otsu"`` over
+            all scores the network gave, ``"network"`` for the network's own, a number, or None for none.
+        min_threshold: no threshold is lower.
+        operating_points: the probability from which on a class is called, one for each of the network's outputs or
+            that of the second of two exclusive classes; where the class drawn is not called a scan has no foreground
+            (its threshold is infinite). None draws foreground on every scan.
+
+    Raises:
+        ValueError: an unknown format or threshold, or masks without a threshold.
+        SettingsError: an unknown window.
+    """
+
+    def __init__(
+        self,
+        output_dir: str,
+        formats: Sequence[str] = _FORMATS,
+        classes: Sequence[str] | None = None,
+        multi_label: bool = False,
+        window: Window | str = "40/400",
+        slices: int = 8,
+        key: str | None = None,
+        class_index: int | Literal["all"] | None = None,
+        name: str | None = None,
+        threshold: Literal["otsu", "network"] | float | None = None,
+        min_threshold: float = 0.0,
+        operating_points: Sequence[float] | None = None,
+    ) -> None:
+        unknown = sorted(set(formats) - {*_FORMATS, _MASK})
+        if unknown:
+            raise ValueError(f"unknown slice formats {', '.join(unknown)}; choose from {', '.join(_FORMATS)}, {_MASK}")
+        if _MASK in formats and threshold is None:
+            raise ValueError('the format "mask" needs a threshold: "otsu", "network" or a number')
+        check_labels(class_index, classes)
+        self.folder = Path(output_dir)
+        self.formats = tuple(formats)
+        self.classes = classes
+        self.multi_label = multi_label
+        self.window = display_window(window)
+        self.slices = slices
+        self.key = key
+        self.class_index = class_index
+        self.name = name
+        self.rule = ThresholdRule(threshold, min_threshold, operating_points, key)
+        self.table = RunningTable(self.folder / "scans.csv")
+        self.failures: dict[str, str] = {}
+
+    def attach(self, engine: Any) -> None:
+        """Write at every iteration of ``engine``; write ``scans.csv`` and report at its end."""
+        from ignite.engine import Events
+
+        engine.add_event_handler(Events.STARTED, self._start)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self)
+        engine.add_event_handler(Events.COMPLETED, self._finish)
+
+    def __call__(self, engine: Any) -> None:
+        """Write the scans of the engine's current iteration.
+
+        Raises:
+            OutputError: a row of ``scans.csv`` cannot be written.
+        """
+        for item in cases(engine):
+            scan_id = case_id(item)
+            try:
+                maps = {
+                    drawn.stem(scan_id): self._heatmap(item, drawn)
+                    for drawn in drawn_maps(item, self.key, self.class_index, self.classes)
+                }
+                for stem, heatmap in maps.items():
+                    heatmap.save(self.folder / "heatmaps" / f"{stem}.h5")
+                told = maps[scan_id] if scan_id in maps else self._heatmap(item, DrawnMap(None))
+                row = scan_row(told, self._prediction(item), scan_id)
+                self._write_slices(item, told, scan_id)
+            except Exception as error:
+                self._fail(scan_id, "scores", error)
+                continue
+            self.table.add([row])
+            for stem, heatmap in maps.items():
+                self._write_pictures(heatmap, scan_id, stem)
+
+    def raise_failures(self) -> None:
+        """Raise a CohortError that names every scan whose results could not be written, if any."""
+        if self.failures:
+            listed = "\n  ".join(self.failures.values())
+            raise CohortError(
+                f"the slice scores of {len(self.failures)} scans failed, the others are done:\n  {listed}"
+            )
+
+    def _prediction(self, item: Mapping[str, Any]) -> Prediction | None:
+        if self.classes is None:
+            return None
+        return read_prediction(item, self.classes, self.multi_label, self.rule.operating_points)
+
+    def _heatmap(self, item: Mapping[str, Any], drawn: DrawnMap) -> ScanHeatmap:
+        key, scores, _ = read_scores(item, self.key, drawn.class_index)
+        case = ScanCase.of(item)
+        attention, labels = read_slices(item, "attention"), read_slices(item, "instance_labels")
+        if attention is not None and scores.ndim == 1 and np.allclose(scores, np.atleast_2d(attention).mean(axis=0)):
+            key = "attention"
+        prediction = self._prediction(item)
+        heatmap = ScanHeatmap(
+            case.frame,
+            case.scores(scores),
+            drawn.title(self.name or key),
+            (prediction.attributes() if prediction else {}) | {"window": window_text(self.window)},
+            attention=None if attention is None else case.attention(np.atleast_2d(attention)),
+            labels=None if labels is None or (labels < 0).all() else case.labels(labels),
+            lungs=case.lungs,
+        )
+        return replace(heatmap, threshold=self.rule.threshold(scores, item, drawn.class_index, self.multi_label))
+
+    def _write_slices(self, item: Mapping[str, Any], heatmap: ScanHeatmap, scan_id: str) -> None:
+        _, rows, _ = read_score_rows(item, self.key)
+        case = ScanCase.of(item)
+        highest = np.stack([replace(heatmap, scores=case.scores(row)).slice_scores for row in rows])
+        scores = {"score": heatmap.slice_scores}
+        if (highest != highest[0]).any():
+            names = self.classes or range(len(rows))
+            scores = {f"score_{name}": values for name, values in zip(names, highest, strict=True)}
+        with replacing(self.folder / "slices" / f"{scan_id}.csv") as temporary:
+            temporary.write_text(csv_text(slice_rows(heatmap, scores), header=True), encoding="utf-8")
+
+    def _write_pictures(self, heatmap: ScanHeatmap, scan_id: str, stem: str) -> None:
+        for form in self.formats:
+            try:
+                self._export(form, heatmap, scan_id, stem)
+            except Exception as error:
+                self._fail(scan_id, f"{stem} {form}" if stem != scan_id else form, error)
+
+    def _export(self, form: str, heatmap: ScanHeatmap, scan_id: str, stem: str) -> None:
+        place = self.folder / "heatmaps"
+        if form == "curve":
+            export_curve(heatmap, place / f"{stem}_curve.png", title=scan_id)
+        elif form == "nifti":
+            export_nifti(heatmap, place / f"{stem}.nii.gz", smooth=True)
+        elif form == _MASK:
+            export_nifti_mask(heatmap, place / f"{stem}_mask.nii.gz")
+        elif heatmap.frame.path is None or not Path(heatmap.frame.path).exists():
+            logger.warning("no montage of scan '%s': the scan was not found at '%s'", scan_id, heatmap.frame.path)
+        else:
+            path = place / f"{stem}_montage.png"
+            export_montage(heatmap, None, path, window=self.window, slices=self.slices, title=scan_id)
+
+    def _fail(self, scan_id: str, what: str, error: Exception) -> None:
+        message = f"{scan_id} ({what}): {error}"
+        logger.error("slice scores of %s", message)
+        self.failures[scan_id] = "\n  ".join(filter(None, [self.failures.get(scan_id), message]))
+
+    def _start(self, engine: Any) -> None:
+        self.failures.clear()
+        self.table.start()
+
+    def _finish(self, engine: Any) -> None:
+        self.table.finish()
+        if self.failures:
+            logger.error("no complete slice scores of %d scans: %s", len(self.failures), ", ".join(self.failures))

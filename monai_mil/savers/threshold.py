@@ -1,0 +1,75 @@
+"""Where a slide's foreground begins: Otsu's threshold or another, never below a floor; nowhere on a negative slide."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from monai_mil.heatmaps import Heatmap, otsu
+from monai_mil.metrics import decisions
+from monai_mil.savers.prediction import fitting_points, read_probabilities
+from monai_mil.savers.scores import drawn_class, read_threshold
+
+
+@dataclass(frozen=True)
+class ThresholdRule:
+    """How the threshold of every slide is found.
+
+    Attributes:
+        source: ``"otsu"`` over the slide's tokens, ``"network"`` for the network's own, a number, or None for none.
+        minimum: the threshold is never lower; what keeps Otsu from splitting the background of a slide with a tiny
+            lesion or none.
+        operating_points: the probability from which on a case is called positive, one for each of the network's
+            outputs or one for the second of two exclusive classes. A slide for which the class drawn is not called (of
+            two exclusive ones the second) has no foreground: its threshold is infinite. None asks for no probability.
+        key: the tensor that is drawn, where it is named; the network's own threshold is that of its ``heatmap``.
+    """
+
+    source: Literal["otsu", "network"] | float | None
+    minimum: float = 0.0
+    operating_points: Sequence[float] | None = None
+    key: str | None = None
+
+    def __post_init__(self) -> None:
+        if isinstance(self.source, str) and self.source not in ("otsu", "network"):
+            raise ValueError(f'unknown threshold \'{self.source}\'; choose "otsu", "network" or a number')
+        if self.source == "network" and self.key not in (None, "heatmap"):
+            raise ValueError(f"the network's threshold is that of its 'heatmap', not of '{self.key}'; choose \"otsu\"")
+
+    def threshold(
+        self, scores: Heatmap | np.ndarray, item: Mapping[str, Any], class_index: int | None, multi_label: bool
+    ) -> float | None:
+        """The threshold of one slide or scan.
+
+        Args:
+            scores: the slide's, or those the network gave for the layers of a scan.
+            item: the case, which holds the network's answer.
+            class_index: the class drawn; None for the most probable one.
+            multi_label: classes do not exclude each other.
+
+        Raises:
+            CohortError: the network gives no threshold, or there are more operating points than outputs or fewer.
+        """
+        if self.source is None:
+            return None
+        if self._is_negative(item, class_index, multi_label):
+            return math.inf
+        if self.source == "otsu":
+            found = otsu(scores)
+        else:
+            found = read_threshold(item, class_index) if self.source == "network" else float(self.source)
+        return max(found, self.minimum)
+
+    def _is_negative(self, item: Mapping[str, Any], class_index: int | None, multi_label: bool) -> bool:
+        if self.operating_points is None:
+            return False
+        prob = read_probabilities(item, multi_label)
+        points = fitting_points(item, self.operating_points, len(prob), multi_label)
+        called = decisions(prob[None], points, exclusive=not multi_label)[0]
+        second_of_two = len(prob) == 2 and not multi_label and class_index is None
+        drawn = 1 if second_of_two else 0 if len(prob) == 1 else drawn_class(item, class_index)
+        return not called[drawn]

@@ -1,0 +1,82 @@
+"""A handler that writes the maps of a network that looks at several magnifications."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from monai_mil.heatmaps import Heatmap, assemble
+from monai_mil.savers.case import as_numbers, without_padding
+from monai_mil.savers.heatmaps import HeatmapSaver
+from monai_mil.savers.prediction import output_count
+from monai_mil.savers.scores import DrawnMap, drawn_class
+from monai_mil.savers.threshold import ThresholdRule
+from monai_mil.savers.tree_case import LevelTiles, looked_at
+
+UNIT = {"limits": (0.0, 1.0)}
+
+
+class TreeHeatmapSaver(HeatmapSaver):
+    """Writes the map of all magnifications as :class:`HeatmapSaver` does, and beside it what each of them saw.
+
+    For networks such as :class:`monai_mil.networks.HAGMIL` on packed bags (:mod:`monai_mil.networks.blocks.tree`). All
+    formats are written of every map, masks only where a map has a foreground:
+
+    - ``<slide_id>``: the search in one picture, one value for every tile of the finest level (``nested_rank``): the
+      share of the tissue that the network thought less worth a look.
+    - ``<slide_id>_level<j>``: the attention over the tiles that a level looked at, ``j`` 0 for the finest and 1 for
+      tiles twice as wide. By percentile: attention of different levels, or slides, has no common scale.
+    - ``<slide_id>_evidence``: the probability that the finest level's instance head gives its class on each of the
+      tiles that it looked at. Foreground is what lies above 0.5, on a slide for which the class is called; there is
+      none on others, because attention has a maximum on these too.
+
+    Args:
+        output_dir: the run's folder.
+        settings: further arguments of :class:`HeatmapSaver`, without ``key`` and ``name``. ``class_index`` is the class
+            of the evidence; None takes the second of two exclusive classes, else the most probable one. ``threshold``
+            and ``min_threshold`` are of the first map.
+
+    Raises:
+        ValueError: see there, or all classes are asked for.
+    """
+
+    def __init__(self, output_dir: str, **settings: Any) -> None:
+        super().__init__(output_dir, key="instance_scores", name="nested rank", **settings)
+        if self.class_index == "all":
+            raise ValueError("the maps of several magnifications are of one class; give its index, or None")
+
+    def _maps(self, item: Mapping[str, Any]) -> dict[str, Callable[[], Heatmap]]:
+        levels = list(looked_at(item))
+        maps = super()._maps(item)
+        maps |= {f"level{level.number}": partial(self._level, item, level) for level in levels}
+        if item.get("instance_logits") is not None:
+            maps["evidence"] = partial(self._evidence, item, levels[-1])
+        return maps
+
+    def _assemble(self, item: Mapping[str, Any], drawn: DrawnMap) -> Heatmap:
+        fused = super()._assemble(item, drawn)
+        return replace(fused, attributes={**fused.attributes, **UNIT})
+
+    def _level(self, item: Mapping[str, Any], level: LevelTiles) -> Heatmap:
+        name = f"attention of level {level.number}"
+        return assemble(level.attention, level.coords, level.frame, name=name, attributes=self._attributes(item))
+
+    def _evidence(self, item: Mapping[str, Any], finest: LevelTiles) -> Heatmap:
+        logits = without_padding(item, as_numbers(item["instance_logits"]), axis=1)
+        index = self._evidence_class(item)
+        name = "class evidence" if self.classes is None else f"evidence of {self.classes[index]}"
+        prob = 1 / (1 + np.exp(-logits[index, finest.rows].astype(np.float64)))
+        attributes = {**self._attributes(item), **UNIT}
+        heatmap = assemble(prob, finest.coords, finest.frame, name=name, attributes=attributes)
+        points = self.rule.operating_points or (0.5,) * output_count(item)
+        gate = ThresholdRule(0.5, operating_points=points)
+        return replace(heatmap, threshold=gate.threshold(heatmap, item, index, self.multi_label))
+
+    def _evidence_class(self, item: Mapping[str, Any]) -> int:
+        second_of_two = output_count(item) == 2 and not self.multi_label and self.class_index is None
+        assert self.class_index != "all"
+        return 1 if second_of_two else drawn_class(item, self.class_index)

@@ -1,0 +1,316 @@
+import json
+from collections import Counter
+
+import numpy as np
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from monai_mil.cohorts import Cohort, CohortSlide, read_cohort, split_cohort
+from monai_mil.errors import CohortError
+
+GOOD = """slide_id,path,patient_id,split,label
+a,slides/a.svs,p1,train,normal
+b,slides/b.svs,p1,train,tumor
+c,slides/c.svs,p2,val,normal
+d,/data/d.svs,,test,tumor
+"""
+
+
+@pytest.fixture
+def table(tmp_path):
+    def write(content: str | bytes, name: str = "cohort.csv"):
+        path = tmp_path / name
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+        return path
+
+    return write
+
+
+def test_a_table_is_read_with_paths_relative_to_it(table, tmp_path):
+    cohort = read_cohort(table(GOOD))
+    assert cohort.classes == ("normal", "tumor")
+    assert [slide.label for slide in cohort.slides] == [0, 1, 0, 1]
+    assert [str(slide.path) for slide in cohort.slides] == [
+        *(f"{tmp_path}/slides/{n}.svs" for n in "abc"),
+        "/data/d.svs",
+    ]
+    assert [slide.patient_id for slide in cohort.slides] == ["p1", "p1", "p2", "d"]
+    assert [slide.split for slide in cohort.slides] == ["train", "train", "val", "test"]
+
+
+def test_excel_s_byte_order_mark_and_blank_lines_do_no_harm(table):
+    content = b"\xef\xbb\xbf" + GOOD.replace("\n", "\r\n\r\n").encode()
+    assert read_cohort(table(content)).slides[0].slide_id == "a"
+
+
+def test_only_slide_id_is_needed_without_labels(table):
+    cohort = read_cohort(table("slide_id\na\nb\n"), labels=())
+    assert [(slide.slide_id, slide.path, slide.label) for slide in cohort.slides] == [
+        ("a", None, None),
+        ("b", None, None),
+    ]
+
+
+def test_classes_that_are_numbers_are_in_numerical_order(table):
+    assert read_cohort(table("slide_id,label\na,10\nb,2\nc,0\n")).classes == ("0", "2", "10")
+
+
+def test_given_classes_set_the_order_and_may_be_absent_from_the_table(table):
+    cohort = read_cohort(table("slide_id,label\na,tumor\n"), classes=["tumor", "normal", "other"])
+    assert (cohort.classes, cohort.slides[0].label) == (("tumor", "normal", "other"), 0)
+
+
+def test_several_label_columns_are_a_multi_label_cohort_with_unknown_values(table):
+    cohort = read_cohort(table("slide_id,er,her2\na,1,0\nb,,1\nc,nan,1.0\n"), labels=("er", "her2"))
+    assert cohort.classes == ("er", "her2")
+    np.testing.assert_array_equal([slide.label for slide in cohort.slides], [[1, 0], [np.nan, 1], [np.nan, 1]])
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("", r"no slides"),
+        ("slide_id,label\n", r"no slides"),
+        ("name,label\na,x\n", r"row 1: no column 'slide_id'; it has name, label"),
+        ("slide_id\na\n", r"row 1: no column 'label'"),
+        ("slide_id;label\na;x\n", r"row 1: columns are separated by ';'"),
+        ("slide_id\tlabel\na\tx\n", r"row 1: columns are separated by '\\t'"),
+        ("slide_id,label,label\na,x,y\n", r"row 1, column 'label': stands there twice"),
+        ("slide_id,label\na,x\nb\n", r"row 3, column 'slide_id': 1 cells, not 2"),
+        ("slide_id,label\na,x,y\n", r"row 2, column 'label': 3 cells, not 2"),
+        ("slide_id,label\na,x\nb,\n", r"row 3, column 'label': no label"),
+        ("slide_id,label\na,x\n,x\n", r"row 3, column 'slide_id': empty"),
+        ("slide_id,label\na,x\nb,x\na,x\n", r"row 4, column 'slide_id': 'a' stands already in row 2"),
+        ("slide_id,label\nf/a,x\n", r"row 2, column 'slide_id': 'f/a' cannot name a file"),
+        ("slide_id,label,split\na,x,train\nb,x,valid\n", r"row 3, column 'split': 'valid' is none of train, val, test"),
+        ("slide_id,label,split\na,x,train\nb,x,\n", r"row 3, column 'split': empty"),
+        (
+            "slide_id,label,patient_id,split\na,x,p,train\nb,x,p,test\n",
+            r"row 3, column 'split': patient 'p' is in 'test' but in 'train' in row 2",
+        ),
+    ],
+)
+def test_what_is_wrong_is_named_by_file_row_and_column(table, content, message):
+    with pytest.raises(CohortError, match=r"cohort\.csv'.*" + message):
+        read_cohort(table(content))
+
+
+def test_an_unknown_label_is_named_with_the_classes(table):
+    with pytest.raises(CohortError, match=r"row 3, column 'label': 'tumour' is none of the classes normal, tumor"):
+        read_cohort(table("slide_id,label\na,tumor\nb,tumour\n"), classes=["normal", "tumor"])
+
+
+def test_a_multi_label_value_is_0_1_or_empty(table):
+    with pytest.raises(CohortError, match=r"row 3, column 'her2': 'positive' is none of 0, 1 and empty"):
+        read_cohort(table("slide_id,er,her2\na,1,0\nb,1,positive\n"), labels=("er", "her2"))
+    with pytest.raises(CohortError, match=r"row 2, column 'er': no label in any label column"):
+        read_cohort(table("slide_id,er,her2\na,,\n"), labels=("er", "her2"))
+
+
+def test_all_problems_are_told_at_once(table):
+    with pytest.raises(CohortError, match=r"row 2, column 'label'.*row 4, column 'split'"):
+        read_cohort(table("slide_id,label,split\na,,train\nb,x,train\nc,x,nowhere\n"))
+
+
+def test_a_table_that_is_not_utf_8_is_named(table):
+    with pytest.raises(CohortError, match=r"cohort\.csv': not UTF-8"):
+        read_cohort(table("slide_id,label\nä,x\n".encode("latin-1")))
+    with pytest.raises(CohortError, match=r"nowhere\.csv': no such file"):
+        read_cohort("nowhere.csv")
+
+
+def test_inference_takes_slides_without_labels(table):
+    cohort = read_cohort(table("slide_id,label\na,tumor\nb,\n"), classes=["normal", "tumor"], unlabelled=True)
+    assert [slide.label for slide in cohort.slides] == [1, -1]
+    cohort = read_cohort(table("slide_id\na\n"), classes=["normal", "tumor"], unlabelled=True)
+    assert cohort.slides[0].label == -1
+
+
+def test_a_monai_data_list_is_read(table, tmp_path):
+    content = {
+        "training": [
+            {"image": "slides/a.svs", "label": 0},
+            {"image": "slides/b.ome.tif", "label": 1, "patient_id": "p"},
+        ],
+        "validation": [{"image": "slides/c.svs", "label": 1}],
+        "testing": [],
+        "description": "ignored",
+    }
+    cohort = read_cohort(table(json.dumps(content), "list.json"))
+    assert [(slide.slide_id, slide.split, slide.label) for slide in cohort.slides] == [
+        ("a", "train", 0),
+        ("b", "train", 1),
+        ("c", "val", 1),
+    ]
+    assert cohort.slides[0].path == tmp_path / "slides" / "a.svs"
+
+
+def test_a_multi_label_data_list_is_read(table):
+    content = [{"image": "a.svs", "label": [1, None]}, {"image": "b.svs", "label": [0, 1]}]
+    cohort = read_cohort(table(json.dumps(content), "list.json"))
+    np.testing.assert_array_equal([slide.label for slide in cohort.slides], [[1, np.nan], [0, 1]])
+    assert len(cohort.classes) == 2
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{", "not valid JSON"),
+        ("3", "neither a list nor sections"),
+        ('{"training": {"image": "a"}}', "'training' is not a list"),
+        ('{"training": ["a"]}', r"training\[0\]: not a dictionary"),
+        ('{"training": [{"label": 1}]}', r"training\[0\], column 'slide_id': empty"),
+        ('{"training": [{"image": "a.svs", "label": null}]}', r"training\[0\], column 'label': no label"),
+    ],
+)
+def test_what_is_wrong_in_a_data_list_is_named(table, content, message):
+    with pytest.raises(CohortError, match=r"list\.json'.*" + message):
+        read_cohort(table(content, "list.json"))
+
+
+def test_a_data_list_names_bags_or_slides(table, tmp_path):
+    cohort = read_cohort(table(GOOD))
+    (tmp_path / "a.h5").touch()
+    (tmp_path / "b.h5").touch()
+    assert cohort.datalist("train", tmp_path) == [
+        {"image": f"{tmp_path}/a.h5", "label": 0, "slide_id": "a", "patient_id": "p1"},
+        {"image": f"{tmp_path}/b.h5", "label": 1, "slide_id": "b", "patient_id": "p1"},
+    ]
+    assert cohort.datalist("val", check=False)[0]["image"] == f"{tmp_path}/slides/c.svs"
+    assert len(cohort.datalist(check=False)) == 4
+
+
+def test_missing_files_and_splits_are_named(table, tmp_path):
+    cohort = read_cohort(table(GOOD))
+    with pytest.raises(CohortError, match=r"row 2, column 'slide_id': no file '.*a\.h5'; run monai-mil embed"):
+        cohort.datalist("train", tmp_path)
+    with pytest.raises(CohortError, match=r"row 4, column 'path': no file '.*c\.svs'"):
+        cohort.datalist("val")
+    with pytest.raises(CohortError, match="split 'valid' is none of"):
+        cohort.datalist("valid")
+    with pytest.raises(CohortError, match="no slide has split 'test'"):
+        read_cohort(table("slide_id,label\na,x\n")).datalist("test")
+
+
+@pytest.mark.parametrize("labels", [("label",), ("er", "her2")])
+def test_what_is_written_is_read_again(table, tmp_path, labels):
+    content = GOOD if labels == ("label",) else "slide_id,er,her2\na,1,\nb,0,1\n"
+    cohort = read_cohort(table(content), labels=labels)
+    again = read_cohort(cohort.write(tmp_path / "again.csv"), labels=labels)
+    assert repr(again.slides) == repr(cohort.slides)
+    assert again.classes == cohort.classes
+
+
+SCANS = """scan_id,patient_id,path,series_uid,split,label
+head,p1,head,1.2.3,train,bleeding
+chest,p2,chest.nii.gz,,test,none
+"""
+
+
+def test_scans_are_named_by_their_own_column(table, tmp_path):
+    cohort = read_cohort(table(SCANS))
+    assert (cohort.id_column, cohort.case) == ("scan_id", "scan")
+    (tmp_path / "head").mkdir()
+    (tmp_path / "chest.nii.gz").touch()
+    head, chest = cohort.datalist()
+    assert head == {
+        "image": f"{tmp_path}/head",
+        "label": 0,
+        "series_uid": "1.2.3",
+        "scan_id": "head",
+        "patient_id": "p1",
+    }
+    assert chest["series_uid"] == "", "every item has the same keys, so that batches collate"
+    assert split_cohort(cohort, (1, 0, 0)).id_column == "scan_id"
+    again = read_cohort(cohort.write(tmp_path / "again.csv"))
+    assert repr(again.slides) == repr(cohort.slides)
+    assert again.id_column == "scan_id"
+
+
+def test_bags_of_scans_are_asked_for_by_scan_id(table, tmp_path):
+    cohort = read_cohort(table(SCANS))
+    with pytest.raises(CohortError, match=r"row 2, column 'scan_id': no file '.*head\.h5'; run monai-mil embed-scans"):
+        cohort.datalist(bag_dir=tmp_path)
+    assert "series_uid" not in cohort.datalist(bag_dir=tmp_path, check=False)[0]
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        ("scan_id,slide_id,label\na,b,x\n", r"row 1: both 'slide_id' and 'scan_id'"),
+        ("scan_id,label\na,x\na,x\n", r"row 3, column 'scan_id': 'a' stands already in row 2"),
+        ("scan_id,label\n../a,x\n", r"row 2, column 'scan_id': '\.\./a' cannot name a file"),
+    ],
+)
+def test_problems_of_scan_tables_name_their_column(table, content, problem):
+    with pytest.raises(CohortError, match=problem):
+        read_cohort(table(content))
+
+
+def test_a_data_list_of_scans_is_read_as_one(tmp_path):
+    path = tmp_path / "scans.json"
+    path.write_text('[{"image": "a.nii.gz", "scan_id": "a", "label": 1}, {"image": "b", "scan_id": "b", "label": 0}]')
+    cohort = read_cohort(path)
+    assert cohort.id_column == "scan_id"
+    assert [scan.slide_id for scan in cohort.slides] == ["a", "b"]
+    assert [scan.path for scan in cohort.slides] == [tmp_path / "a.nii.gz", tmp_path / "b"]
+
+
+def many(patients: int, slides_each: int, positive: float) -> Cohort:
+    rng = np.random.default_rng(patients)
+    slides = tuple(
+        CohortSlide(f"s{patient}_{slide}", f"p{patient}", label=int(rng.random() < positive))
+        for patient in range(patients)
+        for slide in range(slides_each)
+    )
+    return Cohort("cohort.csv", slides, ("label",), ("normal", "tumor"))
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    patients=st.integers(20, 60),
+    slides_each=st.integers(1, 3),
+    fractions=st.sampled_from([(0.6, 0.2, 0.2), (0.5, 0.5, 0.0), (0.8, 0.0, 0.2), (0.2, 0.2, 0.6), (1.0, 0.0, 0.0)]),
+    seed=st.integers(0, 5),
+)
+@example(patients=22, slides_each=3, fractions=(0.2, 0.2, 0.6), seed=0)
+def test_a_split_never_divides_a_patient_and_keeps_the_shares(patients, slides_each, fractions, seed):
+    cohort = split_cohort(many(patients, slides_each, 0.4), fractions, seed)
+    homes: dict[str, set[str]] = {}
+    for slide in cohort.slides:
+        homes.setdefault(slide.patient_id, set()).add(slide.split)
+    assert all(len(splits) == 1 for splits in homes.values())
+    counts = Counter(slide.split for slide in cohort.slides)
+    for name, share in zip(("train", "val", "test"), fractions, strict=True):
+        assert counts[name] / len(cohort) == pytest.approx(share, abs=0.13)
+    assert cohort == split_cohort(cohort, fractions, seed)
+
+
+@pytest.mark.parametrize("share", [0.1, 0.25, 0.3, 0.4, 0.45, 0.6, 0.7, 0.85])
+def test_any_share_of_a_large_cohort_is_met(share):
+    cohort = split_cohort(many(200, 1, 0.3), (1 - share, share, 0.0))
+    for label in (0, 1):
+        splits = [slide.split for slide in cohort.slides if slide.label == label]
+        assert splits.count("val") / len(splits) == pytest.approx(share, abs=0.05)
+
+
+def test_a_rare_class_is_in_every_split_however_the_shares_lie():
+    slides = tuple(CohortSlide(f"s{index}", f"p{index}", label=int(index < 2)) for index in range(40))
+    for seed in range(10):
+        cohort = split_cohort(Cohort("cohort.csv", slides, ("label",), ("normal", "tumor")), (0.6, 0.4, 0.0), seed)
+        assert {slide.split for slide in cohort.slides if slide.label} == {"train", "val"}
+
+
+def test_a_split_keeps_the_classes_in_proportion():
+    cohort = split_cohort(many(200, 1, 0.25), seed=3)
+    for split in ("train", "val", "test"):
+        labels = [slide.label for slide in cohort.slides if slide.split == split]
+        assert np.mean(labels) == pytest.approx(np.mean([slide.label for slide in cohort.slides]), abs=0.03)
+
+
+def test_too_few_patients_for_a_split_is_an_error():
+    with pytest.raises(CohortError, match="2 patients cannot be split"):
+        split_cohort(many(2, 3, 0.5))
+    with pytest.raises(CohortError, match="not three shares that sum to 1"):
+        split_cohort(many(10, 1, 0.5), (0.5, 0.5, 0.5))
