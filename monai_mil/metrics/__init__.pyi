@@ -11,7 +11,7 @@ from .log_loss import LogLoss
 from .report import classification_report
 from .slices import SliceFigure, SliceReport, centre_scores, slice_metrics
 from .survival import KaplanMeier, LogRank, group_names, kaplan_meier, log_rank, risk_groups, survival_report
-from .thresholds import OperatingPoint, Rule, decisions, operating_point, operating_points
+from .thresholds import OperatingPoint, Rule, decisions, operating_point, operating_points, read_operating_points
 from .tile_localisation import LocalisedSlide, localisation_report, rescaled, tile_figures
 
 __all__ = [
@@ -65,6 +65,7 @@ __all__ = [
     "packed",
     "paired_permutation_test",
     "pred_and_label",
+    "read_operating_points",
     "rescaled",
     "risk_groups",
     "roc_curve",

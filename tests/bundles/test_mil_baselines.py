@@ -76,6 +76,20 @@ def test_an_overlay_adds_the_anchor_to_every_network_with_attention(method, coho
     assert len(movement(tmp_path)) == 5
 
 
+def test_monai_finds_the_properties_of_a_training_beside_the_anchor(cohort, tmp_path):
+    places = {"dataset_dir": str(cohort), "ckpt_dir": str(tmp_path), "output_dir": str(tmp_path)}
+    run = ConfigWorkflow(
+        config_file=config(NAME, "train", "anchor"),
+        meta_file=config(NAME, "metadata")[0],
+        logging_file=str(BUNDLES / NAME / "configs" / "logging.conf"),
+        workflow_type="train",
+        bundle_root=str(BUNDLES / NAME),
+        **places,
+    )
+    run.initialize()
+    assert not run.check_properties()
+
+
 @pytest.fixture(scope="module")
 def followed(tmp_path_factory):
     from monai_mil.synthetic import make_survival_cohort
