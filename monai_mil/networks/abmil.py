@@ -10,7 +10,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from monai_mil.networks.blocks import AttentionNetwork, PoolWeights, attention_pool, stream_pool
+from monai_mil.networks.blocks import (
+    AttentionNetwork,
+    PoolWeights,
+    among_padding,
+    attention_pool,
+    front_lengths,
+    stream_pool,
+)
 from monai_mil.networks.contract import check_chunks, exact_dtype, exact_matmul
 
 
@@ -107,8 +114,7 @@ class ABMIL(AttentionNetwork):
             else:
                 real = rows[mask[index]] if lengths[index] < 0 else rows[: lengths[index]]
                 bag, real_scores = attention_pool(real, weights, dropout)
-                bag_scores = real_scores.new_full((len(real_scores), len(rows)), -torch.inf)
-                bag_scores = bag_scores.masked_scatter(mask[index], real_scores)
+                bag_scores = among_padding(real_scores, mask[index])
             bags.append(bag)
             scores.append(bag_scores)
         return torch.stack(bags), torch.stack(scores)
@@ -191,13 +197,3 @@ def _layer(state_dict: Mapping[str, Tensor], pattern: str) -> dict[str, Tensor]:
     if len(found) != 2:
         raise ValueError(f"not a CLAM-SB state dict: no layer is named like '{pattern}'")
     return found
-
-
-def front_lengths(mask: Tensor) -> list[int]:
-    """Number of real instances of every bag of ``mask`` ``[b, n]`` where they come first, as collation puts them.
-
-    -1 where they do not. One wait for the device in all.
-    """
-    counts = mask.sum(dim=1)
-    in_front = mask == (torch.arange(mask.shape[1], device=mask.device) < counts[:, None])
-    return torch.where(in_front.all(dim=1), counts, -1).tolist()

@@ -80,7 +80,7 @@ KEYS: Mapping[str, Key] = MappingProxyType(
         "image": Key("b d n ...", "features, channel first"),
         "coords": Key("b n 2", "level-0 pixels of a tile's upper-left corner; of a slice its index and 0"),
         "positions_mm": Key("b n", "position of a scan's slices along their normal"),
-        "instance_labels": Key("b n", "1, 0 or -1, unknown, of every instance", -1),
+        "instance_labels": Key("b n", "1, 0 or -1, unknown, of every instance", -1.0),
         "token_labels": Key("b n ...", "the truth of synthetic tokens"),
         "inside": Key("b n", "False where a tile of a packed bag lies beyond the slide"),
         "tissue_fraction": Key("b n", "share of a tile's area that is tissue, in a packed bag"),
@@ -127,6 +127,10 @@ class MILNetwork(nn.Module):
     Args:
         num_classes: ``c``.
     """
+
+    __constants__ = ["listed_keys"]
+    listed_keys = [(name, -1 if key.axis is None else key.axis + 1, float(key.padding)) for name, key in KEYS.items()]
+    """:data:`KEYS` as TorchScript can read them: name, axis of the instances in a batch or -1, and padding."""
 
     def __init__(self, num_classes: int) -> None:
         super().__init__()

@@ -98,7 +98,7 @@ class DSMIL(ChunkedAttentionNetwork):
                 continue
             places = mask[index].nonzero().flatten()
             bag, *columns, critical = self._stream(partial(split_rows, rows[places]))
-            wide = [among_padding(part, places, len(rows)) for part in columns]
+            wide = [among_padding(part, mask[index]) for part in columns]
             parts.append((bag, *wide, places[critical]))
         return self._answer(*(torch.stack(part) for part in zip(*parts, strict=True)))
 

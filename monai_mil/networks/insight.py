@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from monai_mil.networks.abmil import front_lengths
 from monai_mil.networks.blocks import (
     InsightTiles,
     TileBag,
@@ -17,6 +16,7 @@ from monai_mil.networks.blocks import (
     check_token_mask,
     check_tokens,
     decode,
+    front_lengths,
     instance_mask,
     map_tiles,
     otsu_threshold,

@@ -6,7 +6,6 @@ from monai_mil.networks.blocks.attention_network import AttentionNetwork, Chunke
 from monai_mil.networks.blocks.attention_pool import (
     PoolWeights,
     RunningPool,
-    among_padding,
     attention_pool,
     compute_dtype,
     pool_bags,
@@ -28,7 +27,7 @@ from monai_mil.networks.blocks.instance_branch import InstanceBranch, attended_e
 from monai_mil.networks.blocks.moments import attention_moments
 from monai_mil.networks.blocks.nystrom import NystromAttention
 from monai_mil.networks.blocks.otsu import otsu_threshold
-from monai_mil.networks.blocks.padding import real_rows, spread
+from monai_mil.networks.blocks.padding import among_padding, front_lengths, real_rows, restore_padding
 from monai_mil.networks.blocks.query_attention import QueryAttention, StackedLinear
 from monai_mil.networks.blocks.slice_transformer import AttentionLayer, DepthwisePositions, token_answer, with_token
 from monai_mil.networks.blocks.smooth import SmoothOperator
@@ -62,15 +61,16 @@ __all__ = [
     "children",
     "compute_dtype",
     "decode",
+    "front_lengths",
     "instance_mask",
     "map_tiles",
     "nested_rank",
     "otsu_threshold",
     "pool_bags",
     "real_rows",
+    "restore_padding",
     "smooth_max",
     "split_rows",
-    "spread",
     "stream_pool",
     "survival_curve",
     "survival_risk",
