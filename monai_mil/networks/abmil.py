@@ -18,10 +18,11 @@ from monai_mil.networks.blocks import (
     front_lengths,
     stream_pool,
 )
-from monai_mil.networks.contract import check_chunks, exact_dtype, exact_matmul
+from monai_mil.networks.contract import ChunkedNetwork, check_chunks, exact_dtype, exact_matmul
+from monai_mil.networks.graph import is_recorded
 
 
-class ABMIL(AttentionNetwork):
+class ABMIL(AttentionNetwork, ChunkedNetwork):
     """ABMIL with gated (Eq. 9) or plain (Eq. 8) attention over hidden rows.
 
     ``h_i = relu(W x_i + b)``; ``s_i = w^T (tanh(V h_i) * sigmoid(U h_i))``, without the sigmoid if not gated;
@@ -68,27 +69,12 @@ class ABMIL(AttentionNetwork):
 
     def describe(self, image: Tensor, mask: Tensor | None) -> dict[str, Tensor]:
         """See :meth:`MILNetwork.forward`."""
-        if torch.jit.is_scripting():
-            return self._whole(image, mask)
-        if torch.jit.is_tracing() or torch.compiler.is_compiling():
+        if torch.jit.is_scripting() or is_recorded():
             return self._whole(image, mask)
         return self._in_chunks(image, mask)
 
     @torch.jit.unused
-    @torch.no_grad()
-    def pool_chunks(self, chunks: Iterable[Tensor | np.ndarray]) -> dict[str, Tensor]:
-        """Evaluate one bag that does not fit into memory.
-
-        Args:
-            chunks: the instances in order, ``[m, d]`` each, tensors or arrays of any floating type; a few
-                thousand rows are best. They are moved to the network's device.
-
-        Returns:
-            The output of a batch of one bag, as from ``forward(..., return_dict=True)``.
-
-        Raises:
-            ValueError: no row came, or a feature is not finite.
-        """
+    def _answer_chunks(self, chunks: Iterable[Tensor | np.ndarray]) -> dict[str, Tensor]:
         bag, scores = stream_pool(check_chunks(chunks, self.hidden.weight.device), self._weights())
         return self._answer(bag[None], scores[None])
 

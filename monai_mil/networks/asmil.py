@@ -95,24 +95,9 @@ class ASMIL(ChunkedAttentionNetwork):
         return scores if mask is None else scores.masked_fill(~mask[:, None], -torch.inf)
 
     @torch.jit.unused
-    def pool_chunks(self, chunks: Iterable[Tensor | np.ndarray]) -> dict[str, Tensor]:
-        """Evaluate one bag that does not fit into memory, as in evaluation mode.
-
-        Args:
-            chunks: the instances in order, ``[m, d]`` each, tensors or arrays of any floating type. They are moved
-                to the network's device.
-
-        Returns:
-            The output of a batch of one bag, as from ``forward(..., return_dict=True)``.
-
-        Raises:
-            ValueError: no row came, or a feature is not finite.
-        """
-        from monai.networks.utils import eval_mode
-
-        with eval_mode(self):
-            pooled, scores = self._stream(check_chunks(chunks, self.hidden.weight.device))
-            return self._answer(pooled[None], scores[None], scores[None].softmax(dim=2))
+    def _answer_chunks(self, chunks: Iterable[Tensor | np.ndarray]) -> dict[str, Tensor]:
+        pooled, scores = self._stream(check_chunks(chunks, self.hidden.weight.device))
+        return self._answer(pooled[None], scores[None], scores[None].softmax(dim=2))
 
     @torch.jit.unused
     def _in_chunks(self, image: Tensor, mask: Tensor | None) -> dict[str, Tensor]:

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from monai_mil.networks.abmil import ABMIL
 from monai_mil.networks.blocks import InstanceBranch, attended_extremes
 from monai_mil.networks.contract import exact_matmul
+from monai_mil.networks.graph import is_recorded
 from monai_mil.networks.reference import load_reference, size_of
 
 REFERENCE_LAYERS = {
@@ -76,9 +77,9 @@ class CLAM_SB(ABMIL):  # noqa: N801
         """See :meth:`MILNetwork.forward`."""
         if torch.jit.is_scripting():
             return self._whole(image, mask)
+        output = self._whole(image, mask) if is_recorded() else self._in_chunks(image, mask)
         if torch.jit.is_tracing() or torch.compiler.is_exporting():
-            return self._whole(image, mask)
-        output = self._whole(image, mask) if torch.compiler.is_compiling() else self._in_chunks(image, mask)
+            return output
         return self._with_branch(output, image, mask)
 
     @torch.jit.unused

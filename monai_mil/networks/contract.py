@@ -16,6 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from monai_mil.networks.graph import is_recorded
+
 
 @dataclass(frozen=True)
 class Key:
@@ -152,7 +154,7 @@ class MILNetwork(nn.Module):
         """
         if torch.jit.is_scripting():
             return self.describe(check_bag(image, mask), mask)["logits"]
-        if not torch.jit.is_tracing() and not torch.compiler.is_compiling():
+        if not is_recorded():
             image = check_bag(image.as_subclass(Tensor), mask)
         output = self.describe(image, mask)
         if not return_dict:
@@ -163,6 +165,41 @@ class MILNetwork(nn.Module):
 
     def describe(self, image: Tensor, mask: Tensor | None) -> dict[str, Tensor]:
         """The whole output for a checked batch; see this module for the keys."""
+        raise NotImplementedError
+
+
+class ChunkedNetwork(MILNetwork):
+    """Base of the networks that evaluate a bag which does not fit into memory.
+
+    A subclass implements :meth:`_answer_chunks`.
+
+    Args:
+        num_classes: ``c``.
+    """
+
+    @torch.jit.unused
+    def pool_chunks(self, chunks: Iterable[Tensor | np.ndarray]) -> dict[str, Tensor]:
+        """Evaluate one bag that does not fit into memory, as in evaluation mode and without gradients.
+
+        Args:
+            chunks: the instances in order, ``[m, d]`` each, tensors or arrays of any floating type; a few thousand
+                rows are best. They are moved to the network's device. A network that reads a bag twice (``DSMIL``)
+                needs something that starts anew each time it is iterated over, not a generator.
+
+        Returns:
+            The output of a batch of one bag, as from ``forward(..., return_dict=True)``.
+
+        Raises:
+            ValueError: no row came, a feature is not finite, or the chunks can be read only once and are needed twice.
+        """
+        from monai.networks.utils import eval_mode
+
+        with eval_mode(self):
+            return self._answer_chunks(chunks)
+
+    @torch.jit.unused
+    def _answer_chunks(self, chunks: Iterable[Tensor | np.ndarray]) -> dict[str, Tensor]:
+        """See :meth:`pool_chunks`; the chunks are not checked yet, see :func:`check_chunks`."""
         raise NotImplementedError
 
 

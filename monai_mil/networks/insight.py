@@ -25,6 +25,7 @@ from monai_mil.networks.blocks import (
     write_columns,
 )
 from monai_mil.networks.contract import MILNetwork, check_bag, check_shape
+from monai_mil.networks.graph import is_recorded
 from monai_mil.networks.reference import insight_parameters, load_reference, size_of
 
 
@@ -136,7 +137,7 @@ class INSIGHT(MILNetwork):
         self, image: Tensor, mask: Tensor | None, scale: Tensor | None = None, offset: Tensor | None = None
     ) -> dict[str, Tensor]:
         """See :meth:`forward`. What is not finite shows in the heatmap: a bag on disk is not read once more for it."""
-        if torch.jit.is_tracing() or torch.compiler.is_compiling():
+        if is_recorded():
             return self._whole(image, mask, scale, offset)
         check_shape(image, instance_mask(mask))
         self._check_input(image, mask, scale, offset)

@@ -9,7 +9,8 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from monai_mil.networks.contract import MILNetwork, exact_dtype
+from monai_mil.networks.contract import ChunkedNetwork, MILNetwork, exact_dtype
+from monai_mil.networks.graph import is_recorded
 
 
 class AttentionNetwork(MILNetwork):
@@ -51,17 +52,15 @@ class AttentionNetwork(MILNetwork):
         return copy.requires_grad_(False).eval()
 
 
-class ChunkedAttentionNetwork(AttentionNetwork):
+class ChunkedAttentionNetwork(AttentionNetwork, ChunkedNetwork):
     """An attention network that evaluates a bag in chunks of instances and does all else in plain operations.
 
-    A subclass implements :meth:`_whole` and :meth:`_in_chunks`, which give the same.
+    A subclass implements :meth:`_whole` and :meth:`_in_chunks`, which give the same, and :meth:`_answer_chunks`.
     """
 
     def describe(self, image: Tensor, mask: Tensor | None) -> dict[str, Tensor]:
         """See :meth:`MILNetwork.forward`."""
-        if torch.jit.is_scripting():
-            return self._whole(image, mask)
-        if torch.jit.is_tracing() or torch.compiler.is_compiling() or torch.is_grad_enabled():
+        if torch.jit.is_scripting() or is_recorded() or torch.is_grad_enabled():
             return self._whole(image, mask)
         return self._in_chunks(image, mask)
 

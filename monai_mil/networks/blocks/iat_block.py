@@ -11,6 +11,7 @@ from torch.utils.checkpoint import checkpoint
 
 from monai_mil.networks.blocks.nystrom import NystromAttention
 from monai_mil.networks.contract import exact_dtype, exact_matmul
+from monai_mil.networks.graph import is_recorded
 
 RESIDUAL_SCALE = math.sqrt(9 / math.log(9) - 1)
 """What the tokens are multiplied with before attention is added: the constant of admin initialisation for a network of
@@ -82,9 +83,7 @@ class IATBlock(nn.Module):
 
         Bag and scores are float32 or better.
         """
-        if torch.jit.is_scripting():
-            return self._whole(tokens)
-        if torch.jit.is_tracing() or torch.compiler.is_compiling():
+        if torch.jit.is_scripting() or is_recorded():
             return self._whole(tokens)
         return self._with_gradients(tokens) if torch.is_grad_enabled() else self._in_chunks(tokens)
 

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from monai_mil.networks.blocks.normed_projection import normed_projection
 from monai_mil.networks.contract import exact_matmul
+from monai_mil.networks.graph import is_recorded
 
 
 class AttentionLayer(nn.Module):
@@ -57,9 +58,7 @@ class AttentionLayer(nn.Module):
     def _project(self, token: Tensor, slices: Tensor) -> Tensor:
         """Query, key and value of every token, one behind the other, ``[b, 1 + n, 3 d]``."""
         weight, bias = self.attention.in_proj_weight, self.attention.in_proj_bias
-        if torch.jit.is_scripting():
-            return F.linear(self._affine(torch.cat([token, slices], dim=1)), weight, bias)
-        if torch.jit.is_tracing() or torch.compiler.is_compiling():
+        if torch.jit.is_scripting() or is_recorded():
             return F.linear(self._affine(torch.cat([token, slices], dim=1)), weight, bias)
         return self._lean_project(token, slices)
 
