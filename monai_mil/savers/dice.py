@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,10 +13,12 @@ from typing import Any
 import numpy as np
 
 from monai_mil.errors import AnnotationError, CohortError, SettingsError
-from monai_mil.files import replacing, write_json
+from monai_mil.files import write_json
 from monai_mil.heatmaps import Heatmap, dice_counts, otsu, slide_dice, stitch
 from monai_mil.metrics import SIZE_BOUNDS, DiceCounts, LesionDice, dice_summary, lesion_dice, lesion_size
-from monai_mil.savers.against_truth import MeasuringSaver
+from monai_mil.savers.against_truth import TruthSaver
+from monai_mil.savers.case import Case
+from monai_mil.savers.tables import write_table
 
 logger = logging.getLogger(__name__)
 
@@ -31,7 +32,7 @@ _LESION_COLUMNS = (
 
 
 @dataclass(frozen=True, eq=False)
-class _Measured:
+class _SlideDice:
     """One positive slide: its counts for one threshold or, while the best is sought, for every share."""
 
     slide_id: str
@@ -76,7 +77,7 @@ class _Rule:
         return max(self.level * highest, self.minimum)
 
 
-class DiceSaver(MeasuringSaver[_Measured]):
+class DiceSaver(TruthSaver[_SlideDice]):
     """Writes ``dice.json``, ``dice.csv`` (a row a slide) and ``dice_lesions.csv`` when an evaluator ends.
 
     The map of every positive slide is stitched, drawn smoothly at ``mpp`` and compared with the ground truth, block by
@@ -106,7 +107,9 @@ class DiceSaver(MeasuringSaver[_Measured]):
         SettingsError: ``threshold`` is no number and names no file that holds one.
     """
 
-    measure = "Dice"
+    product = "Dice"
+    failed_text = "{count} positive slides have no Dice"
+    missing_text = "no Dice of {count} positive slides"
     normal_slides = False
 
     def __init__(
@@ -128,11 +131,10 @@ class DiceSaver(MeasuringSaver[_Measured]):
         self.mpp = mpp
         self.size_bounds = tuple(size_bounds)
 
-    def _measure(self, item: Mapping[str, Any], positive: bool) -> _Measured:
+    def _measure(self, case: Case, heatmap: Heatmap, positive: bool) -> _SlideDice:
         from monai_mil.slides import BlockGrid, find_lesions, find_truth, open_truth
 
-        name, patient, heatmap = self._compared(item)
-        frame = heatmap.frame
+        name, patient, frame = case.name, case.patient_id, heatmap.frame
         path = find_truth(self.truth_dir, name)
         truth = open_truth(path, value=self.value, level0_size=frame.level0_size)
         grid = BlockGrid(frame.level0_size, self.mpp / frame.mpp)
@@ -140,7 +142,7 @@ class DiceSaver(MeasuringSaver[_Measured]):
         if self.rule.source == "best":
             table = dice_counts(canvas, np.maximum(_SHARES * highest, self.rule.minimum), truth, grid)
             _refuse_empty(path, int(table[0, 2]))
-            return _Measured(name, patient, np.nan, highest, tuple(DiceCounts(*row) for row in table.tolist()), ())
+            return _SlideDice(name, patient, np.nan, highest, tuple(DiceCounts(*row) for row in table.tolist()), ())
         threshold = self.rule.threshold(heatmap)
         lesions = find_lesions(truth, grid)
         _refuse_empty(path, len(lesions))
@@ -150,9 +152,9 @@ class DiceSaver(MeasuringSaver[_Measured]):
             LesionDice(name, patient, number, area, counts, tuple(box))
             for number, (area, box, counts) in enumerate(named, 1)
         )
-        return _Measured(name, patient, threshold, highest, (found.whole,), single)
+        return _SlideDice(name, patient, threshold, highest, (found.whole,), single)
 
-    def _write(self, measured: list[_Measured]) -> None:
+    def _report(self, measured: list[_SlideDice]) -> None:
         best = _best(measured) if self.rule.source == "best" else 0
         rule = replace(self.rule, level=float(_SHARES[best])) if self.rule.source == "best" else self.rule
         counts = [each.counts[best] for each in measured]
@@ -178,8 +180,8 @@ class DiceSaver(MeasuringSaver[_Measured]):
         for each, count in zip(measured, counts, strict=True):
             threshold = rule.of_share(each.highest) if rule.source == "best" else each.threshold
             rows.append((each.slide_id, each.patient_id, f"{threshold:.6g}", *_columns(count)))
-        _write_table(self.folder / "dice.csv", _SLIDE_COLUMNS, rows)
-        _write_table(self.folder / "dice_lesions.csv", _LESION_COLUMNS, [self._lesion_row(each) for each in lesions])
+        write_table(self.folder / "dice.csv", _SLIDE_COLUMNS, rows)
+        write_table(self.folder / "dice_lesions.csv", _LESION_COLUMNS, [self._lesion_row(each) for each in lesions])
         figures = (slides["mean"][name] for name in ("value", "low", "high"))
         logger.info("Dice %.4f (95 %% interval %.4f to %.4f) of %d slides", *figures, len(counts))
 
@@ -191,7 +193,7 @@ class DiceSaver(MeasuringSaver[_Measured]):
         return (*name, size, lesion.area, area, *box, *_columns(lesion.counts))
 
 
-def _best(measured: Sequence[_Measured]) -> int:
+def _best(measured: Sequence[_SlideDice]) -> int:
     """The share of the highest mean Dice; of equally good ones the middle."""
     if not measured:
         raise CohortError("no threshold can be chosen: no positive slide could be compared; see the errors above")
@@ -207,10 +209,3 @@ def _columns(counts: DiceCounts) -> tuple[Any, ...]:
 def _refuse_empty(path: Path, found: int) -> None:
     if found == 0:
         raise AnnotationError(f"ground truth '{path}': it is empty, but the slide is labelled positive; check both")
-
-
-def _write_table(path: Path, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-    with replacing(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(columns)
-        writer.writerows(rows)
