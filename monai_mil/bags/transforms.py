@@ -61,7 +61,7 @@ class SampleInstancesd(Randomizable, MapTransform):
         return sampled
 
 
-def places(coords: np.ndarray, info: BagInfo, grid: tuple[int, int] | None = None) -> dict[str, Tensor]:
+def instance_places(coords: np.ndarray, info: BagInfo, grid: tuple[int, int] | None = None) -> dict[str, Tensor]:
     """Where the instances lie: ``coords``, ``positions_mm`` of a scan's slices, ``token_mask`` of a slide's tokens.
 
     The last, bool ``[n, h, w]``, only where the tokens' ``grid`` is given and some lie beyond the slide.

@@ -98,11 +98,11 @@ class EmbedJob(ABC):
         """Write the bags that cannot be kept; returns the number of instances of all, and remarks."""
 
     @abstractmethod
-    def wanted(self, bag: Path, found: BagInfo) -> dict[str, Any]:
+    def required_settings(self, bag: Path, found: BagInfo) -> dict[str, Any]:
         """What a bag that exists must say of itself to be kept, besides the encoder; ``found`` is what it says."""
 
-    def said(self, found: BagInfo) -> dict[str, Any]:
-        """What the bag says, under the names of ``wanted``."""
+    def recorded_settings(self, found: BagInfo) -> dict[str, Any]:
+        """What the bag says, under the names of :meth:`required_settings`."""
         return dict(vars(found))
 
 
@@ -168,9 +168,10 @@ def kept_instances(job: EmbedJob, bag: Path, encoder: Encoder) -> int | None:
 def _check_kept(job: EmbedJob, path: Path, encoder: Encoder) -> int:
     """Number of instances in the bag that exists; BagError if this run would make another one."""
     with BagFile(path) as bag:
-        n, found = bag.n, job.said(bag.info) | {"width": bag.width, "grid": bag.grid, "storage": bag.storage}
-        wanted = job.wanted(path, bag.info)
-    wanted |= {
+        n, recorded = bag.n, job.recorded_settings(bag.info)
+        recorded |= {"width": bag.width, "grid": bag.grid, "storage": bag.storage}
+        required = job.required_settings(path, bag.info)
+    required |= {
         "encoder": encoder.name,
         "encoder_digest": encoder.digest,
         "width": encoder.width,
@@ -178,7 +179,9 @@ def _check_kept(job: EmbedJob, path: Path, encoder: Encoder) -> int:
         "storage": job.storage,
     }
     different = [
-        f"{name} {found.get(name)} instead of {wanted[name]}" for name in wanted if found.get(name) != wanted[name]
+        f"{name} {recorded.get(name)} instead of {value}"
+        for name, value in required.items()
+        if recorded.get(name) != value
     ]
     if different:
         raise BagError(

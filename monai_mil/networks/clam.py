@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from monai_mil.networks.abmil import ABMIL
-from monai_mil.networks.blocks import InstanceBranch, attended_extremes
+from monai_mil.networks.blocks import InstanceBranch, most_and_least_attended
 from monai_mil.networks.contract import exact_matmul
 from monai_mil.networks.graph import is_recorded
 from monai_mil.networks.reference import load_reference, size_of
@@ -87,7 +87,7 @@ class CLAM_SB(ABMIL):  # noqa: N801
         """The output, with the extreme instances' class evidence in it."""
         if self.branch is None:
             return output
-        top, top_real, bottom, bottom_real = attended_extremes(output["attention_logits"], mask, self.sampled)
+        top, top_real, bottom, bottom_real = most_and_least_attended(output["attention_logits"], mask, self.sampled)
         index = torch.cat([top, bottom], dim=2)
         rows = image.gather(2, index.flatten(1)[:, None].expand(-1, image.shape[1], -1)).transpose(1, 2)
         hidden = F.dropout(F.relu(self.hidden(rows.to(self.hidden.weight.dtype))), self.dropout, self.training)

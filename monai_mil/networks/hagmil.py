@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from monai_mil.networks.blocks import children, nested_rank, real_rows, restore_padding, tree_sizes
+from monai_mil.networks.blocks import child_rows, nested_rank, real_rows, restore_padding, tree_sizes
 from monai_mil.networks.contract import MILNetwork, check_bag
 from monai_mil.networks.iat import IAT
 
@@ -133,7 +133,7 @@ class HAGMIL(MILNetwork):
     def _open(self, scores: Tensor, rows: Tensor, level: int) -> Tensor:
         """Rows of the next finer level: children of the most attended of ``rows``, by scores ``[1, 1, m]``."""
         k = self.k_train[level] if self.training else self.k_eval[level]
-        return children(rows.index_select(0, _descending(scores.detach()[0, 0])[:k]))
+        return child_rows(rows.index_select(0, _descending(scores.detach()[0, 0])[:k]))
 
     def _pack(self, outputs: list[dict[str, Tensor]], looked: list[Tensor], sizes: list[int]) -> dict[str, Tensor]:
         """One output in packed order from those of the levels, each for the rows that it looked at."""

@@ -12,7 +12,7 @@ from monai_mil.networks.blocks import (
     RESIDUAL_SCALE,
     IATBlock,
     InstanceBranch,
-    attended_extremes,
+    most_and_least_attended,
     real_rows,
     restore_padding,
 )
@@ -137,7 +137,7 @@ class IAT(MILNetwork):
         if self.sampled == 0:
             return output
         evidence = output["instance_logits"]
-        top, top_real, bottom, bottom_real = attended_extremes(output["attention_logits"], None, self.sampled)
+        top, top_real, bottom, bottom_real = most_and_least_attended(output["attention_logits"], None, self.sampled)
         for key, index, real in (("top", top, top_real), ("bottom", bottom, bottom_real)):
             logits = evidence.gather(2, index.expand(-1, evidence.shape[1], -1))
             output[key + "_instance_logits"] = logits.masked_fill(~real, -float("inf"))

@@ -51,7 +51,7 @@ class AttentionLayer(nn.Module):
             query = query[:, :, :rows]
         allowed: Tensor | None = None
         if mask is not None:
-            allowed = with_token(mask)[:, None, None]
+            allowed = mask_with_token(mask)[:, None, None]
         mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=allowed)
         return self.attention.out_proj(mixed.transpose(1, 2).flatten(2))
 
@@ -136,12 +136,12 @@ class DepthwisePositions(nn.Module):
         return slices if mask is None else slices.masked_fill(~mask[:, :, None], 0.0)
 
 
-def with_token(mask: Tensor) -> Tensor:
+def mask_with_token(mask: Tensor) -> Tensor:
     """The mask of the class token and the slices, ``[b, 1 + n]``."""
     return torch.cat([torch.ones_like(mask[:, :1]), mask], dim=1)
 
 
-def token_answer(token: Tensor, scores: Tensor, weight: Tensor, bias: Tensor) -> dict[str, Tensor]:
+def class_token_output(token: Tensor, scores: Tensor, weight: Tensor, bias: Tensor) -> dict[str, Tensor]:
     """The output dict of a network that classifies its class token.
 
     Args:
