@@ -71,7 +71,7 @@ def write_features(path: Path, file: h5py.File, features: np.ndarray, storage: s
 
 
 def decode(codes: np.ndarray, scale: np.ndarray, offset: np.ndarray) -> np.ndarray:
-    """Features, float32, of codes whose last axis is the channel."""
+    """Float32 features of uint8 codes whose last axis is the channel."""
     features = codes * scale
     features += offset
     return features

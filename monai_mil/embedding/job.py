@@ -53,7 +53,7 @@ class CaseResult:
 
 @dataclass(frozen=True)
 class EmbedJob(ABC):
-    """Everything one case needs; may travel to another process.
+    """The work of embedding one slide or scan, which another process may do.
 
     Attributes:
         case_id: the case's name; its bags are ``<case_id>.h5``.
@@ -99,15 +99,15 @@ class EmbedJob(ABC):
 
     @abstractmethod
     def required_settings(self, bag: Path, found: BagInfo) -> dict[str, Any]:
-        """What a bag that exists must say of itself to be kept, besides the encoder; ``found`` is what it says."""
+        """The settings, besides the encoder's, that an existing bag must record to be kept; ``found`` is its info."""
 
     def recorded_settings(self, found: BagInfo) -> dict[str, Any]:
-        """What the bag says, under the names of :meth:`required_settings`."""
+        """The settings that the bag says it was made with, under the names of :meth:`required_settings`."""
         return dict(vars(found))
 
 
 def run_job(job: EmbedJob, encoder: Encoder, on_instances: OnInstances, *, wait: bool) -> CaseResult | None:
-    """Make the bags of one case, whatever goes wrong.
+    """Make the bags of one case; an error becomes a ``failed`` result and is not raised.
 
     Args:
         job: the case.

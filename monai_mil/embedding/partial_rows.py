@@ -84,7 +84,7 @@ class PartialRows:
 
 
 def header_of(rows: Path) -> Path:
-    """Where the header of a file of rows lies."""
+    """Path of the header beside a file of rows."""
     return rows.with_suffix(".json")
 
 

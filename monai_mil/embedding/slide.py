@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class EmbedSettings:
-    """How slides are cut into tiles.
+    """How tissue is found and slides are cut into tiles.
 
     Attributes:
         tile_size: edge of a tile in pixels at ``target_mpp``.

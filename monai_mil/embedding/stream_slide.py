@@ -1,4 +1,4 @@
-"""A network's answer for a slide, without its features ever being kept."""
+"""Inference on a slide whose features are pooled as they are encoded and never kept."""
 
 from __future__ import annotations
 

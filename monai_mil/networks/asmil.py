@@ -25,7 +25,7 @@ from monai_mil.networks.reference import asmil_parameters, load_reference, size_
 
 
 class ASMIL(ChunkedAttentionNetwork):
-    """Several learned tokens look at the tiles, each in its own way; a class token looks at the tokens.
+    """Several learned tokens attend to the tiles, each in its own way; a class token attends to these tokens.
 
     ``h_i = relu(W x_i)``; every FEAT token attends to the ``h_i`` (:class:`QueryAttention`) and becomes ``f_t``; the
     class token attends likewise to the ``f_t``; ``logits = C z + c`` of what it becomes. In training some of the

@@ -223,7 +223,7 @@ def check_bag(image: Tensor, mask: Tensor | None) -> Tensor:
 
 
 def check_shape(image: Tensor, mask: Tensor | None) -> None:
-    """The part of :func:`check_bag` that reads no feature."""
+    """Raise a ValueError unless image and mask have shapes of bags with instances; reads no feature."""
     if image.dim() != 3 and image.dim() != 5:
         raise ValueError(f"a bag must be [b, d, n] or [b, d, n, h, w], got {list(image.shape)}")
     if image.shape[0] == 0 or image.shape[2] == 0:
@@ -290,7 +290,7 @@ def check_chunks(chunks: Iterable[Tensor | np.ndarray], device: torch.device) ->
 
 
 def instance_scores(output: Mapping[str, Tensor]) -> Tensor:
-    """What localisation uses, the same call for every network.
+    """One score of every instance for every class, whichever network gave the output: what localisation takes.
 
     A network's own ``instance_scores`` come first, then its ``heatmap`` (the highest token of an instance), then its
     attention, averaged over heads and the same for every class.

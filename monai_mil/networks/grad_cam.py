@@ -1,4 +1,4 @@
-"""Grad-CAM (Selvaraju et al., ICCV 2017): what a heatmap inside the network is compared with.
+"""Grad-CAM (Selvaraju et al., ICCV 2017): heatmaps of any network, a baseline for those a network gives itself.
 
 Activations ``A_k`` of a layer, one row a tile or token; weights ``w_k``, the mean over all tiles and tokens of the bag
 of ``d y / d A_k``, where ``y`` is the network's answer for a class: its ``prob`` where it gives one, else its logit.

@@ -41,7 +41,7 @@ _IGNORED = r"instance_loss_fn\..*"
 
 
 class IAT(MILNetwork):
-    """Blocks of Nystroem attention, each with a gated attention pooling of its own; the bag vectors are mixed.
+    """Blocks of Nystroem attention, each with a gated attention pooling of its own; a weighted sum of bag vectors.
 
     Tokens pass from block to block (:class:`IATBlock`); every block gives a vector of the bag; ``z = sum_i w_i bag_i +
     beta`` with learned ``w_i`` and one scalar ``beta``; ``logits = C z + c``. There is no position code, yet

@@ -1,4 +1,4 @@
-"""What a network with attention offers to an anchor: a frozen copy of exactly the modules that make its scores."""
+"""Bases of networks with attention: one that ASMIL's anchor can follow, and one that also evaluates bags in chunks."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from monai_mil.networks.graph import is_recorded
 
 
 class AttentionNetwork(MILNetwork):
-    """A network whose attention scores a copy of some of its modules can make again.
+    """Base of networks that ``training.Anchor`` can follow: copies of some modules make their attention scores.
 
     A subclass names the modules in ``score_parameters`` and implements :meth:`attention_scores` with nothing else.
 
@@ -53,7 +53,7 @@ class AttentionNetwork(MILNetwork):
 
 
 class ChunkedAttentionNetwork(AttentionNetwork, ChunkedNetwork):
-    """An attention network that evaluates a bag in chunks of instances and does all else in plain operations.
+    """Base of attention networks that evaluate a bag in chunks of instances, and train and export in plain operations.
 
     A subclass implements :meth:`_whole` and :meth:`_in_chunks`, which give the same, and :meth:`_answer_chunks`.
     """

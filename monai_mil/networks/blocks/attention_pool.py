@@ -44,7 +44,7 @@ class PoolWeights(NamedTuple):
 
 
 def attention_pool(rows: Tensor, weights: PoolWeights, dropout: float = 0.0) -> tuple[Tensor, Tensor]:
-    """Pool one bag.
+    """The attention-weighted mean of the instances of one bag, and their attention scores.
 
     Args:
         rows: instances, ``[n, d]``, any strides and any floating type.

@@ -20,7 +20,7 @@ from monai_mil.networks.contract import exact_dtype
 
 @dataclass(frozen=True, eq=False)
 class TileBag:
-    """The tiles of one bag and how they reach a network."""
+    """The tiles of one bag, in memory or in a mapped file, and what makes a network's input of some of them."""
 
     tiles: Tensor
     """``[n, d, h, w]``, any strides, floating type and device."""
