@@ -21,7 +21,7 @@ MAY_IMPORT = {
     "networks": set(),
     "losses": {"networks"},
     "metrics": {"networks"},
-    "bags": {"slides", "scans", "encoders"},
+    "bags": {"slides", "scans", "encoders", "networks"},
     "cohorts": {"slides", "scans"},
     "embedding": {"bags", "cohorts", "encoders", "slides", "scans"},
     "synthetic": {"bags", "cohorts", "embedding", "slides", "scans"},

@@ -175,8 +175,8 @@ def assemble(
         ValueError: no tile, shapes that do not fit, a score that is not finite, a threshold that is no number, or a
             tile wholly outside the slide.
     """
-    scores = np.ascontiguousarray(as_array(scores), dtype=np.float32)
-    coords = np.ascontiguousarray(as_array(coords), dtype=np.int64)
+    scores = np.ascontiguousarray(to_numpy(scores), dtype=np.float32)
+    coords = np.ascontiguousarray(to_numpy(coords), dtype=np.int64)
     where = f"heatmap of '{frame.slide_id}'"
     if scores.ndim not in (1, 3) or coords.shape != (len(scores), 2):
         raise ValueError(
@@ -227,7 +227,7 @@ def canvas_geometry(
     return (rows, columns), (width / columns, height / rows)
 
 
-def as_array(values: Any) -> np.ndarray:
+def to_numpy(values: Any) -> np.ndarray:
     """A tensor of any device and type, an array or a list as an array; half precision becomes float32."""
     if hasattr(values, "detach"):
         values = values.detach().cpu()

@@ -61,7 +61,7 @@ def effective_tiles(attention: ArrayLike) -> float:
     return float(np.exp(-(used * np.log(used)).sum()))
 
 
-def packed(attention: ArrayLike) -> Array:
+def pack_attention(attention: ArrayLike) -> Array:
     """A distribution as float16 ``[n]``, the roots of its weights over the largest: small weights stay exact to 0.1 %.
 
     As they are, the weights of a slide with 100,000 tiles would be below float16's normal numbers.
@@ -70,8 +70,8 @@ def packed(attention: ArrayLike) -> Array:
     return np.sqrt(share / share.max()).astype(np.float16)
 
 
-def unpacked(stored: Any) -> Array:
-    """The distribution :func:`packed` was given, float64 ``[n]``."""
+def unpack_attention(stored: Any) -> Array:
+    """The distribution :func:`pack_attention` was given, float64 ``[n]``."""
     weights = np.square(np.asarray(stored, dtype=float))
     return weights / weights.sum()
 

@@ -51,7 +51,7 @@ class Froc:
     slides: int
 
 
-def detect(score_map: ArrayLike, threshold: float = 0.5, box: int = 1) -> tuple[Array, Array]:
+def non_maximum_suppression(score_map: ArrayLike, threshold: float = 0.5, box: int = 1) -> tuple[Array, Array]:
     """Detections in a map by non-maximum suppression (MONAI's ``ProbNMS``).
 
     Args:

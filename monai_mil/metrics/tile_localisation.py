@@ -37,7 +37,7 @@ class LocalisedSlide:
     froc: FrocSlide | None = None
 
 
-def rescaled(scores: ArrayLike) -> Array:
+def scaled_to_unit(scores: ArrayLike) -> Array:
     """Scores of a slide from 0 (lowest) to 1 (highest), float64; all 0 where they are equal.
 
     So every slide has a tile at 1, a normal one too: its specificity is below 1 by construction.

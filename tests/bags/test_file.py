@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from monai_mil.bags import BagFile, BagInfo, export_clam
-from monai_mil.bags.storage import not_finite
+from monai_mil.bags.storage import first_non_finite_row
 from monai_mil.errors import BagError, SettingsError
 from tests.embedding.scans import frame
 from tests.processes import run
@@ -466,11 +466,11 @@ def test_what_a_full_disk_did_not_take_reads_back_as_hdf5_wrote_it(tmp_path):
 def test_every_float16_that_is_not_finite_is_found_and_no_other():
     every = np.arange(1 << 16, dtype=np.uint16).view(np.float16)
     for value in every:
-        assert (not_finite(np.full((1, 1), value)) is None) == bool(np.isfinite(value)), value
+        assert (first_non_finite_row(np.full((1, 1), value)) is None) == bool(np.isfinite(value)), value
     features = np.zeros((5, 3), np.float16)
     for row, value in ((4, np.nan), (2, -np.inf)):
         features[row, 1] = value
-        assert not_finite(features) == row
+        assert first_non_finite_row(features) == row
 
 
 @pytest.mark.parametrize("n", [1, 1000])
