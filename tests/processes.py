@@ -117,13 +117,13 @@ def start(*arguments: Any, folder: Path | None = None, environment: Mapping[str,
     return Process(words, ours, streams)
 
 
-def run(*arguments: Any, timeout: float = 300, **options: Any) -> subprocess.CompletedProcess[str]:
+def run(*arguments: Any, timeout: float = 540, **options: Any) -> subprocess.CompletedProcess[str]:
     """What :func:`start` starts, at its end."""
     return start(*arguments, **options).result(timeout)
 
 
 def run_alone(
-    *arguments: Any, folder: Path | None = None, environment: Mapping[str, str] | None = None, timeout: float = 300
+    *arguments: Any, folder: Path | None = None, environment: Mapping[str, str] | None = None, timeout: float = 540
 ) -> subprocess.CompletedProcess[str]:
     """``python ARGUMENTS`` in an interpreter of its own, for tests of the start itself."""
     command = [sys.executable, *map(str, arguments)]
@@ -138,7 +138,7 @@ def run_by_torchrun(*arguments: Any, processes: int = 2, **options: Any) -> subp
 
 
 def run_together(
-    *arguments: Any, processes: int = 2, timeout: float = 300, **options: Any
+    *arguments: Any, processes: int = 2, timeout: float = 270, **options: Any
 ) -> subprocess.CompletedProcess[str]:
     """Processes of one distributed run, forked: the first exit code that is not 0, and what all of them wrote.
 

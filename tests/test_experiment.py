@@ -1,5 +1,8 @@
 """The experiments of the docs, at a size that takes seconds."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -12,11 +15,26 @@ from tests.conftest import ROOT
 from tests.processes import run
 
 
+class Forks:
+    """In place of the module ``subprocess`` where a script starts Python: forks, which write where they are told."""
+
+    STDOUT = subprocess.STDOUT
+
+    @staticmethod
+    def run(command, *, cwd, env, stdout, stderr, check):
+        assert (command[0], stderr, check) == (sys.executable, subprocess.STDOUT, False)
+        done = run(*command[1:], folder=cwd, environment=env)
+        stdout.write(done.stdout + done.stderr)
+        return done
+
+
 @pytest.fixture
-def experiment(monkeypatch):
+def experiment(monkeypatch, fork_server):
     """The experiment of Normal Guidance with one seed, one trained method and few scans."""
     monkeypatch.syspath_prepend(str(ROOT / "scripts"))
-    from experiments import normal_guidance
+    from experiments import bundles, normal_guidance
+
+    monkeypatch.setattr(bundles, "subprocess", Forks)
 
     monkeypatch.setattr(normal_guidance, "SEEDS", (1001,))
     monkeypatch.setattr(normal_guidance, "SCANS", (64, 16, 16))

@@ -99,7 +99,8 @@ def followed(tmp_path_factory):
 
 @pytest.mark.parametrize("method", LOSSES)
 def test_every_network_learns_survival(method, followed, tmp_path):
-    concordance, terms = learned(followed, tmp_path, "survival", method=method, in_channels=16)
+    options = {"in_channels": 16, "train::trainer::max_epochs": 2}
+    concordance, terms = learned(followed, tmp_path, "survival", method=method, **options)
     assert concordance >= 0.7
     assert terms.keys() == LOSSES[method] - {"instance"}, "CLAM does without its instance branch"
 
