@@ -3,6 +3,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 scripts/setup.sh dev
-# Two threads a process thrash on a small machine; results do not depend on it. Files run side by side, one a core.
+# Two threads a process thrash on a small machine; results do not depend on it. Files run side by side, one a
+# core, in the order of tests/conftest.py.
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
-exec .venv/bin/python -m pytest -n logical --maxprocesses 8 --dist loadfile "$@"
+exec .venv/bin/python -m pytest -n logical --maxprocesses 8 --dist loadfile --no-loadscope-reorder "$@"

@@ -11,6 +11,15 @@ ROOT = Path(__file__).resolve().parents[1]
 SHARED = Path(os.environ.get("MONAI_MIL_SHARED", ROOT.parent / "shared"))
 
 
+# Begun first, so that no core waits at the end for one that began last.
+LONGEST = ("test_running.py", "test_demo.py", "test_mil_baselines.py", "test_contract.py", "test_acceptance.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    places = {name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.path.name, len(places)))
+
+
 def shared(relative: str) -> Path:
     """A file or folder of the reference data kept beside the project; skips the test where it is absent."""
     path = SHARED / relative

@@ -30,7 +30,7 @@ def environment_of(**more: Any) -> dict[str, str]:
 def fork_server() -> Iterator[None]:
     """A process that :func:`start` can fork from while this lasts."""
     ours, theirs = socket.socketpair(type=socket.SOCK_SEQPACKET)
-    command = [sys.executable, "-W", "ignore", str(Path(__file__).with_name("fork_server.py")), str(theirs.fileno())]
+    command = [sys.executable, str(Path(__file__).with_name("fork_server.py")), str(theirs.fileno())]
     environment = environment_of()
     del environment["PYTHONPATH"]
     with tempfile.TemporaryFile("w+") as said:
