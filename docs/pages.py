@@ -120,8 +120,9 @@ def title(names: list[str]) -> str:
 
 
 def summary(path: Path) -> str:
-    """First paragraph of a module's docstring."""
-    return " ".join((ast.get_docstring(ast.parse(path.read_text())) or "").split("\n\n")[0].split())
+    """First paragraph of a module's docstring, roles as literals."""
+    paragraph = (ast.get_docstring(ast.parse(path.read_text())) or "").split("\n\n")[0]
+    return re.sub(r":\w+:`~?([\w.]+)`", r"`\1`", " ".join(paragraph.split()))
 
 
 def network_page(module: str, names: list[str]) -> str:

@@ -38,6 +38,14 @@ class SampleInstancesd(Randomizable, MapTransform):
         keys: keys of bags ``[d, n, ...]`` of equal ``n``.
         num_instances: most instances to keep.
         allow_missing_keys: skip absent keys.
+
+    Examples:
+        >>> import torch
+        >>> from monai_mil.bags import SampleInstancesd
+        >>> sample = SampleInstancesd("image", num_instances=4).set_random_state(seed=0)
+        >>> item = sample({"image": torch.zeros(8, 100), "coords": torch.zeros(100, 2)})
+        >>> list(item["image"].shape), list(item["coords"].shape)
+        ([8, 4], [4, 2])
     """
 
     def __init__(

@@ -18,7 +18,7 @@ def write_page(template: str, out_html: str | Path, **values: Any) -> Path:
     import jinja2
 
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("monai_mil.heatmaps"),
+        loader=jinja2.PackageLoader("monai_mil.reports"),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
