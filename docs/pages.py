@@ -55,7 +55,10 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 def on_page_markdown(markdown: str, page: Page, **_: Any) -> str:
     """The repository keeps the written pages in ``docs/pages``, the site at its root."""
-    return markdown.replace("](docs/pages/", "](") if page.file.src_uri == "README.md" else markdown
+    if page.file.src_uri == "README.md":
+        return markdown.replace("](docs/pages/", "](")
+    written = (ROOT / "docs" / "pages" / page.file.src_uri).exists()
+    return markdown.replace("](../../", "](") if written else markdown
 
 
 def on_post_page(output: str, page: Page, **_: Any) -> str:
