@@ -28,7 +28,7 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
     config.nav = [
         {"Home": "README.md"},
         {"Tutorial": "tutorial.md"},
-        {"Bundles": [{name: f"bundles/{name}/docs/README.md"} for name in bundles()]},
+        {"Bundles": ["bundles/index.md", *({name: f"bundles/{name}/docs/README.md"} for name in bundles())]},
         {"Networks": ["networks/index.md", *networks, "networks/blocks.md", "networks/reference.md"]},
         {"Rooms": ["rooms/index.md", *(f"rooms/{room}.md" for room in others)]},
         {"Contributing": "CONTRIBUTING.md"},
@@ -44,7 +44,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
         files.append(repository_file(name, config))
     for path in sorted(ROOT.glob("bundles/*/docs/*")):
         files.append(repository_file(path.relative_to(ROOT).as_posix(), config))
-    pages = {"networks/index.md": networks_page(), "rooms/index.md": rooms_page()}
+    pages = {"networks/index.md": networks_page(), "rooms/index.md": rooms_page(), "bundles/index.md": bundles_page()}
     pages |= {f"networks/{module}.md": network_page(module, names) for module, names in networks_by_module().items()}
     pages |= {f"{door}.md": room_page(door) for door in INNER_DOORS}
     pages |= {f"rooms/{room}.md": room_page(room) for room in rooms() if room != "networks"}
@@ -161,6 +161,15 @@ def networks_page() -> str:
             *(entry("networks", name) for name in shared),
         ]
     )
+
+
+def bundles_page() -> str:
+    """All bundles in a table."""
+    rows = []
+    for name in bundles():
+        heading = (ROOT / "bundles" / name / "docs" / "README.md").read_text().split("\n", 1)[0].lstrip("# ")
+        rows.append(f"| [{name}]({name}/docs/README.md) | {heading} |")
+    return "\n\n".join(["# Bundles", "\n".join(["| bundle | what it is |", "|---|---|", *rows])])
 
 
 def rooms_page() -> str:
