@@ -1,4 +1,4 @@
-"""Docstrings as the site shows them: roles become links, tables and equations are set as such."""
+"""Docstrings as the site shows them: roles become links, equations are set as such."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ log = logging.getLogger("mkdocs.plugins.docstrings")
 
 ROLE = re.compile(r":(?:class|func|meth|mod|data|attr|exc):`~?([\w.]+)`")
 LITERAL = re.compile(r"``(.+?)``", re.DOTALL)
-SIMPLE_TABLE = re.compile(r"^(=+(?: +=+)+)\n(.+)\n\1\n((?:.*\n)+?)\1$", re.MULTILINE)
 FORMULA_ROOMS = ("monai_mil.networks", "monai_mil.losses", "monai_mil.metrics")
 GREEK = {name: f"&{name};" for name in ("alpha", "beta", "gamma", "eta", "theta", "lambda", "mu", "pi", "rho", "sigma")}
 GREEK |= {name: f"&{name};" for name in ("tau", "omega", "phi", "delta", "epsilon")}
@@ -55,7 +54,6 @@ def tails(path: str) -> list[str]:
 
 def shown(text: str, item: griffe.Object, by_name: dict[str, set[str]]) -> str:
     """A docstring as Markdown."""
-    text = SIMPLE_TABLE.sub(table, text)
     if item.path.startswith(FORMULA_ROOMS):
         text = "\n\n".join(with_equations(paragraph) for paragraph in text.split("\n\n"))
         text = LITERAL.sub(lambda found: typeset(found[1]) if is_formula(found[1]) else found[0], text)
@@ -86,25 +84,6 @@ def parents(item: griffe.Object) -> list[str]:
         item = item.parent
         found.append(item.path)
     return found
-
-
-def table(found: re.Match[str]) -> str:
-    """A simple table of reStructuredText as one of Markdown; a row without a key goes on with the one above."""
-    starts = [edge.start() for edge in re.finditer("=+", found[1])]
-    ends = [*starts[1:], None]
-
-    def cells(line: str) -> list[str]:
-        return [line[start:end].strip() for start, end in zip(starts, ends, strict=True)]
-
-    rows: list[list[str]] = []
-    for line in found[3].rstrip("\n").split("\n"):
-        row = cells(line)
-        if row[0]:
-            rows.append(row)
-        else:
-            rows[-1] = [f"{above} {more}".strip() for above, more in zip(rows[-1], row, strict=True)]
-    lines = [cells(found[2]), ["---"] * len(starts), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 def is_formula(literal: str) -> bool:

@@ -149,7 +149,7 @@ def networks_page() -> str:
         for module, names in networks_by_module().items()
     ]
     networks = {name for names in networks_by_module().values() for name in names}
-    shared = [name for name in ordered_names("networks") if name not in networks]
+    shared = [name for name in ordered_names("networks") if name not in {*networks, "KEYS"}]
     return "\n\n".join(
         [
             "# Networks",
@@ -158,9 +158,26 @@ def networks_page() -> str:
             "[reference](reference.md).",
             "## The contract",
             "::: monai_mil.networks.contract\n    options:\n      show_root_heading: false\n      members: []",
+            "### KEYS { #monai_mil.networks.contract.KEYS }",
+            keys_table(),
             *(entry("networks", name) for name in shared),
         ]
     )
+
+
+def keys_table() -> str:
+    """The table of keys of ``networks.contract``: what travels through an engine."""
+    tree = ast.parse((PACKAGE / "networks" / "contract.py").read_text())
+    keys = next(node for node in tree.body if isinstance(node, ast.AnnAssign) and ast.unparse(node.target) == "KEYS")
+    table = next(node for node in ast.walk(keys) if isinstance(node, ast.Dict))
+    rows = []
+    for name, key in zip(table.keys, table.values, strict=True):
+        shape, meaning, *padding = (ast.unparse(argument).strip("'\"") for argument in key.args)
+        axes = shape.split()
+        filled = (padding or ["0"])[0].replace("torch.", "") if "n" in axes else ""
+        cells = [f"`{ast.literal_eval(name)}`", f"`[{', '.join(axes)}]`" if axes else "", meaning, filled]
+        rows.append(f"| {' | '.join(cells)} |")
+    return "\n".join(["| key | axes | meaning | padding |", "|---|---|---|---|", *rows])
 
 
 def bundles_page() -> str:

@@ -241,8 +241,8 @@ def canvas_geometry(
 
 
 def as_array(values: Any) -> np.ndarray:
-    """A tensor of any device and type, an array or a list as an array; bfloat16 becomes float32."""
+    """A tensor of any device and type, an array or a list as an array; half precision becomes float32."""
     if hasattr(values, "detach"):
         values = values.detach().cpu()
-        values = values.float().numpy() if values.is_floating_point() else values.numpy()
+        values = values.float().numpy() if values.is_floating_point() and values.itemsize < 4 else values.numpy()
     return np.asarray(values)

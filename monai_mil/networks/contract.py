@@ -1,45 +1,127 @@
-"""What every MIL network accepts, refuses and returns.
+"""What every MIL network accepts, refuses and returns, and every key that travels through an engine.
 
-A network derives from :class:`MILNetwork` and implements :meth:`MILNetwork.describe`. The keys a network may put into
-its output, every one of them batch-first so that MONAI engines can decollate it:
-
-==========================  ==================  ===============================================================
-key                         shape               meaning
-==========================  ==================  ===============================================================
-``logits``                  ``[b, c]``          the answer; what the network returns unless asked for the dict
-``attention``               ``[b, h, n]``       a distribution over the real instances, 0 on padding
-``attention_logits``        ``[b, h, n]``       its scores before normalisation, ``-inf`` on padding
-``attention_share``         ``[b, h, n]``       attention before it is brought to sum 1, where a class token took part;
-                                                ``attention_logits`` is then its logarithm
-``bag``                     ``[b, d']``         the bag vector that is classified
-``token_logits``            ``[b, t, c]``       what every one of ASMIL's tokens says by itself, where asked for
-``instance_logits``         ``[b, c, n]``       class evidence of every instance
-``top_instance_logits``     ``[b, c, k]``       class evidence of the most attended instances, highest attention first;
-                                                ``-inf`` where the bag has fewer
-``bottom_instance_logits``  ``[b, c, k]``       likewise of the least attended, lowest attention first
-``level_logits``            ``[b, L, c]``       the answers of all levels of a packed bag, coarsest first; likewise
-                                                ``level_top_instance_logits`` and ``level_bottom_instance_logits``
-                                                ``[b, L, c, k]``, see :mod:`monai_mil.networks.hagmil`
-``critical``                ``[b, c]``          index of the instance that speaks most for a class
-``heatmap``                 ``[b, c, n, h, w]`` class evidence of every token of every instance, 0 on padding
-``threshold``               ``[b, c]``          splits ``heatmap``: what is strictly above is foreground
-``detection_logits``        ``[b, c, n, h, w]`` evidence of every token before its surroundings speak; 0 on padding
-``instance_scores``         ``[b, c, n]``       what localisation uses, where it is none of the above
-``prob``                    ``[b, c]``          where the network's own answer is a probability
-``anchor_logits``           ``[b, h, n]``       ``attention_logits`` of the anchor; put in by ``training.AnchorInferer``
-``anchor_weight``           ``[b]``             0 while the anchor warms up, then 1; likewise
-``mask``                    ``[b, n]``          True where an instance is real; present when it was given
-``token_mask``              ``[b, n, h, w]``    True where a token is real; present when such a mask was given
-==========================  ==================  ===============================================================
+A network derives from :class:`MILNetwork` and implements :meth:`MILNetwork.describe`. :data:`KEYS` lists what a network
+may put into its output and what loaders, transforms, inferers and losses add to it, every one of them batch-first so
+that MONAI engines can decollate it. Whoever pads, samples or removes padding reads there along which axis the
+instances of a key lie (:func:`instance_axis`): a key for every instance that is not listed is refused, not guessed at.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Key:
+    """What stands under one key of an engine's batches, outputs and cases.
+
+    Attributes:
+        shape: names of the axes of a batch: ``b`` bags, ``n`` instances, ``c`` classes, ``h`` attention heads; the
+            rest are local to the key. ``...`` stands for any further axes.
+        meaning: in words.
+        padding: what this package writes where an instance is padding; 0 where nothing ever lies there.
+    """
+
+    shape: str
+    meaning: str
+    padding: float = 0.0
+
+    @property
+    def axis(self) -> int | None:
+        """The instances' axis of ONE decollated case; None where the key is not one value an instance."""
+        axes = self.shape.split()[1:]
+        return axes.index("n") if "n" in axes else None
+
+
+KEYS: Mapping[str, Key] = MappingProxyType(
+    {
+        # A network's output.
+        "logits": Key("b c", "the answer; what the network returns unless asked for the dict"),
+        "prob": Key("b c", "where the network's own answer is a probability"),
+        "attention": Key("b h n", "a distribution over the real instances"),
+        "attention_logits": Key("b h n", "its scores before normalisation", -torch.inf),
+        "attention_share": Key(
+            "b h n",
+            "attention before it is brought to sum 1, where a class token took part; attention_logits is then its "
+            "logarithm",
+        ),
+        "bag": Key("b d'", "the bag vector that is classified"),
+        "token_logits": Key("b t c", "what every one of ASMIL's tokens says by itself, where asked for"),
+        "instance_logits": Key(
+            "b c n", "class evidence of every instance; on padding some networks give other values", -torch.inf
+        ),
+        "top_instance_logits": Key(
+            "b c k",
+            "class evidence of the most attended instances, highest attention first; -inf where the bag has fewer",
+        ),
+        "bottom_instance_logits": Key("b c k", "likewise of the least attended, lowest attention first"),
+        "level_logits": Key("b L c", "the answers of all levels of a packed bag, coarsest first; see HAGMIL"),
+        "level_top_instance_logits": Key("b L c k", "top_instance_logits of every level"),
+        "level_bottom_instance_logits": Key("b L c k", "bottom_instance_logits of every level"),
+        "critical": Key("b c", "index of the instance that speaks most for a class"),
+        "heatmap": Key("b c n y x", "class evidence of every token of every instance"),
+        "threshold": Key("b c", "splits heatmap: what is strictly above is foreground"),
+        "detection_logits": Key("b c n y x", "evidence of every token before its surroundings speak"),
+        "instance_scores": Key("b c n", "what localisation uses, where it is none of the above"),
+        # What an inferer adds to it.
+        "mask": Key("b n", "True where an instance is real; present when it was given"),
+        "token_mask": Key("b n y x", "True where a token is real; present when such a mask was given"),
+        "anchor_logits": Key("b h n", "attention_logits of the anchor; by training.AnchorInferer", -torch.inf),
+        "anchor_weight": Key("b", "0 while the anchor warms up, then 1; likewise"),
+        "positions": Key("b n ...", "where the instances lie; by training.FullOutputInferer, for NormalGuidance"),
+        "grad_cam": Key("b c n ...", "Grad-CAM of every class, of instances or tokens; by training.GradCAMInferer"),
+        # A bag and its case, as loaders and transforms leave them.
+        "image": Key("b d n ...", "features, channel first"),
+        "coords": Key("b n 2", "level-0 pixels of a tile's upper-left corner; of a slice its index and 0"),
+        "positions_mm": Key("b n", "position of a scan's slices along their normal"),
+        "instance_labels": Key("b n", "1, 0 or -1, unknown, of every instance", -1),
+        "token_labels": Key("b n ...", "the truth of synthetic tokens"),
+        "inside": Key("b n", "False where a tile of a packed bag lies beyond the slide"),
+        "tissue_fraction": Key("b n", "share of a tile's area that is tissue, in a packed bag"),
+        "feature_scale": Key("b d", "of an image of codes; a feature is feature_offset + feature_scale * code"),
+        "feature_offset": Key("b d", "likewise"),
+        "streamed": Key("b", "a network's whole output for a slide whose features were never kept, a dict of these"),
+        "label": Key("b ...", "what the loss compares the answer with"),
+        "slide_id": Key("b", "the slide's name"),
+        "scan_id": Key("b", "the scan's name"),
+        "patient_id": Key("b", "whose it is"),
+        "series_uid": Key("b", "which series of a scan's folder to read"),
+        "level0_size": Key("b 2", "width and height of the slide in level-0 pixels"),
+        "mpp": Key("b", "micrometres a level-0 pixel"),
+        "tile_size_level0": Key("b", "edge of a tile in level-0 pixels"),
+        # What an evaluation makes of the output.
+        "pred": Key("b c", "the answer, as probabilities behind the postprocessing"),
+        "scores": Key("b c n", "instance_scores of every network that localises; by training.UnpackOutputd"),
+        "attention_center_mm": Key("b h", "mean position of each head's attention; likewise"),
+        "attention_width_mm": Key("b h", "its standard deviation; likewise"),
+        "risk": Key("b", "higher for an earlier event; by training.SurvivalRiskd"),
+        "survival": Key("b k", "probability that the event comes after each time bin; likewise"),
+        "loss": Key("", "of a training step"),
+    }
+)
+"""Every key that travels through an engine."""
+
+
+def instance_axis(key: str) -> int | None:
+    """Along which axis of ONE decollated case the instances of a key lie; None where it has none.
+
+    Raises:
+        KeyError: :data:`KEYS` does not list the key.
+
+    Examples:
+        >>> from monai_mil.networks import instance_axis
+        >>> instance_axis("attention"), instance_axis("coords"), instance_axis("logits")
+        (1, 0, None)
+    """
+    if key not in KEYS:
+        raise KeyError(f"no '{key}' among the keys that travel through an engine; list it in KEYS of {__name__}")
+    return KEYS[key].axis
 
 
 class MILNetwork(nn.Module):

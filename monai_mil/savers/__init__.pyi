@@ -1,19 +1,25 @@
 from .attention_stability import AttentionStability
+from .base import CaseSaver
+from .case import Case, read_cases
 from .dice import DiceSaver
-from .heatmaps import HeatmapSaver, PredictionSaver
+from .heatmaps import HeatmapSaver
 from .instance_metrics import InstanceAUROC
 from .localisation import LocalisationSaver
 from .operating_point import OperatingPointSaver
+from .predictions import PredictionSaver
 from .report import ReportSaver
 from .risks import RiskSaver
 from .slice_report import SliceReportSaver
 from .slices import SliceSaver
 from .stability_chart import draw_stability
 from .survival import ConcordanceIndex, SurvivalSaver
+from .tables import TableSaver
 from .trees import TreeHeatmapSaver
 
 __all__ = [
     "AttentionStability",
+    "Case",
+    "CaseSaver",
     "ConcordanceIndex",
     "DiceSaver",
     "HeatmapSaver",
@@ -26,6 +32,8 @@ __all__ = [
     "SliceReportSaver",
     "SliceSaver",
     "SurvivalSaver",
+    "TableSaver",
     "TreeHeatmapSaver",
     "draw_stability",
+    "read_cases",
 ]

@@ -8,19 +8,19 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import ignite.distributed as idist
 import numpy as np
 import torch
 from ignite.engine import Engine, Events
 
 from monai_mil.files import write_json
 from monai_mil.metrics import Array, EpochStability, effective_tiles, jensen_shannon, packed, unpacked
-from monai_mil.savers.gather import gather_cases
-from monai_mil.savers.slice_cases import slice_cases
+from monai_mil.savers.base import CaseSaver
+from monai_mil.savers.case import Case
+from monai_mil.savers.slice_cases import SliceCase
 from monai_mil.savers.stability_chart import draw_stability
 
 
-class AttentionStability:
+class AttentionStability(CaseSaver[tuple[float, float, float]]):
     """Writes ``attention_stability.json`` and ``.png`` after every epoch of a validation.
 
     Attach it to the evaluator that a trainer runs each epoch. It reads ``attention`` (its mean over heads) as
@@ -33,17 +33,14 @@ class AttentionStability:
         output_dir: the run's folder.
     """
 
+    begins = Events.EPOCH_STARTED
+    ends = Events.EPOCH_COMPLETED
+
     def __init__(self, output_dir: str | Path) -> None:
+        super().__init__()
         self.path = Path(output_dir, "attention_stability.json")
         self.history: list[EpochStability] = []
         self._last: dict[str, Array] = {}
-        self._now: dict[str, tuple[float, float, float]] = {}
-
-    def attach(self, engine: Engine) -> None:
-        """Collect at every iteration of ``engine`` and write when its epoch is complete."""
-        engine.add_event_handler(Events.EPOCH_STARTED, lambda: self._now.clear())
-        engine.add_event_handler(Events.ITERATION_COMPLETED, self._collect)
-        engine.add_event_handler(Events.EPOCH_COMPLETED, self._finish)
 
     def state_dict(self) -> dict[str, Any]:
         """The curve so far and every case's attention in the latest epoch."""
@@ -55,24 +52,25 @@ class AttentionStability:
         self.history = [EpochStability(**epoch) for epoch in state["history"]]
         self._last = {name: values.numpy() for name, values in state["attention"].items()}
 
-    def _collect(self, engine: Engine) -> None:
-        for case in slice_cases(engine, ("attention",)):
-            assert case.attention is not None
-            if case.case_id in self._now:  # a sampler of several processes may repeat cases
-                continue
-            before = self._last.get(case.case_id)
-            if before is not None and len(before) != len(case.attention):
-                raise ValueError(
-                    f"case '{case.case_id}' had {len(before)} instances and now has {len(case.attention)}: attention "
-                    "can be followed only over the same ones; do not sample instances in validation"
-                )
-            moved = math.nan if before is None else jensen_shannon(unpacked(before), case.attention)
-            effective = effective_tiles(case.attention)
-            self._now[case.case_id] = (moved, effective, effective / len(case.attention))
-            self._last[case.case_id] = packed(case.attention)
+    def _collect(self, case: Case) -> tuple[float, float, float] | None:
+        attention = SliceCase.of(case, ("attention",)).attention
+        assert attention is not None
+        if case.name in self._kept:  # a sampler of several processes may repeat cases
+            return None
+        before = self._last.get(case.name)
+        if before is not None and len(before) != len(attention):
+            raise ValueError(
+                f"case '{case.name}' had {len(before)} instances and now has {len(attention)}: attention "
+                "can be followed only over the same ones; do not sample instances in validation"
+            )
+        moved = math.nan if before is None else jensen_shannon(unpacked(before), attention)
+        effective = effective_tiles(attention)
+        self._last[case.name] = packed(attention)
+        return moved, effective, effective / len(attention)
 
     def _finish(self, engine: Engine) -> None:
-        found = dict(gather_cases(list(self._now.items())))
+        """Every process knows the figures of all cases; the first one writes them."""
+        found = self.gathered(self._kept)
         figures = np.array([found[name] for name in sorted(found)], dtype=float).reshape(-1, 3)
         jsd, effective, share = (_mean_known(column) for column in figures.T)
         epoch = EpochStability(engine.state.epoch, jsd, effective, share, len(figures))
@@ -81,9 +79,11 @@ class AttentionStability:
         engine.state.metrics["effective_tiles"] = epoch.effective_tiles
         if not math.isnan(epoch.jsd):
             engine.state.metrics["attention_jsd"] = epoch.jsd
-        if idist.get_rank() == 0:
-            write_json({"epochs": [asdict(past) for past in self.history]}, self.path)
-            draw_stability({"attention": self.history}, self.path.with_suffix(".png"))
+        super()._finish(engine)
+
+    def _write(self, kept: Mapping[str, tuple[float, float, float]], engine: Engine) -> None:
+        write_json({"epochs": [asdict(past) for past in self.history]}, self.path)
+        draw_stability({"attention": self.history}, self.path.with_suffix(".png"))
 
 
 def _mean_known(column: Array) -> float:

@@ -6,7 +6,7 @@ import csv
 import json
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,8 @@ from monai_mil.errors import AnnotationError, CohortError, SettingsError
 from monai_mil.files import replacing, write_json
 from monai_mil.heatmaps import Heatmap, dice_counts, otsu, slide_dice, stitch
 from monai_mil.metrics import SIZE_BOUNDS, DiceCounts, LesionDice, dice_summary, lesion_dice, lesion_size
-from monai_mil.savers.against_truth import MeasuringSaver
+from monai_mil.savers.against_truth import TruthSaver
+from monai_mil.savers.case import Case
 
 logger = logging.getLogger(__name__)
 
@@ -31,7 +32,7 @@ _LESION_COLUMNS = (
 
 
 @dataclass(frozen=True, eq=False)
-class _Measured:
+class _SlideDice:
     """One positive slide: its counts for one threshold or, while the best is sought, for every share."""
 
     slide_id: str
@@ -76,7 +77,7 @@ class _Rule:
         return max(self.level * highest, self.minimum)
 
 
-class DiceSaver(MeasuringSaver[_Measured]):
+class DiceSaver(TruthSaver[_SlideDice]):
     """Writes ``dice.json``, ``dice.csv`` (a row a slide) and ``dice_lesions.csv`` when an evaluator ends.
 
     The map of every positive slide is stitched, drawn smoothly at ``mpp`` and compared with the ground truth, block by
@@ -106,7 +107,9 @@ class DiceSaver(MeasuringSaver[_Measured]):
         SettingsError: ``threshold`` is no number and names no file that holds one.
     """
 
-    measure = "Dice"
+    product = "Dice"
+    failed_text = "{count} positive slides have no Dice"
+    missing_text = "no Dice of {count} positive slides"
     normal_slides = False
 
     def __init__(
@@ -128,11 +131,10 @@ class DiceSaver(MeasuringSaver[_Measured]):
         self.mpp = mpp
         self.size_bounds = tuple(size_bounds)
 
-    def _measure(self, item: Mapping[str, Any], positive: bool) -> _Measured:
+    def _measure(self, case: Case, heatmap: Heatmap, positive: bool) -> _SlideDice:
         from monai_mil.slides import BlockGrid, find_lesions, find_truth, open_truth
 
-        name, patient, heatmap = self._compared(item)
-        frame = heatmap.frame
+        name, patient, frame = case.name, case.patient_id, heatmap.frame
         path = find_truth(self.truth_dir, name)
         truth = open_truth(path, value=self.value, level0_size=frame.level0_size)
         grid = BlockGrid(frame.level0_size, self.mpp / frame.mpp)
@@ -140,7 +142,7 @@ class DiceSaver(MeasuringSaver[_Measured]):
         if self.rule.source == "best":
             table = dice_counts(canvas, np.maximum(_SHARES * highest, self.rule.minimum), truth, grid)
             _refuse_empty(path, int(table[0, 2]))
-            return _Measured(name, patient, np.nan, highest, tuple(DiceCounts(*row) for row in table.tolist()), ())
+            return _SlideDice(name, patient, np.nan, highest, tuple(DiceCounts(*row) for row in table.tolist()), ())
         threshold = self.rule.threshold(heatmap)
         lesions = find_lesions(truth, grid)
         _refuse_empty(path, len(lesions))
@@ -150,9 +152,9 @@ class DiceSaver(MeasuringSaver[_Measured]):
             LesionDice(name, patient, number, area, counts, tuple(box))
             for number, (area, box, counts) in enumerate(named, 1)
         )
-        return _Measured(name, patient, threshold, highest, (found.whole,), single)
+        return _SlideDice(name, patient, threshold, highest, (found.whole,), single)
 
-    def _write(self, measured: list[_Measured]) -> None:
+    def _report(self, measured: list[_SlideDice]) -> None:
         best = _best(measured) if self.rule.source == "best" else 0
         rule = replace(self.rule, level=float(_SHARES[best])) if self.rule.source == "best" else self.rule
         counts = [each.counts[best] for each in measured]
@@ -191,7 +193,7 @@ class DiceSaver(MeasuringSaver[_Measured]):
         return (*name, size, lesion.area, area, *box, *_columns(lesion.counts))
 
 
-def _best(measured: Sequence[_Measured]) -> int:
+def _best(measured: Sequence[_SlideDice]) -> int:
     """The share of the highest mean Dice; of equally good ones the middle."""
     if not measured:
         raise CohortError("no threshold can be chosen: no positive slide could be compared; see the errors above")

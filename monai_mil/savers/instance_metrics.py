@@ -10,8 +10,9 @@ from ignite.engine import Engine
 from ignite.metrics import Metric
 
 from monai_mil.metrics import Array, auroc
+from monai_mil.savers.case import read_cases
 from monai_mil.savers.gather import gather_cases
-from monai_mil.savers.slice_cases import slice_cases
+from monai_mil.savers.slice_cases import SliceCase
 
 
 class InstanceAUROC(Metric):
@@ -30,8 +31,9 @@ class InstanceAUROC(Metric):
 
     def iteration_completed(self, engine: Engine) -> None:
         """Add the bags of an iteration."""
-        for case in slice_cases(engine, ("instance_logits", "scores")):
-            self.update((case.scores, case.labels))
+        for case in read_cases(engine):
+            found = SliceCase.of(case, ("instance_logits", "scores"))
+            self.update((found.scores, found.labels))
 
     def update(self, output: tuple[Array, Array]) -> None:
         """Add scores and labels ``[n]`` of a bag; labels below 0 are unknown."""

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal
 
 from monai_mil.errors import AnnotationError
 from monai_mil.files import replacing, write_json
-from monai_mil.heatmaps import localise
+from monai_mil.heatmaps import Heatmap, localise
 from monai_mil.metrics import LocalisedSlide, localisation_report
-from monai_mil.savers.against_truth import MeasuringSaver
+from monai_mil.savers.against_truth import TruthSaver
+from monai_mil.savers.case import Case
 
 _COLUMNS = ("slide_id", "patient_id", "dice", "specificity", "strict", "by_lesion")
 
 
-class LocalisationSaver(MeasuringSaver[LocalisedSlide]):
+class LocalisationSaver(TruthSaver[LocalisedSlide]):
     """Writes ``localisation.json`` and ``localisation.csv`` (a row a slide) when an evaluator ends.
 
     Of positive slides: Dice of tiles, success (every tumour tile above the threshold; every lesion with one), and FROC;
@@ -39,7 +40,9 @@ class LocalisationSaver(MeasuringSaver[LocalisedSlide]):
         seed: of the resampling.
     """
 
-    measure = "localisation"
+    product = "localisation"
+    failed_text = "{count} slides have no localisation"
+    missing_text = "no localisation of {count} slides"
     normal_slides = True
 
     def __init__(
@@ -64,22 +67,21 @@ class LocalisationSaver(MeasuringSaver[LocalisedSlide]):
         self.fp_denominator = fp_denominator
         self.interpolation = interpolation
 
-    def _measure(self, item: Mapping[str, Any], positive: bool) -> LocalisedSlide:
+    def _measure(self, case: Case, heatmap: Heatmap, positive: bool) -> LocalisedSlide:
         from monai_mil.slides import find_truth, open_truth
 
-        name, patient, heatmap = self._compared(item)
         truth = None
         if positive:
-            path = find_truth(self.truth_dir, name)
+            path = find_truth(self.truth_dir, case.name)
             truth = open_truth(path, value=self.value, level0_size=heatmap.frame.level0_size)
         figures = localise(heatmap, truth, self.threshold, self.rescale, self.min_overlap)
         if truth is not None and "dice" not in figures:
             raise AnnotationError(
                 f"ground truth '{truth.path}': empty, but the slide is labelled positive; correct one"
             )
-        return LocalisedSlide(name, patient, **figures)
+        return LocalisedSlide(case.name, case.patient_id, **figures)
 
-    def _write(self, measured: list[LocalisedSlide]) -> None:
+    def _report(self, measured: list[LocalisedSlide]) -> None:
         report = localisation_report(measured, self.fp_denominator, self.interpolation, self.n, self.seed)
         write_json({**report, "failures": sorted(self.failures)}, self.folder / "localisation.json")
         self._write_table(measured)

@@ -4,24 +4,21 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
-import ignite.distributed as idist
-import torch
-from ignite.engine import Engine, Events
-from torch import Tensor
+import numpy as np
+from ignite.engine import Engine
 
 from monai_mil.errors import CohortError, OutputError
 from monai_mil.files import replacing
-from monai_mil.metrics import OperatingPoint, Rule, operating_points, pred_and_label
-from monai_mil.savers.gather import gather_cases
+from monai_mil.metrics import OperatingPoint, Rule, operating_points
+from monai_mil.savers.labelled import LabelledCase, LabelledSaver
 
 logger = logging.getLogger(__name__)
 
 
-class OperatingPointSaver:
+class OperatingPointSaver(LabelledSaver):
     """Writes ``operating_points``, a threshold for every output, into a bundle's ``metadata.json``.
 
     Attach it to an evaluation of the chosen model on the validation split. Reads ``pred`` (probabilities) and ``label``
@@ -36,29 +33,16 @@ class OperatingPointSaver:
     """
 
     def __init__(self, metadata_file: str | Path, classes: Sequence[str], rule: Rule = "youden") -> None:
+        super().__init__()
         self.path = Path(metadata_file)
         self.classes = tuple(classes)
         self.rule = rule
-        self._cases: list[tuple[Tensor, Tensor]] = []
 
-    def attach(self, engine: Engine) -> None:
-        """Collect at every iteration of ``engine`` and write at its end."""
-        engine.add_event_handler(Events.STARTED, lambda: self._cases.clear())
-        engine.add_event_handler(Events.ITERATION_COMPLETED, self._collect)
-        engine.add_event_handler(Events.COMPLETED, self._write)
-
-    def _collect(self, engine: Engine) -> None:
-        output: Any = engine.state.output
-        self._cases.extend(zip(*(values.detach().double().cpu() for values in pred_and_label(output)), strict=True))
-
-    def _write(self, engine: Engine) -> None:
-        cases = gather_cases(self._cases)
-        if idist.get_rank() != 0:
-            return
-        if not cases:
+    def _write(self, kept: Mapping[str, LabelledCase], engine: Engine) -> None:
+        if not kept:
             raise CohortError(f"no operating points for '{self.path}': no case was validated; check the split")
-        preds, labels = zip(*cases, strict=True)
-        prob, label = torch.stack(preds).numpy(), torch.stack(labels).numpy()
+        prob = np.stack([case.prob for case in kept.values()])
+        label = np.stack([case.label for case in kept.values()])
         names = self.classes if len(self.classes) == prob.shape[1] else self.classes[-prob.shape[1] :]
         exclusive = label.shape[1] == 1 and len(self.classes) > 1
         try:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +10,7 @@ import numpy as np
 
 from monai_mil.errors import CohortError
 from monai_mil.metrics import decisions
-from monai_mil.savers.case import as_numbers, case_id, case_text, id_column
+from monai_mil.savers.case import Case
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,35 +90,18 @@ class Prediction:
         }
 
 
-def read_probabilities(item: Mapping[str, Any], multi_label: bool) -> np.ndarray:
-    """``pred`` of one case, ``[c]``: probabilities, or ``prob`` or ``logits`` of the network's output dict.
-
-    Raises:
-        CohortError: they are not in [0, 1].
-    """
-    given = item["pred"]
-    if isinstance(given, Mapping):
-        logits = None if "prob" in given else as_numbers(given["logits"])
-        prob = as_numbers(given["prob"]) if logits is None else _probabilities(logits, multi_label)
-    else:
-        prob = as_numbers(given)
-    if not ((prob >= -1e-6) & (prob <= 1 + 1e-6)).all():
-        raise CohortError(f"{case_text(item)}: predictions {prob.tolist()} are no probabilities; add Activationsd")
-    return prob
-
-
 def read_prediction(
-    item: Mapping[str, Any],
+    case: Case,
     classes: Sequence[str],
     multi_label: bool,
     operating_points: Sequence[float] | None = None,
 ) -> Prediction:
     """The prediction of one case.
 
-    ``pred`` is as in :func:`read_probabilities`. One single probability with two classes is that of the second.
+    One single probability with two classes is that of the second.
 
     Args:
-        item: the case.
+        case: the case.
         classes: their names.
         multi_label: classes do not exclude each other.
         operating_points: one a class, or that of the second of two exclusive classes; see :class:`Prediction`.
@@ -126,26 +109,23 @@ def read_prediction(
     Raises:
         CohortError: ``pred`` fits neither the classes nor [0, 1], or the operating points do not fit the classes.
     """
-    where = case_text(item)
-    prob = read_probabilities(item, multi_label)
+    prob = case.probabilities(multi_label)
     if prob.shape == (1,) and len(classes) == 2 and not multi_label:
         prob = np.array([1 - prob[0], prob[0]])
     if prob.shape != (len(classes),):
-        raise CohortError(f"{where}: {prob.size} predictions for the {len(classes)} classes {list(classes)}")
-    label = item.get("label")
-    if label is not None:
-        values = as_numbers(label)
-        label = tuple(values.tolist()) if multi_label else int(values[0]) if values.size == 1 else int(values.argmax())
-    name = case_id(item)
-    patient_id = str(item.get("patient_id", name))
+        raise CohortError(f"{case.text}: {prob.size} predictions for the {len(classes)} classes {list(classes)}")
+    label: int | tuple[float, ...] | None = None
+    if case.label is not None:
+        values = case.label
+        label = tuple(values.tolist()) if multi_label else int(values[0] if values.size == 1 else values.argmax())
     points = None
     if operating_points is not None:
-        points = fitting_points(item, operating_points, len(classes), multi_label)
-    return Prediction(name, patient_id, prob, tuple(classes), multi_label, label, id_column(item), points)
+        points = fitting_points(case, operating_points, len(classes), multi_label)
+    return Prediction(case.name, case.patient_id, prob, tuple(classes), multi_label, label, case.id_column, points)
 
 
 def answer_attributes(
-    item: Mapping[str, Any],
+    case: Case,
     classes: Sequence[str],
     multi_label: bool,
     operating_points: Sequence[float] | None = None,
@@ -155,14 +135,12 @@ def answer_attributes(
     Raises:
         CohortError: as :func:`read_prediction`.
     """
-    if "risk" in item:
-        return {"prediction": f"risk {float(item['risk']):.3g}"}
-    return read_prediction(item, classes, multi_label, operating_points).attributes()
+    if case.risk is not None:
+        return {"prediction": f"risk {case.risk:.3g}"}
+    return read_prediction(case, classes, multi_label, operating_points).attributes()
 
 
-def fitting_points(
-    item: Mapping[str, Any], operating_points: Sequence[float], count: int, multi_label: bool
-) -> tuple[float, ...]:
+def fitting_points(case: Case, operating_points: Sequence[float], count: int, multi_label: bool) -> tuple[float, ...]:
     """One operating point for each of ``count`` probabilities; a single one is that of the second of two classes.
 
     Raises:
@@ -173,34 +151,7 @@ def fitting_points(
         points = (1 - points[0], points[0])
     if len(points) != count:
         raise CohortError(
-            f"{case_text(item)}: {len(points)} operating points for {count} predictions; choose them on validation "
+            f"{case.text}: {len(points)} operating points for {count} predictions; choose them on validation "
             "data of this network"
         )
     return points
-
-
-def output_count(item: Mapping[str, Any]) -> int:
-    """How many outputs the network has; 0 where the case does not hold its answer."""
-    answer = _answer(item)
-    return 0 if answer is None else answer.size
-
-
-def probable_class(item: Mapping[str, Any]) -> int:
-    """The class the network thinks most probable; 0 where the case does not hold its answer."""
-    answer = _answer(item)
-    return 0 if answer is None else int(answer.argmax())
-
-
-def _answer(item: Mapping[str, Any]) -> np.ndarray | None:
-    """Probabilities or logits of the network, ``[c]``."""
-    given = item.get("pred")
-    if isinstance(given, Mapping):
-        given = given["prob"] if "prob" in given else given["logits"]
-    return None if given is None else as_numbers(given)
-
-
-def _probabilities(logits: np.ndarray, multi_label: bool) -> np.ndarray:
-    if multi_label or logits.shape == (1,):
-        return 1 / (1 + np.exp(-logits))
-    powers = np.exp(logits - logits.max())
-    return powers / powers.sum()

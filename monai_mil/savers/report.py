@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
-import ignite.distributed as idist
-import torch
-from ignite.engine import Engine, Events
-from torch import Tensor
+import numpy as np
+from ignite.engine import Engine
 
 from monai_mil.files import write_json
-from monai_mil.metrics import classification_report, pred_and_label
-from monai_mil.savers.gather import gather_cases
+from monai_mil.metrics import classification_report
+from monai_mil.savers.labelled import LabelledCase, LabelledSaver
 
 logger = logging.getLogger(__name__)
 
 
-class ReportSaver:
+class ReportSaver(LabelledSaver):
     """Writes ``<output_dir>/metrics.json``, a :func:`monai_mil.metrics.classification_report`, when an evaluator ends.
 
     Reads ``pred`` (probabilities) and ``label`` of the decollated output and ``patient_id`` of the batch, whose cases
@@ -42,40 +39,25 @@ class ReportSaver:
         seed: int = 0,
         operating_points: Sequence[float] | None = None,
     ) -> None:
+        super().__init__()
         self.path = Path(output_dir, "metrics.json")
         self.classes = tuple(classes)
         self.n = n
         self.seed = seed
         self.operating_points = operating_points
-        self._cases: list[tuple[Tensor, Tensor, str]] = []
 
-    def attach(self, engine: Engine) -> None:
-        """Collect at every iteration of ``engine`` and write at its end."""
-        engine.add_event_handler(Events.STARTED, lambda: self._cases.clear())
-        engine.add_event_handler(Events.ITERATION_COMPLETED, self._collect)
-        engine.add_event_handler(Events.COMPLETED, self._write)
-
-    def _collect(self, engine: Engine) -> None:
-        output: Any = engine.state.output
-        batch: Any = engine.state.batch
-        preds, labels = (values.detach().float().cpu() for values in pred_and_label(output))
-        for item, pred, label in zip(batch, preds, labels, strict=True):
-            own = f"case {len(self._cases)} of process {idist.get_rank()}"
-            self._cases.append((pred, label, str(item.get("patient_id", own))))
-
-    def _write(self, engine: Engine) -> None:
+    def _write(self, kept: Mapping[str, LabelledCase], engine: Engine) -> None:
         # The resampling depends on the order of the cases; how many processes there were must not.
-        cases = sorted(gather_cases(self._cases), key=lambda case: (case[2], case[1].tolist(), case[0].tolist()))
-        preds, labels, patients = zip(*cases, strict=True)
-        if idist.get_rank() != 0:
-            return
-        prob, label = torch.stack(preds), torch.stack(labels)
+        cases = sorted(kept.values(), key=lambda case: (case.patient_id, case.label.tolist(), case.prob.tolist()))
+        prob = np.stack([case.prob for case in cases]).astype(np.float32)
+        label = np.stack([case.label for case in cases]).astype(np.float32)
         points = self.operating_points
         if prob.shape[1] == 1 and len(self.classes) == 2:
-            prob = torch.cat([1 - prob, prob], dim=1)
+            prob = np.concatenate([1 - prob, prob], axis=1)
             points = None if points is None else [1 - points[0], points[0]]
         truth = label[:, 0] if label.shape[1] == 1 and len(self.classes) > 1 else label
-        report = classification_report(prob.numpy(), truth.numpy(), self.classes, patients, self.n, self.seed, points)
+        patients = [case.patient_id for case in cases]
+        report = classification_report(prob, truth, self.classes, patients, self.n, self.seed, points)
         write_json(report, self.path)
         for name in ("auroc", "auprc", "balanced_accuracy", "macro_f1"):
             figure = report[name]

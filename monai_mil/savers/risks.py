@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from monai_mil.errors import CohortError
-from monai_mil.savers.case import as_numbers, case_id, case_text, id_column
-from monai_mil.savers.tables import RowSaver
+from monai_mil.savers.case import Case
+from monai_mil.savers.tables import TableSaver
 
 
-class RiskSaver(RowSaver):
+class RiskSaver(TableSaver):
     """Writes ``<output_dir>/predictions.csv`` of a survival network: one row a slide or scan.
 
     Columns: ``slide_id`` (or ``scan_id``), ``patient_id``, ``time`` and ``event`` (empty where unknown), ``risk``
@@ -43,22 +42,21 @@ class RiskSaver(RowSaver):
         super().__init__(Path(output_dir, filename))
         self.edges = tuple(edges)
 
-    def _row(self, item: Mapping[str, Any]) -> dict[str, str]:
-        if "risk" not in item:
+    def _collect(self, case: Case) -> dict[str, str]:
+        survival = case.values("survival")
+        if case.risk is None or survival is None:
             raise CohortError(
-                f"{case_text(item)}: no risk; put SurvivalRiskd into the postprocessing, or inference_survival.json "
+                f"{case.text}: no risk; put SurvivalRiskd into the postprocessing, or inference_survival.json "
                 "behind the other configs"
             )
-        survival = as_numbers(item["survival"])
         if len(survival) != len(self.edges) - 1:
             raise CohortError(
-                f"{case_text(item)}: {len(survival)} outputs for {len(self.edges) - 1} time bins; give the "
+                f"{case.text}: {len(survival)} outputs for {len(self.edges) - 1} time bins; give the "
                 "time_bins.json of this model"
             )
-        label = item.get("label")
-        time, event = (math.nan, math.nan) if label is None else as_numbers(label).tolist()
-        row = {id_column(item): case_id(item), "patient_id": str(item.get("patient_id", case_id(item)))}
+        time, event = case.follow_up
+        row = {case.id_column: case.name, "patient_id": case.patient_id}
         row |= {"time": "" if math.isnan(time) else f"{time:g}", "event": "" if math.isnan(event) else f"{event:g}"}
-        row["risk"] = f"{float(item['risk']):.6g}"
+        row["risk"] = f"{case.risk:.6g}"
         ends = self.edges[1:-1]
         return row | {f"survival_{end:g}": f"{value:.6g}" for end, value in zip(ends, survival, strict=False)}

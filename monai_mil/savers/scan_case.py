@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
-from monai_mil.savers.case import read_depth, read_lungs, read_scan_frame, slice_order
+from monai_mil.errors import CohortError
+from monai_mil.savers.case import Case
 from monai_mil.scans import Depth, LungField, ScanFrame
 
 
@@ -29,15 +28,15 @@ class ScanCase:
     lungs: LungField | None
 
     @classmethod
-    def of(cls, item: Mapping[str, Any]) -> ScanCase:
+    def of(cls, case: Case) -> ScanCase:
         """The scan of a case.
 
         Raises:
             CohortError: there is no frame, or the instances are not the slices or layers of the scan, each once.
         """
-        frame, depth = read_scan_frame(item), read_depth(item)
+        frame, depth = case.scan_frame, case.depth
         expected = np.arange(len(frame)) if depth is None else depth.indices(len(frame))
-        return cls(frame, slice_order(item, expected), depth, read_lungs(item))
+        return cls(frame, _order(case, expected), depth, case.lungs)
 
     def scores(self, values: np.ndarray) -> np.ndarray:
         """Scores ``[m, ...]`` as the slices', ``[n, ...]``; see :meth:`Depth.restore`."""
@@ -55,3 +54,20 @@ class ScanCase:
         """Labels ``[m]`` as the slices', ``[n]``; -1 for a slice that the network did not see."""
         ordered = values[self.order]
         return ordered if self.depth is None else self.depth.restore_labels(ordered, len(self.frame))
+
+
+def _order(case: Case, expected: np.ndarray) -> np.ndarray:
+    """Which instance of the case is each of the ``expected`` slices of its scan, int ``[m]``, from its ``coords``.
+
+    Raises:
+        CohortError: the instances are not the slices of the scan, each once.
+    """
+    coords = case.values("coords")
+    slices = np.empty(0) if coords is None else coords[:, 0]
+    order = np.argsort(slices, kind="stable")
+    if not np.array_equal(slices[order], expected):
+        raise CohortError(
+            f"{case.text}: its {len(slices)} instances are not the {len(expected)} slices of its scan; give the "
+            "network the whole bag"
+        )
+    return order

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
 from monai_mil.errors import CohortError
-from monai_mil.savers.case import as_numbers, case_text, without_padding
-from monai_mil.savers.prediction import probable_class
+from monai_mil.savers.case import Case
 from monai_mil.savers.tree_case import finest_tiles, is_packed
 
 ClassIndex = int | Literal["all"] | None
@@ -39,13 +38,11 @@ class DrawnMap:
         return f"{name} {self.label}" if self.label else name
 
 
-def drawn_maps(
-    item: Mapping[str, Any], key: str | None, class_index: ClassIndex, classes: Sequence[str] | None
-) -> list[DrawnMap]:
+def drawn_maps(case: Case, key: str | None, class_index: ClassIndex, classes: Sequence[str] | None) -> list[DrawnMap]:
     """One map of each class if all are asked for and the scores differ by class, else one.
 
     Args:
-        item: the case.
+        case: the case.
         key: see :func:`read_scores`.
         class_index: the class, ``"all"``, or None for the most probable one.
         classes: their names; None labels them by number.
@@ -55,7 +52,7 @@ def drawn_maps(
     """
     if class_index != "all":
         return [DrawnMap(class_index)]
-    count = len(read_score_rows(item, key)[1])
+    count = len(read_score_rows(case, key)[1])
     if count == 1:
         return [DrawnMap(None)]
     names = classes if classes is not None and len(classes) == count else range(count)
@@ -70,13 +67,11 @@ def check_labels(class_index: ClassIndex, classes: Sequence[str] | None) -> None
                 raise ValueError(f"class '{name}' cannot name the files of its heatmaps; use a name without '/'")
 
 
-def read_scores(
-    item: Mapping[str, Any], key: str | None, class_index: int | None
-) -> tuple[str, np.ndarray, np.ndarray]:
+def read_scores(case: Case, key: str | None, class_index: int | None) -> tuple[str, np.ndarray, np.ndarray]:
     """Name, scores ``[n]`` or ``[n, h, w]`` and coordinates ``[n, 2]`` of one case, padding removed.
 
     Args:
-        item: the case.
+        case: the case.
         key: which of its tensors; None takes the first there is of ``heatmap``, ``scores``, ``instance_scores`` (one
             row a class) and ``attention`` (one row a head, averaged).
         class_index: row of a tensor with one row a class; None takes the most probable class.
@@ -84,61 +79,61 @@ def read_scores(
     Raises:
         CohortError: there are no scores, no coordinates or no such class, or the numbers differ.
     """
-    key, rows, coords = read_score_rows(item, key)
-    return key, rows[_row(item, len(rows), class_index, key)], coords
+    key, rows, coords = read_score_rows(case, key)
+    return key, rows[_row(case, len(rows), class_index, key)], coords
 
 
-def read_threshold(item: Mapping[str, Any], class_index: int | None) -> float:
+def read_threshold(case: Case, class_index: int | None) -> float:
     """The network's own ``threshold`` of the class that :func:`read_scores` takes.
 
     Raises:
         CohortError: it has none.
     """
-    if item.get("threshold") is None:
-        raise CohortError(f"{case_text(item)}: the network gives no 'threshold'; choose \"otsu\" or a number")
-    values = as_numbers(item["threshold"])
-    return float(values[_row(item, len(values), class_index, "threshold")])
+    values = case.values("threshold")
+    if values is None:
+        raise CohortError(f"{case.text}: the network gives no 'threshold'; choose \"otsu\" or a number")
+    return float(values[_row(case, len(values), class_index, "threshold")])
 
 
-def drawn_class(item: Mapping[str, Any], class_index: int | None) -> int:
+def drawn_class(case: Case, class_index: int | None) -> int:
     """The class whose scores :func:`read_scores` takes."""
-    return probable_class(item) if class_index is None else class_index
+    return case.probable_class if class_index is None else class_index
 
 
-def read_score_rows(item: Mapping[str, Any], key: str | None) -> tuple[str, np.ndarray, np.ndarray]:
+def read_score_rows(case: Case, key: str | None) -> tuple[str, np.ndarray, np.ndarray]:
     """As :func:`read_scores`, with the scores of every class: ``[rows, n]`` or ``[rows, n, h, w]``.
 
     Of a case of several magnifications they are those of the finest level's tiles (see
     :func:`monai_mil.savers.tree_case.finest_tiles`): one row of instance scores, which are the same for every class,
     or the finest level's attention.
     """
-    where = case_text(item)
     known = ("heatmap", "scores", "instance_scores", "attention")
-    key = key or next((name for name in known if item.get(name) is not None), None)
-    if key is None or item.get(key) is None or item.get("coords") is None:
+    given = {name: case.values(name) for name in ((key,) if key else known)}
+    key = next((name for name, values in given.items() if values is not None), None)
+    coords = case.values("coords")
+    if key is None or coords is None:
         raise CohortError(
-            f"{where}: no heatmap without 'coords' and one of {', '.join(known)} among its keys; "
+            f"{case.text}: no heatmap without 'coords' and one of {', '.join(known)} among its keys; "
             "ask the network for its full output"
         )
-    rows = as_numbers(item[key])
+    rows = given[key]
+    assert rows is not None
     rows = rows[None] if rows.ndim == 1 else rows
-    if is_packed(item) and key != "instance_logits":
+    if is_packed(case) and key != "instance_logits":
         rows = rows[-1:]
     elif "attention" in key:
         rows = rows.mean(axis=0, keepdims=True)
-    coords = without_padding(item, as_numbers(item["coords"]))
-    rows = without_padding(item, rows, axis=1)
     if len(coords) != rows.shape[1]:
-        raise CohortError(f"{where}: {rows.shape[1]} scores for {len(coords)} coordinates")
-    if is_packed(item):
-        shown = finest_tiles(item)
+        raise CohortError(f"{case.text}: {rows.shape[1]} scores for {len(coords)} coordinates")
+    if is_packed(case):
+        shown = finest_tiles(case)
         return key, rows[:, shown], coords[shown]
     return key, rows, coords
 
 
-def _row(item: Mapping[str, Any], count: int, class_index: int | None, key: str) -> int:
+def _row(case: Case, count: int, class_index: int | None, key: str) -> int:
     """Which of ``count`` rows, one a class, is drawn."""
-    row = 0 if count == 1 else drawn_class(item, class_index)
+    row = 0 if count == 1 else drawn_class(case, class_index)
     if not 0 <= row < count:
-        raise CohortError(f"{case_text(item)}: no class {row} among the {count} rows of '{key}'")
+        raise CohortError(f"{case.text}: no class {row} among the {count} rows of '{key}'")
     return row

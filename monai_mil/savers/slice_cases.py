@@ -1,16 +1,13 @@
-"""What slice metrics read from an evaluator's iteration."""
+"""Scores, labels and attention of the slices of a scan, or of the tiles of a slide, as slice metrics take them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-import torch
-from ignite.engine import Engine
 
-from monai_mil.metrics import Array
+from monai_mil.savers.case import Case
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,44 +19,31 @@ class SliceCase:
 
     case_id: str
     patient_id: str
-    scores: Array
-    labels: Array
-    attention: Array | None
+    scores: np.ndarray
+    labels: np.ndarray
+    attention: np.ndarray | None
 
+    @classmethod
+    def of(cls, case: Case, keys: Sequence[str]) -> SliceCase:
+        """The scan, or the slide of tiles, that a case is.
 
-def slice_cases(engine: Engine, keys: Sequence[str]) -> Iterator[SliceCase]:
-    """The scans of an engine's iteration, as :class:`monai_mil.training.UnpackOutputd` leaves them, without padding.
+        Args:
+            case: as :class:`monai_mil.training.UnpackOutputd` leaves it; may have ``instance_labels``.
+            keys: of tensors ``[c, s]`` whose last row, the positive class, are the scores; the first there is.
 
-    Args:
-        engine: decollates, and its batch may have ``instance_labels`` and ``mask``.
-        keys: of tensors ``[c, s]`` whose last row, the positive class, are the scores; the first there is.
-
-    Raises:
-        ValueError: the engine does not decollate, or a case has no name or no scores.
-    """
-    batch: Any = engine.state.batch
-    output: Any = engine.state.output
-    if not isinstance(batch, Sequence) or not isinstance(output, Sequence):
-        raise ValueError("slice metrics need decollated items: keep decollate=True of the evaluator")
-    for given, made in zip(batch, output, strict=True):
-        yield _read({**given, **made}, keys)
-
-
-def _read(item: Mapping[str, Any], keys: Sequence[str]) -> SliceCase:
-    name = item.get("scan_id", item.get("slide_id", getattr(item.get("image"), "meta", {}).get("slide_id")))
-    key = next((key for key in keys if key in item), None)
-    if name is None or key is None:
-        missing = "'scan_id'" if name is None else " and ".join(f"'{key}'" for key in keys)
-        raise ValueError(
-            f"a case of the engine has no {missing}; use FullOutputInferer and UnpackOutputd, and a cohort"
+        Raises:
+            ValueError: the case has no scores.
+        """
+        rows = next((values for values in map(case.values, keys) if values is not None), None)
+        if rows is None:
+            missing = " and ".join(f"'{key}'" for key in keys)
+            raise ValueError(f"{case.text} has no {missing}; use FullOutputInferer and UnpackOutputd")
+        scores = (rows[-1] if rows.ndim == 2 else rows).astype(float)
+        labels, attention = case.values("instance_labels"), case.values("attention")
+        return cls(
+            case.name,
+            case.patient_id,
+            scores,
+            np.full(len(scores), -1) if labels is None else labels,
+            None if attention is None else attention.astype(float).mean(axis=0),
         )
-    rows = _numbers(item[key]).astype(float)
-    real = _numbers(item["mask"]).astype(bool) if "mask" in item else np.ones(rows.shape[-1], dtype=bool)
-    labels = _numbers(item["instance_labels"]) if "instance_labels" in item else np.full(len(real), -1)
-    attention = _numbers(item["attention"]).astype(float).mean(axis=0)[real] if "attention" in item else None
-    scores = rows[-1] if rows.ndim == 2 else rows
-    return SliceCase(str(name), str(item.get("patient_id", name)), scores[real], labels[real], attention)
-
-
-def _numbers(values: Any) -> Array:
-    return values.detach().cpu().numpy() if isinstance(values, torch.Tensor) else np.asarray(values)

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Mapping
 from pathlib import Path
 
-import ignite.distributed as idist
-from ignite.engine import Engine, Events
+from ignite.engine import Engine
 
 from monai_mil.files import write_json
 from monai_mil.metrics import SliceReport, slice_metrics
-from monai_mil.savers.gather import gather_cases
-from monai_mil.savers.slice_cases import SliceCase, slice_cases
+from monai_mil.savers.base import CaseSaver
+from monai_mil.savers.case import Case
+from monai_mil.savers.slice_cases import SliceCase
 
 logger = logging.getLogger(__name__)
 
 
-class SliceReportSaver:
+class SliceReportSaver(CaseSaver[SliceCase]):
     """Writes ``<output_dir>/slice_metrics.json``, a :class:`SliceReport`, when an evaluator ends.
 
     Reads ``scores`` and ``attention`` of the decollated output, as :class:`monai_mil.training.UnpackOutputd` makes
@@ -31,26 +32,17 @@ class SliceReportSaver:
     """
 
     def __init__(self, output_dir: str | Path, n: int = 1000, seed: int = 0) -> None:
+        super().__init__()
         self.path = Path(output_dir, "slice_metrics.json")
         self.n = n
         self.seed = seed
-        self._cases: list[SliceCase] = []
 
-    def attach(self, engine: Engine) -> None:
-        """Collect at every iteration of ``engine`` and write at its end."""
-        engine.add_event_handler(Events.STARTED, lambda: self._cases.clear())
-        engine.add_event_handler(Events.ITERATION_COMPLETED, self._collect)
-        engine.add_event_handler(Events.COMPLETED, self._write)
+    def _collect(self, case: Case) -> SliceCase:
+        return SliceCase.of(case, ("scores",))
 
-    def _collect(self, engine: Engine) -> None:
-        self._cases.extend(slice_cases(engine, ("scores",)))
-
-    def _write(self, engine: Engine) -> None:
-        found = {case.case_id: case for case in gather_cases(self._cases)}
+    def _write(self, kept: Mapping[str, SliceCase], engine: Engine) -> None:
         # The resampling depends on the order of the cases; how many processes there were must not.
-        cases = [found[case_id] for case_id in sorted(found)]
-        if idist.get_rank() != 0:
-            return
+        cases = [kept[name] for name in sorted(kept)]
         report = slice_metrics(
             [case.scores for case in cases],
             [case.labels for case in cases],

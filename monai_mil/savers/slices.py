@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
-from monai_mil.errors import CohortError
 from monai_mil.files import replacing
 from monai_mil.heatmaps import (
     ScanHeatmap,
@@ -21,12 +20,12 @@ from monai_mil.heatmaps import (
     export_nifti_mask,
     window_text,
 )
-from monai_mil.savers.case import case_id, cases, read_slices
+from monai_mil.savers.case import Case
 from monai_mil.savers.prediction import Prediction, read_prediction
 from monai_mil.savers.scan_case import ScanCase
 from monai_mil.savers.scores import DrawnMap, check_labels, drawn_maps, read_score_rows, read_scores
 from monai_mil.savers.slice_tables import scan_row, slice_rows
-from monai_mil.savers.tables import RunningTable, csv_text
+from monai_mil.savers.tables import TableSaver, csv_text
 from monai_mil.savers.threshold import ThresholdRule
 from monai_mil.scans import Window
 
@@ -36,7 +35,7 @@ _FORMATS = ("curve", "montage", "nifti")
 _MASK = "mask"
 
 
-class SliceSaver:
+class SliceSaver(TableSaver):
     """Writes the slice scores of every scan: as tables, as a heatmap file, and as pictures.
 
     In ``output_dir``, for every scan:
@@ -85,6 +84,10 @@ class SliceSaver:
         SettingsError: an unknown window.
     """
 
+    product = "slice scores"
+    failed_text = "the slice scores of {count} scans failed"
+    missing_text = "no complete slice scores of {count} scans"
+
     def __init__(
         self,
         output_dir: str,
@@ -100,6 +103,7 @@ class SliceSaver:
         min_threshold: float = 0.0,
         operating_points: Sequence[float] | None = None,
     ) -> None:
+        super().__init__(Path(output_dir, "scans.csv"))
         unknown = sorted(set(formats) - {*_FORMATS, _MASK})
         if unknown:
             raise ValueError(f"unknown slice formats {', '.join(unknown)}; choose from {', '.join(_FORMATS)}, {_MASK}")
@@ -116,82 +120,53 @@ class SliceSaver:
         self.class_index = class_index
         self.name = name
         self.rule = ThresholdRule(threshold, min_threshold, operating_points, key)
-        self.table = RunningTable(self.folder / "scans.csv")
-        self.failures: dict[str, str] = {}
 
-    def attach(self, engine: Any) -> None:
-        """Write at every iteration of ``engine``; write ``scans.csv`` and report at its end."""
-        from ignite.engine import Events
+    def _collect(self, case: Case) -> dict[str, str]:
+        maps = {
+            drawn.stem(case.name): self._heatmap(case, drawn)
+            for drawn in drawn_maps(case, self.key, self.class_index, self.classes)
+        }
+        for stem, heatmap in maps.items():
+            heatmap.save(self.folder / "heatmaps" / f"{stem}.h5")
+        told = maps[case.name] if case.name in maps else self._heatmap(case, DrawnMap(None))
+        row = scan_row(told, self._prediction(case), case.name)
+        self._write_slices(case, told)
+        for stem, heatmap in maps.items():
+            self._write_pictures(heatmap, case.name, stem)
+        return row
 
-        engine.add_event_handler(Events.STARTED, self._start)
-        engine.add_event_handler(Events.ITERATION_COMPLETED, self)
-        engine.add_event_handler(Events.COMPLETED, self._finish)
-
-    def __call__(self, engine: Any) -> None:
-        """Write the scans of the engine's current iteration.
-
-        Raises:
-            OutputError: a row of ``scans.csv`` cannot be written.
-        """
-        for item in cases(engine):
-            scan_id = case_id(item)
-            try:
-                maps = {
-                    drawn.stem(scan_id): self._heatmap(item, drawn)
-                    for drawn in drawn_maps(item, self.key, self.class_index, self.classes)
-                }
-                for stem, heatmap in maps.items():
-                    heatmap.save(self.folder / "heatmaps" / f"{stem}.h5")
-                told = maps[scan_id] if scan_id in maps else self._heatmap(item, DrawnMap(None))
-                row = scan_row(told, self._prediction(item), scan_id)
-                self._write_slices(item, told, scan_id)
-            except Exception as error:
-                self._fail(scan_id, "scores", error)
-                continue
-            self.table.add([row])
-            for stem, heatmap in maps.items():
-                self._write_pictures(heatmap, scan_id, stem)
-
-    def raise_failures(self) -> None:
-        """Raise a CohortError that names every scan whose results could not be written, if any."""
-        if self.failures:
-            listed = "\n  ".join(self.failures.values())
-            raise CohortError(
-                f"the slice scores of {len(self.failures)} scans failed, the others are done:\n  {listed}"
-            )
-
-    def _prediction(self, item: Mapping[str, Any]) -> Prediction | None:
+    def _prediction(self, case: Case) -> Prediction | None:
         if self.classes is None:
             return None
-        return read_prediction(item, self.classes, self.multi_label, self.rule.operating_points)
+        return read_prediction(case, self.classes, self.multi_label, self.rule.operating_points)
 
-    def _heatmap(self, item: Mapping[str, Any], drawn: DrawnMap) -> ScanHeatmap:
-        key, scores, _ = read_scores(item, self.key, drawn.class_index)
-        case = ScanCase.of(item)
-        attention, labels = read_slices(item, "attention"), read_slices(item, "instance_labels")
+    def _heatmap(self, case: Case, drawn: DrawnMap) -> ScanHeatmap:
+        key, scores, _ = read_scores(case, self.key, drawn.class_index)
+        scan = ScanCase.of(case)
+        attention, labels = case.values("attention"), case.values("instance_labels")
         if attention is not None and scores.ndim == 1 and np.allclose(scores, np.atleast_2d(attention).mean(axis=0)):
             key = "attention"
-        prediction = self._prediction(item)
+        prediction = self._prediction(case)
         heatmap = ScanHeatmap(
-            case.frame,
-            case.scores(scores),
+            scan.frame,
+            scan.scores(scores),
             drawn.title(self.name or key),
             (prediction.attributes() if prediction else {}) | {"window": window_text(self.window)},
-            attention=None if attention is None else case.attention(np.atleast_2d(attention)),
-            labels=None if labels is None or (labels < 0).all() else case.labels(labels),
-            lungs=case.lungs,
+            attention=None if attention is None else scan.attention(np.atleast_2d(attention)),
+            labels=None if labels is None or (labels < 0).all() else scan.labels(labels),
+            lungs=scan.lungs,
         )
-        return replace(heatmap, threshold=self.rule.threshold(scores, item, drawn.class_index, self.multi_label))
+        return replace(heatmap, threshold=self.rule.threshold(scores, case, drawn.class_index, self.multi_label))
 
-    def _write_slices(self, item: Mapping[str, Any], heatmap: ScanHeatmap, scan_id: str) -> None:
-        _, rows, _ = read_score_rows(item, self.key)
-        case = ScanCase.of(item)
-        highest = np.stack([replace(heatmap, scores=case.scores(row)).slice_scores for row in rows])
+    def _write_slices(self, case: Case, heatmap: ScanHeatmap) -> None:
+        _, rows, _ = read_score_rows(case, self.key)
+        scan = ScanCase.of(case)
+        highest = np.stack([replace(heatmap, scores=scan.scores(row)).slice_scores for row in rows])
         scores = {"score": heatmap.slice_scores}
         if (highest != highest[0]).any():
             names = self.classes or range(len(rows))
             scores = {f"score_{name}": values for name, values in zip(names, highest, strict=True)}
-        with replacing(self.folder / "slices" / f"{scan_id}.csv") as temporary:
+        with replacing(self.folder / "slices" / f"{case.name}.csv") as temporary:
             temporary.write_text(csv_text(slice_rows(heatmap, scores), header=True), encoding="utf-8")
 
     def _write_pictures(self, heatmap: ScanHeatmap, scan_id: str, stem: str) -> None:
@@ -199,7 +174,7 @@ class SliceSaver:
             try:
                 self._export(form, heatmap, scan_id, stem)
             except Exception as error:
-                self._fail(scan_id, f"{stem} {form}" if stem != scan_id else form, error)
+                self._fail(scan_id, error, f"{stem} {form}" if stem != scan_id else form)
 
     def _export(self, form: str, heatmap: ScanHeatmap, scan_id: str, stem: str) -> None:
         place = self.folder / "heatmaps"
@@ -214,17 +189,3 @@ class SliceSaver:
         else:
             path = place / f"{stem}_montage.png"
             export_montage(heatmap, None, path, window=self.window, slices=self.slices, title=scan_id)
-
-    def _fail(self, scan_id: str, what: str, error: Exception) -> None:
-        message = f"{scan_id} ({what}): {error}"
-        logger.error("slice scores of %s", message)
-        self.failures[scan_id] = "\n  ".join(filter(None, [self.failures.get(scan_id), message]))
-
-    def _start(self, engine: Any) -> None:
-        self.failures.clear()
-        self.table.start()
-
-    def _finish(self, engine: Any) -> None:
-        self.table.finish()
-        if self.failures:
-            logger.error("no complete slice scores of %d scans: %s", len(self.failures), ", ".join(self.failures))

@@ -6,17 +6,18 @@ import csv
 import logging
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import ignite.distributed as idist
-from ignite.engine import Engine, Events
+from ignite.engine import Engine
 from ignite.metrics import Metric
 
 from monai_mil.files import replacing, write_json
 from monai_mil.metrics import concordance_index, group_names, risk_groups, survival_report
+from monai_mil.savers.base import CaseSaver
+from monai_mil.savers.case import Case, read_cases
 from monai_mil.savers.gather import gather_cases
-from monai_mil.savers.survival_cases import SurvivalCase, by_patient, followed, survival_cases
+from monai_mil.savers.survival_cases import SurvivalCase, by_patient, followed
 
 logger = logging.getLogger(__name__)
 
@@ -37,7 +38,7 @@ class ConcordanceIndex(Metric):
 
     def iteration_completed(self, engine: Engine) -> None:
         """Add the cases of an iteration."""
-        self._cases.extend(survival_cases(engine))
+        self.update([SurvivalCase.of(case) for case in read_cases(engine)])
 
     def update(self, output: Sequence[SurvivalCase]) -> None:
         """Add cases."""
@@ -53,7 +54,7 @@ class ConcordanceIndex(Metric):
             return math.nan
 
 
-class SurvivalSaver:
+class SurvivalSaver(CaseSaver[SurvivalCase]):
     """Writes ``survival.json``, a :func:`survival_report`, and ``survival.csv`` when an evaluator ends.
 
     Reads what :class:`ConcordanceIndex` reads. The table has a row a patient: ``patient_id, risk, group, time, event``,
@@ -71,22 +72,17 @@ class SurvivalSaver:
     def __init__(
         self, output_dir: str | Path, cutoffs: Sequence[float] | None = None, n: int = 1000, seed: int = 0
     ) -> None:
+        super().__init__()
         self.folder = Path(output_dir)
         self.cutoffs = cutoffs
         self.n = n
         self.seed = seed
-        self._cases: list[SurvivalCase] = []
 
-    def attach(self, engine: Engine) -> None:
-        """Collect at every iteration of ``engine`` and write at its end."""
-        engine.add_event_handler(Events.STARTED, lambda: self._cases.clear())
-        engine.add_event_handler(Events.ITERATION_COMPLETED, lambda: self._cases.extend(survival_cases(engine)))
-        engine.add_event_handler(Events.COMPLETED, self._write)
+    def _collect(self, case: Case) -> SurvivalCase:
+        return SurvivalCase.of(case)
 
-    def _write(self, engine: Engine) -> None:
-        patients = by_patient(gather_cases(self._cases))
-        if idist.get_rank() != 0:
-            return
+    def _write(self, kept: Mapping[str, SurvivalCase], engine: Engine) -> None:
+        patients = by_patient(list(kept.values()))
         cutoffs = self.cutoffs
         try:
             report = survival_report(*followed(patients), cutoffs, self.n, self.seed)

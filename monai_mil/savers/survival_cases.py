@@ -1,17 +1,14 @@
-"""What survival metrics read from an evaluator's iteration."""
+"""Risk and follow-up of slides and patients, as survival metrics take them."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
-import torch
-from ignite.engine import Engine
 
-from monai_mil.metrics import Array
+from monai_mil.savers.case import Case
 
 
 @dataclass(frozen=True)
@@ -29,25 +26,16 @@ class SurvivalCase:
         """Whether the patient was followed."""
         return not math.isnan(self.time) and not math.isnan(self.event)
 
+    @classmethod
+    def of(cls, case: Case) -> SurvivalCase:
+        """The risk and the follow-up of a case, as :class:`monai_mil.training.SurvivalRiskd` leaves it.
 
-def survival_cases(engine: Engine) -> Iterator[SurvivalCase]:
-    """The cases of an engine's iteration, as :class:`monai_mil.training.SurvivalRiskd` leaves them.
-
-    Raises:
-        ValueError: the engine does not decollate, or a case has no risk.
-    """
-    batch: Any = engine.state.batch
-    output: Any = engine.state.output
-    if not isinstance(batch, Sequence) or not isinstance(output, Sequence):
-        raise ValueError("survival metrics need decollated items: keep decollate=True of the evaluator")
-    for given, made in zip(batch, output, strict=True):
-        item = {**given, **made}
-        if "risk" not in item:
-            raise ValueError("a case of the engine has no 'risk'; put SurvivalRiskd into its postprocessing")
-        name = item.get("slide_id", item.get("scan_id", item.get("patient_id", "")))
-        label = item.get("label")
-        follow_up = [math.nan, math.nan] if label is None else torch.as_tensor(label).flatten().tolist()
-        yield SurvivalCase(str(name), str(item.get("patient_id", name)), float(item["risk"]), *follow_up)
+        Raises:
+            ValueError: it has no risk.
+        """
+        if case.risk is None:
+            raise ValueError(f"{case.text} has no 'risk'; put SurvivalRiskd into its postprocessing")
+        return cls(case.name, case.patient_id, case.risk, *case.follow_up)
 
 
 def by_patient(cases: Sequence[SurvivalCase]) -> list[SurvivalCase]:
@@ -58,7 +46,7 @@ def by_patient(cases: Sequence[SurvivalCase]) -> list[SurvivalCase]:
     return [_mean(patient, list(found[patient].values())) for patient in sorted(found)]
 
 
-def followed(patients: Sequence[SurvivalCase]) -> tuple[Array, Array, Array]:
+def followed(patients: Sequence[SurvivalCase]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Risk, time and event of the patients whose follow-up is known, float64 ``[n]`` each."""
     rows = [(case.risk, case.time, case.event) for case in patients if case.known]
     risk, time, event = np.array(rows, dtype=float).reshape(-1, 3).T

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
 from monai_mil.heatmaps import Heatmap, otsu
 from monai_mil.metrics import decisions
-from monai_mil.savers.prediction import fitting_points, read_probabilities
+from monai_mil.savers.case import Case
+from monai_mil.savers.prediction import fitting_points
 from monai_mil.savers.scores import drawn_class, read_threshold
 
 
@@ -41,13 +42,13 @@ class ThresholdRule:
             raise ValueError(f"the network's threshold is that of its 'heatmap', not of '{self.key}'; choose \"otsu\"")
 
     def threshold(
-        self, scores: Heatmap | np.ndarray, item: Mapping[str, Any], class_index: int | None, multi_label: bool
+        self, scores: Heatmap | np.ndarray, case: Case, class_index: int | None, multi_label: bool
     ) -> float | None:
         """The threshold of one slide or scan.
 
         Args:
             scores: the slide's, or those the network gave for the layers of a scan.
-            item: the case, which holds the network's answer.
+            case: the case, which holds the network's answer.
             class_index: the class drawn; None for the most probable one.
             multi_label: classes do not exclude each other.
 
@@ -56,20 +57,20 @@ class ThresholdRule:
         """
         if self.source is None:
             return None
-        if self._is_negative(item, class_index, multi_label):
+        if self._is_negative(case, class_index, multi_label):
             return math.inf
         if self.source == "otsu":
             found = otsu(scores)
         else:
-            found = read_threshold(item, class_index) if self.source == "network" else float(self.source)
+            found = read_threshold(case, class_index) if self.source == "network" else float(self.source)
         return max(found, self.minimum)
 
-    def _is_negative(self, item: Mapping[str, Any], class_index: int | None, multi_label: bool) -> bool:
+    def _is_negative(self, case: Case, class_index: int | None, multi_label: bool) -> bool:
         if self.operating_points is None:
             return False
-        prob = read_probabilities(item, multi_label)
-        points = fitting_points(item, self.operating_points, len(prob), multi_label)
+        prob = case.probabilities(multi_label)
+        points = fitting_points(case, self.operating_points, len(prob), multi_label)
         called = decisions(prob[None], points, exclusive=not multi_label)[0]
         second_of_two = len(prob) == 2 and not multi_label and class_index is None
-        drawn = 1 if second_of_two else 0 if len(prob) == 1 else drawn_class(item, class_index)
+        drawn = 1 if second_of_two else 0 if len(prob) == 1 else drawn_class(case, class_index)
         return not called[drawn]

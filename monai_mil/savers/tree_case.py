@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
 
 from monai_mil.errors import CohortError
 from monai_mil.heatmaps import SlideFrame
-from monai_mil.savers.case import as_numbers, case_text, read_frame, without_padding
+from monai_mil.savers.case import Case
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,12 +32,12 @@ class LevelTiles:
     frame: SlideFrame
 
 
-def is_packed(item: Mapping[str, Any]) -> bool:
+def is_packed(case: Case) -> bool:
     """Whether the network that answered the case looked at several magnifications."""
-    return item.get("level_logits") is not None
+    return case.values("level_logits") is not None
 
 
-def finest_tiles(item: Mapping[str, Any]) -> np.ndarray:
+def finest_tiles(case: Case) -> np.ndarray:
     """The tiles of the finest level that maps show, as indices of the packed instances without padding, int ``[m]``.
 
     Left out are tiles wholly outside the slide and, where the case has ``tissue_fraction``, glass that the network did
@@ -47,25 +46,25 @@ def finest_tiles(item: Mapping[str, Any]) -> np.ndarray:
     Raises:
         CohortError: the case is not packed as its output says.
     """
-    coords, scores = _read(item)
-    finest = _level_slices(item, scores)[-1]
-    frame = read_frame(item)
+    coords, scores = _read(case)
+    finest = _level_slices(case, scores)[-1]
+    frame = case.frame
     shown = _inside(coords[finest], frame.tile_size_level0, frame)
-    if item.get("tissue_fraction") is not None:
-        tissue = without_padding(item, as_numbers(item["tissue_fraction"]))
+    tissue = case.values("tissue_fraction")
+    if tissue is not None:
         shown &= (tissue[finest] > 0) | np.isfinite(scores[-1, finest])
     return finest.start + np.flatnonzero(shown)
 
 
-def looked_at(item: Mapping[str, Any]) -> Iterator[LevelTiles]:
+def looked_at(case: Case) -> Iterator[LevelTiles]:
     """What every level looked at, coarsest level first, without tiles wholly outside the slide.
 
     Raises:
         CohortError: the case is not packed as its output says.
     """
-    coords, scores = _read(item)
-    frame = read_frame(item)
-    for index, part in enumerate(_level_slices(item, scores)):
+    coords, scores = _read(case)
+    frame = case.frame
+    for index, part in enumerate(_level_slices(case, scores)):
         number = len(scores) - 1 - index
         rows = part.start + np.flatnonzero(np.isfinite(scores[index, part]))
         weights = np.exp(scores[index, rows] - scores[index, rows].max(initial=-np.inf))
@@ -75,28 +74,27 @@ def looked_at(item: Mapping[str, Any]) -> Iterator[LevelTiles]:
         yield LevelTiles(number, rows[shown], coords[rows[shown]], attention, replace(frame, tile_size_level0=size))
 
 
-def _read(item: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray]:
+def _read(case: Case) -> tuple[np.ndarray, np.ndarray]:
     """Coordinates ``[N, 2]`` and every level's raw attention ``[L, N]`` of the packed instances, padding removed."""
-    if item.get("attention_logits") is None or item.get("coords") is None:
+    coords, scores = case.values("coords"), case.values("attention_logits")
+    if coords is None or scores is None:
         raise CohortError(
-            f"{case_text(item)}: no map of several levels without 'coords' and 'attention_logits' among its keys; ask "
+            f"{case.text}: no map of several levels without 'coords' and 'attention_logits' among its keys; ask "
             "the network for its full output"
         )
-    coords = without_padding(item, as_numbers(item["coords"]))
-    scores = without_padding(item, as_numbers(item["attention_logits"]), axis=1)
     if len(coords) != scores.shape[1]:
-        raise CohortError(f"{case_text(item)}: {scores.shape[1]} scores for {len(coords)} coordinates")
+        raise CohortError(f"{case.text}: {scores.shape[1]} scores for {len(coords)} coordinates")
     return coords, scores
 
 
-def _level_slices(item: Mapping[str, Any], scores: np.ndarray) -> list[slice]:
+def _level_slices(case: Case, scores: np.ndarray) -> list[slice]:
     """Where every level lies among the packed instances, coarsest first."""
     from monai_mil.networks.blocks import tree_sizes
 
     try:
         ends = np.cumsum([0, *tree_sizes(scores.shape[1], len(scores))]).tolist()
     except ValueError as error:
-        raise CohortError(f"{case_text(item)}: {error}") from error
+        raise CohortError(f"{case.text}: {error}") from error
     return [slice(start, end) for start, end in pairwise(ends)]
 
 

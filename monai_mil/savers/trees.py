@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -10,9 +10,8 @@ from typing import Any
 import numpy as np
 
 from monai_mil.heatmaps import Heatmap, assemble
-from monai_mil.savers.case import as_numbers, without_padding
+from monai_mil.savers.case import Case
 from monai_mil.savers.heatmaps import HeatmapSaver
-from monai_mil.savers.prediction import output_count
 from monai_mil.savers.scores import DrawnMap, drawn_class
 from monai_mil.savers.threshold import ThresholdRule
 from monai_mil.savers.tree_case import LevelTiles, looked_at
@@ -49,34 +48,35 @@ class TreeHeatmapSaver(HeatmapSaver):
         if self.class_index == "all":
             raise ValueError("the maps of several magnifications are of one class; give its index, or None")
 
-    def _maps(self, item: Mapping[str, Any]) -> dict[str, Callable[[], Heatmap]]:
-        levels = list(looked_at(item))
-        maps = super()._maps(item)
-        maps |= {f"level{level.number}": partial(self._level, item, level) for level in levels}
-        if item.get("instance_logits") is not None:
-            maps["evidence"] = partial(self._evidence, item, levels[-1])
+    def _maps(self, case: Case) -> dict[str, Callable[[], Heatmap]]:
+        levels = list(looked_at(case))
+        maps = super()._maps(case)
+        maps |= {f"level{level.number}": partial(self._level, case, level) for level in levels}
+        if case.values("instance_logits") is not None:
+            maps["evidence"] = partial(self._evidence, case, levels[-1])
         return maps
 
-    def _assemble(self, item: Mapping[str, Any], drawn: DrawnMap) -> Heatmap:
-        fused = super()._assemble(item, drawn)
+    def _assemble(self, case: Case, drawn: DrawnMap) -> Heatmap:
+        fused = super()._assemble(case, drawn)
         return replace(fused, attributes={**fused.attributes, **UNIT})
 
-    def _level(self, item: Mapping[str, Any], level: LevelTiles) -> Heatmap:
+    def _level(self, case: Case, level: LevelTiles) -> Heatmap:
         name = f"attention of level {level.number}"
-        return assemble(level.attention, level.coords, level.frame, name=name, attributes=self._attributes(item))
+        return assemble(level.attention, level.coords, level.frame, name=name, attributes=self._attributes(case))
 
-    def _evidence(self, item: Mapping[str, Any], finest: LevelTiles) -> Heatmap:
-        logits = without_padding(item, as_numbers(item["instance_logits"]), axis=1)
-        index = self._evidence_class(item)
+    def _evidence(self, case: Case, finest: LevelTiles) -> Heatmap:
+        logits = case.values("instance_logits")
+        assert logits is not None
+        index = self._evidence_class(case)
         name = "class evidence" if self.classes is None else f"evidence of {self.classes[index]}"
         prob = 1 / (1 + np.exp(-logits[index, finest.rows].astype(np.float64)))
-        attributes = {**self._attributes(item), **UNIT}
+        attributes = {**self._attributes(case), **UNIT}
         heatmap = assemble(prob, finest.coords, finest.frame, name=name, attributes=attributes)
-        points = self.rule.operating_points or (0.5,) * output_count(item)
+        points = self.rule.operating_points or (0.5,) * case.output_count
         gate = ThresholdRule(0.5, operating_points=points)
-        return replace(heatmap, threshold=gate.threshold(heatmap, item, index, self.multi_label))
+        return replace(heatmap, threshold=gate.threshold(heatmap, case, index, self.multi_label))
 
-    def _evidence_class(self, item: Mapping[str, Any]) -> int:
-        second_of_two = output_count(item) == 2 and not self.multi_label and self.class_index is None
+    def _evidence_class(self, case: Case) -> int:
+        second_of_two = case.output_count == 2 and not self.multi_label and self.class_index is None
         assert self.class_index != "all"
-        return 1 if second_of_two else drawn_class(item, self.class_index)
+        return 1 if second_of_two else drawn_class(case, self.class_index)

@@ -16,7 +16,7 @@ from monai.data import MetaTensor
 from monai_mil.errors import CohortError
 from monai_mil.heatmaps import Heatmap, localise
 from monai_mil.savers import LocalisationSaver
-from monai_mil.savers.class_map import is_positive
+from monai_mil.savers.case import Case
 from monai_mil.slides.truth import ArrayTruth
 from tests.heatmaps.examples import grid_heatmap
 
@@ -103,14 +103,14 @@ def test_tokens_of_a_tile_count_by_their_highest() -> None:
     ],
 )
 def test_which_cases_are_positive(label: object, class_index: int | None, expected: bool | None) -> None:
-    assert is_positive({"label": label}, class_index) is expected
+    assert Case.of({"slide_id": "a", "label": label}).is_positive(class_index) is expected
 
 
 @pytest.mark.parametrize(("outputs", "label", "expected"), [(1, 1, True), (1, 0, False), (3, 0, True), (3, 1, False)])
 def test_the_first_of_several_classes_is_itself_and_the_only_one_is_the_positive(
     outputs: int, label: int, expected: bool
 ) -> None:
-    assert is_positive({"label": label, "pred": torch.zeros(outputs)}, 0) is expected
+    assert Case.of({"slide_id": "a", "label": label, "pred": torch.zeros(outputs)}).is_positive(0) is expected
 
 
 def case(name: str, label: int, **tiles: float) -> dict[str, object]:

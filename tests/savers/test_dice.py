@@ -21,7 +21,7 @@ from monai_mil.heatmaps import otsu, slide_dice, stitch
 from monai_mil.heatmaps.heatmap import assemble
 from monai_mil.metrics import DiceCounts
 from monai_mil.savers import DiceSaver
-from monai_mil.savers.case import read_frame
+from monai_mil.savers.case import Case
 from monai_mil.slides import BlockGrid, find_lesions, open_truth
 
 SIZE, TILE, GRID = (1200, 800), 100, (4, 4)
@@ -86,7 +86,7 @@ def truth(tmp_path):
 def test_the_files_tell_of_slides_and_lesions(tmp_path, truth):
     items = [case("a", 1, 0, patient="p"), case("n", 0), case("b", torch.tensor([1.0]), 1, patient="q")]
     report = evaluate(DiceSaver(str(tmp_path), str(truth), size_bounds=(2000, 10_000), n=50), items)
-    heatmap = assemble(items[0]["heatmap"][0], items[0]["coords"], read_frame(items[0]))
+    heatmap = assemble(items[0]["heatmap"][0], items[0]["coords"], Case.of(items[0]).frame)
     lesions = find_lesions(open_truth(truth / "a.geojson"), BlockGrid(SIZE, 2.0))
     expected = slide_dice(stitch(heatmap), otsu(heatmap), lesions, 50)
     slides = rows(tmp_path / "dice.csv")

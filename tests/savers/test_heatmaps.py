@@ -17,7 +17,7 @@ from monai_mil.errors import CohortError, OutputError
 from monai_mil.heatmaps import Heatmap
 from monai_mil.networks import ABMIL
 from monai_mil.savers import HeatmapSaver, PredictionSaver
-from monai_mil.savers.case import read_frame
+from monai_mil.savers.case import Case
 from monai_mil.savers.prediction import read_prediction
 from monai_mil.savers.scores import read_scores
 from monai_mil.synthetic import make_bag_cohort
@@ -124,7 +124,7 @@ def test_rows_of_a_killed_run_stand_in_the_partial_table(cohort, tmp_path):
 
 def test_a_table_that_cannot_be_written_is_named(cohort, tmp_path):
     saver = PredictionSaver(str(tmp_path / "out"), classes=CLASSES)
-    saver.table.partial.mkdir(parents=True)
+    saver.partial.mkdir(parents=True)
     engine = Engine(lambda engine, batch: [{"pred": torch.tensor([0.5, 0.5]), "slide_id": "a"}])
     engine.add_event_handler(Events.ITERATION_COMPLETED, saver)
     with pytest.raises(OutputError, match=r"predictions\.partial\.csv' cannot be written"):
@@ -140,7 +140,7 @@ def case(**changes):
 
 def test_padding_is_removed():
     item = case(attention=torch.tensor([[0.5, 0.5, 0.0], [0.1, 0.9, 0.0]]), mask=torch.tensor([True, True, False]))
-    name, scores, coords = read_scores(item, None, None)
+    name, scores, coords = read_scores(Case.of(item), None, None)
     assert name == "attention"
     np.testing.assert_allclose(scores, [0.3, 0.7], rtol=1e-6)
     assert coords.tolist() == [[0, 0], [100, 0]]
@@ -149,32 +149,32 @@ def test_padding_is_removed():
 def test_rows_that_are_classes_give_the_most_probable_class_s_or_the_chosen_one_s():
     item = case(heatmap=torch.arange(2 * 3 * 4.0).reshape(2, 3, 2, 2), attention=torch.zeros(1, 3))
     for chosen, expected in ((None, 12.0), (0, 0.0)):
-        name, scores, _ = read_scores(item, None, chosen)
+        name, scores, _ = read_scores(Case.of(item), None, chosen)
         assert (name, scores.shape, scores[0, 0, 0]) == ("heatmap", (3, 2, 2), expected)
     with pytest.raises(CohortError, match="no class 2 among the 2 rows of 'heatmap'"):
-        read_scores(item, None, 2)
+        read_scores(Case.of(item), None, 2)
 
 
 def test_heads_are_averaged_whatever_class_is_chosen():
     item = case(attention=torch.tensor([[0.5, 0.25, 0.25], [0.1, 0.9, 0.0]]))
-    np.testing.assert_allclose(read_scores(item, None, 1)[1], [0.3, 0.575, 0.125])
+    np.testing.assert_allclose(read_scores(Case.of(item), None, 1)[1], [0.3, 0.575, 0.125])
 
 
 @pytest.mark.parametrize("unknown", [{"mpp": float("nan")}, {"level0_size": (0, 0)}, {"tile_size_level0": None}])
 def test_a_bag_without_its_frame_is_named_with_what_is_missing(unknown):
     with pytest.raises(CohortError, match=f"slide 'a': its bag does not say {next(iter(unknown))}"):
-        read_frame(case(meta=unknown))
+        _ = Case.of(case(meta=unknown)).frame
 
 
 def test_multi_label_rows_keep_what_is_unknown():
     item = case(pred=torch.tensor([0.9, 0.6, 0.1]), label=torch.tensor([1.0, float("nan"), 0.0]))
-    row = read_prediction(item, ("x", "y", "z"), True).row()
+    row = read_prediction(Case.of(item), ("x", "y", "z"), True).row()
     assert (row["pred"], row["label"]) == ("x;y", "x")
     assert [row[f"label_{name}"] for name in "xyz"] == ["1", "", "0"]
 
 
 def test_one_sigmoid_output_is_the_second_class():
-    row = read_prediction(case(pred=torch.tensor([0.75]), label=-1), CLASSES, False).row()
+    row = read_prediction(Case.of(case(pred=torch.tensor([0.75]), label=-1)), CLASSES, False).row()
     assert (row["pred"], row["prob_normal"], row["label"]) == ("tumor", "0.25", "")
 
 
@@ -183,12 +183,12 @@ def test_one_sigmoid_output_is_the_second_class():
 )
 def test_predictions_that_do_not_fit_are_refused(pred, message):
     with pytest.raises(CohortError, match=message):
-        read_prediction(case(pred=torch.tensor(pred)), CLASSES, False)
+        read_prediction(Case.of(case(pred=torch.tensor(pred))), CLASSES, False)
 
 
 def test_a_slide_id_that_leaves_the_folder_is_refused():
     with pytest.raises(CohortError, match="cannot name a file"):
-        read_prediction(case(slide_id="../a"), CLASSES, False)
+        read_prediction(Case.of(case(slide_id="../a")), CLASSES, False)
 
 
 def test_an_unknown_format_is_named():
@@ -296,7 +296,7 @@ def test_a_class_that_cannot_name_a_file_is_refused():
 def test_a_mask_of_tokens_removes_padded_tiles_only():
     mask = torch.ones(3, 4, 4, dtype=torch.bool)
     mask[1, 2:], mask[2] = False, False
-    _, scores, coords = read_scores(token_case(mask=mask), None, None)
+    _, scores, coords = read_scores(Case.of(token_case(mask=mask)), None, None)
     assert scores.shape == (2, 4, 4)
     assert coords.tolist() == [[0, 0], [100, 0]]
 
@@ -323,4 +323,4 @@ def test_the_table_calls_classes_from_their_operating_points_on(tmp_path, pred, 
 
 def test_operating_points_of_another_network_are_refused():
     with pytest.raises(CohortError, match="slide 'a': 3 operating points for 2 predictions"):
-        read_prediction(case(slide_id="a"), CLASSES, False, [0.1, 0.2, 0.3])
+        read_prediction(Case.of(case(slide_id="a")), CLASSES, False, [0.1, 0.2, 0.3])

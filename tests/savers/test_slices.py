@@ -17,6 +17,7 @@ from monai_mil.networks import ABMIL
 from monai_mil.networks.blocks.moments import attention_moments
 from monai_mil.reports import write_report
 from monai_mil.savers import HeatmapSaver, PredictionSaver, SliceSaver
+from monai_mil.savers.case import Case
 from monai_mil.savers.prediction import read_prediction
 from monai_mil.scans import Depth, load_scan
 from monai_mil.synthetic import ShiftedMean, make_scan_cohort, make_shifted_mean_cohort
@@ -278,13 +279,13 @@ def test_a_failing_picture_is_named_and_the_rest_is_written(tmp_path):
 
 def test_a_scan_is_named_by_its_own_key_or_by_its_image(tmp_path):
     _, item = case()
-    assert read_prediction(item, CLASSES, False).row()["scan_id"] == "scan"
+    assert read_prediction(Case.of(item), CLASSES, False).row()["scan_id"] == "scan"
     del item["scan_id"]
-    assert read_prediction(item, CLASSES, False).row()["scan_id"] == "scan"
+    assert read_prediction(Case.of(item), CLASSES, False).row()["scan_id"] == "scan"
     with pytest.raises(CohortError, match=r"scan_id '\.\./a' cannot name a file"):
-        read_prediction(item | {"scan_id": "../a"}, CLASSES, False)
+        read_prediction(Case.of(item | {"scan_id": "../a"}), CLASSES, False)
     with pytest.raises(CohortError, match="scan 'scan': 2 predictions for the 3 classes"):
-        read_prediction(item | {"pred": torch.tensor([0.5, 0.5])}, ("a", "b", "c"), False)
+        read_prediction(Case.of(item | {"pred": torch.tensor([0.5, 0.5])}), ("a", "b", "c"), False)
 
 
 def test_the_saver_of_slides_says_what_to_take_for_scans(tmp_path):

@@ -7,6 +7,7 @@ from skimage.filters import threshold_otsu
 
 from monai_mil.errors import CohortError
 from monai_mil.heatmaps import Heatmap, assemble, otsu
+from monai_mil.savers.case import Case
 from monai_mil.savers.threshold import ThresholdRule
 from tests.heatmaps.examples import frame
 
@@ -21,7 +22,7 @@ def tokens(n=6, seed=0):
 
 def threshold(source, heatmap=None, class_index=None, multi_label=False, item=None, **rule):
     item = {"slide_id": "a", "pred": [0.3]} | (item or {})
-    return ThresholdRule(source, **rule).threshold(heatmap or tokens(), item, class_index, multi_label)
+    return ThresholdRule(source, **rule).threshold(heatmap or tokens(), Case.of(item), class_index, multi_label)
 
 
 @pytest.mark.parametrize("seed", range(5))

@@ -21,6 +21,7 @@ from monai_mil.heatmaps.layer import style_of
 from monai_mil.networks import HAGMIL
 from monai_mil.reports import write_report
 from monai_mil.savers import DiceSaver, LocalisationSaver, PredictionSaver, TreeHeatmapSaver
+from monai_mil.savers.case import Case
 from monai_mil.savers.class_map import class_heatmap
 from monai_mil.training import FullOutputInferer, prepare_bag_batch
 from tests.savers.tree_examples import LEVELS, PLACE, SIZE, TILE, packed_coords, padded, planted_case
@@ -146,11 +147,12 @@ def test_glass_is_left_out_unless_it_was_looked_at(tmp_path: Path) -> None:
 
 def test_localisation_and_dice_take_the_fused_map(tmp_path: Path) -> None:
     item = planted_case()
-    compared = class_heatmap(item, None, None)
+    compared = class_heatmap(Case.of(item), None, None)
     fused = maps_of(tmp_path, item)[""]
     np.testing.assert_array_equal(compared.coords, fused.coords)
     np.testing.assert_array_equal(compared.scores, fused.scores)
-    attention = class_heatmap({**item, "attention": item["attention_logits"].softmax(dim=1)}, "attention", None)
+    attended = Case.of({**item, "attention": item["attention_logits"].softmax(dim=1)})
+    attention = class_heatmap(attended, "attention", None)
     assert attention.scores.sum() == pytest.approx(1)
     assert attention.scores.argmax() == fused.scores.argmax()
     (tmp_path / "truth").mkdir()

@@ -1,0 +1,109 @@
+"""What every handler shares that reads the cases of an evaluation and writes files."""
+
+from __future__ import annotations
+
+import logging
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from typing import Any, ClassVar, Generic, TypeVar
+
+import ignite.distributed as idist
+from ignite.engine import Engine, Events
+
+from monai_mil.errors import CohortError
+from monai_mil.savers.case import Case, read_cases
+from monai_mil.savers.gather import gather_cases
+
+logger = logging.getLogger(__name__)
+
+Kept = TypeVar("Kept")
+
+
+class CaseSaver(ABC, Generic[Kept]):
+    """Collects every case of an evaluation once, gathers what all processes collected, and writes it at the end.
+
+    A subclass says in :meth:`_collect` what it keeps of a case and writes it, in the first process only, in
+    :meth:`_write`. A case that comes twice, as a sampler of several processes may repeat it, counts once. One that
+    cannot be collected stops the evaluation, unless the subclass names its ``product``: then it is logged, kept in
+    ``failures`` by its name, and told again at the end; the others go on.
+
+    Attributes:
+        product: what is missing of a case that fails, for messages ("heatmap"); None stops at the first failure.
+        failed_text: how many have failed, with ``{count}`` ("heatmaps of {count} slides failed"), for the error.
+        missing_text: likewise for the log at the end ("no complete heatmap of {count} slides").
+        begins: the engine's event at which a new collection begins.
+        ends: the one at which it is written.
+    """
+
+    product: ClassVar[str | None] = None
+    failed_text: ClassVar[str] = ""
+    missing_text: ClassVar[str] = ""
+    begins: ClassVar[Events] = Events.STARTED
+    ends: ClassVar[Events] = Events.COMPLETED
+
+    def __init__(self) -> None:
+        self.failures: dict[str, str] = {}
+        self._kept: dict[str, Kept] = {}
+
+    def attach(self, engine: Engine) -> None:
+        """Collect at every iteration of ``engine`` and write at its end."""
+        engine.add_event_handler(self.begins, lambda _: self._begin())
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self)
+        engine.add_event_handler(self.ends, self._finish)
+
+    def __call__(self, engine: Engine) -> None:
+        """Collect the cases of the engine's current iteration."""
+        for case in self._read(engine):
+            try:
+                kept = self._collect(case)
+            except Exception as error:
+                if self.product is None:
+                    raise
+                self._fail(case.name, error)
+                continue
+            if kept is not None:
+                self._keep(case.name, kept)
+
+    def raise_failures(self) -> None:
+        """Raise a CohortError that names every case that failed, if any."""
+        if self.failures:
+            listed = "\n  ".join(self.failures.values())
+            failed = self.failed_text.format(count=len(self.failures))
+            raise CohortError(f"{failed}, the others are done:\n  {listed}")
+
+    @abstractmethod
+    def _collect(self, case: Case) -> Kept | None:
+        """What is kept of a case until the end; it travels between processes. None keeps nothing."""
+
+    @abstractmethod
+    def _write(self, kept: Mapping[str, Kept], engine: Engine) -> None:
+        """Write what was kept of the cases of all processes, by their names, in the order in which they came."""
+
+    def _read(self, engine: Engine) -> Iterator[Case]:
+        return read_cases(engine)
+
+    def _keep(self, name: str, kept: Kept) -> None:
+        self._kept[name] = kept
+
+    def _fail(self, name: str, error: Exception, part: str = "") -> None:
+        """Note that a case, or a ``part`` of its product, could not be made."""
+        message = f"{name} ({part}): {error}" if part else f"{name}: {error}"
+        logger.error("%s of %s", self.product, message)
+        self.failures[name] = "\n  ".join(filter(None, [self.failures.get(name), message]))
+
+    def _begin(self) -> None:
+        self.failures, self._kept = {}, {}
+
+    def _finish(self, engine: Engine) -> None:
+        kept = self.gathered(self._kept)
+        self.failures = self.gathered(self.failures)
+        if idist.get_rank() == 0:
+            self._write(kept, engine)
+            if self.failures:
+                missing = self.missing_text.format(count=len(self.failures))
+                logger.error("%s: %s", missing, ", ".join(self.failures))
+
+    @staticmethod
+    def gathered(own: Mapping[str, Any]) -> dict[str, Any]:
+        """Entries by the cases' names, of all processes."""
+        return dict(gather_cases(list(own.items())))
