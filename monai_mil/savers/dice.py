@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import logging
 import math
@@ -14,11 +13,12 @@ from typing import Any
 import numpy as np
 
 from monai_mil.errors import AnnotationError, CohortError, SettingsError
-from monai_mil.files import replacing, write_json
+from monai_mil.files import write_json
 from monai_mil.heatmaps import Heatmap, dice_counts, otsu, slide_dice, stitch
 from monai_mil.metrics import SIZE_BOUNDS, DiceCounts, LesionDice, dice_summary, lesion_dice, lesion_size
 from monai_mil.savers.against_truth import TruthSaver
 from monai_mil.savers.case import Case
+from monai_mil.savers.tables import write_table
 
 logger = logging.getLogger(__name__)
 
@@ -180,8 +180,8 @@ class DiceSaver(TruthSaver[_SlideDice]):
         for each, count in zip(measured, counts, strict=True):
             threshold = rule.of_share(each.highest) if rule.source == "best" else each.threshold
             rows.append((each.slide_id, each.patient_id, f"{threshold:.6g}", *_columns(count)))
-        _write_table(self.folder / "dice.csv", _SLIDE_COLUMNS, rows)
-        _write_table(self.folder / "dice_lesions.csv", _LESION_COLUMNS, [self._lesion_row(each) for each in lesions])
+        write_table(self.folder / "dice.csv", _SLIDE_COLUMNS, rows)
+        write_table(self.folder / "dice_lesions.csv", _LESION_COLUMNS, [self._lesion_row(each) for each in lesions])
         figures = (slides["mean"][name] for name in ("value", "low", "high"))
         logger.info("Dice %.4f (95 %% interval %.4f to %.4f) of %d slides", *figures, len(counts))
 
@@ -209,10 +209,3 @@ def _columns(counts: DiceCounts) -> tuple[Any, ...]:
 def _refuse_empty(path: Path, found: int) -> None:
     if found == 0:
         raise AnnotationError(f"ground truth '{path}': it is empty, but the slide is labelled positive; check both")
-
-
-def _write_table(path: Path, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-    with replacing(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(columns)
-        writer.writerows(rows)

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Sequence
 from typing import Any, Literal
 
 from monai_mil.errors import AnnotationError
-from monai_mil.files import replacing, write_json
+from monai_mil.files import write_json
 from monai_mil.heatmaps import Heatmap, localise
 from monai_mil.metrics import LocalisedSlide, localisation_report
 from monai_mil.savers.against_truth import TruthSaver
 from monai_mil.savers.case import Case
+from monai_mil.savers.tables import write_table
 
 _COLUMNS = ("slide_id", "patient_id", "dice", "specificity", "strict", "by_lesion")
 
@@ -84,18 +83,15 @@ class LocalisationSaver(TruthSaver[LocalisedSlide]):
     def _report(self, measured: list[LocalisedSlide]) -> None:
         report = localisation_report(measured, self.fp_denominator, self.interpolation, self.n, self.seed)
         write_json({**report, "failures": sorted(self.failures)}, self.folder / "localisation.json")
-        self._write_table(measured)
+        columns = (*_COLUMNS, "lesions", "lesions_detected", "false_detections")
+        write_table(self.folder / "localisation.csv", columns, map(_row, measured))
 
-    def _write_table(self, slides: Sequence[LocalisedSlide]) -> None:
-        path = self.folder / "localisation.csv"
-        with replacing(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
-            writer = csv.writer(file, lineterminator="\n")
-            writer.writerow([*_COLUMNS, "lesions", "lesions_detected", "false_detections"])
-            for slide in slides:
-                hits = slide.froc
-                assert hits is not None
-                counts = [len(hits.lesions), int((hits.lesions > 0).sum()), len(hits.false)]
-                writer.writerow([*(_cell(getattr(slide, name)) for name in _COLUMNS), *counts])
+
+def _row(slide: LocalisedSlide) -> list[Any]:
+    hits = slide.froc
+    assert hits is not None
+    counts = [len(hits.lesions), int((hits.lesions > 0).sum()), len(hits.false)]
+    return [*(_cell(getattr(slide, name)) for name in _COLUMNS), *counts]
 
 
 def _cell(value: Any) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import logging
 import math
 import warnings
@@ -12,12 +11,13 @@ from pathlib import Path
 from ignite.engine import Engine
 from ignite.metrics import Metric
 
-from monai_mil.files import replacing, write_json
+from monai_mil.files import write_json
 from monai_mil.metrics import concordance_index, group_names, risk_groups, survival_report
 from monai_mil.savers.base import CaseSaver
 from monai_mil.savers.case import Case, read_cases
 from monai_mil.savers.gather import gather_cases
 from monai_mil.savers.survival_cases import SurvivalCase, by_patient, followed
+from monai_mil.savers.tables import write_table
 
 logger = logging.getLogger(__name__)
 
@@ -102,13 +102,13 @@ class SurvivalSaver(CaseSaver[SurvivalCase]):
         self._write_table(patients, cutoffs)
 
     def _write_table(self, patients: Sequence[SurvivalCase], cutoffs: Sequence[float] | None) -> None:
-        names = group_names(1 + len(cutoffs or ()))
-        path = self.folder / "survival.csv"
-        with replacing(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
-            writer = csv.writer(file, lineterminator="\n")
-            writer.writerow(["patient_id", "risk", "group", "time", "event"])
-            for case in patients:
-                grouped = cutoffs and not math.isnan(case.risk)
-                group = names[int(risk_groups(case.risk, cutoffs or ()))] if grouped else ""
-                follow_up = [f"{case.time:g}", f"{case.event:g}"] if case.known else ["", ""]
-                writer.writerow([case.patient_id, f"{case.risk:.6g}", group, *follow_up])
+        columns = ("patient_id", "risk", "group", "time", "event")
+        write_table(self.folder / "survival.csv", columns, (_row(case, cutoffs) for case in patients))
+
+
+def _row(case: SurvivalCase, cutoffs: Sequence[float] | None) -> list[str]:
+    names = group_names(1 + len(cutoffs or ()))
+    grouped = cutoffs and not math.isnan(case.risk)
+    group = names[int(risk_groups(case.risk, cutoffs or ()))] if grouped else ""
+    follow_up = [f"{case.time:g}", f"{case.event:g}"] if case.known else ["", ""]
+    return [case.patient_id, f"{case.risk:.6g}", group, *follow_up]
