@@ -87,8 +87,9 @@ def parents(item: griffe.Object) -> list[str]:
 
 
 def is_formula(literal: str) -> bool:
-    """Whether a literal is mathematics: it says what something is, and is neither a string nor an argument."""
-    return bool(re.search(r" (=|<-) ", literal)) and not re.search(r'"|\[[^]]*,|==|\w\.\w', literal)
+    """Whether a literal is mathematics: it says what something is, and is neither a string, an argument nor a shape."""
+    program = r'"|\[[^]]*,|==|\w\.\w|_[a-z]{3}'
+    return bool(re.search(r" (=|<-) ", literal)) and not re.search(program, literal)
 
 
 def with_equations(paragraph: str) -> str:
