@@ -1,4 +1,4 @@
-"""Bags: features of a slide's tiles on disk, the cohorts they belong to, and the way into a network."""
+"""Bags: features of a slide's tiles or a scan's slices on disk, and the way of a bag into a network."""
 
 import lazy_loader
 

@@ -1,4 +1,4 @@
-"""Instance scores back on the slide: heatmaps, their exports and the cohort report."""
+"""Instance scores back on the slide or scan: heatmaps and their exports as PNG, TIFF, GeoJSON and NIfTI."""
 
 import lazy_loader
 
