@@ -30,7 +30,7 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
         {"Tutorial": "tutorial.md"},
         {"Bundles": ["bundles/index.md", *({name: f"bundles/{name}/docs/README.md"} for name in bundles())]},
         {"Networks": ["networks/index.md", *networks, "networks/blocks.md", "networks/reference.md"]},
-        {"Rooms": ["rooms/index.md", *(f"rooms/{room}.md" for room in others)]},
+        {"Rooms": ["rooms/index.md", *(f"rooms/{room}.md" for room in others), "rooms/errors.md"]},
         {"Contributing": "CONTRIBUTING.md"},
         {"Changelog": "CHANGELOG.md"},
     ]
@@ -46,7 +46,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
         files.append(repository_file(path.relative_to(ROOT).as_posix(), config))
     pages = {"networks/index.md": networks_page(), "rooms/index.md": rooms_page(), "bundles/index.md": bundles_page()}
     pages |= {f"networks/{module}.md": network_page(module, names) for module, names in networks_by_module().items()}
-    pages |= {f"{door}.md": room_page(door) for door in INNER_DOORS}
+    pages |= {f"{door}.md": room_page(door) for door in INNER_DOORS} | {"rooms/errors.md": errors_page()}
     pages |= {f"rooms/{room}.md": room_page(room) for room in rooms() if room != "networks"}
     for uri, content in pages.items():
         files.append(File.generated(config, uri, content=content))
@@ -212,6 +212,14 @@ def room_page(door: str) -> str:
         parts += [f"## {heading}"] if heading else []
         parts += [entry(door, name, 3 if heading else 2) for name in names]
     return "\n\n".join(parts)
+
+
+def errors_page() -> str:
+    """The errors that all rooms raise."""
+    names = classes_of("errors")
+    return "\n\n".join(
+        ["# errors", summary(PACKAGE / "errors.py"), *(f"::: monai_mil.errors.{name}" for name in names)]
+    )
 
 
 def entry(door: str, name: str, level: int = 3) -> str:
