@@ -3,6 +3,7 @@
 import ast
 import graphlib
 import importlib
+import re
 from pathlib import Path
 from types import ModuleType
 
@@ -133,6 +134,19 @@ def test_a_room_imports_only_rooms_to_its_left(room):
     for path in (PACKAGE / room).rglob("*.py"):
         too_much = rooms_imported_by(path) - MAY_IMPORT[room] - {room}
         assert not too_much, f"{path.relative_to(ROOT)} imports {sorted(too_much)}"
+
+
+def test_contributing_has_this_table():
+    rows = re.findall(
+        r"^\| `(\w+)`( \(planned\))? \| .+ \|(.*)\|$", (ROOT / "CONTRIBUTING.md").read_text(), re.MULTILINE
+    )
+    told: dict[str, set[str]] = {}
+    for room, _, imports in rows:
+        above = set(told) if "all above" in imports else set()
+        named = set(re.findall(r"`(\w+)`", imports))
+        told[room] = (above - FACES if named else above) | named
+    assert told == MAY_IMPORT
+    assert {room for room, planned, _ in rows if not planned} == set(rooms())
 
 
 def test_the_table_has_no_circle():

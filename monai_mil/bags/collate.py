@@ -29,6 +29,13 @@ def collate_bags(items: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     Raises:
         ValueError: some bags hold features, others their codes; their widths or grids differ; or bags of different
             sizes have a row for every instance under a key that ``networks.KEYS`` does not list.
+
+    Examples:
+        >>> import torch
+        >>> from monai_mil.bags import collate_bags
+        >>> batch = collate_bags([{"image": torch.ones(8, 3), "label": 0}, {"image": torch.ones(8, 5), "label": 1}])
+        >>> list(batch["image"].shape), batch["mask"].sum(dim=1), batch["label"]
+        ([2, 8, 5], tensor([3, 5]), tensor([0, 1]))
     """
     images = [item["image"] for item in items]
     sizes = [image.shape[1] for image in images]

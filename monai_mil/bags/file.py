@@ -38,6 +38,17 @@ class BagFile:
 
     Raises:
         BagError: the file is missing, truncated or no bag; names it.
+
+    Examples:
+        >>> import numpy as np
+        >>> from monai_mil.bags import BagFile, BagInfo
+        >>> info = BagInfo("S-1", encoder="mine", mpp=0.5, tile_size_level0=256.0, level0_size=(512, 256))
+        >>> features, coords = np.ones((2, 8)), np.array([[0, 0], [256, 0]])
+        >>> BagFile.write(folder / "S-1.h5", features, coords, info)
+        >>> with BagFile(folder / "S-1.h5") as bag:
+        ...     print(bag.n, bag.width, bag.info.encoder, bag.features([1]).shape)
+        ...
+        2 8 mine (1, 8)
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:

@@ -44,6 +44,12 @@ class BagInfo:
         depth: how the slices of the scan became the bag's instances; None where each slice is one.
         lungs: where the scan was not blanked; None if nowhere.
         version: version of monai-mil that wrote the file.
+
+    Examples:
+        >>> from monai_mil.bags import BagInfo
+        >>> info = BagInfo("S-1", encoder="mine", tile_size=256, target_mpp=0.5)
+        >>> info.encoder, info.scan
+        ('mine', None)
     """
 
     slide_id: str

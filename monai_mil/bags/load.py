@@ -62,6 +62,16 @@ class LoadBagd(MapTransform):
             ``non_finite``); names the file.
         SettingsError: the preset or the depth is unknown.
         ValueError: ``non_finite`` is none of these.
+
+    Examples:
+        >>> from monai_mil.bags import LoadBagd
+        >>> from monai_mil.cohorts import read_cohort
+        >>> from monai_mil.synthetic import make_bag_cohort
+        >>> cohort = read_cohort(make_bag_cohort(folder, num_bags=10, width=8, bag_size=(5, 5)))
+        >>> items = cohort.datalist("train", folder / "bags")
+        >>> item = LoadBagd("image", width=8)(items[0])
+        >>> list(item["image"].shape), list(item["coords"].shape), item["label"]
+        ([8, 5], [5, 2], 0)
     """
 
     def __init__(

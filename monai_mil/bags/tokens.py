@@ -23,6 +23,13 @@ def token_mask(
 
     Returns:
         Bool ``[n, h, w]``, or None if all of them do.
+
+    Examples:
+        >>> import numpy as np
+        >>> from monai_mil.bags import token_mask
+        >>> token_mask(np.array([[0, 0]]), tile_size_level0=256.0, level0_size=(256, 128), grid=(2, 2))
+        tensor([[[ True,  True],
+                 [False, False]]])
     """
     corners = np.asarray(coords, dtype=np.float64)
     inside = []

@@ -37,6 +37,14 @@ class SampleInstancesd(Randomizable, MapTransform):
 
     Raises:
         ValueError: a key that ``networks.KEYS`` does not list has a row for every instance.
+
+    Examples:
+        >>> import torch
+        >>> from monai_mil.bags import SampleInstancesd
+        >>> sample = SampleInstancesd("image", num_instances=4).set_random_state(seed=0)
+        >>> item = sample({"image": torch.zeros(8, 100), "coords": torch.zeros(100, 2)})
+        >>> list(item["image"].shape), list(item["coords"].shape)
+        ([8, 4], [4, 2])
     """
 
     def __init__(

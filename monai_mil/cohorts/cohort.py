@@ -167,6 +167,15 @@ def split_cohort(cohort: Cohort, fractions: Sequence[float] = (0.6, 0.2, 0.2), s
 
     Raises:
         CohortError: too few patients for the fractions.
+
+    Examples:
+        >>> from monai_mil.cohorts import Cohort, CohortSlide, split_cohort
+        >>> slides = tuple(CohortSlide(f"S-{i}", f"P-{i // 2}", label=i // 2 % 2) for i in range(40))  # two a patient
+        >>> cohort = Cohort("cohort.csv", slides, labels=("label",), classes=("normal", "tumor"))
+        >>> cohort = split_cohort(cohort, fractions=(0.5, 0.25, 0.25))
+        >>> splits = [slide.split for slide in cohort.slides]
+        >>> {split: splits.count(split) for split in ("train", "val", "test")}
+        {'train': 20, 'val': 10, 'test': 10}
     """
     if len(fractions) != 3 or min(fractions) < 0 or not math.isclose(sum(fractions), 1.0, abs_tol=1e-6):
         raise CohortError(f"cohort '{cohort.source}': fractions {tuple(fractions)} are not three shares that sum to 1")

@@ -62,7 +62,13 @@ class Table:
 
 
 def is_table(path: str | os.PathLike[str]) -> bool:
-    """Whether a path is that of a cohort, by its suffix."""
+    """Whether a path is that of a cohort, by its suffix.
+
+    Examples:
+        >>> from monai_mil.cohorts import is_table
+        >>> is_table("cohort.csv"), is_table("slide.svs")
+        (True, False)
+    """
     return Path(path).suffix.lower() in (".csv", ".json")
 
 
@@ -92,6 +98,15 @@ def read_cohort(
 
     Raises:
         CohortError: anything is missing, unknown, duplicate or unreadable; names file, row and column.
+
+    Examples:
+        >>> from monai_mil.cohorts import read_cohort
+        >>> _ = (folder / "cohort.csv").write_text('''slide_id,patient_id,split,label
+        ... S-1,P-1,train,normal
+        ... S-2,P-1,train,tumor''')
+        >>> cohort = read_cohort(folder / "cohort.csv")
+        >>> cohort.classes, [slide.label for slide in cohort.slides]
+        (('normal', 'tumor'), [0, 1])
     """
     path = Path(path)
     table = read_table(path)

@@ -34,6 +34,15 @@ def read_survival_cohort(
     Raises:
         CohortError: as :func:`read_cohort`; a time is no positive number, an event not 0 or 1, or two slides of a
             patient tell different follow-ups. Names file, row and column.
+
+    Examples:
+        >>> from monai_mil.cohorts import follow_up, read_survival_cohort
+        >>> _ = (folder / "cohort.csv").write_text('''slide_id,patient_id,time,event
+        ... S-1,P-1,12.5,1
+        ... S-2,P-2,30,0''')
+        >>> follow_up(read_survival_cohort(folder / "cohort.csv"))
+        array([[12.5,  1. ],
+               [30. ,  0. ]])
     """
     cohort = read_cohort(path, labels=())
     table = read_table(cohort.source)

@@ -62,6 +62,15 @@ def read_classic(path: str | os.PathLike[str]) -> ClassicBags:
     Raises:
         BagError: the file is missing or damaged, its arrays do not belong together, a feature is not finite, or a
             column tells the bags' labels.
+
+    Examples:
+        >>> import numpy as np
+        >>> from monai_mil.datasets import read_classic
+        >>> features = np.random.default_rng(0).normal(size=(30, 166))
+        >>> np.savez(folder / "musk1.npz", features=features, bag_id=np.arange(30) // 3, bag_label=np.arange(10) % 2)
+        >>> musk = read_classic(folder / "musk1.npz")
+        >>> musk.name, len(musk.labels), musk.features[musk.rows(0)].shape
+        ('musk1', 10, (3, 166))
     """
     path = Path(path)
     try:

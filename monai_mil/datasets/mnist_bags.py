@@ -38,6 +38,16 @@ def make_mnist_bags(
     Returns:
         A MONAI data list: ``image`` float32 ``[1, n, 28, 28]``, ``label`` 0 or 1, ``instance_labels`` int64 ``[n]``
         (1 where the digit is the target) and ``slide_id``.
+
+    Examples:
+        >>> import numpy as np
+        >>> from monai_mil.datasets import make_mnist_bags
+        >>> digits = {"x_train": np.zeros((20, 28, 28), np.uint8), "y_train": np.arange(20) % 10}
+        >>> digits |= {"x_test": digits["x_train"], "y_test": digits["y_train"]}
+        >>> np.savez(folder / "mnist.npz", **digits)
+        >>> bags = make_mnist_bags(folder / "mnist.npz", num_bags=5)
+        >>> all(bag["label"] == bag["instance_labels"].max() for bag in bags)
+        True
     """
     with np.load(path) as stored:
         names = (f"x_{split}", f"y_{split}") if f"x_{split}" in stored else (f"{split}_images", f"{split}_labels")

@@ -129,6 +129,18 @@ def embed_scan(
 
     Raises:
         SettingsError: the preset has no statistics.
+
+    Examples:
+        >>> import nibabel
+        >>> import numpy as np
+        >>> from monai_mil.embedding import embed_scan
+        >>> from monai_mil.encoders import get_encoder
+        >>> from monai_mil.scans import load_scan, slice_preset
+        >>> nibabel.save(nibabel.Nifti1Image(np.zeros((64, 64, 6), np.int16), np.eye(4)), folder / "scan.nii.gz")
+        >>> scan, encoder = load_scan(folder / "scan.nii.gz"), get_encoder("ct_texture")
+        >>> parts = embed_scan(scan, encoder, slice_preset("chest_rsna"), chunk=4)
+        >>> [len(part) for part in parts]
+        [4, 2]
     """
     size = encoder.card.preprocessing.input_size
     places = np.arange(len(scan), dtype=float) if depth is None else depth.places(len(scan))

@@ -35,6 +35,13 @@ class EmbedSettings:
 
     Raises:
         SettingsError: a value fits no slide.
+
+    Examples:
+        >>> from monai_mil.embedding import EmbedSettings
+        >>> from monai_mil.encoders import get_encoder
+        >>> settings = EmbedSettings.for_encoder(get_encoder("texture"), min_tissue=0.5)
+        >>> settings.tile_size, settings.target_mpp, settings.min_tissue
+        (256, 0.5, 0.5)
     """
 
     tile_size: int

@@ -75,6 +75,20 @@ def embed_cohort(
         CohortError: the table is invalid.
         EncoderError: the encoder is unknown or cannot be loaded.
         SettingsError: there is no such storage, or a setting fits no slide.
+
+    Examples:
+        >>> import numpy as np
+        >>> from monai_mil.bags import BagFile
+        >>> from monai_mil.embedding import embed_cohort
+        >>> from monai_mil.slides import write_pyramid
+        >>> image = np.full((1024, 1024, 3), 240, np.uint8)
+        >>> image[:, :512] = (180, 60, 140)
+        >>> write_pyramid(folder / "S-1.tif", image, mpp=0.5)
+        >>> report = embed_cohort(folder / "S-1.tif", folder / "bags", "texture", progress=False)
+        >>> report.results[0].status, BagFile(folder / "bags" / "S-1.h5").n  # the tiles of the left half
+        ('embedded', 8)
+        >>> embed_cohort(folder / "S-1.tif", folder / "bags", "texture", progress=False).results[0].status
+        'kept'
     """
     check_storage(storage)
     slides = _slides(cohort)

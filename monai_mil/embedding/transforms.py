@@ -37,6 +37,15 @@ class EmbedSlided(MapTransform):
     Raises:
         SlideReadError: the slide or a tile cannot be read; names it.
         NoTissueError: the slide has no tissue.
+
+    Examples:
+        >>> import numpy as np
+        >>> from monai_mil.embedding import EmbedSlided
+        >>> from monai_mil.slides import write_pyramid
+        >>> write_pyramid(folder / "S-1.tif", np.full((512, 512, 3), (180, 60, 140), np.uint8), mpp=0.5)
+        >>> item = EmbedSlided("image", "texture")({"image": folder / "S-1.tif"})
+        >>> list(item["image"].shape), item["coords"].tolist()
+        ([76, 4], [[0, 0], [256, 0], [0, 256], [256, 256]])
     """
 
     def __init__(

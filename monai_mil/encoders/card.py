@@ -12,7 +12,13 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """How uint8 tiles become what the network was trained on: resize, crop the centre, normalise."""
+    """How uint8 tiles become what the network was trained on: resize, crop the centre, normalise.
+
+    Examples:
+        >>> from monai_mil.encoders import Preprocessing
+        >>> Preprocessing(input_size=224).interpolation
+        'bilinear'
+    """
 
     input_size: int
     """Side of the square the network sees, px."""

@@ -18,7 +18,15 @@ _SCRIPT_SUFFIXES = (".ts", ".pt", ".torchscript")
 
 
 def list_encoders() -> list[EncoderCard]:
-    """The cards of all encoders known by name; needs no optional package."""
+    """The cards of all encoders known by name; needs no optional package.
+
+    Examples:
+        >>> from monai_mil.encoders import list_encoders
+        >>> {card.name: card.licence for card in list_encoders()}["texture"]
+        'Apache-2.0'
+        >>> "uni" in {card.name for card in list_encoders()}
+        True
+    """
     return list(CARDS.values())
 
 
@@ -44,6 +52,16 @@ def get_encoder(
 
     Raises:
         EncoderError: the name is unknown, a package is missing, or the weights cannot be had or do not fit.
+
+    Examples:
+        >>> import torch
+        >>> from monai_mil.encoders import get_encoder
+        >>> encoder = get_encoder("texture")
+        >>> encoder.tile_size, encoder.target_mpp
+        (256, 0.5)
+        >>> tiles = torch.zeros(2, 3, 256, 256, dtype=torch.uint8)
+        >>> encoder(tiles).shape == (2, encoder.width)
+        True
     """
     from monai_mil.encoders.load import load_encoder
 

@@ -15,6 +15,12 @@ def otsu(heatmap: Heatmap | ScanHeatmap | np.ndarray) -> float:
 
     The same as scikit-image's ``threshold_otsu``. Tokens whose centre lies outside the slide do not count. A map that
     is the same everywhere has nothing to split: the answer is then below every score.
+
+    Examples:
+        >>> import numpy as np
+        >>> from monai_mil.heatmaps import otsu
+        >>> 0.2 <= otsu(np.array([0.1, 0.2, 0.8, 0.9])) < 0.8
+        True
     """
     import torch
 

@@ -52,6 +52,15 @@ def export_geojson(
             Choose names that differ from those of human annotations.
         colour_map: colours of the tiles.
         overlap: how scores of overlapping tiles are combined in regions.
+
+    Examples:
+        >>> import json
+        >>> from monai_mil.heatmaps import SlideFrame, assemble, export_geojson
+        >>> frame = SlideFrame("S-1", None, level0_size=(512, 256), mpp=0.5, tile_size_level0=256.0)
+        >>> heatmap = assemble([0.2, 0.8], [[0, 0], [256, 0]], frame)
+        >>> path = export_geojson(heatmap, folder / "S-1.geojson", regions=0.5)
+        >>> [feature["properties"]["objectType"] for feature in json.loads(path.read_text())["features"]]
+        ['detection', 'detection', 'annotation']
     """
     name = classification or heatmap.name
     features: list[str] = []

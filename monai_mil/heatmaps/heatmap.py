@@ -174,6 +174,13 @@ def assemble(
     Raises:
         ValueError: no tile, shapes that do not fit, a score that is not finite, a threshold that is no number, or a
             tile wholly outside the slide.
+
+    Examples:
+        >>> from monai_mil.heatmaps import SlideFrame, assemble
+        >>> frame = SlideFrame("S-1", None, level0_size=(512, 256), mpp=0.5, tile_size_level0=256.0)
+        >>> heatmap = assemble([0.2, 0.8], [[0, 0], [256, 0]], frame)
+        >>> heatmap.percentiles()
+        array([ 50., 100.], dtype=float32)
     """
     scores = np.ascontiguousarray(to_numpy(scores), dtype=np.float32)
     coords = np.ascontiguousarray(to_numpy(coords), dtype=np.int64)
@@ -204,6 +211,12 @@ def percentile_ranks(scores: np.ndarray) -> np.ndarray:
     """Percentage of scores that are no larger, ties sharing their mean rank; float32, same shape, in (0, 100].
 
     Equals ``100 * scipy.stats.rankdata(scores) / scores.size`` in one sort.
+
+    Examples:
+        >>> import numpy as np
+        >>> from monai_mil.heatmaps import percentile_ranks
+        >>> percentile_ranks(np.array([0.1, 0.3, 0.2]))
+        array([ 33.333332, 100.      ,  66.666664], dtype=float32)
     """
     _, inverse, counts = np.unique(scores, return_inverse=True, return_counts=True)
     mean_rank = np.cumsum(counts) - (counts - 1) / 2

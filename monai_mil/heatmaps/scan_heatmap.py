@@ -218,6 +218,13 @@ def load_heatmap(path: str | Path) -> Heatmap | ScanHeatmap:
 
     Raises:
         BagError: the file is missing, damaged or neither.
+
+    Examples:
+        >>> from monai_mil.heatmaps import SlideFrame, assemble, load_heatmap
+        >>> frame = SlideFrame("S-1", None, level0_size=(512, 256), mpp=0.5, tile_size_level0=256.0)
+        >>> path = assemble([0.2, 0.8], [[0, 0], [256, 0]], frame).save(folder / "S-1.h5")
+        >>> load_heatmap(path).scores
+        array([0.2, 0.8], dtype=float32)
     """
     import h5py
 

@@ -32,6 +32,15 @@ class AnchorDivergence(nn.Module):
     Raises:
         ValueError: an argument is none of these, or ``temperature`` is not above 0.
         ImportError: the package entmax is needed and not installed.
+
+    Examples:
+        >>> import torch
+        >>> from monai_mil.losses import AnchorDivergence
+        >>> loss = AnchorDivergence(target="softmax")
+        >>> scores = torch.tensor([[[2.0, 0.0, 0.0]]])
+        >>> same = {"attention_logits": scores, "anchor_logits": scores, "anchor_weight": torch.ones(1)}
+        >>> loss(same, torch.tensor([1])).item()
+        0.0
     """
 
     def __init__(

@@ -27,6 +27,12 @@ class BagCrossEntropy(nn.Module):
         label_smoothing: share ``e`` of the target spread over all classes, ``(1 - e) onehot + e / c``.
         class_weights: factor of each class. The mean stays that over bags: divided by the sum of their weights, as
             torch does, a batch of one bag would not know them.
+
+    Examples:
+        >>> import torch
+        >>> from monai_mil.losses import BagCrossEntropy
+        >>> round(BagCrossEntropy()({"logits": torch.zeros(1, 2)}, torch.tensor([1])).item(), 4)
+        0.6931
     """
 
     class_weights: Tensor | None
@@ -52,6 +58,14 @@ class BagBCE(nn.Module):
         label_smoothing: ``e`` in ``y (1 - e) + e / 2``.
         positive_weights: factor of each label's loss where it is 1.
         negative_weights: likewise where it is 0. The mean is not divided by the weights' sum.
+
+    Examples:
+        >>> import torch
+        >>> from monai_mil.losses import BagBCE
+        >>> logits = torch.zeros(1, 2)
+        >>> label = torch.tensor([[1.0, torch.nan]])  # of the second label nothing is known
+        >>> round(BagBCE()({"logits": logits}, label).item(), 4)
+        0.6931
     """
 
     positive_weights: Tensor | None

@@ -9,7 +9,15 @@ from torch.nn import functional as F
 
 
 class InstanceBCE(nn.Module):
-    """Binary cross-entropy of every labelled instance, mean over all of them in the batch."""
+    """Binary cross-entropy of every labelled instance, mean over all of them in the batch.
+
+    Examples:
+        >>> import torch
+        >>> from monai_mil.losses import InstanceBCE
+        >>> output = {"instance_logits": torch.zeros(1, 1, 3)}
+        >>> round(InstanceBCE()(output, torch.tensor([[0, 1, -1]])).item(), 4)  # the third slice is unknown
+        0.6931
+    """
 
     def forward(self, output: Mapping[str, Tensor], label: Tensor) -> Tensor:
         """Scalar loss of ``output["instance_logits"]`` ``[b, 1, n]`` for labels ``[b, n]``.

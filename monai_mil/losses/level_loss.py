@@ -24,6 +24,13 @@ class LevelLoss(nn.Module):
 
     Raises:
         ValueError: there is no level.
+
+    Examples:
+        >>> import torch
+        >>> from monai_mil.losses import BagCrossEntropy, LevelLoss
+        >>> loss = LevelLoss([BagCrossEntropy(), BagCrossEntropy()])
+        >>> round(loss({"level_logits": torch.zeros(1, 2, 2)}, torch.tensor([1])).item(), 4)  # log 2 a level
+        1.3863
     """
 
     def __init__(self, levels: Sequence[nn.Module]) -> None:

@@ -12,6 +12,13 @@ class MaxInstance(nn.Module):
 
     Args:
         loss: the bag loss, such as ``BagBCE`` or ``BagCrossEntropy``.
+
+    Examples:
+        >>> import torch
+        >>> from monai_mil.losses import BagBCE, MaxInstance
+        >>> output = {"instance_logits": torch.tensor([[[-5.0, -5.0, 5.0]]])}
+        >>> round(MaxInstance(BagBCE())(output, torch.tensor([[1.0]])).item(), 4)
+        0.0067
     """
 
     def __init__(self, loss: nn.Module) -> None:

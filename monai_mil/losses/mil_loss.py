@@ -22,6 +22,16 @@ class MILLoss(nn.Module):
 
     Raises:
         ValueError: there is no term, all weights are 0, or a weight names none.
+
+    Examples:
+        >>> import torch
+        >>> from monai_mil.losses import BagCrossEntropy, MaxInstance, MILLoss
+        >>> loss = MILLoss({"bag": BagCrossEntropy(), "max": MaxInstance(BagCrossEntropy())}, {"bag": 0.5, "max": 0.5})
+        >>> output = {"logits": torch.zeros(1, 2), "instance_logits": torch.zeros(1, 2, 5)}
+        >>> round(loss(output, torch.tensor([1])).item(), 4)
+        0.6931
+        >>> {name: round(value.item(), 4) for name, value in loss.last.items()}
+        {'bag': 0.6931, 'max': 0.6931}
     """
 
     def __init__(

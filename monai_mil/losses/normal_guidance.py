@@ -39,6 +39,18 @@ class NormalGuidance(nn.Module):
 
     Raises:
         ValueError: an argument is out of range.
+
+    Examples:
+        >>> import torch
+        >>> from monai_mil.losses import NormalGuidance
+        >>> places = torch.arange(40.0)
+        >>> bell = (-0.5 * ((places - 20) / 4) ** 2).softmax(dim=0)
+        >>> comb = torch.where(places % 10 == 0, 1.0, 1e-3)
+        >>> guidance = NormalGuidance()
+        >>> round(guidance({"attention": bell[None, None]}, torch.tensor([1])).item(), 3)
+        0.0
+        >>> round(guidance({"attention": (comb / comb.sum())[None, None]}, torch.tensor([1])).item(), 3)
+        4.016
     """
 
     def __init__(
@@ -159,6 +171,13 @@ def normal_guidance(
 
     Raises:
         ValueError: a bag has no instance, or its attention or a position is not a finite number; names it.
+
+    Examples:
+        >>> import torch
+        >>> from monai_mil.losses import normal_guidance
+        >>> two_heads = torch.zeros(1, 2, 30).log_softmax(dim=2)  # uniform attention is no bell
+        >>> list(normal_guidance(two_heads).shape), bool((normal_guidance(two_heads) > 0).all())
+        ([1, 2], True)
     """
     real = torch.ones_like(log_attention[:, 0], dtype=torch.bool) if mask is None else mask.bool()
     places = _places(log_attention, positions)

@@ -15,6 +15,14 @@ class ParameterL1(nn.Module):
 
     Args:
         network: whose parameters; it does not become a part of the loss.
+
+    Examples:
+        >>> import torch
+        >>> from monai_mil.losses import ParameterL1
+        >>> network = torch.nn.Linear(2, 1)
+        >>> _ = network.load_state_dict({"weight": torch.tensor([[1.0, -2.0]]), "bias": torch.tensor([3.0])})
+        >>> ParameterL1(network)({}, torch.tensor([1])).item()
+        3.0
     """
 
     def __init__(self, network: nn.Module) -> None:

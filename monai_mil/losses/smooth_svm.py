@@ -22,6 +22,14 @@ class InstanceSmoothSVM(nn.Module):
 
     Args:
         exclusive: classes exclude each other also within a bag (CLAM's "subtyping").
+
+    Examples:
+        >>> import torch
+        >>> from monai_mil.losses import InstanceSmoothSVM
+        >>> right = torch.tensor([[[-9.0, -9.0], [9.0, 9.0]]])  # of two instances for each of two classes
+        >>> output = {"top_instance_logits": right, "bottom_instance_logits": -right}
+        >>> round(InstanceSmoothSVM()(output, torch.tensor([1])).item(), 4)
+        0.0
     """
 
     def __init__(self, exclusive: bool = False) -> None:

@@ -17,6 +17,12 @@ class SpectralDecoupling(nn.Module):
     Args:
         key: which logits of the output: INSIGHT's ``detection_logits``, or ``instance_logits`` or ``logits`` of any
             other network.
+
+    Examples:
+        >>> import torch
+        >>> from monai_mil.losses import SpectralDecoupling
+        >>> SpectralDecoupling(key="logits")({"logits": torch.tensor([[2.0, -4.0]])}, torch.tensor([[1.0, 0.0]])).item()
+        5.0
     """
 
     def __init__(self, key: str = "detection_logits") -> None:

@@ -24,6 +24,13 @@ def time_bins(follow_up: ArrayLike, count: int | None = None) -> list[float]:
 
     Raises:
         ValueError: there are fewer than two events at different times, or fewer than two bins.
+
+    Examples:
+        >>> from monai_mil.losses import time_bins
+        >>> follow_up = [(5, 1), (10, 1), (15, 0), (20, 1), (30, 1), (40, 0)]
+        >>> edges = time_bins(follow_up)
+        >>> [round(edge, 1) for edge in edges]
+        [0.0, 15.0, 40.0]
     """
     rows = np.asarray(follow_up, dtype=float).reshape(-1, 2)
     time, event = rows[~np.isnan(rows).any(axis=1)].T
@@ -54,6 +61,16 @@ class DiscreteSurvival(nn.Module):
 
     Raises:
         ValueError: the edges do not rise, or there are fewer than three.
+
+    Examples:
+        >>> import torch
+        >>> from monai_mil.losses import DiscreteSurvival
+        >>> loss = DiscreteSurvival(edges=[0, 12, 24, 36])  # months
+        >>> output = {"logits": torch.zeros(1, 3)}
+        >>> round(loss(output, torch.tensor([[6.0, 1.0]])).item(), 4)  # an event in the first of three bins: log 3
+        1.0986
+        >>> round(loss(output, torch.tensor([[6.0, 0.0]])).item(), 4)  # censored in it: log 3/2
+        0.4055
     """
 
     edges: Tensor

@@ -16,6 +16,13 @@ class TopInstanceSVM(nn.Module):
     ``log sum_j exp(s_j + [j != y]) - s_y``, and ``max_j (s_j + [j != y]) - s_y`` where the two highest scores differ by
     ln 1000 or more; the mean over the instances, then over the bags. :class:`InstanceSmoothSVM` is what CLAM and the
     released HAG-MIL do.
+
+    Examples:
+        >>> import torch
+        >>> from monai_mil.losses import TopInstanceSVM
+        >>> output = {"top_instance_logits": torch.tensor([[[0.0], [9.0]]])}  # one instance, two classes
+        >>> [round(TopInstanceSVM()(output, torch.tensor([label])).item(), 4) for label in (1, 0)]
+        [0.0, 10.0]
     """
 
     def forward(self, output: Mapping[str, Tensor], label: Tensor) -> Tensor:

@@ -39,6 +39,11 @@ def jensen_shannon(before: ArrayLike, after: ArrayLike) -> float:
 
     Raises:
         ValueError: the lengths differ, or the weights are no distribution.
+
+    Examples:
+        >>> from monai_mil.metrics import jensen_shannon
+        >>> jensen_shannon([0.5, 0.5], [0.5, 0.5]), round(jensen_shannon([1, 0], [0, 1]), 4)
+        (0.0, 0.6931)
     """
     first, second = _distribution(before), _distribution(after)
     if first.shape != second.shape:
@@ -55,6 +60,11 @@ def effective_tiles(attention: ArrayLike) -> float:
 
     Raises:
         ValueError: the weights are no distribution.
+
+    Examples:
+        >>> from monai_mil.metrics import effective_tiles
+        >>> round(effective_tiles([0.25, 0.25, 0.25, 0.25]), 4), round(effective_tiles([1, 0, 0, 0]), 4)
+        (4.0, 1.0)
     """
     share = _distribution(attention)
     used = share[share > 0]
@@ -65,13 +75,24 @@ def pack_attention(attention: ArrayLike) -> Array:
     """A distribution as float16 ``[n]``, the roots of its weights over the largest: small weights stay exact to 0.1 %.
 
     As they are, the weights of a slide with 100,000 tiles would be below float16's normal numbers.
+
+    Examples:
+        >>> from monai_mil.metrics import pack_attention
+        >>> pack_attention([0.64, 0.36])
+        array([1.  , 0.75], dtype=float16)
     """
     share = _distribution(attention)
     return np.sqrt(share / share.max()).astype(np.float16)
 
 
 def unpack_attention(stored: Any) -> Array:
-    """The distribution :func:`pack_attention` was given, float64 ``[n]``."""
+    """The distribution :func:`pack_attention` was given, float64 ``[n]``.
+
+    Examples:
+        >>> from monai_mil.metrics import pack_attention, unpack_attention
+        >>> unpack_attention(pack_attention([0.64, 0.36])).round(3)
+        array([0.64, 0.36])
+    """
     weights = np.square(np.asarray(stored, dtype=float))
     return weights / weights.sum()
 

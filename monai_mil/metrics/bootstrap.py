@@ -47,6 +47,13 @@ def bootstrap_ci(
 
     Returns:
         The metric of the data and the interval; NaN where the metric is not defined.
+
+    Examples:
+        >>> from monai_mil.metrics import auroc, bootstrap_ci
+        >>> prob = [0.1, 0.4, 0.35, 0.8, 0.3, 0.9]
+        >>> interval = bootstrap_ci(auroc, prob, [0, 0, 1, 1, 0, 1], groups=["P1", "P1", "P2", "P3", "P4", "P5"])
+        >>> round(interval.value, 4), interval.low <= interval.value <= interval.high
+        (0.8889, True)
     """
     blocks = [metric(prob, label, weight) for weight in _resamples(label, n, seed, groups)]
     values = np.concatenate([np.empty(0), *blocks])

@@ -32,6 +32,13 @@ def auroc(prob: ArrayLike, label: ArrayLike, weight: Array | None = None) -> Any
     """Area under the ROC curve; macro mean over one-versus-rest for more classes and over labels.
 
     Classes or labels without a positive or without a negative case are left out of the mean.
+
+    Examples:
+        >>> from monai_mil.metrics import auroc
+        >>> auroc([0.1, 0.4, 0.35, 0.8], [0, 0, 1, 1])
+        0.75
+        >>> auroc([[0.9, 0.1], [0.6, 0.4], [0.65, 0.35], [0.2, 0.8]], [0, 0, 1, 1])  # the same, a column a class
+        0.75
     """
     columns = [_binary_auroc(*column) for column in _one_versus_rest(prob, label, weight)]
     return _result(_mean(columns), weight)
@@ -41,13 +48,24 @@ def auprc(prob: ArrayLike, label: ArrayLike, weight: Array | None = None) -> Any
     """Average precision, ``sum_k (R_k - R_{k-1}) P_k`` over the distinct scores; macro mean as :func:`auroc`'s.
 
     Classes or labels without a positive or without a negative case are left out of the mean.
+
+    Examples:
+        >>> from monai_mil.metrics import auprc
+        >>> round(auprc([0.1, 0.4, 0.35, 0.8], [0, 0, 1, 1]), 4)
+        0.8333
     """
     columns = [_binary_auprc(*column) for column in _one_versus_rest(prob, label, weight)]
     return _result(_mean(columns), weight)
 
 
 def accuracy(prob: ArrayLike, label: ArrayLike, weight: Array | None = None) -> Any:
-    """Share of correct predictions (highest probability; multi-label: each label at 0.5)."""
+    """Share of correct predictions (highest probability; multi-label: each label at 0.5).
+
+    Examples:
+        >>> from monai_mil.metrics import accuracy
+        >>> round(accuracy([[0.9, 0.1], [0.4, 0.6], [0.7, 0.3]], [0, 1, 1]), 4)
+        0.6667
+    """
     cells = _confusions(prob, label, weight)
     hits, known = np.sum([cell[0] for cell in cells], axis=0), np.sum([cell[4] for cell in cells], axis=0)
     if _excludes(prob, label):
@@ -58,7 +76,13 @@ def accuracy(prob: ArrayLike, label: ArrayLike, weight: Array | None = None) -> 
 
 
 def balanced_accuracy(prob: ArrayLike, label: ArrayLike, weight: Array | None = None) -> Any:
-    """Mean recall of the classes; multi-label: mean over labels of (sensitivity + specificity) / 2 at 0.5."""
+    """Mean recall of the classes; multi-label: mean over labels of (sensitivity + specificity) / 2 at 0.5.
+
+    Examples:
+        >>> from monai_mil.metrics import balanced_accuracy
+        >>> balanced_accuracy([[0.9, 0.1], [0.8, 0.2], [0.7, 0.3], [0.4, 0.6]], [0, 0, 1, 1])
+        0.75
+    """
     recalls = []
     for true_positive, false_positive, false_negative, true_negative, _ in _confusions(prob, label, weight):
         recalls.append(_ratio(true_positive, true_positive + false_negative))
@@ -71,6 +95,11 @@ def macro_f1(prob: ArrayLike, label: ArrayLike, weight: Array | None = None) -> 
     """Mean F1 of the classes that occur or are predicted; multi-label: of the labels, at 0.5.
 
     One column of probabilities counts as the two classes it separates.
+
+    Examples:
+        >>> from monai_mil.metrics import macro_f1
+        >>> round(macro_f1([[0.9, 0.1], [0.8, 0.2], [0.7, 0.3], [0.4, 0.6]], [0, 0, 1, 1]), 4)
+        0.7333
     """
     scores = []
     for true_positive, false_positive, false_negative, true_negative, _ in _confusions(prob, label, weight):

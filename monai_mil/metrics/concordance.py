@@ -32,6 +32,12 @@ def concordance_index(
 
     Raises:
         ValueError: shapes differ, a number is none, or without weights there is no comparable pair.
+
+    Examples:
+        >>> from monai_mil.metrics import concordance_index
+        >>> risk, time, event = [0.9, 0.5, 0.1], [12.0, 30.0, 24.0], [1, 0, 1]
+        >>> round(concordance_index(risk, time, event), 4)  # of three comparable pairs the third is in the wrong order
+        0.6667
     """
     risks, times, events = read_follow_up(risk, time, event)
     weights = np.ones((1, len(risks))) if weight is None else np.atleast_2d(np.asarray(weight, dtype=float))

@@ -38,6 +38,12 @@ def roc_curve(score: ArrayLike, label: ArrayLike) -> RocCurve:
 
     Raises:
         ValueError: there is no positive or no negative case.
+
+    Examples:
+        >>> from monai_mil.metrics import roc_curve
+        >>> curve = roc_curve([0.1, 0.4, 0.35, 0.8], [0, 0, 1, 1])
+        >>> curve.false_positive_rate, curve.true_positive_rate
+        (array([0. , 0. , 0.5, 0.5, 1. ]), array([0. , 0.5, 0.5, 1. , 1. ]))
     """
     scores, truth = np.asarray(score, dtype=float), np.asarray(label) == 1
     if truth.all() or not truth.any():
@@ -64,6 +70,12 @@ def calibration(prob: ArrayLike, label: ArrayLike, bins: int = 10) -> Calibratio
 
     Raises:
         ValueError: as the metrics of :mod:`monai_mil.metrics.classification`.
+
+    Examples:
+        >>> from monai_mil.metrics import calibration
+        >>> result = calibration([0.1, 0.1, 0.9, 0.9], [0, 0, 1, 0], bins=2)
+        >>> result.frequency, round(result.expected_error, 4)
+        (array([0. , 0.5]), 0.25)
     """
     confidence, truth = _claims(*read_cases(prob, label))
     place = np.minimum((confidence * bins).astype(int), bins - 1)

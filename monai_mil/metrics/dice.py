@@ -27,6 +27,11 @@ class DiceCounts:
         intersection: ``|P and G|``.
         predicted: ``|P|``.
         truth: ``|G|``.
+
+    Examples:
+        >>> from monai_mil.metrics import DiceCounts
+        >>> DiceCounts(intersection=5, predicted=10, truth=10).dice
+        0.5
     """
 
     intersection: int
@@ -81,6 +86,12 @@ def dice_summary(
         ``{"count", "mean": {"value", "low", "high"}, "std", "pooled": {"value", "low", "high"}}``: mean over the slides
         and their standard deviation (divisor ``count - 1``), and the Dice of all their pixels together; NaN where
         there is none.
+
+    Examples:
+        >>> from monai_mil.metrics import DiceCounts, dice_summary
+        >>> summary = dice_summary([DiceCounts(5, 10, 10), DiceCounts(10, 10, 10)], n=10)
+        >>> summary["count"], summary["mean"]["value"], summary["pooled"]["value"]
+        (2, 0.75, 0.75)
     """
     if not counts:
         nothing = {"value": math.nan, "low": math.nan, "high": math.nan}
@@ -97,14 +108,28 @@ def dice_summary(
 
 
 def lesion_size(area: float, bounds: Sequence[float] = SIZE_BOUNDS) -> str:
-    """``small``, ``moderate`` or ``large`` by ``bounds``, the second's least and the last's excluded least area."""
+    """``small``, ``moderate`` or ``large`` by ``bounds``, the second's least and the last's excluded least area.
+
+    Examples:
+        >>> from monai_mil.metrics import lesion_size
+        >>> [lesion_size(area, bounds=(1000, 5000)) for area in (10, 1000, 6000)]
+        ['small', 'moderate', 'large']
+    """
     return SIZES[0] if area < bounds[0] else SIZES[1] if area <= bounds[1] else SIZES[2]
 
 
 def lesion_dice(
     lesions: Sequence[LesionDice], bounds: Sequence[float] = SIZE_BOUNDS, n: int = 1000, seed: int = 0
 ) -> dict[str, dict[str, Any]]:
-    """:func:`dice_summary` of the lesions of every size; see :func:`lesion_size`."""
+    """:func:`dice_summary` of the lesions of every size; see :func:`lesion_size`.
+
+    Examples:
+        >>> from monai_mil.metrics import DiceCounts, LesionDice, lesion_dice
+        >>> lesion = LesionDice("S-1", "P-1", 1, area=10, counts=DiceCounts(5, 10, 10), box=(0.0, 0.0, 4.0, 4.0))
+        >>> report = lesion_dice([lesion], n=10)
+        >>> {size: summary["count"] for size, summary in report.items()}
+        {'small': 1, 'moderate': 0, 'large': 0}
+    """
     summaries = {}
     for size in SIZES:
         chosen = [each for each in lesions if lesion_size(each.area, bounds) == size]
@@ -127,6 +152,11 @@ def paired_permutation_test(first: ArrayLike, second: ArrayLike, n: int = 10_000
 
     Raises:
         ValueError: the lengths differ, there is no pair, or a value is not a number.
+
+    Examples:
+        >>> from monai_mil.metrics import paired_permutation_test
+        >>> paired_permutation_test([0.8, 0.7, 0.9, 0.8], [0.6, 0.5, 0.7, 0.7], n=999) < 0.1
+        True
     """
     one, other = np.asarray(first, float), np.asarray(second, float)
     if one.shape != other.shape or one.ndim != 1 or one.size == 0:

@@ -72,6 +72,14 @@ class AUROC(_BagMetricHandler):
 
     Args:
         output_transform: from the engine's output to lists or batches ``(pred, label)``.
+
+    Examples:
+        >>> import torch
+        >>> from monai_mil.metrics import AUROC
+        >>> metric = AUROC()
+        >>> metric.update((torch.tensor([[0.9, 0.1], [0.2, 0.8]]), torch.tensor([[0], [1]])))
+        >>> metric.compute()
+        1.0
     """
 
     def __init__(self, output_transform: Callable[[Any], tuple[Any, Any]] | None = None) -> None:
@@ -100,7 +108,15 @@ def _f1_auroc(prob: ArrayLike, label: ArrayLike, weight: Array | None = None) ->
 
 
 def pred_and_label(output: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> tuple[Tensor, Tensor]:
-    """Probabilities ``[b, c]`` and labels ``[b, 1 or c]`` of an engine's output."""
+    """Probabilities ``[b, c]`` and labels ``[b, 1 or c]`` of an engine's output.
+
+    Examples:
+        >>> import torch
+        >>> from monai_mil.metrics import pred_and_label
+        >>> output = [{"pred": torch.tensor([0.1, 0.9]), "label": torch.tensor(1)}]  # a decollated batch of one case
+        >>> pred_and_label(output)
+        (tensor([[0.1000, 0.9000]]), tensor([[1]]))
+    """
     if isinstance(output, Mapping):
         pred, label = torch.as_tensor(output["pred"]), torch.as_tensor(output["label"])
         return pred, label.reshape(len(pred), -1)

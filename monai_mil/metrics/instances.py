@@ -19,6 +19,11 @@ def instance_auroc(scores: Iterable[ArrayLike], labels: Iterable[ArrayLike]) -> 
 
     Returns:
         The mean, NaN if no bag holds both.
+
+    Examples:
+        >>> from monai_mil.metrics import instance_auroc
+        >>> instance_auroc([[0.1, 0.9], [0.2, 0.4]], [[0, 1], [0, 0]])  # the second bag has no positive instance
+        1.0
     """
     values = [auroc(score, label) for score, label in zip(scores, labels, strict=True)]
     defined = [value for value in values if not np.isnan(value)]

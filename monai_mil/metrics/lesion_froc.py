@@ -61,6 +61,12 @@ def non_maximum_suppression(score_map: ArrayLike, threshold: float = 0.5, box: i
 
     Returns:
         Scores ``[k]``, highest first, and their rows and columns, int64 ``[k, 2]``.
+
+    Examples:
+        >>> from monai_mil.metrics import detect
+        >>> scores, places = detect([[0.1, 0.9, 0.8], [0.0, 0.1, 0.7]], threshold=0.5, box=3)
+        >>> scores, places
+        (array([0.9]), array([[0, 1]]))
     """
     from monai.transforms import ProbNMS
 
@@ -85,6 +91,14 @@ def froc_slide(
         spacing: side of its pixels in micrometres; CAMELYON16 takes 7.776.
         grow: in micrometres.
         smallest: in micrometres.
+
+    Examples:
+        >>> import numpy as np
+        >>> from monai_mil.metrics import froc_slide
+        >>> truth = np.zeros((100, 100), dtype=bool)
+        >>> truth[20:60, 20:60] = True  # 400 micrometres
+        >>> froc_slide([0.75, 0.5], [[40, 40], [90, 90]], truth, spacing=10.0)
+        FrocSlide(false=array([0.5]), lesions=array([0.75]), normal=False)
     """
     from monai.apps.pathology.utils import compute_isolated_tumor_cells, compute_multi_instance_mask
     from monai.metrics import compute_fp_tp_probs_nd
@@ -118,6 +132,14 @@ def froc(
 
     Raises:
         ValueError: there is no lesion, no slide to count false positives on, or an unknown option.
+
+    Examples:
+        >>> import numpy as np
+        >>> from monai_mil.metrics import FrocSlide, froc
+        >>> tumour = FrocSlide(false=np.array([0.6]), lesions=np.array([0.9, 0.0]), normal=False)
+        >>> normal = FrocSlide(false=np.array([]), lesions=np.array([]), normal=True)
+        >>> froc([tumour, normal]).score  # one of two lesions is found, before anything false
+        0.5
     """
     from monai.metrics import compute_froc_curve_data, compute_froc_score
 

@@ -72,6 +72,14 @@ class LogLoss(IgniteMetricHandler):
     Args:
         highest: probabilities above count as this one; the default is where INSIGHT's training loss ends.
         output_transform: from the engine's output to lists or batches ``(pred, label)``.
+
+    Examples:
+        >>> import torch
+        >>> from monai_mil.metrics import LogLoss
+        >>> metric = LogLoss()
+        >>> metric.update((torch.tensor([[0.5], [0.5]]), torch.tensor([[0.0], [1.0]])))
+        >>> round(metric.compute(), 4)
+        0.6931
     """
 
     def __init__(

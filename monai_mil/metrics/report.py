@@ -53,6 +53,13 @@ def classification_report(
 
     Raises:
         ValueError: the number of names, or of operating points, and of columns differ.
+
+    Examples:
+        >>> from monai_mil.metrics import classification_report
+        >>> prob = [[0.9, 0.1], [0.6, 0.4], [0.65, 0.35], [0.2, 0.8]]
+        >>> report = classification_report(prob, [0, 0, 1, 1], ["normal", "tumor"], n=100)
+        >>> report["cases"], report["auroc"]["value"], report["accuracy"]["value"]
+        (4, 0.75, 0.75)
     """
     scores, truth = np.asarray(prob, dtype=float), np.asarray(label, dtype=float)
     if scores.ndim != 2 or scores.shape[1] != len(classes):

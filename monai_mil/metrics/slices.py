@@ -79,6 +79,12 @@ def slice_metrics(
 
     Raises:
         ValueError: the numbers of scans or of slices differ, or a score is not a number; names the scan.
+
+    Examples:
+        >>> from monai_mil.metrics import slice_metrics
+        >>> report = slice_metrics([[0.1, 0.6, 0.2, 0.1], [0.4, 0.6]], [[0, 1, 0, 0], [0, 0]], ["S-1", "S-2"], n=10)
+        >>> report.scans, report.negative, report.auroc.value, round(report.attention_mass.value, 4)
+        (1, 1, 1.0, 0.6)
     """
     given = scores if attention is None else attention
     lengths = {len(scores), len(labels), len(case_ids), len(given), len(case_ids if groups is None else groups)}
@@ -125,6 +131,11 @@ def centre_scores(n: int, rule: CentreRule = "rank") -> Array:
         rule: ``"rank"`` is ``-|j - (n + 1) / 2|`` for slices j from 1 to n. ``"gaussian"`` is the baseline of the
             Normal Guidance paper, a normal distribution at ``n / 2`` with a standard deviation of one slice: 38 slices
             from there it is 0, so that long scans end in ties, which understates what the middle finds.
+
+    Examples:
+        >>> from monai_mil.metrics import centre_scores
+        >>> centre_scores(4)
+        array([-1.5, -0.5, -0.5, -1.5])
     """
     if rule not in get_args(CentreRule):
         raise ValueError(f"unknown rule '{rule}'; choose from {', '.join(get_args(CentreRule))}")

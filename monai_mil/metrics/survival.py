@@ -58,6 +58,12 @@ def kaplan_meier(time: ArrayLike, event: ArrayLike) -> KaplanMeier:
     Args:
         time: until the event or the end of follow-up, ``[n]``.
         event: 1 where it happened, 0 where censored, ``[n]``.
+
+    Examples:
+        >>> from monai_mil.metrics import kaplan_meier
+        >>> curve = kaplan_meier([5, 8, 8, 12], [1, 1, 0, 1])
+        >>> curve.time, curve.survival
+        (array([ 0.,  5.,  8., 12.]), array([1.  , 0.75, 0.5 , 0.  ]))
     """
     _, times, events = read_follow_up(np.zeros(np.shape(time)), time, event)
     distinct, place = np.unique(np.append(0.0, times), return_inverse=True)
@@ -87,6 +93,12 @@ def log_rank(time: ArrayLike, event: ArrayLike, group: ArrayLike) -> LogRank:
 
     Returns:
         The test; NaN where there is one group only or nothing ever happened while two were observed.
+
+    Examples:
+        >>> from monai_mil.metrics import log_rank
+        >>> test = log_rank([2, 3, 4, 20, 21, 22], [1, 1, 1, 1, 1, 0], ["high", "high", "high", "low", "low", "low"])
+        >>> test.degrees, test.p_value < 0.05
+        (1, True)
     """
     from scipy.stats import chi2
 
@@ -109,7 +121,13 @@ def log_rank(time: ArrayLike, event: ArrayLike, group: ArrayLike) -> LogRank:
 
 
 def risk_groups(risk: ArrayLike, cutoffs: Sequence[float]) -> Array:
-    """Group of every patient, 0 for the lowest risk: how many cut-offs the (finite) risk is above, int64 ``[n]``."""
+    """Group of every patient, 0 for the lowest risk: how many cut-offs the (finite) risk is above, int64 ``[n]``.
+
+    Examples:
+        >>> from monai_mil.metrics import risk_groups
+        >>> risk_groups([0.1, 0.5, 0.9], cutoffs=[0.4])
+        array([0, 1, 1])
+    """
     return np.searchsorted(np.sort(np.asarray(cutoffs, dtype=float)), np.asarray(risk, dtype=float), side="left")
 
 
@@ -138,6 +156,12 @@ def survival_report(
 
     Raises:
         ValueError: as :func:`concordance_index`.
+
+    Examples:
+        >>> from monai_mil.metrics import survival_report
+        >>> report = survival_report([0.9, 0.8, 0.2, 0.1], [3, 5, 20, 30], [1, 1, 1, 0], n=10)
+        >>> report["concordance"]["value"], [group["patients"] for group in report["groups"]]
+        (1.0, [2, 2])
     """
     risks, times, events = read_follow_up(risk, time, event)
     concordance_index(risks, times, events)
@@ -162,7 +186,13 @@ def survival_report(
 
 
 def group_names(count: int) -> tuple[str, ...]:
-    """What ``count`` groups of rising risk are called."""
+    """What ``count`` groups of rising risk are called.
+
+    Examples:
+        >>> from monai_mil.metrics import group_names
+        >>> group_names(2)
+        ('low', 'high')
+    """
     return _NAMES.get(count) or tuple(f"{index} of {count}" for index in range(1, count + 1))
 
 

@@ -40,6 +40,12 @@ def operating_point(prob: ArrayLike, label: ArrayLike, rule: Rule = "youden") ->
 
     Raises:
         ValueError: there is no positive or no negative case, a probability is not a number, or the rule is none.
+
+    Examples:
+        >>> from monai_mil.metrics import operating_point
+        >>> point = operating_point([0.1, 0.2, 0.3, 0.6], [0, 0, 1, 1])
+        >>> point.threshold, point.sensitivity, point.specificity
+        (0.25, 1.0, 1.0)
     """
     if rule != "youden" and not (isinstance(rule, int | float) and 0 < rule <= 1):
         raise ValueError(f"the rule of an operating point is 'youden' or a sensitivity in (0, 1], got {rule!r}")
@@ -69,6 +75,12 @@ def operating_points(prob: ArrayLike, label: ArrayLike, rule: Rule = "youden") -
 
     Raises:
         ValueError: see :func:`operating_point`.
+
+    Examples:
+        >>> from monai_mil.metrics import operating_points
+        >>> points = operating_points([[0.9, 0.1], [0.8, 0.2], [0.7, 0.3], [0.4, 0.6]], [0, 0, 1, 1])
+        >>> [round(point.threshold, 4) for point in points]
+        [0.75, 0.25]
     """
     scores, truth = read_cases(prob, label)
     if truth.ndim == 2:
@@ -112,6 +124,12 @@ def decisions(prob: ArrayLike, points: Sequence[float], exclusive: bool) -> Arra
 
     Raises:
         ValueError: the numbers of thresholds and columns differ.
+
+    Examples:
+        >>> from monai_mil.metrics import decisions
+        >>> decisions([[0.7, 0.3], [0.4, 0.6]], points=[0.75, 0.25], exclusive=True)
+        array([[0., 1.],
+               [0., 1.]])
     """
     scores, limits = np.asarray(prob, dtype=float), np.asarray(points, dtype=float)
     if scores.ndim != 2 or limits.shape != scores.shape[1:]:

@@ -41,6 +41,11 @@ def scaled_to_unit(scores: ArrayLike) -> Array:
     """Scores of a slide from 0 (lowest) to 1 (highest), float64; all 0 where they are equal.
 
     So every slide has a tile at 1, a normal one too: its specificity is below 1 by construction.
+
+    Examples:
+        >>> from monai_mil.metrics import rescaled
+        >>> rescaled([2.0, 3.0, 6.0])
+        array([0.  , 0.25, 1.  ])
     """
     values = np.asarray(scores, dtype=float)
     low, high = values.min(), values.max()
@@ -61,6 +66,11 @@ def tile_figures(
 
     Raises:
         ValueError: the shapes differ, or there are tumour tiles without a lesion.
+
+    Examples:
+        >>> from monai_mil.metrics import tile_figures
+        >>> tile_figures([0.9, 0.8, 0.1, 0.2], [True, True, True, False], lesions=[[0, 1], [2]])
+        {'dice': 0.8, 'strict': False, 'by_lesion': False}
     """
     predicted, truth = np.asarray(scores, dtype=float) > threshold, np.asarray(tumour, dtype=bool)
     if predicted.ndim != 1 or predicted.shape != truth.shape:
@@ -97,6 +107,14 @@ def localisation_report(
         ``{"tumour_slides", "normal_slides", "dice", "specificity", "success_strict", "success_lesion"}``, each figure
         ``{"value", "low", "high"}``, NaN where there is no such slide, and ``"froc"``: ``{"score", "lesions",
         "slides", "sensitivities", "false_positives", "sensitivity"}``, or None without lesions and detections.
+
+    Examples:
+        >>> from monai_mil.metrics import LocalisedSlide, localisation_report
+        >>> tumour = LocalisedSlide("S-1", "P-1", dice=0.8, strict=False, by_lesion=True)
+        >>> normal = LocalisedSlide("S-2", "P-2", specificity=0.9)
+        >>> report = localisation_report([tumour, normal], n=10)
+        >>> report["dice"]["value"], report["specificity"]["value"], report["froc"]
+        (0.8, 0.9, None)
     """
     report: dict[str, Any] = {
         "tumour_slides": sum(slide.dice is not None for slide in slides),

@@ -43,6 +43,16 @@ class ABMIL(AttentionNetwork, ChunkedNetwork):
 
     Raises:
         ValueError: ``dropout`` is not in [0, 1).
+
+    Examples:
+        >>> import torch
+        >>> from monai_mil.networks import ABMIL
+        >>> network = ABMIL(in_channels=16, num_classes=2)
+        >>> output = network(torch.randn(1, 16, 100), return_dict=True)  # one bag of 100 instances
+        >>> list(output["logits"].shape), list(output["attention"].shape)
+        ([1, 2], [1, 1, 100])
+        >>> round(output["attention"].sum().item(), 4)
+        1.0
     """
 
     score_parameters = ("hidden", "gates", "score")

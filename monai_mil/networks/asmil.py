@@ -50,6 +50,14 @@ class ASMIL(ChunkedAttentionNetwork):
 
     Raises:
         ValueError: ``heads`` does not divide ``hidden_dim``, or ``drop`` or ``drop_mode`` is none of these.
+
+    Examples:
+        >>> import torch
+        >>> from monai_mil.networks import ASMIL
+        >>> network = ASMIL(in_channels=16, num_classes=2, hidden_dim=32, tokens=4, heads=2).eval()
+        >>> output = network(torch.randn(1, 16, 100), return_dict=True)
+        >>> list(output["attention"].shape)  # four tokens of two heads
+        [1, 8, 100]
     """
 
     score_parameters = ("hidden", "attention.token", "attention.query", "attention.key")

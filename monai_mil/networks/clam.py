@@ -51,6 +51,14 @@ class CLAM_SB(ABMIL):  # noqa: N801
 
     Raises:
         ValueError: ``dropout`` is not in [0, 1), or ``sampled`` is negative.
+
+    Examples:
+        >>> import torch
+        >>> from monai_mil.networks import CLAM_SB
+        >>> network = CLAM_SB(in_channels=16, num_classes=2, sampled=8)
+        >>> output = network(torch.randn(1, 16, 100), return_dict=True)
+        >>> list(output["attention"].shape), list(output["top_instance_logits"].shape)
+        ([1, 1, 100], [1, 2, 8])
     """
 
     per_class = False
@@ -131,6 +139,14 @@ class CLAM_MB(CLAM_SB):  # noqa: N801
 
     Args:
         in_channels: see :class:`CLAM_SB`, also for the others.
+
+    Examples:
+        >>> import torch
+        >>> from monai_mil.networks import CLAM_MB
+        >>> network = CLAM_MB(in_channels=16, num_classes=3)
+        >>> output = network(torch.randn(1, 16, 100), return_dict=True)
+        >>> list(output["attention"].shape)  # every class looks for itself
+        [1, 3, 100]
     """
 
     per_class = True

@@ -115,6 +115,11 @@ def instance_axis(key: str) -> int | None:
 
     Raises:
         KeyError: :data:`KEYS` does not list the key.
+
+    Examples:
+        >>> from monai_mil.networks import instance_axis
+        >>> instance_axis("attention"), instance_axis("coords"), instance_axis("logits")
+        (1, 0, None)
     """
     if key not in KEYS:
         raise KeyError(f"no '{key}' among the keys that travel through an engine; list it in KEYS of {__name__}")
@@ -128,6 +133,15 @@ class MILNetwork(nn.Module):
 
     Args:
         num_classes: ``c``.
+
+    Examples:
+        >>> import torch
+        >>> from monai_mil.networks import ABMIL
+        >>> network = ABMIL(in_channels=16, num_classes=2)
+        >>> image = torch.randn(2, 16, 100)
+        >>> mask = torch.arange(100) < torch.tensor([[100], [60]])  # the second bag has 60 instances
+        >>> torch.allclose(network(image, mask)[1:], network(image[1:, :, :60]), atol=1e-5)
+        True
     """
 
     __constants__ = ["listed_keys"]
@@ -268,12 +282,26 @@ def _zero_padding(image: Tensor, mask: Tensor | None) -> Tensor:
 
 
 def exact_dtype(dtype: torch.dtype) -> torch.dtype:
-    """The type of attention and logits for parameters of ``dtype``: float32 or better."""
+    """The type of attention and logits for parameters of ``dtype``: float32 or better.
+
+    Examples:
+        >>> import torch
+        >>> from monai_mil.networks import exact_dtype
+        >>> exact_dtype(torch.bfloat16), exact_dtype(torch.float64)
+        (torch.float32, torch.float64)
+    """
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
 def exact_matmul(left: Tensor, right: Tensor) -> Tensor:
-    """``left @ right`` in float32 or better, under autocast too: sums over a bag and logits need the digits."""
+    """``left @ right`` in float32 or better, under autocast too: sums over a bag and logits need the digits.
+
+    Examples:
+        >>> import torch
+        >>> from monai_mil.networks import exact_matmul
+        >>> exact_matmul(torch.ones(1, 4, dtype=torch.bfloat16), torch.ones(4, 1, dtype=torch.bfloat16))
+        tensor([[4.]])
+    """
     dtype = exact_dtype(left.dtype)
     if torch.jit.is_scripting():
         return torch.matmul(left.to(dtype), right.to(dtype)).to(dtype)
@@ -303,6 +331,13 @@ def instance_scores(output: Mapping[str, Tensor]) -> Tensor:
 
     Raises:
         ValueError: the output holds none of them.
+
+    Examples:
+        >>> import torch
+        >>> from monai_mil.networks import instance_scores
+        >>> instance_scores({"logits": torch.zeros(1, 2), "attention": torch.tensor([[[0.75, 0.25]]])})
+        tensor([[[0.7500, 0.2500],
+                 [0.7500, 0.2500]]])
     """
     if "instance_scores" in output:
         return output["instance_scores"]

@@ -43,6 +43,16 @@ class DSMIL(ChunkedAttentionNetwork):
         in_channels: ``d``, width of an instance's features.
         num_classes: ``c``.
         query_dim: ``e``, width of a query.
+
+    Examples:
+        >>> import torch
+        >>> from monai_mil.networks import DSMIL
+        >>> network = DSMIL(in_channels=16, num_classes=2)
+        >>> output = network(torch.randn(1, 16, 100), return_dict=True)
+        >>> list(output["instance_logits"].shape), list(output["critical"].shape)
+        ([1, 2, 100], [1, 2])
+        >>> torch.equal(output["critical"], output["instance_logits"].argmax(dim=2))
+        True
     """
 
     score_parameters = ("query1", "query2")

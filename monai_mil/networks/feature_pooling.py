@@ -72,6 +72,14 @@ class FeatureMeanPooling(FeaturePooling):
     """The bag vector is the mean of the features; every instance has the same score, ``1 / n``.
 
     See :class:`FeaturePooling` for the arguments and the output.
+
+    Examples:
+        >>> import torch
+        >>> from monai_mil.networks import FeatureMeanPooling
+        >>> network = FeatureMeanPooling(in_channels=2, num_classes=1)
+        >>> scan = torch.tensor([[[1.0, 3.0], [0.0, 2.0]]])  # two slices (1, 0) and (3, 2)
+        >>> network(scan, return_dict=True)["bag"]
+        tensor([[2., 1.]])
     """
 
     def _pool(self, image: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -99,6 +107,15 @@ class FeatureMaxPooling(FeaturePooling):
 
     Of instances that tie for a feature the first one gives it. See :class:`FeaturePooling` for the arguments and the
     output.
+
+    Examples:
+        >>> import torch
+        >>> from monai_mil.networks import FeatureMaxPooling
+        >>> network = FeatureMaxPooling(in_channels=2, num_classes=1)
+        >>> scan = torch.tensor([[[1.0, 3.0], [4.0, 2.0]]])  # two slices (1, 4) and (3, 2)
+        >>> output = network(scan, return_dict=True)
+        >>> output["bag"], output["instance_scores"].squeeze()
+        (tensor([[3., 4.]]), tensor([0.5000, 0.5000]))
     """
 
     def _pool(self, image: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:

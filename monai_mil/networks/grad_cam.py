@@ -50,6 +50,13 @@ def grad_cam(
 
     Raises:
         ValueError: there is no such layer, or it gives no row for every instance.
+
+    Examples:
+        >>> import torch
+        >>> from monai_mil.networks import ABMIL, grad_cam
+        >>> network = ABMIL(in_channels=16, num_classes=2).eval()
+        >>> list(grad_cam(network, torch.randn(1, 16, 100)).shape)
+        [1, 2, 100]
     """
     name = layer or _LAYERS.get(type(network).__name__)
     if name is None:

@@ -49,6 +49,16 @@ class HAGMIL(MILNetwork):
 
     Raises:
         ValueError: no level, or numbers of tiles that do not fit the levels.
+
+    Examples:
+        >>> import torch
+        >>> from monai_mil.networks import HAGMIL
+        >>> widths = {"hidden_dims": (16, 24, 16), "instance_channels": 8, "attention_dim": 8}
+        >>> network = HAGMIL(16, 2, levels=2, k_eval=3, **widths).eval()
+        >>> slide = torch.randn(1, 16, 10 + 40)  # ten coarse tiles and their children
+        >>> output = network(slide, return_dict=True)
+        >>> output["attention"].gt(0).sum(dim=2)  # all coarse tiles are looked at, of the fine ones twelve
+        tensor([[10, 12]])
     """
 
     def __init__(

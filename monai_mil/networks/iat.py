@@ -66,6 +66,14 @@ class IAT(MILNetwork):
         residual_scale: ``omega``, see :data:`monai_mil.networks.blocks.iat_block.RESIDUAL_SCALE`.
         checkpoint: keep what comes out of the blocks' steps only while training, and do each step a second time.
         mask_padding: see :class:`monai_mil.networks.blocks.nystrom.NystromAttention`; a deviation from the paper.
+
+    Examples:
+        >>> import torch
+        >>> from monai_mil.networks import IAT
+        >>> network = IAT(16, 2, hidden_dims=(16, 24, 16), instance_channels=8, attention_dim=8).eval()
+        >>> output = network(torch.randn(1, 16, 100), return_dict=True)
+        >>> list(output["bag"].shape), list(output["instance_logits"].shape)
+        ([1, 16], [1, 2, 100])
     """
 
     def __init__(

@@ -62,6 +62,14 @@ class INSIGHT(MILNetwork):
 
     Raises:
         ValueError: an option is none of those named, or a chunk has no tile.
+
+    Examples:
+        >>> import torch
+        >>> from monai_mil.networks import INSIGHT
+        >>> network = INSIGHT(in_channels=16, num_classes=2, grid=(4, 4), reduced=8, widths=(8, 4))
+        >>> output = network(torch.randn(1, 16, 10, 4, 4), return_dict=True)  # ten tiles of 4 x 4 tokens
+        >>> list(output["heatmap"].shape), list(output["prob"].shape)
+        ([1, 2, 10, 4, 4], [1, 2])
     """
 
     def __init__(

@@ -38,6 +38,14 @@ class InstanceEncoderMIL(MILNetwork):
     Args:
         encoder: maps instances ``[m, channels, h, w]`` to features ``[m, d]``.
         mil: any network for bags ``[b, d, n]``.
+
+    Examples:
+        >>> import torch
+        >>> from monai_mil.networks import ABMIL, InstanceEncoderMIL
+        >>> encoder = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 16))
+        >>> network = InstanceEncoderMIL(encoder, ABMIL(in_channels=16, num_classes=2))
+        >>> list(network(torch.randn(1, 1, 5, 8, 8)).shape)  # one bag of five images of 8 x 8 pixels
+        [1, 2]
     """
 
     def __init__(self, encoder: nn.Module, mil: MILNetwork) -> None:

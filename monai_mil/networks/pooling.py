@@ -93,6 +93,14 @@ class MeanPooling(InstancePooling):
     """The bag's logits are the mean of its instances' logits.
 
     See :class:`InstancePooling` for the arguments and the output.
+
+    Examples:
+        >>> import torch
+        >>> from monai_mil.networks import MeanPooling
+        >>> network = MeanPooling(in_channels=16, num_classes=2)
+        >>> output = network(torch.randn(1, 16, 100), return_dict=True)
+        >>> torch.allclose(output["logits"], output["instance_logits"].mean(dim=2), atol=1e-6)
+        True
     """
 
     def _pool(self, instance_logits: Tensor, mask: Tensor | None) -> Tensor:
@@ -106,6 +114,14 @@ class MaxPooling(InstancePooling):
     """The bag's logit of a class is the highest of its instances' logits.
 
     See :class:`InstancePooling` for the arguments and the output.
+
+    Examples:
+        >>> import torch
+        >>> from monai_mil.networks import MaxPooling
+        >>> network = MaxPooling(in_channels=16, num_classes=2)
+        >>> output = network(torch.randn(1, 16, 100), return_dict=True)
+        >>> torch.equal(output["logits"], output["instance_logits"].amax(dim=2))
+        True
     """
 
     def _pool(self, instance_logits: Tensor, mask: Tensor | None) -> Tensor:

@@ -26,6 +26,14 @@ class SliceABMIL(ChunkedAttentionNetwork):
         in_channels: ``d``, width of a slice's features.
         num_classes: ``c``.
         attention_dim: rows of ``V``.
+
+    Examples:
+        >>> import torch
+        >>> from monai_mil.networks import SliceABMIL
+        >>> network = SliceABMIL(in_channels=16, num_classes=2)
+        >>> scan = torch.randn(1, 16, 40)
+        >>> torch.allclose(network(scan), network(scan.flip(2)), atol=1e-5)  # the order of the slices does not matter
+        True
     """
 
     score_parameters = ("hidden", "score")

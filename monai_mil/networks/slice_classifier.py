@@ -25,6 +25,16 @@ class SliceClassifier(MILNetwork):
         in_channels: ``d``, width of a slice's features.
         num_classes: ``c``.
         kernel: width of the window in slices.
+
+    Examples:
+        >>> import torch
+        >>> from monai_mil.networks import SliceClassifier
+        >>> network = SliceClassifier(in_channels=16, num_classes=1, kernel=3)
+        >>> output = network(torch.randn(1, 16, 40), return_dict=True)
+        >>> list(output["instance_logits"].shape)
+        [1, 1, 40]
+        >>> torch.equal(output["logits"], output["instance_logits"].amax(dim=2))
+        True
     """
 
     def __init__(self, in_channels: int, num_classes: int, kernel: int = 1) -> None:

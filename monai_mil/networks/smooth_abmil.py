@@ -36,6 +36,14 @@ class SmoothABMIL(MILNetwork):
 
     Raises:
         ValueError: ``placement``, ``neighbours`` or ``steps`` is none of these.
+
+    Examples:
+        >>> import torch
+        >>> from monai_mil.networks import SmoothABMIL
+        >>> network = SmoothABMIL(in_channels=16, num_classes=2, placement="late", steps=2)
+        >>> output = network(torch.randn(1, 16, 40), return_dict=True)
+        >>> list(output["attention"].shape), list(output["bag"].shape)
+        ([1, 1, 40], [1, 16])
     """
 
     def __init__(

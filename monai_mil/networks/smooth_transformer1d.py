@@ -38,6 +38,14 @@ class SmoothTransformer1D(MILNetwork):
 
     Raises:
         ValueError: ``heads`` does not divide ``in_channels``, or ``neighbours`` or ``steps`` is below 1.
+
+    Examples:
+        >>> import torch
+        >>> from monai_mil.networks import SmoothTransformer1D
+        >>> network = SmoothTransformer1D(in_channels=16, num_classes=2, heads=4, steps=2)
+        >>> output = network(torch.randn(1, 16, 40), return_dict=True)
+        >>> list(output["attention"].shape)
+        [1, 4, 40]
     """
 
     def __init__(

@@ -53,6 +53,14 @@ class TransMIL(AttentionNetwork):
 
     Raises:
         ValueError: ``heads`` does not divide ``hidden_dim``.
+
+    Examples:
+        >>> import torch
+        >>> from monai_mil.networks import TransMIL
+        >>> network = TransMIL(in_channels=16, num_classes=2, hidden_dim=32, heads=2).eval()
+        >>> output = network(torch.randn(1, 16, 10), return_dict=True)  # laid out as 4 x 4 tiles, six of them repeated
+        >>> list(output["attention"].shape)
+        [1, 2, 10]
     """
 
     score_parameters = ("hidden", "token", "norm_layer1", "layer1", "positions", "norm_layer2", "layer2.project")

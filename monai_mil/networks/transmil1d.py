@@ -42,6 +42,14 @@ class TransMIL1D(MILNetwork):
 
     Raises:
         ValueError: ``heads`` does not divide ``in_channels``.
+
+    Examples:
+        >>> import torch
+        >>> from monai_mil.networks import TransMIL1D
+        >>> network = TransMIL1D(in_channels=16, num_classes=2, heads=4)
+        >>> output = network(torch.randn(1, 16, 40), return_dict=True)
+        >>> bool((output["attention_share"].sum(dim=2) < 1).all())  # the class token keeps a part for itself
+        True
     """
 
     def __init__(self, in_channels: int, num_classes: int, heads: int = 8) -> None:

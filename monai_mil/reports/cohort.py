@@ -64,6 +64,15 @@ def write_report(
 
     Raises:
         CohortError: the table, or a curve of attention, is invalid.
+
+    Examples:
+        >>> from monai_mil.reports import write_report
+        >>> _ = (folder / "predictions.csv").write_text('''slide_id,patient_id,label,pred,prob_normal,prob_tumor
+        ... S-1,P-1,tumor,tumor,0.2,0.8
+        ... S-2,P-2,normal,tumor,0.4,0.6''')
+        >>> report = write_report(folder / "predictions.csv", folder, folder / "report.html", resamples=10)
+        >>> report.name, "S-2" in report.read_text()
+        ('report.html', True)
     """
     table = read_predictions(predictions_csv)
     figures, figures_note = _figures(table, Path(heatmap_dir), slides, max_figures, tiles)

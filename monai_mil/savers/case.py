@@ -38,6 +38,14 @@ class Case:
         answer_is_logits: whether ``answer`` are logits; else they are taken for probabilities.
         meta: facts of the image, as ``LoadBagd`` and ``EmbedScand`` give them.
         mask: which of the padded instances are real, bool ``[n]``; None where there is no padding.
+
+    Examples:
+        >>> import torch
+        >>> from monai_mil.savers import Case
+        >>> item = {"slide_id": "S-1", "label": 1, "pred": {"logits": torch.tensor([0.0, 2.0]), "bag": torch.zeros(8)}}
+        >>> case = Case.of(item)
+        >>> case.name, case.patient_id, case.label, case.answer_is_logits
+        ('S-1', 'S-1', array([1.]), True)
     """
 
     name: str

@@ -26,6 +26,16 @@ class PredictionSaver(TableSaver):
         filename: name of the table.
         operating_points: the probability from which on each class is called in ``pred``, or that of the second of two
             exclusive classes; None calls the most probable class, or all of at least 0.5.
+
+    Examples:
+        >>> import torch
+        >>> from ignite.engine import Engine
+        >>> from monai_mil.savers import PredictionSaver
+        >>> engine = Engine(lambda engine, cases: cases)  # what a MONAI evaluator is, with its network's answers
+        >>> PredictionSaver(str(folder), classes=["normal", "tumor"]).attach(engine)
+        >>> _ = engine.run([[{"slide_id": "S-1", "pred": torch.tensor([0.25, 0.75])}]])
+        >>> (folder / "predictions.csv").read_text().split()
+        ['slide_id,patient_id,label,pred,prob_normal,prob_tumor', 'S-1,S-1,,tumor,0.25,0.75']
     """
 
     def __init__(

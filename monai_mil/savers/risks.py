@@ -25,6 +25,17 @@ class RiskSaver(TableSaver):
         filename: name of the table.
 
     A case without a risk, or with more or fewer bins than there are edges for, raises a CohortError.
+
+    Examples:
+        >>> import torch
+        >>> from ignite.engine import Engine
+        >>> from monai_mil.savers import RiskSaver
+        >>> from monai_mil.training import SurvivalRiskd
+        >>> engine = Engine(lambda engine, cases: [SurvivalRiskd("pred")({"pred": case["pred"]}) for case in cases])
+        >>> RiskSaver(str(folder), edges=(0.0, 12.0, 24.0)).attach(engine)
+        >>> _ = engine.run([[{"slide_id": "S-1", "pred": torch.zeros(2)}]])
+        >>> (folder / "predictions.csv").read_text().split()
+        ['slide_id,patient_id,time,event,risk,survival_12', 'S-1,S-1,,,-0.5,0.5']
     """
 
     def __init__(self, output_dir: str, edges: Sequence[float], filename: str = "predictions.csv") -> None:

@@ -30,6 +30,15 @@ class Depth:
 
     Raises:
         SettingsError: no layers, or an unknown mode.
+
+    Examples:
+        >>> import numpy as np
+        >>> from monai_mil.scans import Depth
+        >>> depth = Depth(4)
+        >>> depth.places(8)
+        array([0.5, 2.5, 4.5, 6.5])
+        >>> depth.restore(np.array([0.0, 1.0, 2.0, 3.0]), 8).shape
+        (8,)
     """
 
     layers: int

@@ -31,6 +31,16 @@ def load_scan(path: str | Path, *, series_uid: str | None = None, allow_gaps: bo
     Raises:
         ScanReadError: no CT, several series, several orientations, missing or contradictory slices, damaged pixels;
             the message lists what was found and what to do.
+
+    Examples:
+        >>> import nibabel
+        >>> import numpy as np
+        >>> from monai_mil.scans import load_scan
+        >>> voxels = np.full((64, 48, 6), 40, np.int16)  # columns, rows, slices
+        >>> nibabel.save(nibabel.Nifti1Image(voxels, np.diag([0.8, 0.8, 2.5, 1.0])), folder / "S-1.nii.gz")
+        >>> scan = load_scan(folder / "S-1.nii.gz")
+        >>> scan.hu.shape, scan.frame.spacings()  # five steps of 2.5 mm
+        ((6, 48, 64), ((5, 2.5),))
     """
     path = Path(path)
     if not path.exists():

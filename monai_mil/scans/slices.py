@@ -38,6 +38,13 @@ def prepare_slices(hu: np.ndarray | Tensor, preset: SlicePreset, size: int) -> T
 
     Raises:
         SettingsError: the preset has no statistics yet.
+
+    Examples:
+        >>> import numpy as np
+        >>> from monai_mil.scans import prepare_slices, slice_preset
+        >>> hu = np.zeros((2, 100, 80), np.int16)
+        >>> list(prepare_slices(hu, slice_preset("chest_rsna"), size=56).shape)
+        [2, 3, 56, 56]
     """
     if preset.mean is None or preset.std is None:
         raise SettingsError(

@@ -22,7 +22,14 @@ HU_RANGE = (-1024.0, 3071.0)
 
 @dataclass(frozen=True)
 class Window:
-    """A linear grey scale over Hounsfield units."""
+    """A linear grey scale over Hounsfield units.
+
+    Examples:
+        >>> import numpy as np
+        >>> from monai_mil.scans import Window
+        >>> Window(center=40, width=400).apply(np.array([-160, 40, 1000]))
+        array([0. , 0.5, 1. ], dtype=float32)
+    """
 
     center: float
     """HU shown as 0.5."""
@@ -136,6 +143,12 @@ def slice_preset(name: str) -> SlicePreset:
 
     Raises:
         SettingsError: neither a preset nor a window.
+
+    Examples:
+        >>> from monai_mil.scans import slice_preset
+        >>> preset = slice_preset("-600/1500")
+        >>> preset.windows[0], preset.channels
+        (Window(center=-600.0, width=1500.0), 3)
     """
     if name in _PRESETS:
         return _PRESETS[name]

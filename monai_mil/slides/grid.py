@@ -25,6 +25,15 @@ class TileGrid:
         overlap: of neighbouring tiles, in pixels at ``target_mpp``.
         tissue_fraction: share of each tile's area that is tissue, float32 ``[n]``; what lies outside the slide is none.
         level0_size: ``(width, height)`` of the slide.
+
+    Examples:
+        >>> import numpy as np
+        >>> from monai_mil.slides import TileGrid, open_slide, write_pyramid
+        >>> write_pyramid(folder / "S-1.tif", np.full((512, 768, 3), 200, np.uint8), mpp=0.5)
+        >>> slide = open_slide(folder / "S-1.tif")
+        >>> grid = TileGrid.cover(slide, None, tile_size=256, target_mpp=0.5)  # without a tissue mask
+        >>> grid.coords.tolist()
+        [[0, 0], [256, 0], [512, 0], [0, 256], [256, 256], [512, 256]]
     """
 
     coords: np.ndarray

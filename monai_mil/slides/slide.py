@@ -159,6 +159,16 @@ def open_slide(path: str | Path, *, mpp: float | None = None, default_mpp: float
 
     Raises:
         SlideReadError: missing, empty, truncated, not a slide, or without a pixel size.
+
+    Examples:
+        >>> import numpy as np
+        >>> from monai_mil.slides import open_slide, write_pyramid
+        >>> write_pyramid(folder / "S-1.tif", np.full((512, 768, 3), 255, np.uint8), mpp=0.5)
+        >>> slide = open_slide(folder / "S-1.tif")
+        >>> slide.slide_id, slide.size, round(slide.mpp, 3)
+        ('S-1', (768, 512), 0.5)
+        >>> slide.read(0, 0, (64, 32)).shape
+        (32, 64, 3)
     """
     path = Path(path)
     for given in (mpp, default_mpp):
@@ -180,6 +190,12 @@ def open_slide(path: str | Path, *, mpp: float | None = None, default_mpp: float
 
 
 def slide_id(path: str | Path) -> str:
-    """The name a slide goes by: its file's name without the suffix (``d.ome.tif`` is ``d``)."""
+    """The name a slide goes by: its file's name without the suffix (``d.ome.tif`` is ``d``).
+
+    Examples:
+        >>> from monai_mil.slides import slide_id
+        >>> slide_id("slides/S-0001.ome.tif")
+        'S-0001'
+    """
     stem = Path(path).stem
     return stem[:-4] if stem.lower().endswith(".ome") else stem

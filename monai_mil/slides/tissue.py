@@ -66,6 +66,16 @@ def segment_tissue(slide: Slide, settings: TissueSettings = TissueSettings(), *,
 
     Returns:
         The mask; empty where the slide is blank.
+
+    Examples:
+        >>> import numpy as np
+        >>> from monai_mil.slides import TissueSettings, open_slide, segment_tissue, write_pyramid
+        >>> image = np.full((1024, 1024, 3), 240, np.uint8)
+        >>> image[:, :512] = (180, 60, 140)
+        >>> write_pyramid(folder / "S-1.tif", image, mpp=0.5)
+        >>> mask = segment_tissue(open_slide(folder / "S-1.tif"), TissueSettings(mpp=4.0))
+        >>> round(mask.fraction, 2)
+        0.5
     """
     image, downsample = _overview(slide, settings.mpp)
     pixel_um2 = downsample[0] * downsample[1] * slide.mpp**2

@@ -80,5 +80,11 @@ def child_coords(coords: np.ndarray, step: float) -> np.ndarray:
     Args:
         coords: level-0 corners of tiles of a grid that starts at the slide's corner, int64 ``[n, 2]``.
         step: distance of neighbouring tiles of that grid in level-0 pixels, exact.
+
+    Examples:
+        >>> import numpy as np
+        >>> from monai_mil.slides import child_coords
+        >>> child_coords(np.array([[512, 0]]), step=512.0).tolist()
+        [[512, 0], [512, 256], [768, 0], [768, 256]]
     """
     return corners(child_index(np.rint(coords / step).astype(np.int64)), step / 2)

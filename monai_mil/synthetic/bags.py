@@ -61,6 +61,13 @@ def make_bag_cohort(
 
     Returns:
         Path of ``cohort.csv``; the slides themselves do not exist.
+
+    Examples:
+        >>> from monai_mil.cohorts import read_cohort
+        >>> from monai_mil.synthetic import make_bag_cohort
+        >>> cohort = read_cohort(make_bag_cohort(folder, num_bags=10, width=8, bag_size=(5, 20)))
+        >>> cohort.classes, len(cohort.slides)
+        (('normal', 'tumor'), 10)
     """
     folder = Path(folder)
     rng = np.random.default_rng(seed)

@@ -38,6 +38,12 @@ class ShiftedMean:
 
     Raises:
         ValueError: the shortest scan has no room for the windows, or there are not one or two.
+
+    Examples:
+        >>> from monai_mil.synthetic import ShiftedMean
+        >>> recipe = ShiftedMean(window=3, slices=(8, 8), width=4)
+        >>> recipe.placements(8).ravel()  # where a window of three slices fits into eight
+        array([0, 1, 2, 3, 4, 5])
     """
 
     window: int = 12

@@ -63,6 +63,13 @@ def make_slide_cohort(
     Returns:
         Path of ``cohort.csv``: slide_id, patient_id, path, split, label (``normal`` or ``tumor``) and, with
         ``lesions``, lesion (the size's name, nothing on normal slides).
+
+    Examples:
+        >>> from monai_mil.cohorts import read_cohort
+        >>> from monai_mil.synthetic import make_slide_cohort
+        >>> cohort = read_cohort(make_slide_cohort(folder, num_slides=10, size=(512, 512)))
+        >>> cohort.classes, cohort.slides[0].path.relative_to(folder).as_posix()
+        (('normal', 'tumor'), 'slides/slide_000.tif')
     """
     folder = Path(folder)
     radii = lesions or {}

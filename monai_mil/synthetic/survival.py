@@ -46,6 +46,13 @@ def make_survival_cohort(
     Returns:
         Path of ``cohort.csv``: slide_id, patient_id, path (empty), split, time (months), event (1, or 0 where
         censored) and severity (the planted risk).
+
+    Examples:
+        >>> from monai_mil.cohorts import read_survival_cohort
+        >>> from monai_mil.synthetic import make_survival_cohort
+        >>> cohort = read_survival_cohort(make_survival_cohort(folder, num_bags=10, width=8, bag_size=(5, 20)))
+        >>> len(cohort.slides), cohort.labels
+        (10, ('time', 'event'))
     """
     folder = Path(folder)
     rng = np.random.default_rng(seed)

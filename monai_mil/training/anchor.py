@@ -30,6 +30,16 @@ class Anchor:
     Raises:
         ValueError: the network has no attention that a copy can make, or ``momentum`` or ``warmup_steps`` is out of
             range.
+
+    Examples:
+        >>> import torch
+        >>> from monai_mil.networks import ABMIL
+        >>> from monai_mil.training import Anchor, AnchorInferer
+        >>> network = ABMIL(in_channels=8, num_classes=2)
+        >>> anchor = Anchor(network, momentum=0.99)
+        >>> output = AnchorInferer(anchor)(torch.randn(1, 8, 5), network)
+        >>> torch.allclose(output["anchor_logits"], output["attention_logits"])  # it begins as a copy
+        True
     """
 
     def __init__(self, network: nn.Module, momentum: float = 0.999, warmup_steps: int = 0) -> None:

@@ -27,6 +27,15 @@ def prepare_bag_batch(
 
     Returns:
         Image, label (None where there is none), no positional and, if the batch is padded, the keyword ``mask``.
+
+    Examples:
+        >>> import torch
+        >>> from monai_mil.training import prepare_bag_batch
+        >>> mask = torch.ones(1, 5, dtype=torch.bool)
+        >>> batch = {"image": torch.zeros(1, 8, 5), "mask": mask, "label": torch.tensor([1])}
+        >>> image, label, args, kwargs = prepare_bag_batch(batch)
+        >>> label, args, list(kwargs)
+        (tensor([1]), (), ['mask'])
     """
     move = _mover(device, non_blocking, kwargs)
     label = batchdata.get("label")

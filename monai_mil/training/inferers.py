@@ -10,7 +10,16 @@ from torch import Tensor
 
 
 class FullOutputInferer(Inferer):
-    """Calls ``network(inputs, return_dict=True)``: what a trainer with a :class:`monai_mil.losses.MILLoss` needs."""
+    """Calls ``network(inputs, return_dict=True)``: what a trainer with a :class:`monai_mil.losses.MILLoss` needs.
+
+    Examples:
+        >>> import torch
+        >>> from monai_mil.networks import ABMIL
+        >>> from monai_mil.training import FullOutputInferer
+        >>> output = FullOutputInferer()(torch.randn(1, 8, 5), ABMIL(in_channels=8, num_classes=2))
+        >>> sorted(output)
+        ['attention', 'attention_logits', 'bag', 'logits']
+    """
 
     def __call__(
         self,

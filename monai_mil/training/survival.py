@@ -22,6 +22,13 @@ class SurvivalRiskd(MapTransform):
     Args:
         keys: of decollated logits.
         allow_missing_keys: skip absent keys.
+
+    Examples:
+        >>> import torch
+        >>> from monai_mil.training import SurvivalRiskd
+        >>> item = SurvivalRiskd("pred")({"pred": torch.zeros(4)})
+        >>> item["pred"], item["survival"]
+        (tensor([0.2500, 0.2500, 0.2500, 0.2500]), tensor([0.7500, 0.5000, 0.2500, 0.0000]))
     """
 
     def __init__(self, keys: KeysCollection = "pred", allow_missing_keys: bool = False) -> None:

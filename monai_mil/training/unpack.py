@@ -27,6 +27,15 @@ class UnpackOutputd(MapTransform):
     Args:
         keys: of decollated outputs of :class:`FullOutputInferer`.
         allow_missing_keys: skip absent keys.
+
+    Examples:
+        >>> import torch
+        >>> from monai_mil.training import UnpackOutputd
+        >>> item = {"pred": {"logits": torch.zeros(2), "attention": torch.tensor([[0.75, 0.25]])}}
+        >>> item = UnpackOutputd("pred")(item)
+        >>> item["pred"], item["scores"]
+        (tensor([0., 0.]), tensor([[0.7500, 0.2500],
+                [0.7500, 0.2500]]))
     """
 
     def __init__(self, keys: KeysCollection = "pred", allow_missing_keys: bool = False) -> None:

@@ -49,15 +49,11 @@ def learned(cohort, folder, *overlays, **options):
     return evaluator.state.best_metric, {name: float(value) for name, value in loss.last.items()}
 
 
-LOSSES = {
-    "gated_abmil": {"bag"},
-    "abmil": {"bag"},
+METHODS = json.loads((BUNDLES / "mil_baselines" / "configs" / "train.json").read_text())["methods"]
+LOSSES = {method: {"bag"} for method in METHODS} | {
     "clam_sb": {"bag", "instance"},
     "clam_mb": {"bag", "instance"},
     "dsmil": {"bag", "max_instance"},
-    "transmil": {"bag"},
-    "mean_pooling": {"bag"},
-    "max_pooling": {"bag"},
 }
 
 
