@@ -15,8 +15,8 @@ from tests.conftest import ROOT
 from tests.networks.test_contract import NETWORKS, bag, build
 
 N, REAL = 10, 5
-DICTS = {"output", "item", "batch", "batchdata", "data", "unpacked", "done", "loaded", "labelled", "sampled"}
-"""What functions of this package call an engine's dictionaries."""
+DICTS = {"output", "item", "_item", "case", "batch", "batchdata", "data", "unpacked", "done", "loaded", "labelled"}
+"""What functions of this package call an engine's dictionaries and cases."""
 
 
 def padded_mask() -> Tensor:
@@ -89,18 +89,19 @@ def test_every_key_that_the_package_reads_is_listed() -> None:
 
 
 def keys_read(source: str) -> set[str]:
-    """The keys in ``output["key"]``, ``item.get("key")`` and ``"key" in batch``."""
+    """The keys in ``output["key"]``, ``item.get("key")``, ``case.values("key")`` and ``"key" in batch``."""
     found = set()
     for node in ast.walk(ast.parse(source)):
         owner, key = None, None
         if isinstance(node, ast.Subscript):
             owner, key = node.value, node.slice
         elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.args:
-            if node.func.attr in ("get", "setdefault", "pop"):
+            if node.func.attr in ("get", "setdefault", "values"):
                 owner, key = node.func.value, node.args[0]
         elif isinstance(node, ast.Compare):
             owner, key = node.comparators[0], node.left
-        if isinstance(owner, ast.Name) and owner.id in DICTS and isinstance(key, ast.Constant):
+        name = getattr(owner, "id", getattr(owner, "attr", None))
+        if name in DICTS and isinstance(key, ast.Constant):
             found.add(key.value)
     return {key for key in found if isinstance(key, str)}
 

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from monai.data import MetaTensor
 
-from monai_mil.networks.blocks.tree import children, nested_rank, tree_sizes
+from monai_mil.networks.blocks.tree import child_rows, nested_rank, tree_sizes
 
 LEVELS = 3
 TILE = 64
@@ -37,7 +37,7 @@ def planted_case(name: str = "slide", k: int = 2, place: tuple[int, int] = PLACE
         side = TILE * 2 ** (LEVELS - 1 - level)
         distance = (coords[start + rows] + side / 2 - torch.tensor(place)).float().norm(dim=1)
         scores[level, start + rows] = 100 * (-1) ** level - distance / (10 + 20 * level)
-        rows = children(rows[scores[level, start + rows].argsort(descending=True)[:k]])
+        rows = child_rows(rows[scores[level, start + rows].argsort(descending=True)[:k]])
         start += size
     looked = torch.isfinite(scores).any(dim=0)
     evidence = (3 - (coords + TILE / 2 - torch.tensor(place)).float().norm(dim=1) / 50).where(looked, scores[0].min())
