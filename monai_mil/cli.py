@@ -32,6 +32,16 @@ app = typer.Typer(
 )
 
 
+EncoderName = Annotated[str, typer.Option(help="An encoder's name ('monai-mil doctor' lists them) or file.")]
+Weights = Annotated[Path | None, typer.Option(help="Local weights of the encoder, safetensors or .pt.")]
+Storage = Annotated[
+    Literal["float16", "uint8"], typer.Option(help="How bags store features; uint8 takes half the space.")
+]
+Device = Annotated[str, typer.Option(help="Where the encoder runs: cpu, cuda, cuda:1 ...")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace bags made with other settings.")]
+Workers = Annotated[int, typer.Option(min=1, help="Processes on this machine; over 1 needs the extra 'scale'.")]
+
+
 def _show_version(wanted: bool) -> None:
     if wanted:
         typer.echo(f"monai-mil {__version__}")
@@ -66,10 +76,8 @@ def main() -> None:
 def embed(
     slides: Annotated[list[Path], typer.Argument(help="Slides, folders of slides, or a cohort table (.csv, .json).")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the bags, one HDF5 file a slide.")],
-    encoder: Annotated[
-        str, typer.Option(help="An encoder's name ('monai-mil doctor' lists them) or file.")
-    ] = "texture",
-    weights: Annotated[Path | None, typer.Option(help="Local weights of the encoder, safetensors or .pt.")] = None,
+    encoder: EncoderName = "texture",
+    weights: Weights = None,
     spatial: Annotated[
         bool, typer.Option("--spatial", help="Keep the token map of each tile, not one vector.")
     ] = False,
@@ -91,12 +99,10 @@ def embed(
     min_tissue: Annotated[float, typer.Option(help="Smallest fraction of tissue of a tile that is kept.")] = 0.25,
     mpp: Annotated[float | None, typer.Option(help="Level-0 pixel size of slides whose files lack it.")] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Tiles the encoder sees at once.")] = 64,
-    storage: Annotated[
-        Literal["float16", "uint8"], typer.Option(help="How bags store features; uint8 takes half the space.")
-    ] = "float16",
-    device: Annotated[str, typer.Option(help="Where the encoder runs: cpu, cuda, cuda:1 ...")] = "cpu",
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace bags made with other settings.")] = False,
-    workers: Annotated[int, typer.Option(min=1, help="Processes on this machine; over 1 needs the extra 'scale'.")] = 1,
+    storage: Storage = "float16",
+    device: Device = "cpu",
+    overwrite: Overwrite = False,
+    workers: Workers = 1,
     scheduler: Annotated[str | None, typer.Option(help="Address of a Dask scheduler to spread slides over.")] = None,
 ) -> None:
     """Turn slides into bags of features; run it again to go on where it stopped."""
@@ -143,9 +149,7 @@ def embed_scans(
         typer.Argument(help="CT scans (a DICOM series' folder, NIfTI, MHA, NRRD), folders of them, or a cohort table."),
     ],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the bags, one HDF5 file a scan.")],
-    encoder: Annotated[
-        str, typer.Option(help="An encoder's name ('monai-mil doctor' lists them) or file.")
-    ] = "ct_texture",
+    encoder: EncoderName = "ct_texture",
     preset: Annotated[
         str,
         typer.Option(
@@ -153,7 +157,7 @@ def embed_scans(
             "abdomen_paper, center/width in HU, or a preset.json."
         ),
     ] = "chest_rsna",
-    weights: Annotated[Path | None, typer.Option(help="Local weights of the encoder, safetensors or .pt.")] = None,
+    weights: Weights = None,
     spatial: Annotated[
         bool, typer.Option("--spatial", help="Keep the token map of each slice, not one vector.")
     ] = False,
@@ -167,12 +171,10 @@ def embed_scans(
         Literal["resize", "middle"], typer.Option(help="How: resize between slices, or keep the middle ones.")
     ] = "resize",
     chunk: Annotated[int, typer.Option(min=1, help="Slices the encoder sees at once.")] = 64,
-    storage: Annotated[
-        Literal["float16", "uint8"], typer.Option(help="How bags store features; uint8 takes half the space.")
-    ] = "float16",
-    device: Annotated[str, typer.Option(help="Where the encoder runs: cpu, cuda, cuda:1 ...")] = "cpu",
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace bags made with other settings.")] = False,
-    workers: Annotated[int, typer.Option(min=1, help="Processes on this machine; over 1 needs the extra 'scale'.")] = 1,
+    storage: Storage = "float16",
+    device: Device = "cpu",
+    overwrite: Overwrite = False,
+    workers: Workers = 1,
     scheduler: Annotated[str | None, typer.Option(help="Address of a Dask scheduler to spread scans over.")] = None,
 ) -> None:
     """Turn CT scans into bags of features, one instance a slice; run it again to go on where it stopped."""

@@ -2,6 +2,7 @@
 
 import os
 import tarfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -41,3 +42,12 @@ def chest_series(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def abdomen_series(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """20 slices of an abdominal CT in JPEG 2000."""
     return unpacked("data/ct_totalsegmentator/example_ct_dicom.tar", tmp_path_factory.mktemp("abdomen"))
+
+
+@pytest.fixture(scope="session")
+def fork_server() -> Iterator[None]:
+    """A process that has imported MONAI, from which :mod:`tests.processes` forks what tests run."""
+    from tests.processes import fork_server
+
+    with fork_server():
+        yield

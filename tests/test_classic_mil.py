@@ -1,7 +1,5 @@
 """The classic benchmark: its protocol, and that networks trained side by side learn what each would learn alone."""
 
-import subprocess
-import sys
 from dataclasses import replace
 from functools import partial
 
@@ -13,6 +11,7 @@ from monai_mil.datasets import CLASSIC_SETS, ClassicBags
 from monai_mil.networks import ABMIL, ASMIL, DSMIL, MaxPooling, MeanPooling, TransMIL
 from monai_mil.training import Anchor
 from tests.conftest import ROOT
+from tests.processes import run
 
 
 @pytest.fixture
@@ -181,8 +180,8 @@ def test_the_table_has_every_method_and_a_second_call_trains_nothing(experiments
     assert all(path == lost or path.stat().st_mtime_ns == time for path, time in written.items())
 
 
+@pytest.mark.usefixtures("fork_server")
 def test_an_experiment_on_public_sets_asks_for_their_folder():
-    command = [sys.executable, ROOT / "scripts" / "experiment.py", "classic_mil"]
-    done = subprocess.run(command, capture_output=True, text=True)
+    done = run(ROOT / "scripts" / "experiment.py", "classic_mil")
     assert done.returncode == 2
     assert "--data FOLDER" in done.stderr

@@ -3,8 +3,6 @@
 import json
 import re
 import shutil
-import subprocess
-import sys
 import tarfile
 
 import pytest
@@ -18,11 +16,13 @@ from monai_mil.metrics import survival_report
 from monai_mil.synthetic import make_bag_cohort
 from monai_mil.synthetic.scan_cohort import make_scan_cohort
 from tests.conftest import shared
+from tests.processes import run
+
+pytestmark = pytest.mark.usefixtures("fork_server")
 
 
 def monai_mil(*arguments, check=True):
-    command = [sys.executable, "-m", "monai_mil.cli", *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True)
+    done = run("-m", "monai_mil.cli", *arguments)
     assert not check or done.returncode == 0, done.stderr
     return done
 

@@ -1,17 +1,17 @@
 """The main job, as the README's first command runs it: from synthetic slides to a report."""
 
 import re
-import subprocess
-import sys
 
 import pytest
 
 from tests.conftest import ROOT
+from tests.processes import run
+
+pytestmark = pytest.mark.usefixtures("fork_server")
 
 
 def demo(folder, *options):
-    command = [sys.executable, "-m", "monai_mil.cli", "demo", str(folder), *options]
-    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    return run("-m", "monai_mil.cli", "demo", folder, *options, folder=ROOT)
 
 
 @pytest.fixture(scope="module")

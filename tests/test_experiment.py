@@ -1,8 +1,5 @@
 """The experiments of the docs, at a size that takes seconds."""
 
-import subprocess
-import sys
-
 import numpy as np
 import pytest
 import torch
@@ -12,6 +9,7 @@ from monai_mil.cohorts import read_cohort
 from monai_mil.networks import HAGMIL
 from monai_mil.synthetic import make_bag_cohort
 from tests.conftest import ROOT
+from tests.processes import run
 
 
 @pytest.fixture
@@ -46,9 +44,9 @@ def test_a_table_has_every_method_and_a_second_call_trains_nothing(experiment, t
     assert [path.stat().st_mtime_ns for path in models] == written
 
 
+@pytest.mark.usefixtures("fork_server")
 def test_an_unknown_experiment_is_refused_with_the_known_ones():
-    command = [sys.executable, ROOT / "scripts" / "experiment.py", "nonsense"]
-    done = subprocess.run(command, capture_output=True, text=True)
+    done = run(ROOT / "scripts" / "experiment.py", "nonsense")
     assert done.returncode == 2
     assert "normal_guidance" in done.stderr
     assert "two_lesions" in done.stderr

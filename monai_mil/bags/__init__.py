@@ -1,4 +1,4 @@
-"""Bags: features of a slide's tiles or a scan's slices on disk, and the way of a bag into a network."""
+"""Bags: the files that hold the features of a slide's tiles or a scan's slices, and their way into a network."""
 
 import lazy_loader
 

@@ -5,9 +5,9 @@ from .file import BagFile, level_folder
 from .info import BagInfo
 from .load import LoadBagd
 from .load_tree import LoadTreed
-from .storage import MappedFeatures, check_storage, not_finite
+from .storage import MappedFeatures, check_storage, first_non_finite_row
 from .tokens import token_mask
-from .transforms import SampleInstancesd, bag_tensor, places
+from .transforms import SampleInstancesd, bag_tensor, instance_places
 
 __all__ = [
     "BagFile",
@@ -21,8 +21,8 @@ __all__ = [
     "check_storage",
     "collate_bags",
     "export_clam",
+    "first_non_finite_row",
+    "instance_places",
     "level_folder",
-    "not_finite",
-    "places",
     "token_mask",
 ]

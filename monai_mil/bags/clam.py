@@ -1,4 +1,4 @@
-"""CLAM's files of a bag."""
+"""Export of bags to the files that CLAM reads."""
 
 from __future__ import annotations
 

@@ -10,7 +10,8 @@ from monai.data.meta_tensor import MetaTensor
 from monai.data.utils import list_data_collate
 from torch import Tensor
 
-_PADDING = {"coords": 0, "positions_mm": 0, "instance_labels": -1, "inside": False, "tissue_fraction": 0}
+from monai_mil.bags.instances import per_instance
+from monai_mil.networks import KEYS
 
 
 def collate_bags(items: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -21,13 +22,13 @@ def collate_bags(items: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
     Returns:
         ``image`` ``[b, d, n_max, ...]`` padded with zeros, ``mask`` ``[b, n_max]``, True where an instance is real,
-        ``coords``, ``positions_mm`` and ``tissue_fraction`` padded with 0, ``inside`` with False and
-        ``instance_labels`` with -1 where all bags have them, and every other key collated as MONAI does: labels
-        stacked, strings in a list. ``token_mask`` ``[b, n_max, h, w]``
-        where a bag has one: True where a token is real.
+        what else is known of every instance padded as ``networks.KEYS`` says where all bags have it (``coords`` with
+        0, ``instance_labels`` with -1), and every other key collated as MONAI does: labels stacked, strings in a list.
+        ``token_mask`` ``[b, n_max, h, w]`` where a bag has one: True where a token is real.
 
     Raises:
-        ValueError: some bags hold features, others their codes; or their widths or grids differ.
+        ValueError: some bags hold features, others their codes; their widths or grids differ; or bags of different
+            sizes have a row for every instance under a key that ``networks.KEYS`` does not list.
 
     Examples:
         >>> import torch
@@ -40,18 +41,31 @@ def collate_bags(items: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     sizes = [image.shape[1] for image in images]
     batch: dict[str, Any] = {"image": _pad_images(images, max(sizes))}
     batch["mask"] = torch.arange(max(sizes))[None] < torch.tensor(sizes)[:, None]
-    for key, fill in _PADDING.items():
+    found = _per_instance(items, sizes)
+    for key, axis in found.items():
         if all(key in item for item in items):
-            rows = [torch.as_tensor(item[key]) for item in items]
-            batch[key] = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=fill)
+            rows = [torch.as_tensor(item[key]).movedim(axis, 0) for item in items]
+            padded = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=KEYS[key].padding)
+            batch[key] = padded.movedim(1, 1 + axis)
     if any("token_mask" in item for item in items):
         whole = torch.ones(1, *images[0].shape[2:], dtype=torch.bool)
         masks = [item.get("token_mask", whole.expand(size, -1, -1)) for item, size in zip(items, sizes, strict=True)]
         batch["token_mask"] = torch.nn.utils.rnn.pad_sequence(masks, batch_first=True)
     if isinstance(items[0].get("label"), Sequence):
         batch["label"] = torch.tensor([item["label"] for item in items], dtype=torch.float32)
-    rest = [{key: value for key, value in item.items() if key not in {*batch, *_PADDING}} for item in items]
+    rest = [{key: value for key, value in item.items() if key not in {*batch, *found}} for item in items]
     return batch | (list_data_collate(rest) if rest[0] else {})
+
+
+def _per_instance(items: Sequence[Mapping[str, Any]], sizes: Sequence[int]) -> dict[str, int]:
+    """What some of the bags know of every instance; bags of one size need no padding, whatever they know."""
+    padded = len(set(sizes)) > 1
+    own = {"image", "mask", "token_mask"}
+    return {
+        key: axis
+        for item, size in zip(items, sizes, strict=True)
+        for key, axis in per_instance(item, size if padded else -1, but=own).items()
+    }
 
 
 def _pad_images(images: Sequence[Tensor], largest: int) -> Tensor:

@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class FailedCase:
-    """A case without a prediction.
+    """A case that :class:`ResilientDataset` left out, and why.
 
     Attributes:
         case_id: the slide's or scan's name.

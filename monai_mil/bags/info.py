@@ -19,7 +19,7 @@ _PREFIX = "monai_mil."
 
 @dataclass(frozen=True)
 class BagInfo:
-    """Where a bag's instances come from. ``None`` means that the file does not say.
+    """What a bag file records of its source, encoder and settings. ``None`` means that the file does not say.
 
     A bag of a scan has one instance a slice, or a layer of its ``depth``: its ``scan`` says where the slices lie, the
     fields of tiles are None.

@@ -15,7 +15,7 @@ from torch import Tensor
 from monai_mil.bags.file import BagFile
 from monai_mil.bags.info import BagInfo
 from monai_mil.bags.storage import MappedFeatures
-from monai_mil.bags.transforms import bag_meta, bag_tensor, places
+from monai_mil.bags.transforms import bag_meta, bag_tensor, instance_places
 from monai_mil.errors import BagError, NoTissueError
 from monai_mil.scans import Depth, SlicePreset, find_preset, same_but_statistics
 
@@ -111,7 +111,7 @@ class LoadBagd(MapTransform):
             with BagFile(loaded[key]) as bag:
                 self._check(bag)
                 self._check_weights(bag, key)
-                beside = places(bag.coords, bag.info, bag.grid)
+                beside = instance_places(bag.coords, bag.info, bag.grid)
                 names = {*self.extras, *({"instance_labels"} & set(bag.extras))}
                 beside |= {name: torch.from_numpy(bag.extra(name)) for name in sorted(names)}
                 loaded |= self._features(bag, key, beside)

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from monai_mil.bags.file import BagFile, level_folder
 from monai_mil.bags.load import LoadBagd
-from monai_mil.bags.storage import MappedFeatures, decode, not_finite
+from monai_mil.bags.storage import MappedFeatures, decode, first_non_finite_row
 from monai_mil.bags.transforms import bag_meta
 from monai_mil.errors import BagError, SettingsError
 from monai_mil.slides import child_coords
@@ -135,7 +135,7 @@ def _features(bags: Sequence[BagFile]) -> Tensor:
     packed = torch.empty(sum(bag.n for bag in bags), bags[0].width, dtype=torch.float16)
     for bag, rows in zip(bags, packed.split([bag.n for bag in bags]), strict=True):
         _read(bag.mapped(), rows)
-        bad = not_finite(rows.numpy())
+        bad = first_non_finite_row(rows.numpy())
         if bad is not None:
             raise BagError(
                 f"bag '{bag.path}': the features of tile {bad} at {tuple(bag.coords[bad].tolist())} are NaN, infinite "

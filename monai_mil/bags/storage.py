@@ -71,13 +71,13 @@ def write_features(path: Path, file: h5py.File, features: np.ndarray, storage: s
 
 
 def decode(codes: np.ndarray, scale: np.ndarray, offset: np.ndarray) -> np.ndarray:
-    """Features, float32, of codes whose last axis is the channel."""
+    """Float32 features of uint8 codes whose last axis is the channel."""
     features = codes * scale
     features += offset
     return features
 
 
-def not_finite(features: np.ndarray) -> int | None:
+def first_non_finite_row(features: np.ndarray) -> int | None:
     """Index of the first row of a float16 array ``[n, ...]`` that holds NaN or infinity, None where there is none."""
     # numpy has no fast float16 arithmetic, but of the bit patterns the NaNs and infinities are the largest: among all
     # of them read as unsigned numbers if negative, among the positive ones (read as signed numbers) otherwise.
@@ -94,7 +94,7 @@ def _blocks(path: Path, stored: np.ndarray) -> Iterator[np.ndarray]:
     for start in range(0, len(stored), rows):
         with np.errstate(over="ignore"):
             block = np.ascontiguousarray(stored[start : start + rows], dtype=np.float16)
-        bad = not_finite(block)
+        bad = first_non_finite_row(block)
         if bad is not None:
             raise BagError(
                 f"bag '{path}': the features of instance {start + bad} are NaN or beyond float16's 65504; "

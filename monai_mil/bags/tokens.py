@@ -1,4 +1,4 @@
-"""Tokens of tiles: which of them lie on the slide."""
+"""A mask of the tokens of tiles: True for those that lie on the slide."""
 
 from __future__ import annotations
 

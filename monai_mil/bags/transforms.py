@@ -6,7 +6,7 @@ import logging
 import math
 import os
 from collections.abc import Hashable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,15 +16,11 @@ from monai.transforms import MapTransform, Randomizable
 from torch import Tensor
 
 from monai_mil.bags.info import BagInfo
+from monai_mil.bags.instances import per_instance
 from monai_mil.bags.tokens import token_mask
 from monai_mil.errors import BagError
 
-if TYPE_CHECKING:
-    pass
-
 logger = logging.getLogger(__name__)
-
-_PER_INSTANCE = ("coords", "positions_mm", "instance_labels", "token_mask", "inside", "tissue_fraction")
 
 
 class SampleInstancesd(Randomizable, MapTransform):
@@ -38,6 +34,9 @@ class SampleInstancesd(Randomizable, MapTransform):
         keys: keys of bags ``[d, n, ...]`` of equal ``n``.
         num_instances: most instances to keep.
         allow_missing_keys: skip absent keys.
+
+    Raises:
+        ValueError: a key that ``networks.KEYS`` does not list has a row for every instance.
 
     Examples:
         >>> import torch
@@ -65,13 +64,12 @@ class SampleInstancesd(Randomizable, MapTransform):
         chosen = torch.from_numpy(np.sort(self.R.permutation(n)[: self.num_instances]))
         for key in self.key_iterator(sampled):
             sampled[key] = sampled[key].movedim(1, 0)[chosen].movedim(0, 1)
-        for key in _PER_INSTANCE:
-            if key in sampled:
-                sampled[key] = sampled[key][chosen]
+        for key, axis in per_instance(data, n, but=self.keys).items():
+            sampled[key] = torch.as_tensor(sampled[key]).movedim(axis, 0)[chosen].movedim(0, axis)
         return sampled
 
 
-def places(coords: np.ndarray, info: BagInfo, grid: tuple[int, int] | None = None) -> dict[str, Tensor]:
+def instance_places(coords: np.ndarray, info: BagInfo, grid: tuple[int, int] | None = None) -> dict[str, Tensor]:
     """Where the instances lie: ``coords``, ``positions_mm`` of a scan's slices, ``token_mask`` of a slide's tokens.
 
     The last, bool ``[n, h, w]``, only where the tokens' ``grid`` is given and some lie beyond the slide.

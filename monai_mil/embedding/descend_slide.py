@@ -1,4 +1,4 @@
-"""A network's answer for a slide of which it reads the coarse tiles, and of the finer ones only what it asks for."""
+"""Inference on a slide whose coarse tiles are all read, and of the finer ones only those that the network asks for."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class DescendSlided(StreamSlided):
-    """Replace the path of a slide by the answer of a network that looks low first, then where it matters.
+    """Replace the path of a slide by the answer of a network that reads it coarsely and asks for finer tiles itself.
 
     The tiles are the quadtree that ``monai-mil embed --levels`` stores, but only those that the network asks for are
     read and encoded. The item becomes as ``StreamSlided``'s, with ``coords`` (int64 ``[N, 2]``), ``inside`` (bool

@@ -53,7 +53,7 @@ class CaseResult:
 
 @dataclass(frozen=True)
 class EmbedJob(ABC):
-    """Everything one case needs; may travel to another process.
+    """The work of embedding one slide or scan, which another process may do.
 
     Attributes:
         case_id: the case's name; its bags are ``<case_id>.h5``.
@@ -98,16 +98,16 @@ class EmbedJob(ABC):
         """Write the bags that cannot be kept; returns the number of instances of all, and remarks."""
 
     @abstractmethod
-    def wanted(self, bag: Path, found: BagInfo) -> dict[str, Any]:
-        """What a bag that exists must say of itself to be kept, besides the encoder; ``found`` is what it says."""
+    def required_settings(self, bag: Path, found: BagInfo) -> dict[str, Any]:
+        """The settings, besides the encoder's, that an existing bag must record to be kept; ``found`` is its info."""
 
-    def said(self, found: BagInfo) -> dict[str, Any]:
-        """What the bag says, under the names of ``wanted``."""
+    def recorded_settings(self, found: BagInfo) -> dict[str, Any]:
+        """The settings that the bag says it was made with, under the names of :meth:`required_settings`."""
         return dict(vars(found))
 
 
 def run_job(job: EmbedJob, encoder: Encoder, on_instances: OnInstances, *, wait: bool) -> CaseResult | None:
-    """Make the bags of one case, whatever goes wrong.
+    """Make the bags of one case; an error becomes a ``failed`` result and is not raised.
 
     Args:
         job: the case.
@@ -168,9 +168,10 @@ def kept_instances(job: EmbedJob, bag: Path, encoder: Encoder) -> int | None:
 def _check_kept(job: EmbedJob, path: Path, encoder: Encoder) -> int:
     """Number of instances in the bag that exists; BagError if this run would make another one."""
     with BagFile(path) as bag:
-        n, found = bag.n, job.said(bag.info) | {"width": bag.width, "grid": bag.grid, "storage": bag.storage}
-        wanted = job.wanted(path, bag.info)
-    wanted |= {
+        n, recorded = bag.n, job.recorded_settings(bag.info)
+        recorded |= {"width": bag.width, "grid": bag.grid, "storage": bag.storage}
+        required = job.required_settings(path, bag.info)
+    required |= {
         "encoder": encoder.name,
         "encoder_digest": encoder.digest,
         "width": encoder.width,
@@ -178,7 +179,9 @@ def _check_kept(job: EmbedJob, path: Path, encoder: Encoder) -> int:
         "storage": job.storage,
     }
     different = [
-        f"{name} {found.get(name)} instead of {wanted[name]}" for name in wanted if found.get(name) != wanted[name]
+        f"{name} {recorded.get(name)} instead of {value}"
+        for name, value in required.items()
+        if recorded.get(name) != value
     ]
     if different:
         raise BagError(

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from monai_mil.bags import not_finite
+from monai_mil.bags import first_non_finite_row
 from monai_mil.errors import BagError
 from monai_mil.files import replacing, write_error
 
@@ -60,7 +60,7 @@ class PartialRows:
             BagError: a value is NaN or infinite.
             OutputError: the disk is full.
         """
-        bad = not_finite(features)
+        bad = first_non_finite_row(features)
         if bad is not None:
             raise BagError(f"'{self.path}': the encoder gave NaN or values beyond 65504 for tile {self.done + bad}")
         try:
@@ -84,7 +84,7 @@ class PartialRows:
 
 
 def header_of(rows: Path) -> Path:
-    """Where the header of a file of rows lies."""
+    """Path of the header beside a file of rows."""
     return rows.with_suffix(".json")
 
 

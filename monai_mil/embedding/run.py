@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class EmbedReport:
-    """What became of a cohort.
+    """The outcome of an embedding run over a cohort.
 
     Attributes:
         out_dir: folder of the bags.
@@ -42,7 +42,7 @@ class EmbedReport:
 
 @dataclass(frozen=True)
 class EmbedRun:
-    """How the jobs of one kind are run.
+    """Runs the jobs of a cohort, in this process or on Dask workers, and reports on all.
 
     Attributes:
         kind: slides or scans.

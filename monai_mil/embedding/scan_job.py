@@ -49,20 +49,20 @@ class ScanJob(EmbedJob):
         BagFile.write(self.bags[0], np.concatenate(parts), coords, info, extras, self.storage)
         return n, scan.remarks
 
-    def wanted(self, bag: Path, found: BagInfo) -> dict[str, Any]:
+    def required_settings(self, bag: Path, found: BagInfo) -> dict[str, Any]:
         """The preset in every detail, depth and lungs, and the series where one is named."""
         series = {} if self.series_uid is None else {"series_uid": self.series_uid}
         cut = {"depth": _in_words(self.settings.layers), "lungs": self.settings.lungs}
         return _named(self.settings.preset.record()) | cut | series
 
-    def said(self, found: BagInfo) -> dict[str, Any]:
+    def recorded_settings(self, found: BagInfo) -> dict[str, Any]:
         """The bag's own preset, depth, lungs and series."""
         own = {
             "depth": _in_words(found.depth),
             "lungs": None if found.lungs is None else found.lungs.method,
             "series_uid": None if found.scan is None else found.scan.series_uid,
         }
-        return super().said(found) | _named(found.preset or {}) | own
+        return super().recorded_settings(found) | _named(found.preset or {}) | own
 
 
 def _extras(info: BagInfo, coords: np.ndarray) -> dict[str, np.ndarray]:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class EmbedSettings:
-    """How slides are cut into tiles.
+    """How tissue is found and slides are cut into tiles.
 
     Attributes:
         tile_size: edge of a tile in pixels at ``target_mpp``.
@@ -53,13 +53,13 @@ class EmbedSettings:
     levels: int | None = None
 
     def __post_init__(self) -> None:
-        _must(self.tile_size >= 1, "tile size", self.tile_size, "at least 1 px")
-        _must(self.target_mpp > 0, "target mpp", self.target_mpp, "above 0 µm a pixel")
-        _must(0 <= self.overlap < self.tile_size, "overlap", self.overlap, f"from 0 to {self.tile_size - 1} px")
-        _must(0 <= self.min_tissue <= 1, "min tissue", self.min_tissue, "a fraction from 0 to 1")
-        _must(self.mpp is None or self.mpp > 0, "mpp", self.mpp, "above 0 µm a pixel")
-        _must(self.levels is None or self.levels >= 1, "levels", self.levels, "at least 1")
-        _must(self.levels is None or self.overlap == 0, "overlap", self.overlap, "0 px where there are levels")
+        _require(self.tile_size >= 1, "tile size", self.tile_size, "at least 1 px")
+        _require(self.target_mpp > 0, "target mpp", self.target_mpp, "above 0 µm a pixel")
+        _require(0 <= self.overlap < self.tile_size, "overlap", self.overlap, f"from 0 to {self.tile_size - 1} px")
+        _require(0 <= self.min_tissue <= 1, "min tissue", self.min_tissue, "a fraction from 0 to 1")
+        _require(self.mpp is None or self.mpp > 0, "mpp", self.mpp, "above 0 µm a pixel")
+        _require(self.levels is None or self.levels >= 1, "levels", self.levels, "at least 1")
+        _require(self.levels is None or self.overlap == 0, "overlap", self.overlap, "0 px where there are levels")
 
     @classmethod
     def for_encoder(
@@ -99,9 +99,9 @@ class EmbedSettings:
         )
 
 
-def _must(true: bool, setting: str, value: object, allowed: str) -> None:
-    """Raise a SettingsError unless ``true``."""
-    if not true:
+def _require(fits: bool, setting: str, value: object, allowed: str) -> None:
+    """Raise a SettingsError unless the value of the setting ``fits``."""
+    if not fits:
         raise SettingsError(f"{setting} {value}: must be {allowed}")
 
 
@@ -120,7 +120,7 @@ def tile_slide(slide: Slide, settings: EmbedSettings) -> tuple[TileGrid, TissueM
         overlap=settings.overlap,
         min_tissue=settings.min_tissue,
     )
-    _must_show_tissue(slide, grid, settings)
+    _require_tissue(slide, grid, settings)
     return grid, tissue
 
 
@@ -140,11 +140,11 @@ def tree_slide(slide: Slide, settings: EmbedSettings) -> tuple[TileTree, TissueM
         levels=settings.levels,
         min_tissue=settings.min_tissue,
     )
-    _must_show_tissue(slide, tree.grids[0], settings)
+    _require_tissue(slide, tree.grids[0], settings)
     return tree, tissue
 
 
-def _must_show_tissue(slide: Slide, grid: TileGrid, settings: EmbedSettings) -> None:
+def _require_tissue(slide: Slide, grid: TileGrid, settings: EmbedSettings) -> None:
     if len(grid) == 0:
         raise NoTissueError(
             f"slide '{slide.path}': no tissue (no tile of {grid.tile_size} px at {grid.target_mpp:g} mpp has "

@@ -104,7 +104,7 @@ class SlideJob(EmbedJob):
             extras = {} if level is None else {"inside": grid.inside, "tissue_fraction": grid.tissue_fraction}
             BagFile.write(self.bags[number], rows.read(), grid.coords, info, extras, self.storage)
 
-    def wanted(self, bag: Path, found: BagInfo) -> dict[str, Any]:
+    def required_settings(self, bag: Path, found: BagInfo) -> dict[str, Any]:
         """Tile and tissue settings, the level, and the pixel size where one is given."""
         settings, level = self.settings, self.levels[self.bags.index(bag)]
         wanted: dict[str, Any] = {

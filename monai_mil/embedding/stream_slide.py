@@ -1,4 +1,4 @@
-"""A network's answer for a slide, without its features ever being kept."""
+"""Inference on a slide whose features are pooled as they are encoded and never kept."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from monai.config import KeysCollection
 from torch import Tensor, nn
 
-from monai_mil.bags import BagInfo, bag_tensor, places
+from monai_mil.bags import BagInfo, bag_tensor, instance_places
 from monai_mil.embedding.slide import embed_slide, tile_slide
 from monai_mil.embedding.transforms import EmbedSlided
 from monai_mil.errors import EncoderError, SettingsError
@@ -71,7 +71,7 @@ class StreamSlided(EmbedSlided):
         """The slide's frame, where its tiles lie, and the network's output."""
         grid, _ = tile_slide(slide, self.settings)
         info = self.settings.info(slide, grid, self.encoder)
-        where = places(grid.coords, info, self.encoder.grid)
+        where = instance_places(grid.coords, info, self.encoder.grid)
         mask = {"mask": where["token_mask"]} if "token_mask" in where else {}
         return info, where, self.network.pool_chunks(self._features(slide, grid), **mask)
 

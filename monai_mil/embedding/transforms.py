@@ -10,7 +10,7 @@ import torch
 from monai.config import KeysCollection
 from monai.transforms import MapTransform
 
-from monai_mil.bags import bag_tensor, places
+from monai_mil.bags import bag_tensor, instance_places
 from monai_mil.scans import find_preset
 
 if TYPE_CHECKING:
@@ -86,7 +86,7 @@ class EmbedSlided(MapTransform):
                 features = torch.cat([batch.cpu() for batch in batches])
                 info = self.settings.info(slide, grid, self.encoder)
             embedded[key] = bag_tensor(info.slide_path or info.slide_id, features, info)
-            embedded.update(places(grid.coords, info, self.encoder.grid))
+            embedded.update(instance_places(grid.coords, info, self.encoder.grid))
         return embedded
 
 
@@ -158,5 +158,5 @@ class EmbedScand(MapTransform):
             )
             features = torch.cat([part.cpu() for part in steps])
             embedded[key] = bag_tensor(str(embedded[key]), features, info)
-            embedded.update(places(scan_coords(info), info))
+            embedded.update(instance_places(scan_coords(info), info))
         return embedded

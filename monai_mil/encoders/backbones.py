@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal
@@ -188,15 +189,20 @@ _TRANSFORMERS_NAMES = (
 )
 
 
+def _in_timm(key: str, names: Sequence[tuple[str, str]]) -> str:
+    """A parameter's name after all replacements, in their order."""
+    for theirs, ours in names:
+        key = key.replace(theirs, ours)
+    return key
+
+
 def _from_transformers(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """DINOv2 weights as ``transformers`` names them, in timm's names: query, key and value become one matrix."""
     renamed: dict[str, Tensor] = {}
     for key, value in state.items():
         if key == "embeddings.mask_token" or ".attention.attention." in key:
             continue
-        for theirs, ours in _TRANSFORMERS_NAMES:
-            key = key.replace(theirs, ours)
-        renamed[key] = value
+        renamed[_in_timm(key, _TRANSFORMERS_NAMES)] = value
     queries = [key for key in state if ".attention.attention.query." in key]
     for query in queries:
         parts = [state[query.replace("query", part)] for part in ("query", "key", "value")]
@@ -227,7 +233,6 @@ def _from_torchvision(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """A vision transformer as torchvision names it, in timm's names."""
     renamed: dict[str, Tensor] = {}
     for key, value in state.items():
-        for theirs, ours in _TORCHVISION_NAMES:
-            key = key.replace(theirs, ours)
+        key = _in_timm(key, _TORCHVISION_NAMES)
         renamed["norm." + key.removeprefix("ln.") if key.startswith("ln.") else key] = value
     return renamed

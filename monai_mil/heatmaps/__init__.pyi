@@ -1,11 +1,11 @@
 from .colours import Colouring, colour_table
 from .curve import draw_curve, export_curve, moments_mm
 from .dice import SlideDice, dice_counts, slide_dice
-from .figure import number, scale_bar
+from .figure import scale_bar, score_text
 from .foreground import otsu
 from .geojson import export_geojson
-from .heatmap import Heatmap, SlideFrame, as_array, assemble, canvas_geometry, percentile_ranks
-from .layer import OUTLINE, draw, draw_outline, foreground_text, style_of
+from .heatmap import Heatmap, SlideFrame, assemble, canvas_geometry, percentile_ranks, to_numpy
+from .layer import OUTLINE_COLOUR, draw_layer, draw_outline, drawing_style, foreground_text
 from .localisation import localise
 from .mask import export_mask
 from .montage import contour_text, display_window, draw_montage, export_montage, window_text
@@ -16,24 +16,24 @@ from .stitching import TokenCanvas, stitch
 from .tiff import export_tiff
 
 __all__ = [
-    "OUTLINE",
+    "OUTLINE_COLOUR",
     "Colouring",
     "Heatmap",
     "ScanHeatmap",
     "SlideDice",
     "SlideFrame",
     "TokenCanvas",
-    "as_array",
     "assemble",
     "canvas_geometry",
     "colour_table",
     "contour_text",
     "dice_counts",
     "display_window",
-    "draw",
     "draw_curve",
+    "draw_layer",
     "draw_montage",
     "draw_outline",
+    "drawing_style",
     "export_curve",
     "export_geojson",
     "export_mask",
@@ -46,13 +46,13 @@ __all__ = [
     "load_heatmap",
     "localise",
     "moments_mm",
-    "number",
     "otsu",
     "percentile_ranks",
     "scale_bar",
+    "score_text",
     "slide_dice",
     "stitch",
-    "style_of",
     "thumbnail",
+    "to_numpy",
     "window_text",
 ]

@@ -9,7 +9,7 @@ import numpy as np
 
 from monai_mil.files import replacing
 from monai_mil.heatmaps.colours import colour_limits
-from monai_mil.heatmaps.figure import INK, PAPER, RULE, SOFT, caption, millimetres, number
+from monai_mil.heatmaps.figure import INK, PAPER, RULE, SOFT, caption, millimetres, score_text
 from monai_mil.heatmaps.scan_heatmap import ScanHeatmap
 from monai_mil.scans import ScanFrame
 
@@ -102,11 +102,11 @@ def _draw_scores(axis: Axes, heatmap: ScanHeatmap) -> None:
     positions, scores, peak = heatmap.frame.positions_mm, heatmap.slice_scores, heatmap.peak
     _line(axis, positions, scores, color=_SCORE, label=heatmap.name, zorder=3)
     if heatmap.threshold is not None and np.isfinite(heatmap.threshold):
-        label = f"threshold {number(heatmap.threshold)}"
+        label = f"threshold {score_text(heatmap.threshold)}"
         axis.axhline(heatmap.threshold, color=_colour(SOFT), linestyle=(0, (6, 3)), linewidth=1.2, label=label)
     elif heatmap.threshold == np.inf:
         axis.plot([], [], " ", label="below the operating point: no foreground")
-    label = f"highest: slice {peak + 1}, {millimetres(positions[peak])}, {number(float(scores[peak]))}"
+    label = f"highest: slice {peak + 1}, {millimetres(positions[peak])}, {score_text(float(scores[peak]))}"
     axis.plot(positions[peak], scores[peak], "o", ms=9, mfc="none", mec=_colour(INK), mew=1.6, zorder=5, label=label)
     axis.set_ylabel(heatmap.name)
 

@@ -34,7 +34,7 @@ def scale_bar(mpp: float, longest: float) -> tuple[float, str]:
     return length / mpp, f"{length / 1000:g} mm" if length >= 1000 else f"{length:g} µm"
 
 
-def number(value: float) -> str:
+def score_text(value: float) -> str:
     """A score as a reader takes it in: two digits that matter."""
     if 100 <= abs(value) < 1e4:
         return f"{value:.0f}"

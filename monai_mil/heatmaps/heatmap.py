@@ -182,8 +182,8 @@ def assemble(
         >>> heatmap.percentiles()
         array([ 50., 100.], dtype=float32)
     """
-    scores = np.ascontiguousarray(as_array(scores), dtype=np.float32)
-    coords = np.ascontiguousarray(as_array(coords), dtype=np.int64)
+    scores = np.ascontiguousarray(to_numpy(scores), dtype=np.float32)
+    coords = np.ascontiguousarray(to_numpy(coords), dtype=np.int64)
     where = f"heatmap of '{frame.slide_id}'"
     if scores.ndim not in (1, 3) or coords.shape != (len(scores), 2):
         raise ValueError(
@@ -240,7 +240,7 @@ def canvas_geometry(
     return (rows, columns), (width / columns, height / rows)
 
 
-def as_array(values: Any) -> np.ndarray:
+def to_numpy(values: Any) -> np.ndarray:
     """A tensor of any device and type, an array or a list as an array; half precision becomes float32."""
     if hasattr(values, "detach"):
         values = values.detach().cpu()

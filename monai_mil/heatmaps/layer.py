@@ -8,17 +8,17 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from monai_mil.heatmaps.colours import colour_limits
-from monai_mil.heatmaps.figure import number
+from monai_mil.heatmaps.figure import score_text
 from monai_mil.heatmaps.heatmap import Heatmap
 from monai_mil.heatmaps.raster import Overlap, paint
 from monai_mil.heatmaps.stitching import TokenCanvas, stitch
 
-OUTLINE = (214, 39, 40)
+OUTLINE_COLOUR = (214, 39, 40)
 
 
 @dataclass(frozen=True)
 class Style:
-    """How scores are drawn; make one with :func:`style_of`.
+    """How scores are drawn; make one with :func:`drawing_style`.
 
     Attributes:
         percentile: percentiles within the slide in place of scores.
@@ -33,7 +33,7 @@ class Style:
     overlap: Overlap = "max"
 
 
-def style_of(
+def drawing_style(
     heatmap: Heatmap,
     percentile: bool | None = None,
     smooth: bool | None = None,
@@ -55,7 +55,7 @@ def style_of(
     return Style(percentile, tokens if smooth is None else smooth, limits, overlap)
 
 
-def draw(heatmap: Heatmap, style: Style, shape: tuple[int, int]) -> np.ndarray:
+def draw_layer(heatmap: Heatmap, style: Style, shape: tuple[int, int]) -> np.ndarray:
     """The scores or percentiles over the whole slide, float32 ``shape`` (height, width), NaN where there are none."""
     shown = replace(heatmap, scores=heatmap.percentiles()) if style.percentile else heatmap
     width, height = heatmap.frame.level0_size
@@ -78,7 +78,7 @@ def draw_outline(heatmap: Heatmap, style: Style, shape: tuple[int, int], width: 
     if style.smooth:
         inside = _smooth_foreground(stitch(heatmap, style.overlap), heatmap.threshold, heatmap.frame.level0_size, shape)
     else:
-        inside = (draw(heatmap, replace(style, percentile=False), shape) > heatmap.threshold).astype(np.uint8)
+        inside = (draw_layer(heatmap, replace(style, percentile=False), shape) > heatmap.threshold).astype(np.uint8)
     kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * width + 1, 2 * width + 1))
     return (cv2.dilate(inside, kernel) > inside).astype(bool)
 
@@ -102,4 +102,4 @@ def foreground_text(heatmap: Heatmap) -> str:
         return ""
     if heatmap.threshold == math.inf:
         return "below the operating point: no foreground"
-    return f"outlined above {number(heatmap.threshold)}"
+    return f"outlined above {score_text(heatmap.threshold)}"

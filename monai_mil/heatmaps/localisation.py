@@ -10,7 +10,7 @@ import numpy as np
 
 from monai_mil.heatmaps.heatmap import Heatmap
 from monai_mil.heatmaps.stitching import stitch
-from monai_mil.metrics import detect, froc_slide, rescaled, tile_figures
+from monai_mil.metrics import froc_slide, non_maximum_suppression, scaled_to_unit, tile_figures
 from monai_mil.slides import Truth
 
 SPACING = 7.776
@@ -38,14 +38,14 @@ def localise(
         spacing: micrometres per pixel at which the truth is read.
     """
     frame = heatmap.frame
-    scores = rescaled(heatmap.tile_scores) if rescale else heatmap.tile_scores
+    scores = scaled_to_unit(heatmap.tile_scores) if rescale else heatmap.tile_scores
     pixel = spacing / frame.mpp
     width, height = frame.level0_size
     shape = int(np.ceil(height / pixel)), int(np.ceil(width / pixel))
     window = (0.0, 0.0, shape[1] * pixel, shape[0] * pixel)
     mask = np.zeros(shape, bool) if truth is None else truth.window(*window, shape)
     canvas = stitch(replace(heatmap, scores=scores.astype(np.float32)))
-    found, places = detect(canvas.values, threshold, box)
+    found, places = non_maximum_suppression(canvas.values, threshold, box)
     centres = np.array(canvas.origin[::-1]) + (places + 0.5) * canvas.step[::-1]
     lesions, share = _tiles_of_lesions(mask, heatmap.coords / pixel, frame.tile_size_level0 / pixel)
     middle = np.floor((heatmap.coords + frame.tile_size_level0 / 2) / pixel).astype(int)

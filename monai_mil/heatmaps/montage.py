@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw
 from monai_mil.errors import ScanReadError, SettingsError
 from monai_mil.files import replacing
 from monai_mil.heatmaps.colours import colour_index, colour_limits, colour_table
-from monai_mil.heatmaps.figure import INK, PAPER, SOFT, TICKS, Figure, caption, millimetres, number, text_font
+from monai_mil.heatmaps.figure import INK, PAPER, SOFT, TICKS, Figure, caption, millimetres, score_text, text_font
 from monai_mil.heatmaps.scan_heatmap import ScanHeatmap
 from monai_mil.scans import Scan, ScanFrame, Window
 
@@ -65,7 +65,7 @@ def export_montage(
     figure.write_title(title or heatmap.frame.scan_id, "  ·  ".join(filter(None, texts)))
     figure.write_scale_bar(1000 * mm, longest=cell / 2)
     if heatmap.scores.ndim == 3:
-        labels = [(number(value), "") for value in np.linspace(*colour_limits(heatmap.scores), TICKS)]
+        labels = [(score_text(value), "") for value in np.linspace(*colour_limits(heatmap.scores), TICKS)]
         colours = _veil(np.full((256, 3), _TISSUE_GREY), np.arange(256), opacity)
         figure.write_colour_bar(colours, labels, f"{heatmap.name}, {contour_text(heatmap)}")
     path = Path(path)
@@ -275,7 +275,7 @@ def _annotate(
     draw.text((left, y), f"slice {index + 1} of {n}", font=plain, fill=INK)
     draw.text((left + width, y), millimetres(position), font=small, fill=SOFT, anchor="ra")
     y += cell * 0.06
-    draw.text((left, y), f"{heatmap.name} {number(float(heatmap.slice_scores[index]))}", font=small, fill=INK)
+    draw.text((left, y), f"{heatmap.name} {score_text(float(heatmap.slice_scores[index]))}", font=small, fill=INK)
     if heatmap.labels is not None and heatmap.labels[index] == 1:
         line = max(3, round(cell * 0.012))
         draw.rectangle(

@@ -9,9 +9,9 @@ import numpy as np
 
 from monai_mil.files import replacing
 from monai_mil.heatmaps.colours import ColourMap, colour_index, colour_table
-from monai_mil.heatmaps.figure import TICKS, Figure, caption, number
+from monai_mil.heatmaps.figure import TICKS, Figure, caption, score_text
 from monai_mil.heatmaps.heatmap import Heatmap, canvas_geometry
-from monai_mil.heatmaps.layer import OUTLINE, draw, draw_outline, foreground_text, style_of
+from monai_mil.heatmaps.layer import OUTLINE_COLOUR, draw_layer, draw_outline, drawing_style, foreground_text
 from monai_mil.heatmaps.raster import Overlap
 
 if TYPE_CHECKING:
@@ -57,18 +57,18 @@ def export_png(
         overlap: how scores of overlapping tiles are combined.
         title: first line of the title; default the slide's id.
     """
-    style = style_of(heatmap, percentile, smooth, limits, overlap)
+    style = drawing_style(heatmap, percentile, smooth, limits, overlap)
     shape, scale = canvas_geometry(heatmap.frame.level0_size, canvas_max=canvas_max)
     table = colour_table(colour_map)
-    picture = blend(thumbnail(heatmap, slide, shape), draw(heatmap, style, shape), style.limits, table, opacity)
-    picture[draw_outline(heatmap, style, shape, width=max(1, round(canvas_max / 500)))] = OUTLINE
+    picture = blend(thumbnail(heatmap, slide, shape), draw_layer(heatmap, style, shape), style.limits, table, opacity)
+    picture[draw_outline(heatmap, style, shape, width=max(1, round(canvas_max / 500)))] = OUTLINE_COLOUR
     figure = Figure.around(picture)
     second = "  ·  ".join(filter(None, [caption(heatmap.attributes), foreground_text(heatmap)]))
     figure.write_title(title or heatmap.frame.slide_id, second)
     figure.write_scale_bar(heatmap.frame.mpp * scale[0])
     shown = (opacity * table + (1 - opacity) * _TISSUE_GREY).astype(np.uint8)
     ticks = np.linspace(*style.limits, TICKS)
-    labels = _percentile_labels(heatmap) if style.percentile else [(number(value), "") for value in ticks]
+    labels = _percentile_labels(heatmap) if style.percentile else [(score_text(value), "") for value in ticks]
     name = f"{heatmap.name}{', percentile within the slide' if style.percentile else ''}"
     figure.write_colour_bar(shown, labels, name)
     path = Path(path)
@@ -109,4 +109,4 @@ def _percentile_labels(heatmap: Heatmap) -> list[tuple[str, str]]:
     """Percentiles and, for each, the score that has it."""
     percents = np.linspace(0, 100, TICKS)
     scores = np.percentile(heatmap.scores, percents)
-    return [(f"{percent:g} %", number(score)) for percent, score in zip(percents, scores, strict=True)]
+    return [(f"{percent:g} %", score_text(score)) for percent, score in zip(percents, scores, strict=True)]

@@ -13,7 +13,7 @@ import numpy as np
 
 from monai_mil.errors import BagError
 from monai_mil.files import replacing_hdf5
-from monai_mil.heatmaps.heatmap import Heatmap, as_array
+from monai_mil.heatmaps.heatmap import Heatmap, to_numpy
 from monai_mil.scans import LungField, ScanFrame
 
 FORMAT = "monai-mil scan heatmap 1"
@@ -51,13 +51,13 @@ class ScanHeatmap:
     lungs: LungField | None = None
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "scores", np.ascontiguousarray(as_array(self.scores), np.float32))
+        object.__setattr__(self, "scores", np.ascontiguousarray(to_numpy(self.scores), np.float32))
         object.__setattr__(self, "attributes", dict(self.attributes))
         if self.attention is not None:
-            attention = np.ascontiguousarray(as_array(self.attention), np.float32)
+            attention = np.ascontiguousarray(to_numpy(self.attention), np.float32)
             object.__setattr__(self, "attention", attention[None] if attention.ndim == 1 else attention)
         if self.labels is not None:
-            object.__setattr__(self, "labels", np.ascontiguousarray(as_array(self.labels), np.int64))
+            object.__setattr__(self, "labels", np.ascontiguousarray(to_numpy(self.labels), np.int64))
         self._check()
 
     def __len__(self) -> int:

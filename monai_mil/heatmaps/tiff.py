@@ -12,7 +12,7 @@ import numpy as np
 
 from monai_mil.heatmaps.colours import Colouring, ColourMap, colour_table
 from monai_mil.heatmaps.heatmap import Heatmap, canvas_geometry
-from monai_mil.heatmaps.layer import Style, style_of
+from monai_mil.heatmaps.layer import Style, drawing_style
 from monai_mil.heatmaps.raster import Overlap, paint
 from monai_mil.heatmaps.stitching import stitch
 
@@ -55,7 +55,7 @@ def export_tiff(
     from monai_mil.slides import write_pyramid
 
     frame = heatmap.frame
-    style = style_of(heatmap, percentile, smooth, limits, overlap)
+    style = drawing_style(heatmap, percentile, smooth, limits, overlap)
     downsample = downsample or default_downsample(heatmap, smooth=style.smooth)
     meaning = {
         "heatmap": heatmap.name,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from monai_mil.losses.anchor_divergence import AnchorDivergence
-from monai_mil.losses.bag import BagBCE, BagCrossEntropy
+from monai_mil.losses.bag import BagBCE, BagCrossEntropy, bag_loss
 from monai_mil.losses.instance import InstanceBCE
 from monai_mil.losses.level_loss import LevelLoss
 from monai_mil.losses.max_instance import MaxInstance
@@ -29,6 +29,7 @@ __all__ = [
     "ParameterL1",
     "SpectralDecoupling",
     "TopInstanceSVM",
+    "bag_loss",
     "normal_guidance",
     "time_bins",
 ]

@@ -1,4 +1,4 @@
-"""Attention is held to what a slowly moving copy of the network attends to: the stabilising term of ASMIL."""
+"""ASMIL's stabilising term: divergence of a network's attention from that of its moving average, the anchor."""
 
 from __future__ import annotations
 

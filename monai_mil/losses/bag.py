@@ -3,10 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+
+def bag_loss(multi_label: bool = False, **options: Any) -> BagCrossEntropy | BagBCE:
+    """The loss of a bag's labels.
+
+    Args:
+        multi_label: the labels do not exclude each other: :class:`BagBCE`, else :class:`BagCrossEntropy`.
+        options: of that loss.
+
+    Examples:
+        >>> from monai_mil.losses import bag_loss
+        >>> bag_loss(multi_label=True), bag_loss(label_smoothing=0.1)
+        (BagBCE(), BagCrossEntropy())
+    """
+    return BagBCE(**options) if multi_label else BagCrossEntropy(**options)
 
 
 class BagCrossEntropy(nn.Module):

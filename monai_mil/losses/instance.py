@@ -1,4 +1,4 @@
-"""Supervision of single instances, where they are labelled."""
+"""Binary cross-entropy of single instances, where they are labelled."""
 
 from __future__ import annotations
 

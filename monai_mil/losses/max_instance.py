@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 
 class MaxInstance(nn.Module):
-    """A bag loss of ``max_i instance_logits_i`` in the place of the bag's logits: what teaches DSMIL's first stream.
+    """A bag loss of ``max_i instance_logits_i`` in the place of ``logits``: teaches DSMIL's first stream.
 
     Args:
         loss: the bag loss, such as ``BagBCE`` or ``BagCrossEntropy``.

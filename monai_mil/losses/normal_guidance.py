@@ -13,7 +13,7 @@ Divergence = Literal["forward_kl", "reverse_kl", "squared_error"]
 
 
 class NormalGuidance(nn.Module):
-    """The penalty of Harvey, Loevlie and Hughes, "Normal Guidance is what Attention Needs" (arXiv 2605.27306).
+    """Penalty on attention that is not bell-shaped along the scan (Harvey, Loevlie and Hughes, arXiv 2605.27306).
 
     ``mean over bags of mean over heads of D(r, a)``, where ``a`` is a head's attention over the instances of a bag and
     ``r`` the discrete normal distribution with the mean and variance of ``a`` itself, without gradient. The mean is

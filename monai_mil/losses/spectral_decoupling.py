@@ -1,4 +1,4 @@
-"""Spectral decoupling: logits that do not run away leave room for the weaker signs of a class."""
+"""Spectral decoupling: a penalty on large logits, which keep a network from learning the weaker signs of a class."""
 
 from __future__ import annotations
 

@@ -49,7 +49,7 @@ def time_bins(follow_up: ArrayLike, count: int | None = None) -> list[float]:
 
 
 class DiscreteSurvival(nn.Module):
-    """Likelihood of an observed time under the network's incidence (Liu et al. 2025), in log space.
+    """Negative log-likelihood of a patient's follow-up under the network's incidence (Liu et al. 2025).
 
     ``p = softmax(logits)`` is the probability of the event in each of ``K`` bins. A patient with an event in bin ``t``
     costs ``-log p_t``, one censored in it ``-log sum_{k > t} p_k``. Censored in the last bin a patient tells nothing

@@ -1,4 +1,4 @@
-from .attention_stability import EpochStability, effective_tiles, jensen_shannon, packed, unpacked
+from .attention_stability import EpochStability, effective_tiles, jensen_shannon, pack_attention, unpack_attention
 from .bootstrap import Interval, bootstrap_ci
 from .classification import Array, accuracy, auprc, auroc, balanced_accuracy, macro_f1
 from .concordance import concordance_index
@@ -6,13 +6,13 @@ from .curves import Calibration, RocCurve, calibration, roc_curve
 from .dice import SIZE_BOUNDS, DiceCounts, LesionDice, dice_summary, lesion_dice, lesion_size, paired_permutation_test
 from .handlers import AUROC, F1AUROC, MacroF1, pred_and_label
 from .instances import instance_auroc
-from .lesion_froc import Froc, FrocSlide, detect, froc, froc_slide
+from .lesion_froc import Froc, FrocSlide, froc, froc_slide, non_maximum_suppression
 from .log_loss import LogLoss
 from .report import classification_report
 from .slices import SliceFigure, SliceReport, centre_scores, slice_metrics
 from .survival import KaplanMeier, LogRank, group_names, kaplan_meier, log_rank, risk_groups, survival_report
-from .thresholds import OperatingPoint, Rule, decisions, operating_point, operating_points
-from .tile_localisation import LocalisedSlide, localisation_report, rescaled, tile_figures
+from .thresholds import OperatingPoint, Rule, decisions, operating_point, operating_points, read_operating_points
+from .tile_localisation import LocalisedSlide, localisation_report, scaled_to_unit, tile_figures
 
 __all__ = [
     "AUROC",
@@ -46,7 +46,6 @@ __all__ = [
     "classification_report",
     "concordance_index",
     "decisions",
-    "detect",
     "dice_summary",
     "effective_tiles",
     "froc",
@@ -60,16 +59,18 @@ __all__ = [
     "localisation_report",
     "log_rank",
     "macro_f1",
+    "non_maximum_suppression",
     "operating_point",
     "operating_points",
-    "packed",
+    "pack_attention",
     "paired_permutation_test",
     "pred_and_label",
-    "rescaled",
+    "read_operating_points",
     "risk_groups",
     "roc_curve",
+    "scaled_to_unit",
     "slice_metrics",
     "survival_report",
     "tile_figures",
-    "unpacked",
+    "unpack_attention",
 ]

@@ -71,26 +71,26 @@ def effective_tiles(attention: ArrayLike) -> float:
     return float(np.exp(-(used * np.log(used)).sum()))
 
 
-def packed(attention: ArrayLike) -> Array:
+def pack_attention(attention: ArrayLike) -> Array:
     """A distribution as float16 ``[n]``, the roots of its weights over the largest: small weights stay exact to 0.1 %.
 
     As they are, the weights of a slide with 100,000 tiles would be below float16's normal numbers.
 
     Examples:
-        >>> from monai_mil.metrics import packed
-        >>> packed([0.64, 0.36])
+        >>> from monai_mil.metrics import pack_attention
+        >>> pack_attention([0.64, 0.36])
         array([1.  , 0.75], dtype=float16)
     """
     share = _distribution(attention)
     return np.sqrt(share / share.max()).astype(np.float16)
 
 
-def unpacked(stored: Any) -> Array:
-    """The distribution :func:`packed` was given, float64 ``[n]``.
+def unpack_attention(stored: Any) -> Array:
+    """The distribution :func:`pack_attention` was given, float64 ``[n]``.
 
     Examples:
-        >>> from monai_mil.metrics import packed, unpacked
-        >>> unpacked(packed([0.64, 0.36])).round(3)
+        >>> from monai_mil.metrics import pack_attention, unpack_attention
+        >>> unpack_attention(pack_attention([0.64, 0.36])).round(3)
         array([0.64, 0.36])
     """
     weights = np.square(np.asarray(stored, dtype=float))

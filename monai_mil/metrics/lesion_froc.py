@@ -51,7 +51,7 @@ class Froc:
     slides: int
 
 
-def detect(score_map: ArrayLike, threshold: float = 0.5, box: int = 1) -> tuple[Array, Array]:
+def non_maximum_suppression(score_map: ArrayLike, threshold: float = 0.5, box: int = 1) -> tuple[Array, Array]:
     """Detections in a map by non-maximum suppression (MONAI's ``ProbNMS``).
 
     Args:
@@ -63,8 +63,8 @@ def detect(score_map: ArrayLike, threshold: float = 0.5, box: int = 1) -> tuple[
         Scores ``[k]``, highest first, and their rows and columns, int64 ``[k, 2]``.
 
     Examples:
-        >>> from monai_mil.metrics import detect
-        >>> scores, places = detect([[0.1, 0.9, 0.8], [0.0, 0.1, 0.7]], threshold=0.5, box=3)
+        >>> from monai_mil.metrics import non_maximum_suppression
+        >>> scores, places = non_maximum_suppression([[0.1, 0.9, 0.8], [0.0, 0.1, 0.7]], threshold=0.5, box=3)
         >>> scores, places
         (array([0.9]), array([[0, 1]]))
     """

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -97,6 +97,26 @@ def _of_column(scores: Array, truth: Array, index: int, rule: Rule) -> Operating
         return operating_point(scores[:, index], truth, rule)
     except ValueError as error:
         raise ValueError(f"output {index + 1} of {scores.shape[1]}: {error}") from None
+
+
+def read_operating_points(metadata: Mapping[str, Any], outputs: int) -> list[float] | None:
+    """The thresholds that ``savers.OperatingPointSaver`` wrote into a bundle's metadata.
+
+    Args:
+        metadata: the content of ``metadata.json``, in a config ``@_meta_``.
+        outputs: number of the network's outputs.
+
+    Returns:
+        A threshold for every output; None where there are none, or those of a network with more or fewer outputs.
+
+    Examples:
+        >>> from monai_mil.metrics import read_operating_points
+        >>> metadata = {"operating_points": [0.6, 0.4]}
+        >>> read_operating_points(metadata, outputs=2), read_operating_points(metadata, outputs=3)
+        ([0.6, 0.4], None)
+    """
+    points = metadata.get("operating_points", [])
+    return points if len(points) == outputs else None
 
 
 def decisions(prob: ArrayLike, points: Sequence[float], exclusive: bool) -> Array:

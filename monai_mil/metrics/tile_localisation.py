@@ -37,14 +37,14 @@ class LocalisedSlide:
     froc: FrocSlide | None = None
 
 
-def rescaled(scores: ArrayLike) -> Array:
+def scaled_to_unit(scores: ArrayLike) -> Array:
     """Scores of a slide from 0 (lowest) to 1 (highest), float64; all 0 where they are equal.
 
     So every slide has a tile at 1, a normal one too: its specificity is below 1 by construction.
 
     Examples:
-        >>> from monai_mil.metrics import rescaled
-        >>> rescaled([2.0, 3.0, 6.0])
+        >>> from monai_mil.metrics import scaled_to_unit
+        >>> scaled_to_unit([2.0, 3.0, 6.0])
         array([0.  , 0.25, 1.  ])
     """
     values = np.asarray(scores, dtype=float)

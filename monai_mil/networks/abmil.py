@@ -10,11 +10,19 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from monai_mil.networks.blocks import AttentionNetwork, PoolWeights, attention_pool, stream_pool
-from monai_mil.networks.contract import check_chunks, exact_dtype, exact_matmul
+from monai_mil.networks.blocks import (
+    AttentionNetwork,
+    PoolWeights,
+    among_padding,
+    attention_pool,
+    front_lengths,
+    stream_pool,
+)
+from monai_mil.networks.contract import ChunkedNetwork, check_chunks, exact_dtype, exact_matmul
+from monai_mil.networks.graph import is_recorded
 
 
-class ABMIL(AttentionNetwork):
+class ABMIL(AttentionNetwork, ChunkedNetwork):
     """ABMIL with gated (Eq. 9) or plain (Eq. 8) attention over hidden rows.
 
     ``h_i = relu(W x_i + b)``; ``s_i = w^T (tanh(V h_i) * sigmoid(U h_i))``, without the sigmoid if not gated;
@@ -71,27 +79,12 @@ class ABMIL(AttentionNetwork):
 
     def describe(self, image: Tensor, mask: Tensor | None) -> dict[str, Tensor]:
         """See :meth:`MILNetwork.forward`."""
-        if torch.jit.is_scripting():
-            return self._whole(image, mask)
-        if torch.jit.is_tracing() or torch.compiler.is_compiling():
+        if torch.jit.is_scripting() or is_recorded():
             return self._whole(image, mask)
         return self._in_chunks(image, mask)
 
     @torch.jit.unused
-    @torch.no_grad()
-    def pool_chunks(self, chunks: Iterable[Tensor | np.ndarray]) -> dict[str, Tensor]:
-        """Evaluate one bag that does not fit into memory.
-
-        Args:
-            chunks: the instances in order, ``[m, d]`` each, tensors or arrays of any floating type; a few
-                thousand rows are best. They are moved to the network's device.
-
-        Returns:
-            The output of a batch of one bag, as from ``forward(..., return_dict=True)``.
-
-        Raises:
-            ValueError: no row came, or a feature is not finite.
-        """
+    def _answer_chunks(self, chunks: Iterable[Tensor | np.ndarray]) -> dict[str, Tensor]:
         bag, scores = stream_pool(check_chunks(chunks, self.hidden.weight.device), self._weights())
         return self._answer(bag[None], scores[None])
 
@@ -117,8 +110,7 @@ class ABMIL(AttentionNetwork):
             else:
                 real = rows[mask[index]] if lengths[index] < 0 else rows[: lengths[index]]
                 bag, real_scores = attention_pool(real, weights, dropout)
-                bag_scores = real_scores.new_full((len(real_scores), len(rows)), -torch.inf)
-                bag_scores = bag_scores.masked_scatter(mask[index], real_scores)
+                bag_scores = among_padding(real_scores, mask[index])
             bags.append(bag)
             scores.append(bag_scores)
         return torch.stack(bags), torch.stack(scores)
@@ -201,13 +193,3 @@ def _layer(state_dict: Mapping[str, Tensor], pattern: str) -> dict[str, Tensor]:
     if len(found) != 2:
         raise ValueError(f"not a CLAM-SB state dict: no layer is named like '{pattern}'")
     return found
-
-
-def front_lengths(mask: Tensor) -> list[int]:
-    """Number of real instances of every bag of ``mask`` ``[b, n]`` where they come first, as collation puts them.
-
-    -1 where they do not. One wait for the device in all.
-    """
-    counts = mask.sum(dim=1)
-    in_front = mask == (torch.arange(mask.shape[1], device=mask.device) < counts[:, None])
-    return torch.where(in_front.all(dim=1), counts, -1).tolist()

@@ -25,7 +25,7 @@ from monai_mil.networks.reference import asmil_parameters, load_reference, size_
 
 
 class ASMIL(ChunkedAttentionNetwork):
-    """Several learned tokens look at the tiles, each in its own way; a class token looks at the tokens.
+    """Several learned tokens attend to the tiles, each in its own way; a class token attends to these tokens.
 
     ``h_i = relu(W x_i)``; every FEAT token attends to the ``h_i`` (:class:`QueryAttention`) and becomes ``f_t``; the
     class token attends likewise to the ``f_t``; ``logits = C z + c`` of what it becomes. In training some of the
@@ -103,24 +103,9 @@ class ASMIL(ChunkedAttentionNetwork):
         return scores if mask is None else scores.masked_fill(~mask[:, None], -torch.inf)
 
     @torch.jit.unused
-    def pool_chunks(self, chunks: Iterable[Tensor | np.ndarray]) -> dict[str, Tensor]:
-        """Evaluate one bag that does not fit into memory, as in evaluation mode.
-
-        Args:
-            chunks: the instances in order, ``[m, d]`` each, tensors or arrays of any floating type. They are moved
-                to the network's device.
-
-        Returns:
-            The output of a batch of one bag, as from ``forward(..., return_dict=True)``.
-
-        Raises:
-            ValueError: no row came, or a feature is not finite.
-        """
-        from monai.networks.utils import eval_mode
-
-        with eval_mode(self):
-            pooled, scores = self._stream(check_chunks(chunks, self.hidden.weight.device))
-            return self._answer(pooled[None], scores[None], scores[None].softmax(dim=2))
+    def _answer_chunks(self, chunks: Iterable[Tensor | np.ndarray]) -> dict[str, Tensor]:
+        pooled, scores = self._stream(check_chunks(chunks, self.hidden.weight.device))
+        return self._answer(pooled[None], scores[None], scores[None].softmax(dim=2))
 
     @torch.jit.unused
     def _in_chunks(self, image: Tensor, mask: Tensor | None) -> dict[str, Tensor]:

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from monai_mil.networks.abmil import ABMIL
-from monai_mil.networks.blocks import InstanceBranch, attended_extremes
+from monai_mil.networks.blocks import InstanceBranch, most_and_least_attended
 from monai_mil.networks.contract import exact_matmul
+from monai_mil.networks.graph import is_recorded
 from monai_mil.networks.reference import load_reference, size_of
 
 REFERENCE_LAYERS = {
@@ -84,9 +85,9 @@ class CLAM_SB(ABMIL):  # noqa: N801
         """See :meth:`MILNetwork.forward`."""
         if torch.jit.is_scripting():
             return self._whole(image, mask)
+        output = self._whole(image, mask) if is_recorded() else self._in_chunks(image, mask)
         if torch.jit.is_tracing() or torch.compiler.is_exporting():
-            return self._whole(image, mask)
-        output = self._whole(image, mask) if torch.compiler.is_compiling() else self._in_chunks(image, mask)
+            return output
         return self._with_branch(output, image, mask)
 
     @torch.jit.unused
@@ -94,7 +95,7 @@ class CLAM_SB(ABMIL):  # noqa: N801
         """The output, with the extreme instances' class evidence in it."""
         if self.branch is None:
             return output
-        top, top_real, bottom, bottom_real = attended_extremes(output["attention_logits"], mask, self.sampled)
+        top, top_real, bottom, bottom_real = most_and_least_attended(output["attention_logits"], mask, self.sampled)
         index = torch.cat([top, bottom], dim=2)
         rows = image.gather(2, index.flatten(1)[:, None].expand(-1, image.shape[1], -1)).transpose(1, 2)
         hidden = F.dropout(F.relu(self.hidden(rows.to(self.hidden.weight.dtype))), self.dropout, self.training)

@@ -16,6 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from monai_mil.networks.graph import is_recorded
+
 
 @dataclass(frozen=True)
 class Key:
@@ -80,7 +82,7 @@ KEYS: Mapping[str, Key] = MappingProxyType(
         "image": Key("b d n ...", "features, channel first"),
         "coords": Key("b n 2", "level-0 pixels of a tile's upper-left corner; of a slice its index and 0"),
         "positions_mm": Key("b n", "position of a scan's slices along their normal"),
-        "instance_labels": Key("b n", "1, 0 or -1, unknown, of every instance", -1),
+        "instance_labels": Key("b n", "1, 0 or -1, unknown, of every instance", -1.0),
         "token_labels": Key("b n ...", "the truth of synthetic tokens"),
         "inside": Key("b n", "False where a tile of a packed bag lies beyond the slide"),
         "tissue_fraction": Key("b n", "share of a tile's area that is tissue, in a packed bag"),
@@ -142,6 +144,10 @@ class MILNetwork(nn.Module):
         True
     """
 
+    __constants__ = ["listed_keys"]
+    listed_keys = [(name, -1 if key.axis is None else key.axis + 1, float(key.padding)) for name, key in KEYS.items()]
+    """:data:`KEYS` as TorchScript can read them: name, axis of the instances in a batch or -1, and padding."""
+
     def __init__(self, num_classes: int) -> None:
         super().__init__()
         self.num_classes = num_classes
@@ -162,7 +168,7 @@ class MILNetwork(nn.Module):
         """
         if torch.jit.is_scripting():
             return self.describe(check_bag(image, mask), mask)["logits"]
-        if not torch.jit.is_tracing() and not torch.compiler.is_compiling():
+        if not is_recorded():
             image = check_bag(image.as_subclass(Tensor), mask)
         output = self.describe(image, mask)
         if not return_dict:
@@ -173,6 +179,41 @@ class MILNetwork(nn.Module):
 
     def describe(self, image: Tensor, mask: Tensor | None) -> dict[str, Tensor]:
         """The whole output for a checked batch; see this module for the keys."""
+        raise NotImplementedError
+
+
+class ChunkedNetwork(MILNetwork):
+    """Base of the networks that evaluate a bag which does not fit into memory.
+
+    A subclass implements :meth:`_answer_chunks`.
+
+    Args:
+        num_classes: ``c``.
+    """
+
+    @torch.jit.unused
+    def pool_chunks(self, chunks: Iterable[Tensor | np.ndarray]) -> dict[str, Tensor]:
+        """Evaluate one bag that does not fit into memory, as in evaluation mode and without gradients.
+
+        Args:
+            chunks: the instances in order, ``[m, d]`` each, tensors or arrays of any floating type; a few thousand
+                rows are best. They are moved to the network's device. A network that reads a bag twice (``DSMIL``)
+                needs something that starts anew each time it is iterated over, not a generator.
+
+        Returns:
+            The output of a batch of one bag, as from ``forward(..., return_dict=True)``.
+
+        Raises:
+            ValueError: no row came, a feature is not finite, or the chunks can be read only once and are needed twice.
+        """
+        from monai.networks.utils import eval_mode
+
+        with eval_mode(self):
+            return self._answer_chunks(chunks)
+
+    @torch.jit.unused
+    def _answer_chunks(self, chunks: Iterable[Tensor | np.ndarray]) -> dict[str, Tensor]:
+        """See :meth:`pool_chunks`; the chunks are not checked yet, see :func:`check_chunks`."""
         raise NotImplementedError
 
 
@@ -196,7 +237,7 @@ def check_bag(image: Tensor, mask: Tensor | None) -> Tensor:
 
 
 def check_shape(image: Tensor, mask: Tensor | None) -> None:
-    """The part of :func:`check_bag` that reads no feature."""
+    """Raise a ValueError unless image and mask have shapes of bags with instances; reads no feature."""
     if image.dim() != 3 and image.dim() != 5:
         raise ValueError(f"a bag must be [b, d, n] or [b, d, n, h, w], got {list(image.shape)}")
     if image.shape[0] == 0 or image.shape[2] == 0:
@@ -277,7 +318,7 @@ def check_chunks(chunks: Iterable[Tensor | np.ndarray], device: torch.device) ->
 
 
 def instance_scores(output: Mapping[str, Tensor]) -> Tensor:
-    """What localisation uses, the same call for every network.
+    """One score of every instance for every class, whichever network gave the output: what localisation takes.
 
     A network's own ``instance_scores`` come first, then its ``heatmap`` (the highest token of an instance), then its
     attention, averaged over heads and the same for every class.

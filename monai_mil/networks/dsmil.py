@@ -79,20 +79,7 @@ class DSMIL(ChunkedAttentionNetwork):
         return scores if mask is None else scores.masked_fill(~mask[:, None], -float("inf"))
 
     @torch.jit.unused
-    @torch.no_grad()
-    def pool_chunks(self, chunks: Iterable[Tensor | np.ndarray]) -> dict[str, Tensor]:
-        """Evaluate one bag that does not fit into memory; reads it twice, as attention waits for the critical ones.
-
-        Args:
-            chunks: the instances in order, ``[m, d]`` each, tensors or arrays of any floating type; something that
-                starts anew each time it is iterated over, not a generator. They are moved to the network's device.
-
-        Returns:
-            The output of a batch of one bag, as from ``forward(..., return_dict=True)``.
-
-        Raises:
-            ValueError: no row came, a feature is not finite, or the chunks can be read only once.
-        """
+    def _answer_chunks(self, chunks: Iterable[Tensor | np.ndarray]) -> dict[str, Tensor]:
         if isinstance(chunks, Iterator):
             raise ValueError("DSMIL reads a bag twice: pass a list or a dataset of chunks, not a generator")
         bag, scores, evidence, critical = self._stream(lambda: check_chunks(chunks, self.instances.weight.device))
@@ -108,7 +95,7 @@ class DSMIL(ChunkedAttentionNetwork):
                 continue
             places = mask[index].nonzero().flatten()
             bag, *columns, critical = self._stream(partial(split_rows, rows[places]))
-            wide = [among_padding(part, places, len(rows)) for part in columns]
+            wide = [among_padding(part, mask[index]) for part in columns]
             parts.append((bag, *wide, places[critical]))
         return self._answer(*(torch.stack(part) for part in zip(*parts, strict=True)))
 

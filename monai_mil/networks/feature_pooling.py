@@ -9,11 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from monai_mil.networks.contract import MILNetwork, check_chunks, exact_dtype, exact_matmul
+from monai_mil.networks.contract import ChunkedNetwork, check_chunks, exact_dtype, exact_matmul
 from monai_mil.networks.reference import load_reference, reference_parameters, size_of
 
 
-class FeaturePooling(MILNetwork):
+class FeaturePooling(ChunkedNetwork):
     """Pool the features over the instances, ``z = pool_i x_i``, then ``logits = C z + b``.
 
     The output holds ``logits``, ``bag`` ``[b, d]`` and ``instance_scores``.
@@ -33,13 +33,7 @@ class FeaturePooling(MILNetwork):
         return self._answer(bag, scores)
 
     @torch.jit.unused
-    @torch.no_grad()
-    def pool_chunks(self, chunks: Iterable[Tensor | np.ndarray]) -> dict[str, Tensor]:
-        """Evaluate one bag that arrives in chunks ``[m, d]``, tensors or arrays of any floating type.
-
-        Raises:
-            ValueError: no row came, or a feature is not finite.
-        """
+    def _answer_chunks(self, chunks: Iterable[Tensor | np.ndarray]) -> dict[str, Tensor]:
         weight = self.classifier.weight
         rows = (chunk.to(exact_dtype(weight.dtype)) for chunk in check_chunks(chunks, weight.device))
         pooled, scores = self._stream(chunk for chunk in rows if len(chunk))

@@ -1,4 +1,4 @@
-"""Grad-CAM (Selvaraju et al., ICCV 2017): what a heatmap inside the network is compared with.
+"""Grad-CAM (Selvaraju et al., ICCV 2017): heatmaps of any network, a baseline for those a network gives itself.
 
 Activations ``A_k`` of a layer, one row a tile or token; weights ``w_k``, the mean over all tiles and tokens of the bag
 of ``d y / d A_k``, where ``y`` is the network's answer for a class: its ``prob`` where it gives one, else its logit.
@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from monai_mil.networks.blocks import TileBag, instance_mask
+from monai_mil.networks.blocks import TileBag, among_padding, instance_mask
 from monai_mil.networks.contract import MILNetwork
 from monai_mil.networks.insight import INSIGHT
 
@@ -70,7 +70,7 @@ def grad_cam(
             real = None if mask is None else mask[index]
             cam = _of_bag(network, bag if real is None else bag[:, :, real], name)
             if real is not None:
-                cam = cam.new_zeros(*cam.shape[:1], len(real), *cam.shape[2:]).index_copy_(1, real.nonzero()[:, 0], cam)
+                cam = among_padding(cam.movedim(1, -1), real, 0.0).movedim(-1, 1)
             cams.append(cam)
         return torch.stack(cams)
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from monai_mil.networks.blocks import children, nested_rank, real_rows, spread, tree_sizes
+from monai_mil.networks.blocks import child_rows, nested_rank, real_rows, restore_padding, tree_sizes
 from monai_mil.networks.contract import MILNetwork, check_bag
 from monai_mil.networks.iat import IAT
 
@@ -85,7 +85,8 @@ class HAGMIL(MILNetwork):
             if mask is None:
                 bags.append(self._search(rows))
             else:
-                bags.append(spread(self._search(real_rows(rows, mask[index])), mask[index]))
+                output = self._search(real_rows(rows, mask[index]))
+                bags.append(restore_padding(output, mask[index], self.listed_keys))
         return {key: torch.cat([bag[key] for bag in bags]) for key in bags[0].keys()}  # noqa: SIM118  TorchScript
 
     @torch.jit.unused
@@ -120,7 +121,7 @@ class HAGMIL(MILNetwork):
             if level:
                 rows = self._open(outputs[-1]["attention_logits"], rows, level - 1)
             features = check_bag(source(rows).T[None], None).to(device)
-            outputs.append(network.look(features.transpose(1, 2)))  # type: ignore[operator]
+            outputs.append(network.describe_unpadded(features.transpose(1, 2)))  # type: ignore[operator]
             looked.append(rows)
         return self._pack(outputs, looked, [len(looked[0]) * 4**level for level in range(len(self.levels))])
 
@@ -135,14 +136,14 @@ class HAGMIL(MILNetwork):
             if level > 0:
                 start += sizes[level - 1]
                 rows = self._open(outputs[level - 1]["attention_logits"], rows, level - 1)
-            outputs.append(network.look(features.index_select(0, start + rows)[None]))  # type: ignore[operator]
+            outputs.append(network.describe_unpadded(features.index_select(0, start + rows)[None]))  # type: ignore[operator]
             looked.append(rows)
         return self._pack(outputs, looked, sizes)
 
     def _open(self, scores: Tensor, rows: Tensor, level: int) -> Tensor:
         """Rows of the next finer level: children of the most attended of ``rows``, by scores ``[1, 1, m]``."""
         k = self.k_train[level] if self.training else self.k_eval[level]
-        return children(rows.index_select(0, _descending(scores.detach()[0, 0])[:k]))
+        return child_rows(rows.index_select(0, _descending(scores.detach()[0, 0])[:k]))
 
     def _pack(self, outputs: list[dict[str, Tensor]], looked: list[Tensor], sizes: list[int]) -> dict[str, Tensor]:
         """One output in packed order from those of the levels, each for the rows that it looked at."""

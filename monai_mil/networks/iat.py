@@ -8,7 +8,14 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from monai_mil.networks.blocks import RESIDUAL_SCALE, IATBlock, InstanceBranch, attended_extremes, real_rows, spread
+from monai_mil.networks.blocks import (
+    RESIDUAL_SCALE,
+    IATBlock,
+    InstanceBranch,
+    most_and_least_attended,
+    real_rows,
+    restore_padding,
+)
 from monai_mil.networks.contract import MILNetwork, exact_matmul
 from monai_mil.networks.reference import check_tensors, load_reference, size_of
 
@@ -34,7 +41,7 @@ _IGNORED = r"instance_loss_fn\..*"
 
 
 class IAT(MILNetwork):
-    """Blocks of Nystroem attention, each with a gated attention pooling of its own; the bag vectors are mixed.
+    """Blocks of Nystroem attention, each with a gated attention pooling of its own; a weighted sum of bag vectors.
 
     Tokens pass from block to block (:class:`IATBlock`); every block gives a vector of the bag; ``z = sum_i w_i bag_i +
     beta`` with learned ``w_i`` and one scalar ``beta``; ``logits = C z + c``. There is no position code, yet
@@ -109,14 +116,14 @@ class IAT(MILNetwork):
         """See :meth:`MILNetwork.forward`."""
         rows = image.transpose(1, 2)
         if mask is None:
-            return self.look(rows)
+            return self.describe_unpadded(rows)
         bags: list[dict[str, Tensor]] = []
         for index in range(image.shape[0]):  # a bag's length decides what its landmarks are
-            output = self.look(real_rows(rows[index], mask[index])[None])
-            bags.append(spread(output, mask[index]))
+            output = self.describe_unpadded(real_rows(rows[index], mask[index])[None])
+            bags.append(restore_padding(output, mask[index], self.listed_keys))
         return {key: torch.cat([bag[key] for bag in bags]) for key in bags[0].keys()}  # noqa: SIM118  TorchScript
 
-    def look(self, rows: Tensor) -> dict[str, Tensor]:
+    def describe_unpadded(self, rows: Tensor) -> dict[str, Tensor]:
         """The output for bags without padding, ``[b, n, d]`` of any floating type."""
         tokens = rows
         scores, instances = tokens, tokens
@@ -138,7 +145,7 @@ class IAT(MILNetwork):
         if self.sampled == 0:
             return output
         evidence = output["instance_logits"]
-        top, top_real, bottom, bottom_real = attended_extremes(output["attention_logits"], None, self.sampled)
+        top, top_real, bottom, bottom_real = most_and_least_attended(output["attention_logits"], None, self.sampled)
         for key, index, real in (("top", top, top_real), ("bottom", bottom, bottom_real)):
             logits = evidence.gather(2, index.expand(-1, evidence.shape[1], -1))
             output[key + "_instance_logits"] = logits.masked_fill(~real, -float("inf"))

@@ -9,22 +9,23 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from monai_mil.networks.abmil import front_lengths
 from monai_mil.networks.blocks import (
     InsightTiles,
     TileBag,
     check_codes,
     check_token_mask,
     check_tokens,
-    decode,
+    decode_tiles,
+    front_lengths,
     instance_mask,
     map_tiles,
+    non_finite_message,
     otsu_threshold,
     smooth_max,
-    what_is_not_finite,
     write_columns,
 )
 from monai_mil.networks.contract import MILNetwork, check_bag, check_shape
+from monai_mil.networks.graph import is_recorded
 from monai_mil.networks.reference import insight_parameters, load_reference, size_of
 
 
@@ -144,7 +145,7 @@ class INSIGHT(MILNetwork):
         self, image: Tensor, mask: Tensor | None, scale: Tensor | None = None, offset: Tensor | None = None
     ) -> dict[str, Tensor]:
         """See :meth:`forward`. What is not finite shows in the heatmap: a bag on disk is not read once more for it."""
-        if torch.jit.is_tracing() or torch.compiler.is_compiling():
+        if is_recorded():
             return self._whole(image, mask, scale, offset)
         check_shape(image, instance_mask(mask))
         self._check_input(image, mask, scale, offset)
@@ -223,12 +224,12 @@ class INSIGHT(MILNetwork):
     def _maps_of_all(self, tiles: Tensor, scale: Tensor | None, offset: Tensor | None) -> tuple[Tensor, Tensor]:
         """:meth:`_token_maps` of any number of tiles; in TorchScript, which knows loops, a chunk at a time."""
         if not torch.jit.is_scripting():
-            return self._token_maps(decode(tiles, self.tiles.detection_score.weight, scale, offset))
+            return self._token_maps(decode_tiles(tiles, self.tiles.detection_score.weight, scale, offset))
         heatmaps: list[Tensor] = []
         detections: list[Tensor] = []
         for start in range(0, tiles.shape[0], self.chunk_instances):
             stop = start + self.chunk_instances
-            part = decode(
+            part = decode_tiles(
                 tiles[start:stop],
                 self.tiles.detection_score.weight,
                 None if scale is None else scale[start:stop],
@@ -251,7 +252,7 @@ class INSIGHT(MILNetwork):
         finite = torch.isfinite(output["heatmap"].detach())
         broken, flat = torch.stack([~finite.all(), (output["threshold"] < 0).any()]).tolist()
         if broken:
-            raise ValueError(what_is_not_finite(self, finite))
+            raise ValueError(non_finite_message(self, finite))
         if flat:
             warnings.warn("a heatmap is the same everywhere: Otsu cannot split it, all of it is kept", stacklevel=4)
         return output

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from monai_mil.networks.abmil import ABMIL
 from monai_mil.networks.contract import MILNetwork
+from monai_mil.networks.graph import is_recorded
 
 
 class LeNetEncoder(nn.Sequential):
@@ -69,12 +70,8 @@ class InstanceEncoderMIL(MILNetwork):
 
     def _encode(self, pixels: Tensor) -> Tensor:
         """Features ``[m, d]``; without gradients a chunk of instances at a time."""
-        if torch.jit.is_scripting():
-            whole = torch.is_grad_enabled()
-        else:
-            whole = torch.is_grad_enabled() or torch.jit.is_tracing() or torch.compiler.is_compiling()
         pixels = pixels if pixels.dtype == torch.float64 else pixels.float()
-        if whole:
+        if torch.is_grad_enabled() or is_recorded():
             return self.encoder(pixels)
         return torch.cat([self.encoder(chunk) for chunk in pixels.split(self.chunk_instances)])
 

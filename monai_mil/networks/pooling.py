@@ -10,10 +10,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from monai_mil.networks.blocks import write_columns
-from monai_mil.networks.contract import MILNetwork, check_chunks, exact_dtype
+from monai_mil.networks.contract import ChunkedNetwork, check_chunks, exact_dtype
+from monai_mil.networks.graph import is_recorded
 
 
-class InstancePooling(MILNetwork):
+class InstancePooling(ChunkedNetwork):
     """Classify every instance, ``g_i = C relu(W x_i + b) + b'``, then pool ``g_i`` over the bag.
 
     The output holds ``logits``, ``instance_logits`` ``[b, c, n]`` and, as ``instance_scores``, their sigmoid (one
@@ -46,30 +47,19 @@ class InstancePooling(MILNetwork):
         """See :meth:`MILNetwork.forward`."""
         return self._answer(self._instance_logits(image), mask)
 
-    def pool_chunks(self, chunks: Iterable[Tensor | np.ndarray]) -> dict[str, Tensor]:
-        """Evaluate one bag that arrives in chunks ``[m, d]``, tensors or arrays of any floating type.
-
-        It is done as in evaluation mode.
-
-        Raises:
-            ValueError: no row came, or a feature is not finite.
-        """
-        from monai.networks.utils import eval_mode
-
+    @torch.jit.unused
+    def _answer_chunks(self, chunks: Iterable[Tensor | np.ndarray]) -> dict[str, Tensor]:
         weight, count = self.classifier.weight, 0
         logits = torch.empty(1, self.num_classes, 65536, dtype=exact_dtype(weight.dtype), device=weight.device)
-        with eval_mode(self):
-            for rows in check_chunks(chunks, weight.device):
-                logits = write_columns(logits, count, self._classify(rows.T[None]))
-                count += len(rows)
-            if count == 0:
-                raise ValueError("a bag without instances has no prediction")
-            return self._answer(logits[:, :, :count].clone(), None)
+        for rows in check_chunks(chunks, weight.device):
+            logits = write_columns(logits, count, self._classify(rows.T[None]))
+            count += len(rows)
+        if count == 0:
+            raise ValueError("a bag without instances has no prediction")
+        return self._answer(logits[:, :, :count].clone(), None)
 
     def _instance_logits(self, image: Tensor) -> Tensor:
-        if torch.is_grad_enabled() or image.shape[2] <= self.chunk_rows:
-            return self._classify(image)
-        if not torch.jit.is_scripting() and (torch.jit.is_tracing() or torch.compiler.is_compiling()):
+        if torch.is_grad_enabled() or image.shape[2] <= self.chunk_rows or is_recorded():
             return self._classify(image)
         shape = (image.shape[0], self.num_classes, image.shape[2])
         logits = torch.empty(shape, dtype=exact_dtype(self.classifier.weight.dtype), device=image.device)

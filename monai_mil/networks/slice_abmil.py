@@ -45,20 +45,7 @@ class SliceABMIL(ChunkedAttentionNetwork):
         self.classifier = nn.Linear(in_channels, num_classes)
 
     @torch.jit.unused
-    @torch.no_grad()
-    def pool_chunks(self, chunks: Iterable[Tensor | np.ndarray]) -> dict[str, Tensor]:
-        """Evaluate one bag that does not fit into memory.
-
-        Args:
-            chunks: the instances in order, ``[m, d]`` each, tensors or arrays of any floating type. They are moved
-                to the network's device.
-
-        Returns:
-            The output of a batch of one bag, as from ``forward(..., return_dict=True)``.
-
-        Raises:
-            ValueError: no row came, or a feature is not finite.
-        """
+    def _answer_chunks(self, chunks: Iterable[Tensor | np.ndarray]) -> dict[str, Tensor]:
         bag, scores = self._stream(check_chunks(chunks, self.hidden.weight.device))
         return self._answer(bag, scores[None])
 

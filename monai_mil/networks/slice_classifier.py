@@ -1,4 +1,4 @@
-"""The instance-level ceiling: what slice labels would give the same features."""
+"""A classifier of single slices, trained on slice labels: the upper bound of MIL on the same features."""
 
 from __future__ import annotations
 

@@ -7,7 +7,13 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from monai_mil.networks.blocks import AttentionLayer, DepthwisePositions, SmoothOperator, token_answer, with_token
+from monai_mil.networks.blocks import (
+    AttentionLayer,
+    DepthwisePositions,
+    SmoothOperator,
+    class_token_output,
+    mask_with_token,
+)
 from monai_mil.networks.contract import MILNetwork
 from monai_mil.networks.reference import class_count, load_reference, reference_parameters, size_of
 from monai_mil.networks.transmil1d import REFERENCE_NAMES
@@ -69,7 +75,7 @@ class SmoothTransformer1D(MILNetwork):
         tokens: Tensor | None = None
         if mask is not None:
             slices = slices.masked_fill(~mask[:, :, None], 0.0)
-            tokens = with_token(mask)
+            tokens = mask_with_token(mask)
         token = self.token.expand(slices.shape[0], 1, -1)
         mixed = self.smooth1(self.layer1(token, slices, mask).transpose(1, 2), tokens).transpose(1, 2)
         token = token + mixed[:, :1]
@@ -80,7 +86,7 @@ class SmoothTransformer1D(MILNetwork):
             near = self.reach + 1
             tokens = tokens[:, :near] if tokens is not None else None
         mixed = self.smooth2(self.layer2(token, slices, mask, near).transpose(1, 2), tokens).transpose(1, 2)
-        return token_answer(token + mixed[:, :1], scores, self.classifier.weight, self.classifier.bias)
+        return class_token_output(token + mixed[:, :1], scores, self.classifier.weight, self.classifier.bias)
 
     @staticmethod
     @torch.jit.unused

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from monai_mil.networks.blocks import AttentionNetwork, NystromAttention
+from monai_mil.networks.blocks import AttentionNetwork, NystromAttention, among_padding
 from monai_mil.networks.contract import MILNetwork, exact_dtype, exact_matmul
 from monai_mil.networks.reference import check_tensors, load_reference, size_of
 
@@ -90,15 +90,14 @@ class TransMIL(AttentionNetwork):
     def describe(self, image: Tensor, mask: Tensor | None) -> dict[str, Tensor]:
         """See :meth:`MILNetwork.forward`."""
         if mask is None:
-            return self._answer(*self._look(image))
+            return self._answer(*self._token_and_scores(image))
         bags: list[Tensor] = []
         scores: list[Tensor] = []
         for index in range(image.shape[0]):  # a bag's length decides how its tiles are laid out
             real = mask[index]
-            bag, real_scores = self._look(image[index : index + 1, :, real])
-            wide = real_scores.new_full([1, real_scores.shape[1], image.shape[2]], -float("inf"))
+            bag, real_scores = self._token_and_scores(image[index : index + 1, :, real])
             bags.append(bag)
-            scores.append(wide.masked_scatter(real, real_scores))
+            scores.append(among_padding(real_scores, real))
         return self._answer(torch.cat(bags), torch.cat(scores))
 
     @torch.jit.unused
@@ -110,11 +109,10 @@ class TransMIL(AttentionNetwork):
         for bag, real in zip(image.split(1), mask, strict=True):
             tokens = self._tokens(bag[:, :, real])
             real_scores = self._token_scores(self.norm_layer2(tokens), int(real.sum()))
-            wide = real_scores.new_full((1, real_scores.shape[1], len(real)), -torch.inf)
-            scores.append(wide.masked_scatter(real, real_scores))
+            scores.append(among_padding(real_scores, real))
         return torch.cat(scores)
 
-    def _look(self, image: Tensor) -> tuple[Tensor, Tensor]:
+    def _token_and_scores(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """The class token behind both layers ``[b, i]`` and its exact scores ``[b, h, n]`` for real tiles only."""
         tokens = self._tokens(image)
         normed = self.norm_layer2(tokens)

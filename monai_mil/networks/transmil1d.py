@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from monai_mil.networks.blocks import AttentionLayer, DepthwisePositions, token_answer
+from monai_mil.networks.blocks import AttentionLayer, DepthwisePositions, class_token_output
 from monai_mil.networks.contract import MILNetwork
 from monai_mil.networks.reference import class_count, load_reference, reference_parameters, size_of
 
@@ -74,7 +74,7 @@ class TransMIL1D(MILNetwork):
         asking = self.layer2.normalise(token)
         scores = self.layer2.token_scores(asking, slices, mask)
         token = token + self.layer2.token_row(asking, slices, scores)
-        return token_answer(token, scores, self.classifier.weight, self.classifier.bias)
+        return class_token_output(token, scores, self.classifier.weight, self.classifier.bias)
 
     @staticmethod
     @torch.jit.unused

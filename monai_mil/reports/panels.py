@@ -13,7 +13,7 @@ import numpy as np
 
 from monai_mil.errors import MonaiMILError
 from monai_mil.heatmaps import (
-    OUTLINE,
+    OUTLINE_COLOUR,
     Colouring,
     Heatmap,
     ScanHeatmap,
@@ -21,14 +21,14 @@ from monai_mil.heatmaps import (
     colour_table,
     contour_text,
     display_window,
-    draw,
     draw_curve,
+    draw_layer,
     draw_montage,
     draw_outline,
+    drawing_style,
     foreground_text,
-    number,
     scale_bar,
-    style_of,
+    score_text,
     thumbnail,
     window_text,
 )
@@ -158,9 +158,9 @@ def colour_bar() -> str:
 
 def _draw(heatmap: Heatmap, slide: Slide | None, count: int, note: str) -> Panel:
     shape, scale = canvas_geometry(heatmap.frame.level0_size, canvas_max=_THUMBNAIL)
-    style = style_of(heatmap)
+    style = drawing_style(heatmap)
     opaque = np.pad(colour_table("viridis"), ((0, 0), (0, 1)), constant_values=255)
-    heat = Colouring(opaque, style.limits, outside=(0, 0, 0, 0))(draw(heatmap, style, shape))
+    heat = Colouring(opaque, style.limits, outside=(0, 0, 0, 0))(draw_layer(heatmap, style, shape))
     line = draw_outline(heatmap, style, shape, width=2)
     low, high = (heatmap.scores.min(), heatmap.scores.max()) if style.percentile else style.limits
     meaning = f"coloured by {'percentile within the slide' if style.percentile else 'score'}"
@@ -169,12 +169,12 @@ def _draw(heatmap: Heatmap, slide: Slide | None, count: int, note: str) -> Panel
     return Panel(
         thumbnail=_jpeg(picture),
         heat=_png(heat),
-        outline=_png(line[..., None] * np.array((*OUTLINE, 255), np.uint8)) if line.any() else "",
+        outline=_png(line[..., None] * np.array((*OUTLINE_COLOUR, 255), np.uint8)) if line.any() else "",
         smooth=style.smooth,
         name=heatmap.name,
         colouring=", ".join(filter(None, [meaning, foreground_text(heatmap)])),
-        low=number(float(low)),
-        high=number(float(high)),
+        low=score_text(float(low)),
+        high=score_text(float(high)),
         scale_percent=round(100 * length / shape[1], 2),
         scale_text=text,
         tile_um=f"{heatmap.frame.tile_size_level0 * heatmap.frame.mpp:.0f}",
@@ -193,7 +193,7 @@ def _tiles(heatmap: Heatmap, slide: Slide, count: int) -> list[Tile]:
         tiles.append(
             Tile(
                 _jpeg(_read_tile(slide, x, y, heatmap.frame.tile_size_level0)),
-                number(float(scores[index])),
+                score_text(float(scores[index])),
                 f"{percentiles[index]:.1f}",
                 f"{x}, {y}",
             )

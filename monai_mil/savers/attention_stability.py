@@ -13,7 +13,7 @@ import torch
 from ignite.engine import Engine, Events
 
 from monai_mil.files import write_json
-from monai_mil.metrics import Array, EpochStability, effective_tiles, jensen_shannon, packed, unpacked
+from monai_mil.metrics import Array, EpochStability, effective_tiles, jensen_shannon, pack_attention, unpack_attention
 from monai_mil.savers.base import CaseSaver
 from monai_mil.savers.case import Case
 from monai_mil.savers.slice_cases import SliceCase
@@ -63,9 +63,9 @@ class AttentionStability(CaseSaver[tuple[float, float, float]]):
                 f"case '{case.name}' had {len(before)} instances and now has {len(attention)}: attention "
                 "can be followed only over the same ones; do not sample instances in validation"
             )
-        moved = math.nan if before is None else jensen_shannon(unpacked(before), attention)
+        moved = math.nan if before is None else jensen_shannon(unpack_attention(before), attention)
         effective = effective_tiles(attention)
-        self._last[case.name] = packed(attention)
+        self._last[case.name] = pack_attention(attention)
         return moved, effective, effective / len(attention)
 
     def _finish(self, engine: Engine) -> None:

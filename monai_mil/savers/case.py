@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from monai_mil.errors import CohortError
-from monai_mil.heatmaps import SlideFrame, as_array
+from monai_mil.heatmaps import SlideFrame, to_numpy
 from monai_mil.networks import instance_axis
 from monai_mil.scans import Depth, LungField, ScanFrame
 
@@ -77,7 +77,7 @@ class Case:
             pred = pred["logits" if is_logits else "prob"]
         meta = {**getattr(item.get("image"), "meta", {}), **{key: item[key] for key in _FRAME if key in item}}
         name, column = _name(item, meta, unnamed)
-        label = None if item.get("label") is None else np.ravel(as_array(item["label"])).astype(float)
+        label = None if item.get("label") is None else np.ravel(to_numpy(item["label"])).astype(float)
         return cls(
             name=name,
             id_column=column,
@@ -275,7 +275,7 @@ def read_items(engine: Any) -> Iterator[dict[str, Any]]:
 
 def as_numbers(values: Any) -> np.ndarray:
     """A value, a list or a tensor as an array of at least one dimension."""
-    return np.atleast_1d(as_array(values))
+    return np.atleast_1d(to_numpy(values))
 
 
 def _name(item: Mapping[str, Any], meta: Mapping[str, Any], unnamed: str | None) -> tuple[str, str]:

@@ -1,4 +1,4 @@
-from .anchor import Anchor, AnchorInferer
+from .anchor import Anchor, AnchorHandler, AnchorInferer
 from .batches import (
     prepare_bag_batch,
     prepare_instance_batch,
@@ -14,6 +14,7 @@ from .grad_cam import GradCAMInferer
 from .gradient_clip import GradientClip
 from .guards import StopOnNaN, require_steps
 from .inferers import FullOutputInferer, StreamedInferer
+from .method import build_network
 from .seeding import EpochSeeder
 from .skip_non_finite import SkipNonFinite
 from .survival import SurvivalRiskd
@@ -22,6 +23,7 @@ from .unpack import UnpackOutputd
 
 __all__ = [
     "Anchor",
+    "AnchorHandler",
     "AnchorInferer",
     "BestModel",
     "Checkpointer",
@@ -36,6 +38,7 @@ __all__ = [
     "SurvivalRiskd",
     "TimeBinsSaver",
     "UnpackOutputd",
+    "build_network",
     "finish_distributed",
     "prepare_bag_batch",
     "prepare_instance_batch",

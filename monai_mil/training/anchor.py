@@ -114,6 +114,24 @@ class Anchor:
             self.update()
 
 
+class AnchorHandler:
+    """Attaches an anchor to the trainer of a config, as an item of its ``train::handlers``.
+
+    A reference to the anchor itself would do, but MONAI looks for a ``_target_`` in every item of that list when it
+    checks a bundle's properties.
+
+    Args:
+        anchor: of the network that is trained.
+    """
+
+    def __init__(self, anchor: Anchor) -> None:
+        self.anchor = anchor
+
+    def attach(self, engine: Engine) -> None:
+        """See :meth:`Anchor.attach`."""
+        self.anchor.attach(engine)
+
+
 class AnchorInferer(FullOutputInferer):
     """The whole output of a network with the anchor's scores in it, for ``monai_mil.losses.AnchorDivergence``.
 

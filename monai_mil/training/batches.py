@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -37,10 +37,7 @@ def prepare_bag_batch(
         >>> label, args, list(kwargs)
         (tensor([1]), (), ['mask'])
     """
-
-    def move(value: Any) -> Tensor:
-        return torch.as_tensor(value).to(device=device, non_blocking=non_blocking, **kwargs)
-
+    move = _mover(device, non_blocking, kwargs)
     label = batchdata.get("label")
     mask = batchdata.get("mask")
     keywords = {} if mask is None else {"mask": move(mask).bool()}
@@ -59,10 +56,7 @@ def prepare_token_batch(
     Keywords are ``mask``, of tokens ``[b, n, h, w]`` where the batch has a ``token_mask``, and ``scale`` and ``offset``
     where the image holds codes. ``DistributedDataParallel`` must be made without ``device_ids``, or it moves the image.
     """
-
-    def move(value: Any) -> Tensor:
-        return torch.as_tensor(value).to(device=device, non_blocking=non_blocking, **kwargs)
-
+    move = _mover(device, non_blocking, kwargs)
     label = batchdata.get("label")
     mask = "token_mask" if "token_mask" in batchdata else "mask"
     keys = {"mask": mask, "scale": "feature_scale", "offset": "feature_offset"}
@@ -84,7 +78,7 @@ def prepare_positioned_bag_batch(
     image, label, positional, keywords = prepare_bag_batch(batchdata, device, non_blocking, **kwargs)
     positions = batchdata.get("positions_mm", batchdata.get("coords"))
     if positions is not None:
-        moved = torch.as_tensor(positions).to(device=device, non_blocking=non_blocking)
+        moved = _mover(device, non_blocking, {})(positions)
         keywords["positions"] = moved if moved.is_floating_point() else moved.float()
     return image, label, positional, keywords
 
@@ -116,5 +110,11 @@ def prepare_streamed_batch(
     The one keyword, ``streamed``, is the network's output on ``device``, for :class:`StreamedInferer`.
     """
     image, label, positional, _ = prepare_bag_batch(batchdata, device, non_blocking, **kwargs)
-    output = {name: value.to(device=device, non_blocking=non_blocking) for name, value in batchdata["streamed"].items()}
+    move = _mover(device, non_blocking, {})
+    output = {name: move(value) for name, value in batchdata["streamed"].items()}
     return image, label, positional, {"streamed": output}
+
+
+def _mover(device: str | torch.device | None, non_blocking: bool, kwargs: Mapping[str, Any]) -> Callable[[Any], Tensor]:
+    """What brings numbers of any kind to the device as a tensor."""
+    return lambda value: torch.as_tensor(value).to(device=device, non_blocking=non_blocking, **kwargs)

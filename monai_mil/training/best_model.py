@@ -1,4 +1,4 @@
-"""Keep the weights of the best validation."""
+"""Write the weights of the epoch with the best validation."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Say at once why a training run cannot succeed."""
+"""Guards that end a training run which cannot succeed, and say why."""
 
 from __future__ import annotations
 

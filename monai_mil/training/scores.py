@@ -1,4 +1,4 @@
-"""What model selection and early stopping read from an evaluator."""
+"""The score that model selection and early stopping compare: an engine's key metric, higher is better."""
 
 from __future__ import annotations
 

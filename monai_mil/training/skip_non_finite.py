@@ -1,4 +1,4 @@
-"""Leave out steps that would spoil the weights."""
+"""Leave out optimiser steps whose gradient is NaN or infinite."""
 
 from __future__ import annotations
 

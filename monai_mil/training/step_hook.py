@@ -1,4 +1,4 @@
-"""What acts inside an optimiser's step, where the gradient is complete."""
+"""Base of handlers that act just before an optimiser's step, when the gradient is complete."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The time bins of a survival network as a file beside its weights: what its outputs mean."""
+"""The time bins of a survival network as a file beside its weights: which times its outputs stand for."""
 
 from __future__ import annotations
 

@@ -131,12 +131,12 @@ def _progress(name: str, same: Sequence[Fold]) -> Callable[[int], None]:
     sets = ", ".join(dict.fromkeys(fold.bags.name for fold in same))
     started, cpu = time.monotonic(), time.process_time()
 
-    def tell(epoch: int) -> None:
+    def on_epoch(epoch: int) -> None:
         if epoch % 10 == 0:
             spent = f"{time.monotonic() - started:.0f} s, {time.process_time() - cpu:.0f} s of CPU"
             print(f"    {name}, {len(same)} folds of {sets}: epoch {epoch}, {spent}", file=sys.stderr, flush=True)
 
-    return tell
+    return on_epoch
 
 
 def _read(folder: Path, name: str, bags: ClassicBags, repetitions: int) -> Result:

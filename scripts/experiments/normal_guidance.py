@@ -19,12 +19,12 @@ _PLAIN: dict[str, Any] = {"guidance_lambda": 0.0}
 _GUIDED: dict[str, Any] = {"guidance_lambda": 1.0}
 _HEAD_MEAN: dict[str, Any] = {"loss__terms__guidance__per_head": False}
 METHODS: dict[str, dict[str, Any]] = {
-    "ABMIL": {"network_def": "%methods::abmil", **_PLAIN},
-    "ABMIL + NG": {"network_def": "%methods::abmil", **_GUIDED},
-    "SmAP": {"network_def": "%methods::smooth_abmil", **_PLAIN},
-    "TransMIL": {"network_def": "%methods::transmil", **_PLAIN},
-    "TransMIL + NG, head-mean": {"network_def": "%methods::transmil", **_GUIDED, **_HEAD_MEAN},
-    "TransMIL + NG, per head": {"network_def": "%methods::transmil", **_GUIDED},
+    "ABMIL": {"method": "abmil", **_PLAIN},
+    "ABMIL + NG": {"method": "abmil", **_GUIDED},
+    "SmAP": {"method": "smooth_abmil", **_PLAIN},
+    "TransMIL": {"method": "transmil", **_PLAIN},
+    "TransMIL + NG, head-mean": {"method": "transmil", **_GUIDED, **_HEAD_MEAN},
+    "TransMIL + NG, per head": {"method": "transmil", **_GUIDED},
 }
 _FIGURES = ("auroc", "auprc")
 

@@ -69,7 +69,7 @@ class Trained:
 
 
 def train(
-    method: Method, folds: Sequence[Fold], epochs: int = EPOCHS, tell: Callable[[int], None] = lambda epoch: None
+    method: Method, folds: Sequence[Fold], epochs: int = EPOCHS, on_epoch: Callable[[int], None] = lambda epoch: None
 ) -> dict[Fold, Trained]:
     """Train a network for every fold, one bag a step, and test each after every epoch.
 
@@ -77,7 +77,7 @@ def train(
         method: the networks.
         folds: of one set or of several of equal width.
         epochs: over the training bags.
-        tell: is called with the number of every epoch that is finished.
+        on_epoch: is called with the number of every epoch that is finished.
     """
     folds = sorted(folds, key=lambda fold: len(fold.train))
     shelf, device = shelve(folds, method.squared), _device()
@@ -88,11 +88,13 @@ def train(
     copies = {} if anchor is None else {name: parameters[name].clone() for name in _names(anchor.network)}
     gradients = {name: torch.empty_like(value) for name, value in parameters.items()}
     answers = {"answer": torch.empty(len(folds), dtype=torch.int64, device=device)}
-    squads = [Squad(folds, size, parameters, gradients, copies) for size in sorted({len(fold.train) for fold in folds})]
+    groups = [
+        StepGroup(folds, size, parameters, gradients, copies) for size in sorted({len(fold.train) for fold in folds})
+    ]
     generators = [torch.Generator().manual_seed(fold.seed) for fold in folds]
     torch.manual_seed(folds[0].seed)
-    losses = vmap(partial(_loss, method, _Open(network), anchor), randomness="different")
-    logits = vmap(partial(_logits, method, _Open(network)))
+    losses = vmap(partial(_loss, method, _Unchecked(network), anchor), randomness="different")
+    logits = vmap(partial(_logits, method, _Unchecked(network)))
     differentiate = _for_bags(shelf, partial(_gradients, losses, there, parameters, copies), gradients)
     answer = _for_bags(shelf, partial(_answers, logits, there, parameters), answers)
     tests = _queue(shelf.test)
@@ -102,14 +104,14 @@ def train(
         orders = [bags[torch.randperm(len(bags), generator=g)] for bags, g in zip(shelf.train, generators, strict=True)]
         for step, bags in enumerate(_queue(orders)):
             differentiate(bags)
-            for squad in squads:
-                if step < squad.size:
-                    squad.step()
+            for group in groups:
+                if step < group.size:
+                    group.step()
         network.eval()
         for place, bags in enumerate(tests):
             answer(bags)
             right[:, epoch, place] = answers["answer"].cpu() == shelf.labels[bags]
-        tell(epoch + 1)
+        on_epoch(epoch + 1)
     learnt = {name: value.cpu() for name, value in parameters.items()}
     return {
         fold: Trained(right[index, :, : len(fold.test)].numpy(), {name: value[index] for name, value in learnt.items()})
@@ -117,12 +119,12 @@ def train(
     }
 
 
-class Squad:
+class StepGroup:
     """Networks with equally many training bags, so that they are at the same step of Adam.
 
     Args:
-        folds: of all networks, those of a squad side by side.
-        size: training bags of this squad.
+        folds: of all networks, those of a group side by side.
+        size: training bags of this group.
         parameters: of all networks, changed in place.
         gradients: of all networks.
         copies: parameters of their anchors, changed in place.
@@ -175,7 +177,7 @@ def _stack(networks: Sequence[nn.Module]) -> Tensors:
     return {name: torch.stack([own[name].detach() for own in every]) for name in every[0]}
 
 
-class _Open(nn.Module):
+class _Unchecked(nn.Module):
     """The whole output of a network without the checks at its door, which would have to look at a feature."""
 
     def __init__(self, network: MILNetwork) -> None:

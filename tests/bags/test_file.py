@@ -1,5 +1,3 @@
-import subprocess
-import sys
 import textwrap
 from pathlib import Path
 
@@ -12,9 +10,10 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from monai_mil.bags import BagFile, BagInfo, export_clam
-from monai_mil.bags.storage import not_finite
+from monai_mil.bags.storage import first_non_finite_row
 from monai_mil.errors import BagError, SettingsError
 from tests.embedding.scans import frame
+from tests.processes import run
 
 INFO = BagInfo(
     slide_id="slide",
@@ -131,6 +130,7 @@ def test_chunks_cover_the_bag_in_order(tmp_path):
     np.testing.assert_array_equal(np.concatenate(parts), features)
 
 
+@pytest.mark.usefixtures("fork_server")
 def test_a_million_instances_are_written_and_read_in_bounded_memory(tmp_path):
     script = f"""
     import resource
@@ -146,7 +146,8 @@ def test_a_million_instances_are_written_and_read_in_bounded_memory(tmp_path):
     assert total == n
     print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - start) // 1024)
     """
-    done = subprocess.run([sys.executable, "-c", textwrap.dedent(script)], capture_output=True, text=True, check=True)
+    done = run("-c", textwrap.dedent(script))
+    assert done.returncode == 0, done.stderr
     assert int(done.stdout) < 100, "MiB above the start for a bag of 244 MiB"
 
 
@@ -415,6 +416,7 @@ def test_missing_and_foreign_files_are_errors_that_name_them(tmp_path):
         BagFile(tmp_path / "text.h5")
 
 
+@pytest.mark.usefixtures("fork_server")
 def test_a_full_disk_is_one_clear_error_and_leaves_the_old_bag(tmp_path):
     BagFile.write(tmp_path / "bag.h5", *bag_arrays(2), INFO)
     script = f"""
@@ -428,13 +430,15 @@ def test_a_full_disk_is_one_clear_error_and_leaves_the_old_bag(tmp_path):
     except OutputError as error:
         print(error)
     """
-    done = subprocess.run([sys.executable, "-c", textwrap.dedent(script)], capture_output=True, text=True, check=True)
+    done = run("-c", textwrap.dedent(script))
+    assert done.returncode == 0, done.stderr
     assert "bag.h5' cannot be written (File too large); free some space" in done.stdout
     assert [path.name for path in tmp_path.iterdir()] == ["bag.h5"]
     with BagFile(tmp_path / "bag.h5") as bag:
         assert bag.n == 2
 
 
+@pytest.mark.usefixtures("fork_server")
 def test_what_a_full_disk_did_not_take_reads_back_as_hdf5_wrote_it(tmp_path):
     path = tmp_path / "sparse"
     path.write_bytes(bytes(1 << 14))  # as on a memory disk, whose files are longer than what fits
@@ -454,18 +458,19 @@ def test_what_a_full_disk_did_not_take_reads_back_as_hdf5_wrote_it(tmp_path):
         assert file.readinto(read) == 16
         print(bytes(read), file.error.strerror)
     """
-    done = subprocess.run([sys.executable, "-c", textwrap.dedent(script)], capture_output=True, text=True, check=True)
+    done = run("-c", textwrap.dedent(script))
+    assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == r"b'\x00\x00does NOT fit\x00\x00' File too large"
 
 
 def test_every_float16_that_is_not_finite_is_found_and_no_other():
     every = np.arange(1 << 16, dtype=np.uint16).view(np.float16)
     for value in every:
-        assert (not_finite(np.full((1, 1), value)) is None) == bool(np.isfinite(value)), value
+        assert (first_non_finite_row(np.full((1, 1), value)) is None) == bool(np.isfinite(value)), value
     features = np.zeros((5, 3), np.float16)
     for row, value in ((4, np.nan), (2, -np.inf)):
         features[row, 1] = value
-        assert not_finite(features) == row
+        assert first_non_finite_row(features) == row
 
 
 @pytest.mark.parametrize("n", [1, 1000])

@@ -5,20 +5,20 @@ from __future__ import annotations
 import csv
 import json
 import math
-import os
 import re
-import subprocess
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from subprocess import CompletedProcess
 from typing import Any
 
 import torch
 
+from tests import processes
 from tests.conftest import ROOT
 
 BUNDLES = ROOT / "bundles"
+Run = Callable[..., CompletedProcess[str]]
 NAMES = sorted(path.parents[1].name for path in BUNDLES.glob("*/configs/metadata.json"))
 
 
@@ -146,23 +146,21 @@ EXAMPLES = {
 }
 
 
+def command(name: str, files: list[str], **overrides) -> list[str]:
+    """What follows ``python`` in ``python -m monai.bundle run`` as a user types it."""
+    words = ["-m", "monai.bundle", "run", "--config_file", str(config(name, *files))]
+    words += ["--bundle_root", str(BUNDLES / name)]
+    return words + [word for key, value in overrides.items() for word in (f"--{key}", str(value))]
+
+
 def run_bundle(
-    name: str, files: list[str], *, cwd: Path, processes: int = 0, check: bool = True, timeout: int = 300, **overrides
-) -> subprocess.CompletedProcess[str]:
-    """``python -m monai.bundle run`` as a user types it, or under torchrun with ``processes`` processes."""
-    command = [sys.executable, "-m", "monai.bundle", "run"]
-    if processes:
-        launcher = ["-m", "torch.distributed.run", "--standalone", "--nnodes=1", f"--nproc_per_node={processes}"]
-        command = [sys.executable, *launcher, "-m", "monai.bundle", "run"]
-    command += ["--config_file", str(config(name, *files)), "--bundle_root", str(BUNDLES / name)]
-    for key, value in overrides.items():
-        command += [f"--{key}", str(value)]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=timeout, env=environment)
+    name: str, files: list[str], *, cwd: Path, run: Run = processes.run, check: bool = True, **overrides
+) -> CompletedProcess[str]:
+    """The command of these configs, run by one of the ways of :mod:`tests.processes`."""
+    done = run(*command(name, files, **overrides), folder=cwd)
     if check and done.returncode:
-        raise AssertionError(
-            f"{' '.join(command)} ended with {done.returncode}:\n{done.stdout[-3000:]}{done.stderr[-6000:]}"
-        )
+        words = " ".join(map(str, done.args))
+        raise AssertionError(f"{words} ended with {done.returncode}:\n{done.stdout[-3000:]}{done.stderr[-6000:]}")
     return done
 
 
@@ -170,15 +168,6 @@ def train(name: str, folder: Path, cohort: Path, *, epochs: int, files: tuple[st
     """Run the train config, with further ones or other keys, on the bundle's example."""
     overrides = EXAMPLES[name].options(cohort, folder) | {"train::trainer::max_epochs": epochs} | options
     return run_bundle(name, list(files), cwd=folder, **overrides)
-
-
-def train_together(name: str, folder: Path, cohort: Path, **options) -> subprocess.CompletedProcess[str]:
-    """Like :func:`train` with two processes, tried twice: gloo itself now and then aborts at the interpreter's exit."""
-    for _ in range(2):
-        done = train(name, folder, cohort, processes=2, check=False, **options)
-        if done.returncode == 0:
-            return done
-    raise AssertionError(done.stdout[-2000:] + done.stderr[-4000:])
 
 
 def losses(log: str) -> list[float]:

@@ -1,8 +1,15 @@
 """Cohorts and trained models of the bundles, made once a session."""
 
+import shutil
+
 import pytest
 
 from tests.bundles.common import EXAMPLES, network_width, train
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _forks(fork_server):
+    """Bundles run as forks."""
 
 
 @pytest.fixture(scope="session")
@@ -32,3 +39,39 @@ def trained_of(cohort_of, tmp_path_factory):
         return made[name]
 
     return run
+
+
+@pytest.fixture(scope="session")
+def evaluated_of(trained_of, cohort_of, tmp_path_factory):
+    """``evaluated_of(bundle)`` is the folder of that model and of its evaluation on the test split."""
+    made = {}
+
+    def run(name):
+        if name not in made:
+            made[name] = tmp_path_factory.mktemp(f"{name}_evaluated")
+            shutil.copytree(trained_of(name)[0] / "models", made[name] / "models")
+            train(name, made[name], cohort_of(name), epochs=3, files=("train", "evaluate"))
+        return made[name]
+
+    return run
+
+
+@pytest.fixture
+def name(request):
+    """The bundle that a module of tests is about."""
+    return request.module.NAME
+
+
+@pytest.fixture
+def cohort(name, cohort_of):
+    return cohort_of(name)
+
+
+@pytest.fixture
+def trained(name, trained_of):
+    return trained_of(name)
+
+
+@pytest.fixture
+def evaluated(name, evaluated_of):
+    return evaluated_of(name)

@@ -8,16 +8,13 @@ import numpy as np
 import pytest
 
 from monai_mil.scans import load_scan
-from tests.bundles.common import rows, run_bundle, train
+from tests.bundles.common import rows, run_bundle
 
 NAME = "ct_insight"
 
 
-def test_evaluation_reports_the_slices_and_their_baselines(cohort_of, trained_of, tmp_path):
-    cohort, (folder, _) = cohort_of(NAME), trained_of(NAME)
-    shutil.copytree(folder / "models", tmp_path / "models")
-    train(NAME, tmp_path, cohort, epochs=3, files=("train", "evaluate"))
-    slices = json.loads((tmp_path / "eval" / "slice_metrics.json").read_text())
+def test_evaluation_reports_the_slices_and_their_baselines(evaluated):
+    slices = json.loads((evaluated / "eval" / "slice_metrics.json").read_text())
     assert slices["scans"] > 0
     assert slices["auroc"]["value"] > 0.5
 

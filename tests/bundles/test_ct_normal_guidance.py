@@ -11,19 +11,10 @@ import pytest
 
 from monai_mil.scans import load_scan
 from monai_mil.synthetic import ShiftedMean, make_shifted_mean_cohort
-from tests.bundles.common import aurocs, losses, rows, run_bundle, train, train_together, weights
+from tests.bundles.common import aurocs, losses, rows, run_bundle, train, weights
+from tests.processes import run_together
 
 NAME = "ct_normal_guidance"
-
-
-@pytest.fixture(scope="module")
-def cohort(cohort_of):
-    return cohort_of(NAME)
-
-
-@pytest.fixture(scope="module")
-def trained(trained_of):
-    return trained_of(NAME)
 
 
 def report(folder, name="slice_metrics"):
@@ -63,10 +54,8 @@ def test_the_papers_batch_and_selection_take_fewer_scans_than_a_batch(cohort, tm
         assert "kept the best validation" in done.stdout + done.stderr
 
 
-def test_evaluation_reports_slices_beside_the_centre_baselines(trained, cohort, tmp_path):
-    shutil.copytree(trained[0] / "models", tmp_path / "models")
-    train(NAME, tmp_path, cohort, epochs=3, files=("train", "evaluate"))
-    slices = report(tmp_path)
+def test_evaluation_reports_slices_beside_the_centre_baselines(evaluated, cohort):
+    slices = report(evaluated)
     positive = [row for row in rows(cohort / "cohort.csv") if row["split"] == "test" and row["label"] == "positive"]
     assert slices["scans"] == len(positive)
     assert slices["auroc"]["low"] <= slices["auroc"]["value"] <= slices["auroc"]["high"]
@@ -101,7 +90,7 @@ def test_slice_supervision_is_the_ceiling(cohort, tmp_path):
 
 def test_two_processes_train_on_less_than_a_batch_each(cohort, tmp_path):
     files = ("train", "multi_gpu_train")
-    done = train_together(NAME, tmp_path, cohort, epochs=1, files=files, batch_size=30)
+    done = train(NAME, tmp_path, cohort, epochs=1, files=files, run=run_together, batch_size=30)
     assert len(losses(done.stdout)) == 1, "24 of the 48 scans each"
 
 

@@ -16,16 +16,6 @@ from tests.conftest import shared
 NAME = "mil_baselines"
 
 
-@pytest.fixture(scope="module")
-def cohort(cohort_of):
-    return cohort_of(NAME)
-
-
-@pytest.fixture(scope="module")
-def trained(trained_of):
-    return trained_of(NAME)
-
-
 def test_inference_with_heatmaps_writes_attention_that_sums_to_one(trained, cohort, tmp_path):
     folder, _ = trained
     options = {"dataset_dir": cohort, "ckpt_path": folder / "models" / "model.pt", "output_dir": tmp_path}
@@ -80,6 +70,20 @@ def test_an_overlay_adds_the_anchor_to_every_network_with_attention(method, coho
     assert auroc >= 0.9
     assert terms["anchor"] > 0
     assert len(movement(tmp_path)) == 5
+
+
+def test_monai_finds_the_properties_of_a_training_beside_the_anchor(cohort, tmp_path):
+    places = {"dataset_dir": str(cohort), "ckpt_dir": str(tmp_path), "output_dir": str(tmp_path)}
+    run = ConfigWorkflow(
+        config_file=config(NAME, "train", "anchor"),
+        meta_file=config(NAME, "metadata")[0],
+        logging_file=str(BUNDLES / NAME / "configs" / "logging.conf"),
+        workflow_type="train",
+        bundle_root=str(BUNDLES / NAME),
+        **places,
+    )
+    run.initialize()
+    assert not run.check_properties()
 
 
 @pytest.fixture(scope="module")

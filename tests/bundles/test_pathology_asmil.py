@@ -13,16 +13,6 @@ from tests.conftest import shared
 NAME = "pathology_asmil"
 
 
-@pytest.fixture(scope="module")
-def cohort(cohort_of):
-    return cohort_of(NAME)
-
-
-@pytest.fixture(scope="module")
-def trained(trained_of):
-    return trained_of(NAME)
-
-
 def test_every_step_moves_the_anchor_which_is_in_the_checkpoint_and_not_in_the_model(trained, cohort):
     folder, _ = trained
     earlier, objects = (checkpoint(folder, epoch) for epoch in (2, 3))

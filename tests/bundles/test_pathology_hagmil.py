@@ -89,8 +89,7 @@ def test_evaluation_with_masks_tells_how_well_the_fused_map_finds_lesions(slides
     assert 0 <= report["dice"]["value"] <= 1
 
 
-def test_other_levels_losses_and_checkpointing_train_too(cohort_of, tmp_path):
-    cohort = cohort_of(NAME)
+def test_other_levels_losses_and_checkpointing_train_too(cohort, tmp_path):
     options = {"levels": 2, "k_train": 4, "k_eval": 5, "checkpoint": True, "bag_dir": cohort / "bags"}
     options |= {"instance_loss::_target_": "monai_mil.losses.TopInstanceSVM"}
     log = train(NAME, tmp_path, cohort, epochs=2, **options).stdout

@@ -1,11 +1,8 @@
 """Every bundle at work, as a user runs it: trained, stopped, resumed, evaluated, exported, by one process or two."""
 
 import json
-import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 
 import pytest
@@ -17,27 +14,17 @@ from tests.bundles.common import (
     NAMES,
     affordable,
     aurocs,
-    config,
+    checkpoint,
     losses,
     rows,
     run_bundle,
     train,
-    train_together,
     weights,
 )
 from tests.conftest import ROOT
+from tests.processes import environment_of, run, run_alone, run_by_torchrun, run_together, start
 
 pytestmark = pytest.mark.parametrize("name", NAMES)
-
-
-@pytest.fixture
-def cohort(name, cohort_of):
-    return cohort_of(name)
-
-
-@pytest.fixture
-def trained(name, trained_of):
-    return trained_of(name)
 
 
 def split_of(name, cohort, split):
@@ -56,15 +43,13 @@ def test_training_learns_and_keeps_a_bare_state_dict(name, trained):
     assert all(isinstance(value, torch.Tensor) for value in weights(folder).values())
 
 
-def test_evaluation_writes_metrics_and_predictions_of_the_test_split(name, trained, cohort, tmp_path):
-    shutil.copytree(trained[0] / "models", tmp_path / "models")
-    train(name, tmp_path, cohort, epochs=3, files=("train", "evaluate"))
-    figures = dict(line.split(",") for line in (tmp_path / "eval" / "metrics.csv").read_text().splitlines())
+def test_evaluation_writes_metrics_and_predictions_of_the_test_split(name, evaluated, cohort):
+    figures = dict(line.split(",") for line in (evaluated / "eval" / "metrics.csv").read_text().splitlines())
     assert float(figures["val_auroc"]) > 0.9
-    report = json.loads((tmp_path / "eval" / "metrics.json").read_text())
+    report = json.loads((evaluated / "eval" / "metrics.json").read_text())
     assert report["cases"] == len(split_of(name, cohort, "test"))
     assert report["auroc"]["low"] <= report["auroc"]["value"] <= report["auroc"]["high"]
-    found = predictions(name, tmp_path / "eval")
+    found = predictions(name, evaluated / "eval")
     assert found.keys() == split_of(name, cohort, "test")
     assert {row["label"] for row in found.values()} == set(EXAMPLES[name].classes)
 
@@ -84,8 +69,9 @@ def test_inference_needs_nothing_but_bags_and_writes_one_row_a_case(name, traine
 
 
 def test_two_runs_with_one_seed_are_the_same(name, trained, cohort, tmp_path):
+    """One as a fork, the other by the command itself."""
     folder, log = trained
-    again = train(name, tmp_path, cohort, epochs=3).stdout
+    again = train(name, tmp_path, cohort, epochs=3, run=run_alone).stdout
     assert losses(again) == losses(log)
     for key, value in weights(folder).items():
         assert torch.equal(weights(tmp_path)[key], value), key
@@ -96,46 +82,46 @@ def newest_checkpoint(folder):
     return max((int(name.removeprefix("checkpoint_epoch=")) for name in names), default=0)
 
 
-def test_a_run_killed_in_an_epoch_resumes_to_the_same_weights(name, cohort, tmp_path):
-    whole, killed = tmp_path / "whole", tmp_path / "killed"
-    whole.mkdir()
-    killed.mkdir()
-    train(name, whole, cohort, epochs=10)
-
-    command = [sys.executable, "-m", "monai.bundle", "run", "--config_file", str(config(name, "train"))]
-    options = EXAMPLES[name].options(cohort, killed)
-    options |= {"bundle_root": BUNDLES / name, "train::trainer::max_epochs": 10}
-    command += [word for key, value in options.items() for word in (f"--{key}", str(value))]
-    # Killed once the checkpoint of epoch 3 stands: the run is then somewhere in epoch 4, or a little later.
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment)
+def killed(name, cohort, folder):
+    """A run of three epochs that is killed once the checkpoint of the first stands; False if it was too fast."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    process = train(name, folder, cohort, epochs=3, run=start)
     deadline = time.monotonic() + 120
-    while newest_checkpoint(killed) < 3:
+    while newest_checkpoint(folder) < 1:
         assert process.poll() is None, "training ended before it could be killed"
         assert time.monotonic() < deadline
         time.sleep(0.005)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    assert newest_checkpoint(killed) < 10
+    process.kill()
+    return process.wait() == -signal.SIGKILL and newest_checkpoint(folder) < 3
 
-    train(name, killed, cohort, epochs=10, resume=True)
+
+def test_a_run_killed_in_an_epoch_resumes_to_the_same_weights(name, trained, cohort, tmp_path):
+    """It is then in the second epoch, or a little later."""
+    whole, resumed = trained[0], tmp_path / "killed"
+    assert any(killed(name, cohort, resumed) for _ in range(3))
+    train(name, resumed, cohort, epochs=3, resume=True)
     for key, value in weights(whole).items():
-        assert torch.equal(weights(killed)[key], value), key
+        assert torch.equal(weights(resumed)[key], value), key
+    for key, value in checkpoint(whole, 3)["network"].items():
+        assert torch.equal(checkpoint(resumed, 3)["network"][key], value), key
 
 
-def test_two_processes_evaluate_as_one_does(name, trained, cohort, tmp_path):
-    shutil.copytree(trained[0] / "models", tmp_path / "models")
-    found = []
-    for run, files in ((train, ()), (train_together, ("multi_gpu_evaluate",))):
-        run(name, tmp_path, cohort, epochs=3, files=("train", "evaluate", *files))
-        reports = {path.name: json.loads(path.read_text()) for path in (tmp_path / "eval").glob("*.json")}
-        found.append({"predictions": predictions(name, tmp_path / "eval"), **reports})
-        shutil.rmtree(tmp_path / "eval")
-    one, two = (dict(leaves(results)) for results in found)
+def results(name, folder):
+    """The predictions and reports of an evaluation, as numbers and texts by their places."""
+    reports = {path.name: json.loads(path.read_text()) for path in (folder / "eval").glob("*.json")}
+    return dict(leaves({"predictions": predictions(name, folder / "eval"), **reports}))
+
+
+def test_two_processes_evaluate_as_one_does(name, evaluated, cohort, tmp_path):
+    shutil.copytree(evaluated / "models", tmp_path / "models")
+    files = ("train", "evaluate", "multi_gpu_evaluate")
+    train(name, tmp_path, cohort, epochs=3, files=files, run=run_together)
+    one, two = results(name, evaluated), results(name, tmp_path)
     assert one.keys() == two.keys()
     for place, value in one.items():  # processes pad their batches differently, which changes the last digit
         assert two[place] == (pytest.approx(value, abs=1e-5) if isinstance(value, float) else value), place
-    assert len(found[0]["predictions"]) == len(split_of(name, cohort, "test"))
+    assert len(predictions(name, tmp_path / "eval")) == len(split_of(name, cohort, "test"))
 
 
 def leaves(results, place=""):
@@ -151,16 +137,14 @@ def leaves(results, place=""):
 
 
 def test_two_processes_train_one_model(name, cohort, tmp_path):
-    done = train_together(name, tmp_path, cohort, epochs=2, files=("train", "multi_gpu_train"))
+    done = train(name, tmp_path, cohort, epochs=2, files=("train", "multi_gpu_train"), run=run_by_torchrun)
     assert not any(key.startswith("module.") for key in weights(tmp_path))
     assert len(aurocs(done.stdout)) == 2, "only the first process reports"
 
 
 def test_the_exported_bundle_needs_only_its_own_folder(name, trained, cohort, tmp_path):
     exported = tmp_path / name
-    subprocess.run(
-        [sys.executable, ROOT / "scripts" / "export_zoo.py", name, tmp_path], check=True, capture_output=True
-    )
+    assert run(ROOT / "scripts" / "export_zoo.py", name, tmp_path).returncode == 0
     checks = (
         "import monai_mil, sys; from monai.bundle import verify_net_in_out, run, load;"
         f"assert monai_mil.__file__.startswith({str(exported)!r}), monai_mil.__file__;"
@@ -169,8 +153,7 @@ def test_the_exported_bundle_needs_only_its_own_folder(name, trained, cohort, tm
         f"run(config_file='configs/inference.json', dataset_dir={str(cohort)!r},"
         f"encoder='synthetic', output_dir='eval', **{dict(EXAMPLES[name].bags)})"
     )
-    environment = os.environ | {"PYTHONPATH": str(exported), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([sys.executable, "-c", checks], cwd=exported, env=environment, capture_output=True, text=True)
+    done = run("-c", checks, folder=exported, environment=environment_of(PYTHONPATH=exported))
     assert done.returncode == 0, done.stderr[-3000:]
     assert rows(exported / "eval" / "predictions.csv")
 
@@ -183,7 +166,7 @@ def test_the_exported_bundle_needs_only_its_own_folder(name, trained, cohort, tm
     ],
 )
 def test_the_verbs_work_from_the_bundle_s_folder(name, verb, tmp_path):
-    command = [sys.executable, "-m", "monai.bundle", *(word.format(out=tmp_path) for word in verb)]
-    command += ["--meta_file", "configs/metadata.json", "--config_file", "configs/inference.json"]
-    done = subprocess.run(command, cwd=BUNDLES / name, capture_output=True, text=True)
+    words = ["monai.bundle", *(word.format(out=tmp_path) for word in verb)]
+    words += ["--meta_file", "configs/metadata.json", "--config_file", "configs/inference.json"]
+    done = run("-m", *words, folder=BUNDLES / name)
     assert done.returncode == 0, done.stderr[-3000:]

@@ -1,6 +1,7 @@
 """The survival variant of the slide bundles: trained, evaluated and asked for risks, as a user does it."""
 
 import json
+from functools import partial
 
 import pytest
 
@@ -8,6 +9,7 @@ from monai_mil.heatmaps import Heatmap
 from monai_mil.reports import write_survival_report
 from monai_mil.synthetic import make_survival_cohort
 from tests.bundles.common import checkpoint, rows, run_bundle, weights
+from tests.processes import run_together
 
 WIDTH = 32
 BAGS = {"encoder": "synthetic", "in_channels": WIDTH}
@@ -80,10 +82,11 @@ def test_inference_needs_no_follow_up_and_gives_the_risks_of_the_evaluation(trai
 
 @pytest.fixture(scope="module")
 def beside_the_anchor(cohort, tmp_path_factory):
-    """CLAM with all its overlays, in the order that the docs give, by one process of torchrun."""
+    """CLAM with all its overlays, in the order that the docs give, by one distributed process."""
     folder = tmp_path_factory.mktemp("beside_the_anchor")
     options = {**BAGS, "dataset_dir": cohort, "ckpt_dir": folder / "models", "output_dir": folder / "eval"}
-    options |= {"method": "clam_mb", "train::trainer::max_epochs": 1, "processes": 1}
+    options |= {"method": "clam_mb", "train::trainer::max_epochs": 1}
+    options |= {"run": partial(run_together, processes=1)}
     run_bundle("mil_baselines", ["train", "anchor", "survival", "multi_gpu_train"], cwd=folder, **options)
     evaluate = ["train", "survival", "evaluate", "evaluate_survival", "multi_gpu_evaluate"]
     run_bundle("mil_baselines", evaluate, cwd=folder, **options)

@@ -1,6 +1,7 @@
 """An encoder that writes down what it is asked for, and the script that runs it in a process of its own."""
 
 import json
+import resource
 import sys
 import time
 from pathlib import Path
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor
 
 from monai_mil.embedding import embed_cohort
+from tests.processes import Process, start
 
 
 class CountingEncoder:
@@ -39,9 +41,18 @@ def encoded(log: Path) -> int:
     return sum(map(int, log.read_text().split())) if log.exists() else 0
 
 
+def start_counting(
+    table: Path, out: Path, log: Path, *, seconds: float, limit: int | None = None, **settings: object
+) -> Process:
+    """This script at work in a process that may write files of so many bytes; a batch takes so many seconds."""
+    return start(__file__, table, out, log, seconds, json.dumps(settings), *([] if limit is None else [limit]))
+
+
 if __name__ == "__main__":
     table, out_dir, log_path = map(Path, sys.argv[1:4])
-    settings = json.loads(sys.argv[5]) if len(sys.argv) > 5 else {}
+    settings = json.loads(sys.argv[5])
+    for limit in map(int, sys.argv[6:]):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
     report = embed_cohort(
         table, out_dir, CountingEncoder(log_path, seconds=float(sys.argv[4])), batch_size=8, progress=False, **settings
     )

@@ -1,10 +1,6 @@
 """One bag a level of the quadtree: what it holds, and runs that are killed, repeated or changed."""
 
 import json
-import os
-import signal
-import subprocess
-import sys
 import time
 
 import h5py
@@ -19,8 +15,7 @@ from monai_mil.embedding.slide_job import SlideJob
 from monai_mil.encoders import get_encoder
 from monai_mil.errors import SettingsError
 from monai_mil.slides import open_slide, stream_tiles
-from tests.conftest import ROOT
-from tests.embedding.counting import CountingEncoder, encoded
+from tests.embedding.counting import CountingEncoder, encoded, start_counting
 
 SETTINGS = {"levels": 3, "tile_size": 64, "min_tissue": 0.2}
 LEVELS = ("level_2", "level_1", "level_0")
@@ -110,22 +105,19 @@ def test_a_second_run_encodes_nothing_and_the_manifest_counts_all_levels(border_
     assert record["slides"][0]["tiles"] == len(tree)
 
 
+@pytest.mark.usefixtures("fork_server")
 def test_a_run_killed_in_any_level_resumes_and_keeps_finished_levels(slide_cohort, tmp_path):
     settings = {**SETTINGS, "tile_size": 128}
     whole, log = tmp_path / "whole", tmp_path / "log"
     embed_cohort(slide_cohort, whole, CountingEncoder(tmp_path / "all"), batch_size=8, progress=False, **settings)
     tiles, kills, finished = encoded(tmp_path / "all"), 0, {}
     for _ in range(5):
-        process = subprocess.Popen(
-            [sys.executable, str(ROOT / "tests/bags/counting.py"), str(slide_cohort), str(tmp_path / "bags"), str(log),
-             "0.05", json.dumps(settings)],
-            env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
-        )  # fmt: skip
+        process = start_counting(slide_cohort, tmp_path / "bags", log, seconds=0.05, **settings)
         target, deadline = encoded(log) + tiles // 8, time.monotonic() + 60
         while process.poll() is None and encoded(log) < target and time.monotonic() < deadline:
             time.sleep(0.01)
         if process.poll() is None:
-            process.send_signal(signal.SIGKILL)
+            process.kill()
             kills += 1
         process.wait()
         now = {path: path.stat().st_mtime_ns for path in (tmp_path / "bags").glob("level_*/*.h5")}

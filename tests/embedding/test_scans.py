@@ -2,8 +2,6 @@ import json
 import re
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from dataclasses import replace
 
@@ -30,9 +28,9 @@ from monai_mil.scans import (
     slice_preset,
 )
 from monai_mil.synthetic.scan_cohort import lesion_truth, make_scan_cohort
-from tests.conftest import ROOT
 from tests.embedding.counting import encoded
 from tests.embedding.scans import SliceStatistics, write_nifti
+from tests.processes import start
 
 
 @pytest.fixture(scope="module")
@@ -90,20 +88,21 @@ def test_a_second_run_encodes_nothing(scans, encoder, tmp_path):
     assert encoded(encoder.log) == 5 + 6 + 7
 
 
+@pytest.mark.usefixtures("fork_server")
 def test_a_killed_run_goes_on_with_the_scans_that_are_missing(scans, tmp_path):
     script = (
-        "import sys, time; from pathlib import Path; from monai_mil.bags import embed_scans\n"
-        "from tests.bags.scans import SliceStatistics\n"
+        "import sys, time; from pathlib import Path; from monai_mil.embedding import embed_scans\n"
+        "from tests.embedding.scans import SliceStatistics\n"
         "class Slow(SliceStatistics):\n"
         "    def encode(self, slices): time.sleep(0.2); return super().encode(slices)\n"
         f"embed_scans({str(scans)!r}, {str(tmp_path / 'bags')!r}, Slow(Path({str(tmp_path / 'log')!r})), chunk=1, "
         "progress=False)"
     )
-    process = subprocess.Popen([sys.executable, "-c", script], cwd=ROOT)
+    process = start("-c", script)
     deadline = time.monotonic() + 60
     while encoded(tmp_path / "log") < 7 and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
+    process.kill()
     assert process.wait() == -signal.SIGKILL
     assert [path.name for path in (tmp_path / "bags").glob("*.h5")] == ["a.h5"], "whole or absent"
     report = embed_scans(scans, tmp_path / "bags", SliceStatistics(tmp_path / "log"), progress=False)
@@ -195,15 +194,16 @@ def test_a_preset_must_fit_the_encoder(scans, tmp_path):
         find_preset(tmp_path / "none.json")
 
 
+@pytest.mark.usefixtures("fork_server")
 def test_two_runs_share_a_folder_and_do_no_scan_twice(scans, tmp_path):
     script = (
-        "from pathlib import Path; from monai_mil.bags import embed_scans\n"
-        "from tests.bags.scans import SliceStatistics\n"
+        "from pathlib import Path; from monai_mil.embedding import embed_scans\n"
+        "from tests.embedding.scans import SliceStatistics\n"
         f"encoder = SliceStatistics(Path({str(tmp_path / 'log')!r}))\n"
         f"report = embed_scans({str(scans)!r}, {str(tmp_path / 'bags')!r}, encoder, progress=False)\n"
         "raise SystemExit(len(report.failed))"
     )
-    runs = [subprocess.Popen([sys.executable, "-c", script], cwd=ROOT) for _ in range(2)]
+    runs = [start("-c", script) for _ in range(2)]
     assert [run.wait() for run in runs] == [0, 0]
     assert encoded(tmp_path / "log") == 5 + 6 + 7
 

@@ -1,10 +1,5 @@
 import json
-import os
 import random
-import resource
-import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -20,22 +15,10 @@ from monai_mil.embedding import EmbedSettings, embed_cohort, embed_slide, tile_s
 from monai_mil.encoders import get_encoder
 from monai_mil.errors import SettingsError
 from monai_mil.slides import open_slide, write_pyramid
-from tests.conftest import ROOT
-from tests.embedding.counting import CountingEncoder, encoded
+from tests.embedding.counting import CountingEncoder, encoded, start_counting
+from tests.processes import run_alone
 
-COUNTING = ROOT / "tests" / "bags" / "counting.py"
-
-
-def start(table: Path, out: Path, log: Path, seconds: float, limit: int | None = None) -> subprocess.Popen[bytes]:
-    def limit_file_size() -> None:
-        if limit is not None:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
-
-    return subprocess.Popen(
-        [sys.executable, str(COUNTING), str(table), str(out), str(log), str(seconds)],
-        env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
-        preexec_fn=limit_file_size,
-    )
+pytestmark = pytest.mark.usefixtures("fork_server")
 
 
 def bags(folder: Path) -> dict[str, np.ndarray]:
@@ -113,19 +96,19 @@ def test_a_run_killed_at_random_moments_resumes_without_reencoding(slide_cohort,
     moments = random.Random(0)
     log, kills = tmp_path / "log", 0
     for _ in range(6):
-        process = start(slide_cohort, tmp_path / "bags", log, seconds=0.1)
+        process = start_counting(slide_cohort, tmp_path / "bags", log, seconds=0.1)
         before, deadline = encoded(log), time.monotonic() + 60
         target = before + 8 * moments.randint(1, 5)
         while process.poll() is None and encoded(log) < target and time.monotonic() < deadline:
             time.sleep(0.005)
         time.sleep(moments.uniform(0, 0.1))
         if process.poll() is None:
-            process.send_signal(signal.SIGKILL)
+            process.kill()
             kills += 1
         process.wait()
         for path in (tmp_path / "bags").glob("*.h5"):
             BagFile(path).close()
-    assert start(slide_cohort, tmp_path / "bags", log, seconds=0.0).wait() == 0
+    assert start_counting(slide_cohort, tmp_path / "bags", log, seconds=0.0).wait() == 0
     assert kills >= 3
     assert_same_bags(tmp_path / "bags", reference[0])
     assert reference[1] <= encoded(log) <= reference[1] + 8 * kills, "at most the batch in work is encoded again"
@@ -133,7 +116,7 @@ def test_a_run_killed_at_random_moments_resumes_without_reencoding(slide_cohort,
 
 
 def test_two_processes_share_a_cohort_and_do_no_slide_twice(slide_cohort, reference, tmp_path):
-    runs = [start(slide_cohort, tmp_path / "bags", tmp_path / "log", seconds=0.05) for _ in range(2)]
+    runs = [start_counting(slide_cohort, tmp_path / "bags", tmp_path / "log", seconds=0.05) for _ in range(2)]
     assert [run.wait() for run in runs] == [0, 0]
     assert encoded(tmp_path / "log") == reference[1]
     assert_same_bags(tmp_path / "bags", reference[0])
@@ -144,12 +127,12 @@ def test_two_processes_share_a_cohort_and_do_no_slide_twice(slide_cohort, refere
 
 
 def test_a_full_disk_fails_the_slide_and_a_later_run_goes_on(slide_cohort, reference, tmp_path):
-    assert start(slide_cohort, tmp_path / "bags", tmp_path / "log", seconds=0.0, limit=4096).wait() == 4
+    assert start_counting(slide_cohort, tmp_path / "bags", tmp_path / "log", seconds=0.0, limit=4096).wait() == 4
     record = json.loads(next((tmp_path / "bags" / "runs").iterdir()).read_text())
     assert "cannot be written (File too large); free some space" in record["slides"][0]["error"]
     assert not list((tmp_path / "bags").glob("*.h5"))
     before = encoded(tmp_path / "log")
-    assert start(slide_cohort, tmp_path / "bags", tmp_path / "log", seconds=0.0).wait() == 0
+    assert start_counting(slide_cohort, tmp_path / "bags", tmp_path / "log", seconds=0.0).wait() == 0
     assert_same_bags(tmp_path / "bags", reference[0])
     assert encoded(tmp_path / "log") < before + reference[1], "finished batches are kept"
 
@@ -297,10 +280,10 @@ def test_dask_workers_embed_the_same_bags(slide_cohort, reference, bad_slides, t
     assert_same_bags(tmp_path, reference[0])
 
 
-@pytest.mark.parametrize("module", ["slide_cohort", "scan_cohort"])
+@pytest.mark.parametrize("module", ["slides", "scans"])
 def test_embedding_does_not_import_monai(module):
-    script = f"import sys, monai_mil.bags.{module}; sys.exit('monai' in sys.modules or 'timm' in sys.modules)"
-    subprocess.run([sys.executable, "-c", script], check=True)
+    script = f"import sys, monai_mil.embedding.{module}; sys.exit('monai' in sys.modules or 'timm' in sys.modules)"
+    assert run_alone("-c", script).returncode == 0
 
 
 @pytest.mark.parametrize(

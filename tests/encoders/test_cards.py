@@ -1,4 +1,3 @@
-import subprocess
 import sys
 from dataclasses import replace
 
@@ -9,6 +8,7 @@ from monai_mil.encoders import encoder_report, get_encoder, list_encoders
 from monai_mil.encoders.backbones import architecture
 from monai_mil.encoders.cards import CARDS
 from monai_mil.errors import EncoderError
+from tests.processes import run_alone
 
 _NETWORKS = [name for name, card in CARDS.items() if card.needs]
 
@@ -27,8 +27,9 @@ def test_listing_and_importing_load_neither_torch_nor_timm():
         "import sys; from monai_mil.encoders import list_encoders; list_encoders(); "
         "print(sorted({'torch', 'timm', 'monai', 'huggingface_hub'} & set(sys.modules)))"
     )
-    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    assert out.strip() == "[]"
+    done = run_alone("-c", code)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == "[]"
 
 
 @pytest.mark.parametrize("name", list(CARDS))

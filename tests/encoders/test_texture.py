@@ -1,5 +1,3 @@
-import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import cv2
@@ -16,6 +14,7 @@ from monai_mil.encoders import get_encoder
 from monai_mil.errors import EncoderError
 from tests.conftest import shared
 from tests.encoders.conftest import random_tiles
+from tests.processes import run_alone
 
 
 def reference_tile() -> torch.Tensor:
@@ -131,5 +130,6 @@ def test_it_needs_neither_monai_nor_timm():
         "get_encoder('texture')(torch.zeros(1, 3, 224, 224, dtype=torch.uint8)); "
         "print(sorted({'monai', 'timm', 'torchvision', 'sklearn', 'cv2'} & set(sys.modules)))"
     )
-    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    assert out.strip() == "[]"
+    done = run_alone("-c", code)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == "[]"

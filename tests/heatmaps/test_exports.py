@@ -8,7 +8,7 @@ from cucim import CuImage
 from openslide import OpenSlide
 
 from monai_mil.heatmaps import Colouring, assemble, colour_table, export_png, export_tiff
-from monai_mil.heatmaps.figure import number, scale_bar
+from monai_mil.heatmaps.figure import scale_bar, score_text
 from monai_mil.slides import open_slide
 from tests.conftest import shared
 from tests.heatmaps.examples import frame, grid_heatmap, slide_heatmap
@@ -112,4 +112,4 @@ def test_scale_bars_are_round_numbers(mpp, longest, text):
     [(0, "0"), (0.0123, "0.012"), (0.00045, "4.5e-4"), (12.3, "12"), (224, "224"), (-3e7, "-3.0e+07")],
 )
 def test_scores_are_short_to_read(value, text):
-    assert number(value) == text
+    assert score_text(value) == text

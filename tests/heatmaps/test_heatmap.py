@@ -1,6 +1,3 @@
-import subprocess
-import sys
-
 import h5py
 import numpy as np
 import pytest
@@ -12,6 +9,7 @@ from scipy.stats import rankdata
 from monai_mil.errors import BagError
 from monai_mil.heatmaps import Heatmap, assemble, percentile_ranks
 from tests.heatmaps.examples import frame, grid_heatmap
+from tests.processes import run_alone
 
 
 @given(st.lists(st.floats(-5, 5, width=16), min_size=1, max_size=50))
@@ -93,5 +91,6 @@ def test_the_room_opens_without_heavy_libraries():
         "import sys; from monai_mil.heatmaps import Heatmap; "
         "print({'torch', 'monai', 'matplotlib', 'cv2', 'PIL', 'cucim'} & sys.modules.keys())"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    done = run_alone("-c", code)
+    assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == "set()"

@@ -7,7 +7,7 @@ import pytest
 import tifffile
 
 from monai_mil.heatmaps import assemble, export_geojson, export_mask, export_png, export_tiff, stitch
-from monai_mil.heatmaps.layer import OUTLINE
+from monai_mil.heatmaps.layer import OUTLINE_COLOUR
 from monai_mil.slides import open_slide
 from tests.heatmaps.examples import frame
 
@@ -92,7 +92,7 @@ def outlined(heatmap, tmp_path, **options):
     from PIL import Image
 
     picture = np.asarray(Image.open(export_png(heatmap, tmp_path / "a.png", **options)))
-    return (picture == OUTLINE).all(axis=2)
+    return (picture == OUTLINE_COLOUR).all(axis=2)
 
 
 def test_token_maps_are_drawn_smooth_and_by_their_score(tmp_path):

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from monai_mil.losses import BagBCE, BagCrossEntropy, MILLoss
+from monai_mil.losses import BagBCE, BagCrossEntropy, MILLoss, bag_loss
 
 
 class LogitPenalty(nn.Module):
@@ -129,3 +129,10 @@ def test_a_term_of_weight_zero_is_not_computed() -> None:
     torch.testing.assert_close(loss({"logits": logits}, label), BagCrossEntropy()({"logits": logits}, label))
     with pytest.raises(ValueError, match="weight other than 0"):
         MILLoss({"off": Impossible()}, {"off": 0.0})
+
+
+def test_the_labels_of_a_bag_choose_its_loss():
+    assert isinstance(bag_loss(), BagCrossEntropy)
+    several = bag_loss(multi_label=True, label_smoothing=0.1)
+    assert isinstance(several, BagBCE)
+    assert several.label_smoothing == 0.1

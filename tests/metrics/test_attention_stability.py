@@ -15,7 +15,7 @@ from monai.transforms import Lambdad, Transform
 
 from monai_mil.bags import collate_bags
 from monai_mil.metrics import effective_tiles, jensen_shannon
-from monai_mil.metrics.attention_stability import packed, unpacked
+from monai_mil.metrics.attention_stability import pack_attention, unpack_attention
 from monai_mil.networks import ABMIL, MeanPooling, MILNetwork
 from monai_mil.savers import AttentionStability
 from monai_mil.training import Checkpointer, FullOutputInferer, UnpackOutputd, prepare_bag_batch
@@ -74,9 +74,9 @@ def test_attention_on_k_tiles_alike_lies_on_k_effective_tiles() -> None:
 def test_half_precision_loses_less_than_stable_attention_moves(n: int, spread: float) -> None:
     """Epochs of ASMIL differ by about 1e-4."""
     share = random_shares(n, 3, spread)
-    stored = packed(share)
+    stored = pack_attention(share)
     assert stored.dtype == np.float16
-    assert jensen_shannon(unpacked(stored), share) < 1e-6
+    assert jensen_shannon(unpack_attention(stored), share) < 1e-6
 
 
 def bags(count: int = 5) -> list[dict[str, object]]:

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from monai_mil.metrics import FrocSlide, detect, froc, froc_slide
+from monai_mil.metrics import FrocSlide, froc, froc_slide, non_maximum_suppression
 
 SPACING = 7.776
 
@@ -24,11 +24,11 @@ def slide(false: list[float], lesions: list[float], normal: bool = False) -> Fro
 def test_detections_are_scores_above_the_threshold_highest_first() -> None:
     scores = np.full((4, 5), np.nan)
     scores[1, 2], scores[3, 4], scores[0, 0], scores[1, 3] = 0.9, 0.7, 0.5, 0.8
-    found, places = detect(scores)
+    found, places = non_maximum_suppression(scores)
     assert found.tolist() == [0.9, 0.8, 0.7]
     assert places.tolist() == [[1, 2], [1, 3], [3, 4]]
-    assert detect(scores, box=3)[1].tolist() == [[1, 2], [3, 4]]
-    assert detect(np.zeros((3, 3)))[1].shape == (0, 2)
+    assert non_maximum_suppression(scores, box=3)[1].tolist() == [[1, 2], [3, 4]]
+    assert non_maximum_suppression(np.zeros((3, 3)))[1].shape == (0, 2)
 
 
 def test_a_lesion_has_its_highest_detection_and_what_is_outside_is_false() -> None:
@@ -126,7 +126,9 @@ def test_the_score_is_that_of_monai_s_program(tmp_path: Path) -> None:
         data.append(
             {"prob_map": str(tmp_path / f"{index}.npy"), "tumor_mask": "", "level": 0, "pixel_spacing": SPACING}
         )
-    ours = [froc_slide(*detect(scores), truth, SPACING) for scores, truth in zip(maps, truths, strict=True)]
+    ours = [
+        froc_slide(*non_maximum_suppression(scores), truth, SPACING) for scores, truth in zip(maps, truths, strict=True)
+    ]
     assert any(len(each.false) for each in ours)
     assert min(lesion for each in ours for lesion in each.lesions) == 0
     assert froc(ours).score == pytest.approx(ArrayFROC(truths, data).evaluate(), abs=1e-9)

@@ -5,7 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from monai_mil.metrics import balanced_accuracy, classification_report, decisions, operating_point, operating_points
+from monai_mil.metrics import (
+    balanced_accuracy,
+    classification_report,
+    decisions,
+    operating_point,
+    operating_points,
+    read_operating_points,
+)
 
 
 def rates(prob, label, threshold):
@@ -108,3 +115,9 @@ def test_every_label_of_a_multi_label_report_has_its_own_figures():
     assert report["classes"]["b"]["sensitivity"]["value"] == pytest.approx(sensitivity)
     assert report["classes"]["b"]["specificity"]["value"] == pytest.approx(specificity)
     assert report["classes"]["a"]["auroc"]["low"] <= report["classes"]["a"]["auroc"]["value"]
+
+
+@pytest.mark.parametrize(("metadata", "found"), [({"operating_points": [0.4]}, [0.4]), ({}, None)])
+def test_operating_points_are_read_from_a_bundle_s_metadata(metadata, found):
+    assert read_operating_points(metadata, outputs=1) == found
+    assert read_operating_points(metadata, outputs=2) is None, "those of a network with fewer outputs"

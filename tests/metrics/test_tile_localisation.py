@@ -8,17 +8,17 @@ import math
 import numpy as np
 import pytest
 
-from monai_mil.metrics import FrocSlide, LocalisedSlide, localisation_report, rescaled, tile_figures
+from monai_mil.metrics import FrocSlide, LocalisedSlide, localisation_report, scaled_to_unit, tile_figures
 
 
 def test_rescaled_scores_reach_from_0_to_1_and_equal_ones_are_0() -> None:
-    assert rescaled([2, 4, 3]).tolist() == [0, 1, 0.5]
-    assert rescaled([7, 7]).tolist() == [0, 0]
-    assert rescaled([7]).tolist() == [0]
+    assert scaled_to_unit([2, 4, 3]).tolist() == [0, 1, 0.5]
+    assert scaled_to_unit([7, 7]).tolist() == [0, 0]
+    assert scaled_to_unit([7]).tolist() == [0]
 
 
 def test_a_normal_slide_of_rescaled_scores_is_never_fully_specific() -> None:
-    scores = rescaled(np.random.default_rng(0).random(100) ** 8)
+    scores = scaled_to_unit(np.random.default_rng(0).random(100) ** 8)
     specificity = tile_figures(scores, np.zeros(100, bool), [])["specificity"]
     assert specificity == pytest.approx(np.mean(scores <= 0.5))
     assert specificity < 1

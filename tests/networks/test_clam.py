@@ -9,7 +9,7 @@ from torch import Tensor
 
 from monai_mil.losses import BagCrossEntropy, InstanceSmoothSVM, MILLoss
 from monai_mil.networks import ABMIL, CLAM_MB, CLAM_SB, instance_scores
-from monai_mil.networks.blocks.instance_branch import attended_extremes
+from monai_mil.networks.blocks.instance_branch import most_and_least_attended
 from tests.conftest import shared
 
 CLOSE = {"rtol": 0, "atol": 1e-5}
@@ -82,7 +82,7 @@ def test_single_branch_without_instance_loss_is_abmil() -> None:
 def test_top_and_bottom_are_the_attention_s_extremes_and_never_the_same() -> None:
     scores = torch.tensor([[[0.1, 5.0, -3.0, 2.0, 9.0, 9.0]]])
     mask = torch.tensor([[True, True, True, True, True, False]])
-    top, top_real, bottom, bottom_real = attended_extremes(scores, mask, 8)
+    top, top_real, bottom, bottom_real = most_and_least_attended(scores, mask, 8)
     assert top[0, 0, :2].tolist() == [4, 1]
     assert bottom[0, 0, :2].tolist() == [2, 0]
     assert top_real[0, 0].tolist() == bottom_real[0, 0].tolist() == [True] * 2 + [False] * 6
@@ -91,7 +91,7 @@ def test_top_and_bottom_are_the_attention_s_extremes_and_never_the_same() -> Non
 
 @pytest.mark.parametrize("n", [1, 2, 3, 15, 16, 40])
 def test_small_bags_give_half_to_each_side(n: int) -> None:
-    top, top_real, bottom, bottom_real = attended_extremes(torch.randn(1, 2, n), None, 8)
+    top, top_real, bottom, bottom_real = most_and_least_attended(torch.randn(1, 2, n), None, 8)
     assert top_real.sum() == min(8, max(1, n // 2))
     assert bottom_real.sum() == min(8, n // 2)
     for head in range(2):

@@ -14,7 +14,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from monai_mil.losses import BagCrossEntropy, InstanceSmoothSVM, LevelLoss, MILLoss
 from monai_mil.networks import HAGMIL, IAT, instance_scores
-from monai_mil.networks.blocks.tree import children, tree_sizes
+from monai_mil.networks.blocks.tree import child_rows, tree_sizes
 from tests.conftest import shared
 
 UNIT = 21
@@ -95,7 +95,7 @@ def test_tiles_come_in_descending_attention_of_their_parents() -> None:
     read = sources(image)
     output = network.descend(read)
     order = output["attention_logits"][0, 0, :30].argsort(descending=True)[:4]
-    assert read[1].asked == children(order).tolist()
+    assert read[1].asked == child_rows(order).tolist()
 
 
 def test_more_to_open_than_there_is_takes_all_in_order_of_attention() -> None:
@@ -103,7 +103,7 @@ def test_more_to_open_than_there_is_takes_all_in_order_of_attention() -> None:
     read = sources(image)
     output = network.descend(read)
     assert output["attention_logits"].isfinite().sum(dim=2).tolist() == [[5, 20, 80]]
-    assert read[1].asked == children(output["attention_logits"][0, 0, :5].argsort(descending=True)).tolist()
+    assert read[1].asked == child_rows(output["attention_logits"][0, 0, :5].argsort(descending=True)).tolist()
 
 
 def test_equal_attention_is_opened_in_the_order_of_the_bag() -> None:
@@ -203,7 +203,7 @@ def test_a_joint_step_is_the_levels_own_steps_one_after_the_other() -> None:
             loss.levels[level](output, label).backward()
             optimizer.step()
             order = output["attention_logits"][0, 0].detach().sort(descending=True, stable=True).indices
-            rows = children(rows[order[: (3, 4, 0)[level]]])
+            rows = child_rows(rows[order[: (3, 4, 0)[level]]])
     for name, parameter in joint.named_parameters():
         torch.testing.assert_close(parameter, dict(single.named_parameters())[name], rtol=0, atol=0, msg=name)
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 import csv
 import json
 import logging
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +21,7 @@ from monai_mil.metrics import DiceCounts
 from monai_mil.savers import DiceSaver
 from monai_mil.savers.case import Case
 from monai_mil.slides import BlockGrid, find_lesions, open_truth
+from tests.processes import run_together
 
 SIZE, TILE, GRID = (1200, 800), 100, (4, 4)
 
@@ -187,18 +186,14 @@ def test_no_threshold_is_below_the_floor(tmp_path, truth, threshold):
     assert report["threshold"]["minimum"] == 0.86
 
 
+@pytest.mark.usefixtures("fork_server")
 def test_two_processes_write_what_one_writes(tmp_path, truth):
     """The sampler of two processes hands a slide out twice where their number is odd."""
     write_truth(truth, "c", (320, 220, 200))
     items = [case("a", 1, 0, patient="p"), case("n", 0), case("b", 1, 1, patient="p"), case("lost", 1), case("c", 1, 2)]
     torch.save([items[:3], [*items[3:], items[0]]], tmp_path / "items.pt")
     evaluate(DiceSaver(str(tmp_path / "one"), str(truth), n=50), items)
-    script = Path(__file__).with_name("run_dice_distributed.py")
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", str(script)]
-    for _ in range(2):  # gloo can abort a process as it exits
-        result = subprocess.run([*command, str(tmp_path), str(truth)], capture_output=True, text=True, timeout=300)
-        if result.returncode == 0:
-            break
+    result = run_together(Path(__file__).with_name("run_dice_distributed.py"), tmp_path, truth)
     assert result.returncode == 0, result.stderr[-2000:]
     for name in ("dice.json", "dice.csv", "dice_lesions.csv"):
         assert (tmp_path / "two" / name).read_text() == (tmp_path / "one" / name).read_text()

@@ -5,9 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import math
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -21,7 +18,7 @@ from monai_mil.metrics import auroc, slice_metrics
 from monai_mil.networks import MILNetwork, SliceABMIL, SliceClassifier
 from monai_mil.savers import InstanceAUROC, SliceReportSaver
 from monai_mil.training import FullOutputInferer, UnpackOutputd, prepare_bag_batch, prepare_instance_batch
-from tests.conftest import ROOT
+from tests.processes import run_together
 
 
 def scans(count: int, labelled: bool = True) -> list[dict[str, object]]:
@@ -145,18 +142,12 @@ def test_an_output_that_is_not_unpacked_says_what_to_do(tmp_path: Path) -> None:
 def launch(folder: Path, processes: int) -> dict[str, object]:
     """Evaluate in several processes; returns the report."""
     folder.mkdir()
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    script = Path(__file__).with_name("run_slice_metrics.py")
-    command = [sys.executable, "-W", "ignore", "-m", "torch.distributed.run", "--standalone"]
-    command += [f"--nproc_per_node={processes}", str(script), str(folder)]
-    for _ in range(2):  # gloo can abort a process as it exits
-        done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120, check=False)
-        if done.returncode == 0:
-            break
+    done = run_together(Path(__file__).with_name("run_slice_metrics.py"), folder, processes=processes)
     assert done.returncode == 0, done.stderr
     return json.loads((folder / "slice_metrics.json").read_text())
 
 
+@pytest.mark.usefixtures("fork_server")
 def test_two_processes_tell_of_the_scans_of_both(tmp_path: Path) -> None:
     one, two = (launch(tmp_path / str(processes), processes) for processes in (1, 2))
     assert two["scans"] == 7

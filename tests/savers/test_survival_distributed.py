@@ -3,31 +3,20 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-from tests.conftest import ROOT
+from tests.processes import run_together
 
 
-def launch(folder: Path, processes: int) -> None:
-    folder.mkdir()
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-W", "ignore", "-m", "torch.distributed.run", "--standalone"]
-    command += [f"--nproc_per_node={processes}", str(Path(__file__).with_name("run_survival.py")), str(folder)]
-    for _ in range(2):  # gloo can abort a process as it exits
-        done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120, check=False)
-        if done.returncode == 0:
-            break
-    assert done.returncode == 0, done.stderr
-
-
+@pytest.mark.usefixtures("fork_server")
 def test_two_processes_tell_of_the_patients_of_both(tmp_path: Path) -> None:
     for processes in (1, 2):
-        launch(tmp_path / str(processes), processes)
+        folder = tmp_path / str(processes)
+        folder.mkdir()
+        done = run_together(Path(__file__).with_name("run_survival.py"), folder, processes=processes)
+        assert done.returncode == 0, done.stderr
     one, two = (json.loads((tmp_path / name / "survival.json").read_text()) for name in ("1", "2"))
     assert two["patients"] == one["patients"] == 7
     assert two["concordance"] == pytest.approx(one["concordance"])

@@ -17,7 +17,7 @@ from monai.engines import SupervisedEvaluator
 from monai_mil.bags import collate_bags
 from monai_mil.errors import CohortError
 from monai_mil.heatmaps import Heatmap
-from monai_mil.heatmaps.layer import style_of
+from monai_mil.heatmaps.layer import drawing_style
 from monai_mil.networks import HAGMIL
 from monai_mil.reports import write_report
 from monai_mil.savers import DiceSaver, LocalisationSaver, PredictionSaver, TreeHeatmapSaver
@@ -87,7 +87,7 @@ def test_the_fused_map_is_the_nested_rank_of_every_finest_tile_inside_the_slide(
     assert x <= PLACE[0] < x + TILE
     assert y <= PLACE[1] < y + TILE
     assert fused.frame.tile_size_level0 == TILE
-    assert style_of(fused).limits == (0, 1)
+    assert drawing_style(fused).limits == (0, 1)
 
 
 def test_every_level_has_a_map_of_what_it_looked_at(tmp_path: Path) -> None:
@@ -100,7 +100,7 @@ def test_every_level_has_a_map_of_what_it_looked_at(tmp_path: Path) -> None:
         seen = torch.isfinite(scores[LEVELS - 1 - number])
         assert len(level) == (6 if number == 2 else 8)
         assert level.frame.tile_size_level0 == TILE * 2**number
-        assert style_of(level).percentile
+        assert drawing_style(level).percentile
         np.testing.assert_array_equal(level.coords, coords[seen])
         np.testing.assert_allclose(level.scores, torch.softmax(scores[LEVELS - 1 - number][seen], dim=0), rtol=1e-5)
         assert level.threshold is None

@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import subprocess
-import sys
 import textwrap
 from pathlib import Path
 from typing import Any
@@ -16,6 +14,7 @@ from monai_mil.errors import SlideReadError
 from monai_mil.slides import open_slide, reader_report, write_pyramid
 from monai_mil.slides.tiff import _ome_mpp
 from tests.conftest import shared
+from tests.processes import run
 from tests.slides.conftest import overwrite_tile
 
 
@@ -188,6 +187,7 @@ def test_a_given_pixel_size_must_make_sense(jpeg_slide: Path, mpp: float) -> Non
         open_slide(jpeg_slide, mpp=mpp)
 
 
+@pytest.mark.usefixtures("fork_server")
 def test_a_damaged_header_is_an_error_and_never_ends_the_process(tmp_path: Path, image: np.ndarray) -> None:
     """Bytes of the page directories overwritten at random, in a process of its own: cuCIM can crash on them."""
     write_pyramid(tmp_path / "whole.tif", image[:500, :600], mpp=0.5, downsamples=(1, 4))
@@ -219,7 +219,7 @@ def test_a_damaged_header_is_an_error_and_never_ends_the_process(tmp_path: Path,
             failed += 1
     print(failed)
     """
-    done = subprocess.run([sys.executable, "-c", textwrap.dedent(script)], capture_output=True, text=True)
+    done = run("-c", textwrap.dedent(script))
     assert done.returncode == 0, done.stderr[-2000:]
     assert int(done.stdout) > 50
 

@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import subprocess
-import sys
 import textwrap
 from pathlib import Path
 
@@ -11,6 +9,7 @@ import tifffile
 
 from monai_mil.errors import SlideReadError
 from monai_mil.slides import open_slide, slide_id, write_pyramid
+from tests.processes import run
 from tests.slides.conftest import textured
 
 
@@ -81,6 +80,7 @@ def test_slide_id_is_the_file_name_without_suffix(path: str, name: str) -> None:
     assert slide_id(path) == name
 
 
+@pytest.mark.usefixtures("fork_server")
 def test_a_level_that_is_far_too_fine_is_averaged_in_bounded_memory(tmp_path: Path) -> None:
     path = tmp_path / "single.tif"
     write_pyramid(path, (np.full((512, 16384, 3), 200, np.uint8) for _ in range(32)), size=(16384, 16384), mpp=0.25)
@@ -94,7 +94,8 @@ def test_a_level_that_is_far_too_fine_is_averaged_in_bounded_memory(tmp_path: Pa
         assert slide.thumbnail(500).shape == (500, 500, 3)
         print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - start) // 1024)
     """
-    done = subprocess.run([sys.executable, "-c", textwrap.dedent(script)], capture_output=True, text=True, check=True)
+    done = run("-c", textwrap.dedent(script))
+    assert done.returncode == 0, done.stderr
     assert int(done.stdout) < 200, "MiB for a level of 768 MiB"
 
 

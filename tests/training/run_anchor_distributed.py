@@ -1,4 +1,4 @@
-"""Two gloo processes train one network with an anchor; started by a test: ``torchrun run_anchor_distributed.py``.
+"""Two gloo processes train one network with an anchor; started by a test, or by ``torchrun run_anchor_distributed.py``.
 
 Every process prints how many steps the anchor made, the sum of its parameters, how far it is from where it began, and
 how far from a moving average that is made beside it.

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,8 +19,8 @@ from monai_mil.losses import AnchorDivergence, BagCrossEntropy, MILLoss
 from monai_mil.networks import ABMIL, ASMIL, CLAM_SB, DSMIL, MeanPooling, TransMIL
 from monai_mil.networks.blocks.attention_network import AttentionNetwork
 from monai_mil.training import Anchor, AnchorInferer, Checkpointer, EpochSeeder, FullOutputInferer, prepare_bag_batch
+from tests.processes import run_together
 
-ROOT = Path(__file__).resolve().parents[2]
 NETWORKS: dict[str, Callable[[], AttentionNetwork]] = {
     "ABMIL": lambda: ABMIL(6, 2, 16, 8, dropout=0.2),
     "CLAM_SB": lambda: CLAM_SB(6, 2, 16, 8, sampled=0),
@@ -201,16 +198,9 @@ def test_a_resumed_run_goes_on_as_if_nothing_had_happened(tmp_path: Path) -> Non
         assert all(torch.equal(value, resumed[key]) for key, value in whole.items())
 
 
+@pytest.mark.usefixtures("fork_server")
 def test_two_processes_have_the_same_anchor() -> None:
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-W", "ignore", "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-    script = str(Path(__file__).with_name("run_anchor_distributed.py"))
-    for _ in range(2):  # gloo can abort a process as it exits
-        result = subprocess.run(
-            [*command, script], capture_output=True, text=True, env=environment, timeout=120, check=False
-        )
-        if result.returncode == 0:
-            break
+    result = run_together(Path(__file__).with_name("run_anchor_distributed.py"))
     assert result.returncode == 0, result.stderr
     found = re.findall(r"rank (\d) steps (\d+) anchor (\S+) moved (\S+) off (\S+)", result.stdout)
     (first, *one), (second, *other) = sorted(found)

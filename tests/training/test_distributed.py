@@ -3,30 +3,18 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
+import pytest
 import torch
 
-ROOT = Path(__file__).resolve().parents[2]
-SCRIPT = Path(__file__).with_name("run_distributed.py")
+from tests.processes import run_together
 
 
-def launch(folder: Path) -> subprocess.CompletedProcess[str]:
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-W", "ignore", "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-    return subprocess.run(
-        [*command, str(SCRIPT), str(folder)], capture_output=True, text=True, env=environment, timeout=120, check=False
-    )
-
-
+@pytest.mark.usefixtures("fork_server")
 def test_two_processes_stop_together_and_one_of_them_writes(tmp_path: Path) -> None:
-    result = launch(tmp_path)
-    if result.returncode:  # gloo can abort a process as it exits
-        result = launch(tmp_path)
+    result = run_together(Path(__file__).with_name("run_distributed.py"), tmp_path)
     assert result.returncode == 0, result.stderr
     found = re.findall(r"rank (\d) epoch (\d+) auroc (\S+) draw (\S+)", result.stdout)
     ranks, epochs, scores, draws = zip(*sorted(found), strict=True)

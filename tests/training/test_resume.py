@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
+from subprocess import CompletedProcess
 
 import pytest
 import torch
 
-ROOT = Path(__file__).resolve().parents[2]
-SCRIPT = Path(__file__).with_name("run_training.py")
+from tests.processes import run
+
+pytestmark = pytest.mark.usefixtures("fork_server")
 
 
-def train(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-W", "ignore", str(SCRIPT), str(folder), *options]
-    return subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+def train(folder: Path, *options: str) -> CompletedProcess[str]:
+    return run(Path(__file__).with_name("run_training.py"), folder, *options)
 
 
 @pytest.fixture(scope="module")

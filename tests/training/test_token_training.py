@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +11,8 @@ from monai.data import DataLoader
 
 from monai_mil.bags import BagFile, BagInfo, collate_bags
 from monai_mil.networks import INSIGHT
+from tests.processes import run_together
 from tests.training.run_token_distributed import GRID, WIDTH, dataset_of, make_network, train
-
-ROOT = Path(__file__).resolve().parents[2]
 
 
 def write_bags(folder: Path, storages: list[str], sizes: list[int]) -> None:
@@ -56,10 +52,12 @@ def test_insight_learns_from_bytes(tmp_path: Path) -> None:
     assert np.mean(losses[-8:]) < 0.5 * np.mean(losses[:8])
 
 
+@pytest.mark.usefixtures("fork_server")
 def test_two_processes_have_the_gradient_of_one(tmp_path: Path) -> None:
     """One step of SGD at rate 1 leaves the gradient in the parameters."""
     write_bags(tmp_path, ["float16", "uint8"], [11, 18])
-    launch(tmp_path)
+    result = run_together(Path(__file__).with_name("run_token_distributed.py"), tmp_path)
+    assert result.returncode == 0, result.stderr
     gradients = []
     for rank in (0, 1):
         network = make_network()
@@ -75,21 +73,3 @@ def test_two_processes_have_the_gradient_of_one(tmp_path: Path) -> None:
 def step_of(network: INSIGHT) -> dict[str, torch.Tensor]:
     start = make_network().state_dict()
     return {name: start[name] - value for name, value in network.state_dict().items()}
-
-
-def launch(folder: Path) -> None:
-    command = [sys.executable, "-W", "ignore", "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-    script = Path(__file__).with_name("run_token_distributed.py")
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    for _ in range(2):  # gloo can abort a process as it exits
-        result = subprocess.run(
-            [*command, str(script), str(folder)],
-            capture_output=True,
-            text=True,
-            env=environment,
-            timeout=120,
-            check=False,
-        )
-        if result.returncode == 0:
-            return
-    raise AssertionError(result.stderr)

@@ -6,7 +6,6 @@ from monai_mil.networks.blocks.attention_network import AttentionNetwork, Chunke
 from monai_mil.networks.blocks.attention_pool import (
     PoolWeights,
     RunningPool,
-    among_padding,
     attention_pool,
     compute_dtype,
     pool_bags,
@@ -21,20 +20,25 @@ from monai_mil.networks.blocks.insight_input import (
     check_token_mask,
     check_tokens,
     instance_mask,
-    what_is_not_finite,
+    non_finite_message,
 )
 from monai_mil.networks.blocks.insight_tiles import InsightTiles
-from monai_mil.networks.blocks.instance_branch import InstanceBranch, attended_extremes
+from monai_mil.networks.blocks.instance_branch import InstanceBranch, most_and_least_attended
 from monai_mil.networks.blocks.moments import attention_moments
 from monai_mil.networks.blocks.nystrom import NystromAttention
 from monai_mil.networks.blocks.otsu import otsu_threshold
-from monai_mil.networks.blocks.padding import real_rows, spread
+from monai_mil.networks.blocks.padding import among_padding, front_lengths, real_rows, restore_padding
 from monai_mil.networks.blocks.query_attention import QueryAttention, StackedLinear
-from monai_mil.networks.blocks.slice_transformer import AttentionLayer, DepthwisePositions, token_answer, with_token
+from monai_mil.networks.blocks.slice_transformer import (
+    AttentionLayer,
+    DepthwisePositions,
+    class_token_output,
+    mask_with_token,
+)
 from monai_mil.networks.blocks.smooth import SmoothOperator
 from monai_mil.networks.blocks.smooth_max import smooth_max
-from monai_mil.networks.blocks.tile_chunks import TileBag, decode, map_tiles
-from monai_mil.networks.blocks.tree import children, nested_rank, tree_sizes
+from monai_mil.networks.blocks.tile_chunks import TileBag, decode_tiles, map_tiles
+from monai_mil.networks.blocks.tree import child_rows, nested_rank, tree_sizes
 
 __all__ = [
     "RESIDUAL_SCALE",
@@ -53,30 +57,31 @@ __all__ = [
     "StackedLinear",
     "TileBag",
     "among_padding",
-    "attended_extremes",
     "attention_moments",
     "attention_pool",
     "check_codes",
     "check_token_mask",
     "check_tokens",
-    "children",
+    "child_rows",
+    "class_token_output",
     "compute_dtype",
-    "decode",
+    "decode_tiles",
+    "front_lengths",
     "instance_mask",
     "map_tiles",
+    "mask_with_token",
+    "most_and_least_attended",
     "nested_rank",
+    "non_finite_message",
     "otsu_threshold",
     "pool_bags",
     "real_rows",
+    "restore_padding",
     "smooth_max",
     "split_rows",
-    "spread",
     "stream_pool",
     "survival_curve",
     "survival_risk",
-    "token_answer",
     "tree_sizes",
-    "what_is_not_finite",
-    "with_token",
     "write_columns",
 ]

@@ -1,4 +1,4 @@
-"""What a network with attention offers to an anchor: a frozen copy of exactly the modules that make its scores."""
+"""Bases of networks with attention: one that ASMIL's anchor can follow, and one that also evaluates bags in chunks."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from monai_mil.networks.contract import MILNetwork, exact_dtype
+from monai_mil.networks.contract import ChunkedNetwork, MILNetwork, exact_dtype
+from monai_mil.networks.graph import is_recorded
 
 
 class AttentionNetwork(MILNetwork):
-    """A network whose attention scores a copy of some of its modules can make again.
+    """Base of networks that ``training.Anchor`` can follow: copies of some modules make their attention scores.
 
     A subclass names the modules in ``score_parameters`` and implements :meth:`attention_scores` with nothing else.
 
@@ -51,17 +52,15 @@ class AttentionNetwork(MILNetwork):
         return copy.requires_grad_(False).eval()
 
 
-class ChunkedAttentionNetwork(AttentionNetwork):
-    """An attention network that evaluates a bag in chunks of instances and does all else in plain operations.
+class ChunkedAttentionNetwork(AttentionNetwork, ChunkedNetwork):
+    """Base of attention networks that evaluate a bag in chunks of instances, and train and export in plain operations.
 
-    A subclass implements :meth:`_whole` and :meth:`_in_chunks`, which give the same.
+    A subclass implements :meth:`_whole` and :meth:`_in_chunks`, which give the same, and :meth:`_answer_chunks`.
     """
 
     def describe(self, image: Tensor, mask: Tensor | None) -> dict[str, Tensor]:
         """See :meth:`MILNetwork.forward`."""
-        if torch.jit.is_scripting():
-            return self._whole(image, mask)
-        if torch.jit.is_tracing() or torch.compiler.is_compiling() or torch.is_grad_enabled():
+        if torch.jit.is_scripting() or is_recorded() or torch.is_grad_enabled():
             return self._whole(image, mask)
         return self._in_chunks(image, mask)
 

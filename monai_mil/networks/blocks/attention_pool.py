@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from monai_mil.networks.blocks.columns import write_columns
+from monai_mil.networks.blocks.padding import among_padding
 from monai_mil.networks.contract import exact_dtype
 
 CHUNK_ROWS = {"cpu": 2048, "cuda": 65536}
@@ -43,7 +44,7 @@ class PoolWeights(NamedTuple):
 
 
 def attention_pool(rows: Tensor, weights: PoolWeights, dropout: float = 0.0) -> tuple[Tensor, Tensor]:
-    """Pool one bag.
+    """The attention-weighted mean of the instances of one bag, and their attention scores.
 
     Args:
         rows: instances, ``[n, d]``, any strides and any floating type.
@@ -80,16 +81,10 @@ def pool_bags(
     """
     bags, scores = [], []
     for index, rows in enumerate(image.mT):
-        places = None if mask is None else mask[index].nonzero().flatten()
-        bag, found = pool(split_rows(rows if places is None else rows[places]))
+        bag, found = pool(split_rows(rows if mask is None else rows[mask[index]]))
         bags.append(bag)
-        scores.append(found if places is None else among_padding(found, places, len(rows)))
+        scores.append(found if mask is None else among_padding(found, mask[index]))
     return torch.stack(bags), torch.stack(scores)
-
-
-def among_padding(scores: Tensor, places: Tensor, count: int) -> Tensor:
-    """Scores ``[h, m]`` of the instances at ``places`` ``[m]`` among ``count``: ``[h, count]``, ``-inf`` elsewhere."""
-    return scores.new_full((len(scores), count), -torch.inf).index_copy(1, places, scores)
 
 
 def compute_dtype(weight: Tensor) -> torch.dtype:

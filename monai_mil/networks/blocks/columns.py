@@ -1,4 +1,4 @@
-"""Collect what a long bag gives chunk by chunk without scattering it over the heap."""
+"""One growing tensor for the results of a long bag's chunks, so that memory is not fragmented."""
 
 from __future__ import annotations
 

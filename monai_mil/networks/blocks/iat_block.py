@@ -11,6 +11,7 @@ from torch.utils.checkpoint import checkpoint
 
 from monai_mil.networks.blocks.nystrom import NystromAttention
 from monai_mil.networks.contract import exact_dtype, exact_matmul
+from monai_mil.networks.graph import is_recorded
 
 RESIDUAL_SCALE = math.sqrt(9 / math.log(9) - 1)
 """What the tokens are multiplied with before attention is added: the constant of admin initialisation for a network of
@@ -82,9 +83,7 @@ class IATBlock(nn.Module):
 
         Bag and scores are float32 or better.
         """
-        if torch.jit.is_scripting():
-            return self._whole(tokens)
-        if torch.jit.is_tracing() or torch.compiler.is_compiling():
+        if torch.jit.is_scripting() or is_recorded():
             return self._whole(tokens)
         return self._with_gradients(tokens) if torch.is_grad_enabled() else self._in_chunks(tokens)
 
@@ -97,12 +96,12 @@ class IATBlock(nn.Module):
         """The same, keeping what comes out of every step only; steps are done a second time when gradients are due."""
         tokens = checkpoint(self._enter, tokens, use_reentrant=False)
         tokens = checkpoint(self._attend, tokens, use_reentrant=False)
-        instances, scores = checkpoint(self._look, tokens, use_reentrant=False)
+        instances, scores = checkpoint(self._score, tokens, use_reentrant=False)
         return tokens, self._pool(tokens, scores), scores, instances
 
     def _whole(self, tokens: Tensor) -> BlockOutput:
         tokens = self._attend(self._enter(tokens))
-        instances, scores = self._look(tokens)
+        instances, scores = self._score(tokens)
         return tokens, self._pool(tokens, scores), scores, instances
 
     @torch.jit.unused
@@ -116,7 +115,7 @@ class IATBlock(nn.Module):
             tokens = attended.add_(tokens, alpha=self.residual_scale)
         else:  # autocast on a GPU: in place would round the tokens to attention's precision
             tokens = attended + self.residual_scale * tokens
-        looked = [self._look(part) for part in tokens.split(CHUNK_TOKENS, dim=1)]
+        looked = [self._score(part) for part in tokens.split(CHUNK_TOKENS, dim=1)]
         instances, scores = (torch.cat(parts, dim=1) for parts in zip(*looked, strict=True))
         return tokens, self._pool(tokens, scores), scores, instances
 
@@ -126,7 +125,7 @@ class IATBlock(nn.Module):
     def _attend(self, tokens: Tensor) -> Tensor:
         return self.residual_scale * tokens + self.attention(self.norm_attention(tokens))
 
-    def _look(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+    def _score(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """``g`` and the scores."""
         instances = F.dropout(F.gelu(self.instance(self.norm(tokens))), self.dropout, self.training)
         gates = self.gates(instances)

@@ -47,8 +47,8 @@ def check_token_mask(maps: Tensor, mask: Tensor | None) -> None:
         )
 
 
-def what_is_not_finite(network: nn.Module, finite: Tensor) -> str:
-    """Where heatmaps ``[b, c, n, h, w]`` that are not all ``finite`` come from: the weights, the bag, or float16."""
+def non_finite_message(network: nn.Module, finite: Tensor) -> str:
+    """The error for heatmaps ``[b, c, n, h, w]`` that are not all ``finite``: blames weights, bag or float16."""
     spoilt = [name for name, parameter in network.named_parameters() if not parameter.isfinite().all()]
     if spoilt:
         return (

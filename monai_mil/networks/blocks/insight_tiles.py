@@ -1,4 +1,4 @@
-"""INSIGHT's two branches: what one tile says of its tokens, on its own."""
+"""INSIGHT's detection and context branches: logits of the tokens of every tile, each tile on its own."""
 
 from __future__ import annotations
 

@@ -42,7 +42,7 @@ class InstanceBranch(nn.Module):
         return evidence + (yes_bias - no_bias)[:, None]
 
 
-def attended_extremes(scores: Tensor, mask: Tensor | None, count: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def most_and_least_attended(scores: Tensor, mask: Tensor | None, count: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The most and the least attended instances, never the same instance in both.
 
     A bag of fewer than ``2 count`` instances gives half of them to each side; a single instance is the most attended.

@@ -1,4 +1,4 @@
-"""Where attention lies along a scan, and how wide: its first two moments."""
+"""Mean position of attention along a scan, and its standard deviation."""
 
 from __future__ import annotations
 

@@ -15,6 +15,7 @@ from torch.utils.checkpoint import checkpoint
 
 from monai_mil.networks.blocks.attention_pool import compute_dtype
 from monai_mil.networks.contract import exact_dtype, exact_matmul
+from monai_mil.networks.graph import is_recorded
 
 CHUNK_TOKENS = 8192
 """Longer sequences are worked on in chunks of so many tokens where no gradient is wanted."""
@@ -69,9 +70,7 @@ class NystromAttention(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """``[b, n, D]`` to the same."""
-        if torch.jit.is_scripting():
-            return self._whole(tokens)
-        if torch.jit.is_tracing() or torch.compiler.is_compiling() or torch.is_grad_enabled():
+        if torch.jit.is_scripting() or is_recorded() or torch.is_grad_enabled():
             return self._whole(tokens)
         return self._whole(tokens) if self._is_short(tokens) else self._in_chunks(tokens)
 
@@ -142,9 +141,7 @@ class NystromAttention(nn.Module):
         Returns:
             ``[b, D]``.
         """
-        if torch.jit.is_scripting():
-            return self._whole_row(tokens, place)
-        if torch.jit.is_tracing() or torch.compiler.is_compiling() or torch.is_grad_enabled():
+        if torch.jit.is_scripting() or is_recorded() or torch.is_grad_enabled():
             return self._whole_row(tokens, place)
         return self._whole_row(tokens, place) if self._is_short(tokens) else self._row_in_chunks(tokens, place)
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from monai_mil.networks.graph import is_recorded
+
 
 def otsu_threshold(values: Tensor, real: Tensor | None = None, bins: int = 256) -> Tensor:
     """The value that splits a histogram of equal bins with the largest variance between both sides.
@@ -44,11 +46,7 @@ def _histogram(values: Tensor, real: Tensor | None, edges: Tensor) -> Tensor:
     size = 65536
     # A comparison that always holds: ONNX freezes the shape of a tensor of ones.
     counted = values >= edges[..., :1] if real is None else real.expand_as(values)
-    if torch.jit.is_scripting():
-        whole = False
-    else:
-        whole = torch.jit.is_tracing() or torch.compiler.is_compiling()
-    if whole:
+    if is_recorded():
         return counts.scatter_add(-1, _bin(values, edges), counted.to(torch.int64))
     for start in range(0, values.shape[-1], size):
         block = values.narrow(-1, start, min(size, values.shape[-1] - start))

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from monai_mil.networks.blocks.normed_projection import normed_projection
 from monai_mil.networks.contract import exact_matmul
+from monai_mil.networks.graph import is_recorded
 
 
 class AttentionLayer(nn.Module):
@@ -50,16 +51,14 @@ class AttentionLayer(nn.Module):
             query = query[:, :, :rows]
         allowed: Tensor | None = None
         if mask is not None:
-            allowed = with_token(mask)[:, None, None]
+            allowed = mask_with_token(mask)[:, None, None]
         mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=allowed)
         return self.attention.out_proj(mixed.transpose(1, 2).flatten(2))
 
     def _project(self, token: Tensor, slices: Tensor) -> Tensor:
         """Query, key and value of every token, one behind the other, ``[b, 1 + n, 3 d]``."""
         weight, bias = self.attention.in_proj_weight, self.attention.in_proj_bias
-        if torch.jit.is_scripting():
-            return F.linear(self._affine(torch.cat([token, slices], dim=1)), weight, bias)
-        if torch.jit.is_tracing() or torch.compiler.is_compiling():
+        if torch.jit.is_scripting() or is_recorded():
             return F.linear(self._affine(torch.cat([token, slices], dim=1)), weight, bias)
         return self._lean_project(token, slices)
 
@@ -137,12 +136,12 @@ class DepthwisePositions(nn.Module):
         return slices if mask is None else slices.masked_fill(~mask[:, :, None], 0.0)
 
 
-def with_token(mask: Tensor) -> Tensor:
+def mask_with_token(mask: Tensor) -> Tensor:
     """The mask of the class token and the slices, ``[b, 1 + n]``."""
     return torch.cat([torch.ones_like(mask[:, :1]), mask], dim=1)
 
 
-def token_answer(token: Tensor, scores: Tensor, weight: Tensor, bias: Tensor) -> dict[str, Tensor]:
+def class_token_output(token: Tensor, scores: Tensor, weight: Tensor, bias: Tensor) -> dict[str, Tensor]:
     """The output dict of a network that classifies its class token.
 
     Args:

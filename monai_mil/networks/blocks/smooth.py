@@ -16,6 +16,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from monai_mil.networks.contract import exact_dtype
+from monai_mil.networks.graph import is_recorded
 
 SOLVE_BLOCK = 32
 """Slices eliminated at once by the exact solve, where the neighbourhood is not wider."""
@@ -67,7 +68,7 @@ class SmoothOperator(nn.Module):
         if torch.jit.is_scripting():
             return self._whole(signal, inverse_degree, transposed)
         with torch.autocast(signal.device.type, enabled=False):
-            if torch.jit.is_tracing() or torch.compiler.is_compiling():
+            if is_recorded():
                 return self._whole(signal, inverse_degree, transposed)
             return self._lean(signal, inverse_degree, transposed)
 

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from monai_mil.networks.graph import is_recorded
+
 _BLOCK = 65536
 
 
@@ -28,9 +30,7 @@ def smooth_max(values: Tensor, alpha: float, counted: Tensor | None = None) -> T
     if counted is not None:
         values = values.masked_fill(~counted, 0.0)
     largest = values.detach().amax(dim=-1, keepdim=True)
-    if torch.jit.is_scripting():
-        return _in_one(values, largest, alpha, counted)
-    if torch.jit.is_tracing() or torch.compiler.is_compiling():
+    if torch.jit.is_scripting() or is_recorded():
         return _in_one(values, largest, alpha, counted)
     return _in_blocks(values, largest, alpha, counted)
 

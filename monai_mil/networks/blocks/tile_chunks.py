@@ -20,7 +20,7 @@ from monai_mil.networks.contract import exact_dtype
 
 @dataclass(frozen=True, eq=False)
 class TileBag:
-    """The tiles of one bag and how they reach a network."""
+    """The tiles of one bag, in memory or in a mapped file, and what makes a network's input of some of them."""
 
     tiles: Tensor
     """``[n, d, h, w]``, any strides, floating type and device."""
@@ -48,10 +48,10 @@ class TileBag:
             taken = self.tiles[part]
         else:
             taken = self.tiles.permute(0, 2, 3, 1)[part.to(self.tiles.device)].permute(0, 3, 1, 2)
-        return decode(taken, self.like, self.scale, self.offset)
+        return decode_tiles(taken, self.like, self.scale, self.offset)
 
 
-def decode(tiles: Tensor, like: Tensor, scale: Tensor | None, offset: Tensor | None) -> Tensor:
+def decode_tiles(tiles: Tensor, like: Tensor, scale: Tensor | None, offset: Tensor | None) -> Tensor:
     """Tiles ``[m, d, h, w]`` as they are stored, on the device and in the type of ``like``.
 
     With ``scale`` and ``offset``, ``[d]`` or ``[m, d]``, stored are codes and a feature is ``offset + scale * code``.

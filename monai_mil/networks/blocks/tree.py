@@ -32,7 +32,7 @@ def tree_sizes(total: int, levels: int) -> list[int]:
     return [total // unit << 2 * level for level in range(levels)]
 
 
-def children(rows: Tensor) -> Tensor:
+def child_rows(rows: Tensor) -> Tensor:
     """The four children of every row ``[m]`` of a level, in the rows' order: int64 ``[4 m]`` of the next finer one."""
     return (rows[:, None] * 4 + torch.arange(4, device=rows.device)).flatten()
 

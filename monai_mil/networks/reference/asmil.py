@@ -28,7 +28,7 @@ STACKED = {
 
 
 def asmil_parameters(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Float32 parameters under this package's names; what belongs to none of them keeps its own."""
+    """Float32 parameters of the released ASMIL under this package's names; names it does not know are kept."""
     parameters: dict[str, Tensor] = {}
     stacks: dict[str, dict[int, Tensor]] = {}
     for name, tensor in check_tensors(state_dict).items():

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 
 def check_tensors(state_dict: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-    """``state_dict`` itself.
+    """Refuse what is no bare state dict; a state dict is returned as it is.
 
     Raises:
         ValueError: something in it is no tensor, as in a checkpoint that holds the state dict and more.
@@ -45,7 +45,7 @@ def reference_parameters(state_dict: Mapping[str, Tensor], names: Mapping[str, s
 
 
 def size_of(parameters: Mapping[str, Tensor], name: str, axis: int) -> int:
-    """Length of an axis of a parameter.
+    """Length of an axis of a parameter, from which a network's widths are told.
 
     Raises:
         ValueError: there is no such parameter, so the checkpoint is another method's.

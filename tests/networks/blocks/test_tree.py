@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from monai_mil.networks.blocks.tree import children, nested_rank, tree_sizes
+from monai_mil.networks.blocks.tree import child_rows, nested_rank, tree_sizes
 
 NOTHING = -float("inf")
 
@@ -22,7 +22,7 @@ def search(n: int, opened: list[int], levels: int, seed: int = 0) -> Tensor:
         scores[level, start + rows] = own
         start += size
         if level + 1 < levels:
-            rows = children(rows[own.argsort(descending=True)[: opened[level]]])
+            rows = child_rows(rows[own.argsort(descending=True)[: opened[level]]])
     return scores
 
 
@@ -60,10 +60,10 @@ def test_a_bag_that_cannot_be_packed_is_refused(levels: int, total: int) -> None
 
 
 def test_children_follow_the_order_of_their_parents() -> None:
-    assert children(torch.tensor([5, 0])).tolist() == [20, 21, 22, 23, 0, 1, 2, 3]
+    assert child_rows(torch.tensor([5, 0])).tolist() == [20, 21, 22, 23, 0, 1, 2, 3]
     rows = torch.randperm(50)
     expected = [4 * row + child for row in rows.tolist() for child in range(4)]
-    assert children(rows).tolist() == expected
+    assert child_rows(rows).tolist() == expected
 
 
 @pytest.mark.parametrize(
