@@ -162,6 +162,7 @@ def networks_page() -> str:
             "### KEYS { #monai_mil.networks.contract.KEYS }",
             keys_table(),
             *(entry("networks", name) for name in shared),
+            "::: monai_mil.networks.contract.ChunkedNetwork\n    options:\n      heading_level: 3",
         ]
     )
 
