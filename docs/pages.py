@@ -10,6 +10,7 @@ from typing import Any
 
 import yaml
 from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
@@ -161,6 +162,7 @@ def networks_page() -> str:
             "### KEYS { #monai_mil.networks.contract.KEYS }",
             keys_table(),
             *(entry("networks", name) for name in shared),
+            "::: monai_mil.networks.contract.ChunkedNetwork\n    options:\n      heading_level: 3",
         ]
     )
 
@@ -234,7 +236,7 @@ def sections(door: str) -> dict[str, list[str]]:
     listed = READING_ORDER.get(door) or {}
     unknown = {name for group in listed.values() for name in group} - set(names)
     if unknown:
-        raise ValueError(f"docs/rooms.yml: {door} has no {sorted(unknown)}")
+        raise PluginError(f"docs/rooms.yml: {door} has no {sorted(unknown)}")
     rest = [name for name in names if not any(name in group for group in listed.values())]
     return {**listed, **({"Further" if listed else "": rest} if rest else {})}
 

@@ -16,6 +16,11 @@ def bag_loss(multi_label: bool = False, **options: Any) -> BagCrossEntropy | Bag
     Args:
         multi_label: the labels do not exclude each other: :class:`BagBCE`, else :class:`BagCrossEntropy`.
         options: of that loss.
+
+    Examples:
+        >>> from monai_mil.losses import bag_loss
+        >>> bag_loss(multi_label=True), bag_loss(label_smoothing=0.1)
+        (BagBCE(), BagCrossEntropy())
     """
     return BagBCE(**options) if multi_label else BagCrossEntropy(**options)
 

@@ -108,6 +108,12 @@ def read_operating_points(metadata: Mapping[str, Any], outputs: int) -> list[flo
 
     Returns:
         A threshold for every output; None where there are none, or those of a network with more or fewer outputs.
+
+    Examples:
+        >>> from monai_mil.metrics import read_operating_points
+        >>> metadata = {"operating_points": [0.6, 0.4]}
+        >>> read_operating_points(metadata, outputs=2), read_operating_points(metadata, outputs=3)
+        ([0.6, 0.4], None)
     """
     points = metadata.get("operating_points", [])
     return points if len(points) == outputs else None
