@@ -149,6 +149,11 @@ def test_a_difference_that_is_no_more_has_to_leave_the_list(everything):
     assert "train: pathology_hagmil: 'train::trainer::amp' does not differ" in all_drifts(everything)
 
 
+def test_the_anchor_is_attached_in_one_way(everything):
+    (handler,) = everything["mil_baselines"]["anchor"]["+train::handlers"]
+    assert handler in everything["pathology_asmil"]["train"]["train"]["handlers"]
+
+
 def test_columns_that_stand_apart_together_are_compared_with_each_other():
     together = Apart(("b", "c"), ("key",), "an example")
     columns = {name: tree({"key": value}) for name, value in {"a": 1, "b": 2, "c": 3}.items()}
