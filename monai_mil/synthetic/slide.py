@@ -6,7 +6,7 @@ Everything is drawn as concentrations of haematoxylin and eosin and turned to RG
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -84,16 +84,15 @@ class SyntheticSlide:
         look = _LOOKS[self.kind]
         for top in range(0, height, _BAND):
             bottom = min(top + _BAND, height)
-            tissue, follicle, stroma, tumour, cloud = (
+            plans = [
                 _enlarge(plan, top, bottom, width)
                 for plan in (self.tissue, self.follicle, self.stroma, self.tumour.astype(np.float32), mottle)
-            )
+            ]
             rows = np.arange(top, bottom) % _TEXTURE
             grain = [np.tile(texture[rows], (1, width // _TEXTURE + 1))[:, :width] for texture in fibres]
             drawn, eosin = np.empty((2, bottom - top, width), np.uint8)
             for part in _strips(bottom - top):
-                plans = [plan[part] for plan in (tissue, follicle, stroma, tumour, cloud)]
-                drawn[part], eosin[part] = _stain(*plans, grain[0][part], grain[1][part], look)
+                drawn[part], eosin[part] = _stain([each[part] for each in plans], [each[part] for each in grain], look)
             stamp_nuclei(drawn, nuclei, top)
             yield _to_rgb(drawn, eosin, tables, rng)
 
@@ -252,18 +251,14 @@ def _strips(rows: int) -> Iterator[slice]:
     return (slice(start, min(start + _STRIP, rows)) for start in range(0, rows, _STRIP))
 
 
-def _stain(
-    tissue: np.ndarray,
-    follicle: np.ndarray,
-    stroma: np.ndarray,
-    tumour: np.ndarray,
-    cloud: np.ndarray,
-    grain: np.ndarray,
-    other_grain: np.ndarray,
-    look: _Look,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Haematoxylin between the nuclei and eosin, quantised, from the plans and two textures of fibres ``[rows, w]``."""
-    fibre = cv2.addWeighted(grain, 0.5, other_grain, 0.5, 0.0) + (grain - other_grain) * (cloud - 0.5)
+def _stain(plans: Sequence[np.ndarray], grain: Sequence[np.ndarray], look: _Look) -> tuple[np.ndarray, np.ndarray]:
+    """Haematoxylin between the nuclei and eosin, quantised, from five plans and two textures of fibres ``[rows, w]``.
+
+    The plans are those of tissue, follicles, stroma, tumour and of a mottle.
+    """
+    tissue, follicle, stroma, tumour, cloud = plans
+    one, other = grain
+    fibre = cv2.addWeighted(one, 0.5, other, 0.5, 0.0) + (one - other) * (cloud - 0.5)
     tissue = np.clip(0.5 + 5.0 * (tissue - 0.5 + 0.06 * fibre), 0, 1)
     eosin = (0.17 + 0.15 * stroma + 0.08 * cloud - 0.05 * follicle + look.eosin * tumour) * tissue
     eosin *= 1.0 + (0.22 + 0.40 * stroma) * fibre
