@@ -6,7 +6,7 @@ Everything is drawn as concentrations of haematoxylin and eosin and turned to RG
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -26,6 +26,7 @@ from monai_mil.synthetic.nuclei import (
 
 MASK_DOWNSAMPLE = 16
 _BAND = 512
+_STRIP = 16
 _CONCENTRATION = 100.0  # stored as uint8: 100 is a concentration of 1
 _HAEMATOXYLIN = np.array([0.65, 0.70, 0.29])
 _EOSIN = np.array([0.10, 0.92, 0.38])
@@ -83,22 +84,17 @@ class SyntheticSlide:
         look = _LOOKS[self.kind]
         for top in range(0, height, _BAND):
             bottom = min(top + _BAND, height)
-            tissue, follicle, stroma, tumour, cloud = (
+            plans = [
                 _enlarge(plan, top, bottom, width)
                 for plan in (self.tissue, self.follicle, self.stroma, self.tumour.astype(np.float32), mottle)
-            )
+            ]
             rows = np.arange(top, bottom) % _TEXTURE
-            grain = [np.resize(texture[rows], (len(rows), _TEXTURE)) for texture in fibres]
-            grain = [np.tile(strip, (1, width // _TEXTURE + 1))[:, :width] for strip in grain]
-            fibre = cv2.addWeighted(grain[0], 0.5, grain[1], 0.5, 0.0) + (grain[0] - grain[1]) * (cloud - 0.5)
-            tissue = np.clip(0.5 + 5.0 * (tissue - 0.5 + 0.06 * fibre), 0, 1)
-            eosin = (0.17 + 0.15 * stroma + 0.08 * cloud - 0.05 * follicle + look.eosin * tumour) * tissue
-            eosin *= 1.0 + (0.22 + 0.40 * stroma) * fibre
-            haematoxylin = (0.05 + 0.04 * cloud + 0.08 * follicle + look.haematoxylin * tumour) * tissue
-            haematoxylin *= 1.0 + 0.20 * fibre
-            drawn = _quantise(haematoxylin)
+            grain = [np.tile(texture[rows], (1, width // _TEXTURE + 1))[:, :width] for texture in fibres]
+            drawn, eosin = np.empty((2, bottom - top, width), np.uint8)
+            for part in _strips(bottom - top):
+                drawn[part], eosin[part] = _stain([each[part] for each in plans], [each[part] for each in grain], look)
             stamp_nuclei(drawn, nuclei, top)
-            yield _to_rgb(drawn, _quantise(eosin), tables, rng)
+            yield _to_rgb(drawn, eosin, tables, rng)
 
     def _nuclei(self, rng: np.random.Generator) -> list[tuple[np.ndarray, np.ndarray, list[np.ndarray]]]:
         """Positions ``[m, 2]``, stamp index ``[m]`` and stamps of every cell type, sorted from top to bottom."""
@@ -250,6 +246,27 @@ def _enlarge(plan: np.ndarray, top: int, bottom: int, width: int) -> np.ndarray:
     return tall[start : start + bottom - top, :width]
 
 
+def _strips(rows: int) -> Iterator[slice]:
+    """So few rows at a time that what is computed of them stays in the processor's cache."""
+    return (slice(start, min(start + _STRIP, rows)) for start in range(0, rows, _STRIP))
+
+
+def _stain(plans: Sequence[np.ndarray], grain: Sequence[np.ndarray], look: _Look) -> tuple[np.ndarray, np.ndarray]:
+    """Haematoxylin between the nuclei and eosin, quantised, from five plans and two textures of fibres ``[rows, w]``.
+
+    The plans are those of tissue, follicles, stroma, tumour and of a mottle.
+    """
+    tissue, follicle, stroma, tumour, cloud = plans
+    one, other = grain
+    fibre = cv2.addWeighted(one, 0.5, other, 0.5, 0.0) + (one - other) * (cloud - 0.5)
+    tissue = np.clip(0.5 + 5.0 * (tissue - 0.5 + 0.06 * fibre), 0, 1)
+    eosin = (0.17 + 0.15 * stroma + 0.08 * cloud - 0.05 * follicle + look.eosin * tumour) * tissue
+    eosin *= 1.0 + (0.22 + 0.40 * stroma) * fibre
+    haematoxylin = (0.05 + 0.04 * cloud + 0.08 * follicle + look.haematoxylin * tumour) * tissue
+    haematoxylin *= 1.0 + 0.20 * fibre
+    return _quantise(haematoxylin), _quantise(eosin)
+
+
 def _quantise(concentration: np.ndarray) -> np.ndarray:
     return np.clip(concentration * _CONCENTRATION, 0, 255).astype(np.uint8)
 
@@ -272,7 +289,9 @@ def _to_rgb(
     noise = rng.normal(0, 1.6, (64, haematoxylin.shape[1])).astype(np.float32)
     noise = np.resize(noise - noise.mean(axis=0), haematoxylin.shape)
     rgb = np.empty((*haematoxylin.shape, 3), np.uint8)
-    for channel in range(3):
-        value = cv2.multiply(cv2.LUT(blurred, tables[0][:, channel]), cv2.LUT(eosin, tables[1][:, channel]))
-        rgb[..., channel] = np.clip(value + noise, 0, 255).astype(np.uint8)
+    for part in _strips(len(rgb)):
+        for channel in range(3):
+            light = cv2.LUT(blurred[part], tables[0][:, channel])
+            value = cv2.multiply(light, cv2.LUT(eosin[part], tables[1][:, channel]))
+            rgb[part, :, channel] = np.clip(value + noise[part], 0, 255).astype(np.uint8)
     return rgb
