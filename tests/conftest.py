@@ -60,3 +60,12 @@ def fork_server() -> Iterator[None]:
 
     with fork_server():
         yield
+
+
+@pytest.fixture(scope="session")
+def slide_cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The table of four synthetic slides of 2048 x 2048 pixels."""
+    from monai_mil.synthetic import make_slide_cohort
+
+    folder = tmp_path_factory.mktemp("slides")
+    return make_slide_cohort(folder, num_slides=4, size=(2048, 2048), seed=7, fractions=(0.5, 0.0, 0.5))
