@@ -73,8 +73,12 @@ def test_two_runs_with_one_seed_are_the_same(name, trained, cohort, tmp_path):
     folder, log = trained
     again = train(name, tmp_path, cohort, epochs=3, run=run_alone).stdout
     assert losses(again) == losses(log)
-    for key, value in weights(folder).items():
-        assert torch.equal(weights(tmp_path)[key], value), key
+    assert_equal(weights(tmp_path), weights(folder))
+
+
+def assert_equal(found, expected):
+    for key, value in expected.items():
+        assert torch.equal(found[key], value), key
 
 
 def newest_checkpoint(folder):
@@ -101,10 +105,8 @@ def test_a_run_killed_in_an_epoch_resumes_to_the_same_weights(name, trained, coh
     whole, resumed = trained[0], tmp_path / "killed"
     assert any(killed(name, cohort, resumed) for _ in range(3))
     train(name, resumed, cohort, epochs=3, resume=True)
-    for key, value in weights(whole).items():
-        assert torch.equal(weights(resumed)[key], value), key
-    for key, value in checkpoint(whole, 3)["network"].items():
-        assert torch.equal(checkpoint(resumed, 3)["network"][key], value), key
+    assert_equal(weights(resumed), weights(whole))
+    assert_equal(*(checkpoint(folder, 3)["network"] for folder in (resumed, whole)))
 
 
 def results(name, folder):
