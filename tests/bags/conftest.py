@@ -1,5 +1,5 @@
-"""Slides that bags are made of here as in the tests of embedding."""
+"""The slide that bags are made of here as in the tests of embedding."""
 
-from tests.embedding.conftest import border_slide, slide_cohort
+from tests.embedding.conftest import border_slide
 
-__all__ = ["border_slide", "slide_cohort"]
+__all__ = ["border_slide"]
