@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from monai_mil.networks.graph import is_recorded
+from monai_mil.networks.graph import evaluating, is_recorded
 
 
 @dataclass(frozen=True)
@@ -206,9 +206,7 @@ class ChunkedNetwork(MILNetwork):
         Raises:
             ValueError: no row came, a feature is not finite, or the chunks can be read only once and are needed twice.
         """
-        from monai.networks.utils import eval_mode
-
-        with eval_mode(self):
+        with evaluating(self):
             return self._answer_chunks(chunks)
 
     @torch.jit.unused

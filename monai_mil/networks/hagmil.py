@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from monai_mil.networks.blocks import child_rows, nested_rank, real_rows, restore_padding, tree_sizes
 from monai_mil.networks.contract import MILNetwork, check_bag
+from monai_mil.networks.graph import evaluating
 from monai_mil.networks.iat import IAT
 
 Source = Callable[[Tensor], Tensor]
@@ -104,11 +105,9 @@ class HAGMIL(MILNetwork):
         Raises:
             ValueError: there are more or fewer sources than levels, no tile, or a feature that is not finite.
         """
-        from monai.networks.utils import eval_mode
-
         if len(sources) != len(self.levels):
             raise ValueError(f"{len(sources)} sources for a network of {len(self.levels)} levels")
-        with eval_mode(self):
+        with evaluating(self):
             return self._descend(sources)
 
     @torch.jit.unused

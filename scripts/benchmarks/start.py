@@ -18,7 +18,7 @@ _HELP = "import sys; sys.argv = ['monai-mil', '--help']; from monai_mil.cli impo
 _READY = """
 import sys
 import monai_mil.cli
-from monai_mil.bags import embed_cohort
+from monai_mil.embedding import embed_cohort
 from monai_mil.encoders import get_encoder
 from monai_mil.slides import TileGrid, open_slide, stream_tiles
 encoder = get_encoder("texture")
