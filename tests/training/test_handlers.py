@@ -149,7 +149,7 @@ def test_numpy_numbers_in_a_state_load_with_weights_only(tmp_path: Path) -> None
 def test_a_failed_save_leaves_the_old_file(tmp_path: Path) -> None:
     path = tmp_path / "state.pt"
     save_atomically({"a": 1}, path)
-    with pytest.raises(Exception, match="pickle|local object"):
+    with pytest.raises(Exception, match=r"pickle|local object"):
         save_atomically({"a": lambda: None}, path)
     assert torch.load(path, weights_only=True) == {"a": 1}
     assert list(tmp_path.iterdir()) == [path]
