@@ -12,7 +12,7 @@ import tifffile
 
 from monai_mil.errors import SlideReadError
 from monai_mil.slides import open_slide, reader_report, write_pyramid
-from monai_mil.slides.tiff import _ome_mpp
+from monai_mil.slides.pixel_size import from_ome
 from tests.conftest import shared
 from tests.processes import run
 from tests.slides.conftest import overwrite_tile
@@ -36,6 +36,7 @@ def write_tiff(path: Path, image: np.ndarray, **options: Any) -> Path:
         ({"compression": "packbits"}, "tifffile"),
         ({"compression": "zstd"}, "tifffile"),
         ({"compression": "aperio_jp2000_rgb"}, "tifffile"),
+        ({"compression": "lerc"}, "tifffile"),
         ({"compression": "webp", "compressionargs": {"lossless": True}}, "tifffile"),
     ],
     ids=str,
@@ -69,7 +70,6 @@ def test_cucim_never_opens_a_file_with_deflate(
 
 def test_what_no_reader_decodes_says_how_to_convert(tmp_path: Path, image: np.ndarray) -> None:
     for name, options in {
-        "lerc": {"compression": "lerc"},
         "strips": {"tile": None},
         "planes": {"planarconfig": "separate"},
     }.items():
@@ -141,13 +141,15 @@ def test_screen_resolution_is_no_pixel_size(tmp_path: Path, image: np.ndarray) -
 @pytest.mark.parametrize("unit", ["µm", "\u03bcm", "&#181;m", "um"])
 def test_micrometres_of_ome_are_read_however_they_are_spelled(unit: str) -> None:
     xml = f'<Pixels PhysicalSizeX="0.5" PhysicalSizeXUnit="{unit}" PhysicalSizeY="0.5" PhysicalSizeYUnit="{unit}"/>'
-    assert _ome_mpp(xml) == (0.5, 0.5)
+    assert from_ome(xml) == (0.5, 0.5)
 
 
 def test_resolution_per_inch_and_unlike_axes(tmp_path: Path, image: np.ndarray) -> None:
     path = write_tiff(tmp_path / "a.tif", image, resolution=(50_800, 25_400), resolutionunit="INCH")
-    with pytest.warns(UserWarning, match=r"pixels are 0.5 x 1 µm"), open_slide(path) as slide:
-        assert slide.mpp == pytest.approx(0.75)
+    with pytest.raises(SlideReadError, match=r"pixels are 0.5 x 1 µm, not square; pass --mpp 0.5 .*vips resize"):
+        open_slide(path)
+    with open_slide(path, mpp=0.5) as slide:
+        assert slide.mpp == 0.5
 
 
 def test_bad_files_give_one_clear_error_each(tmp_path: Path, jpeg_slide: Path) -> None:
