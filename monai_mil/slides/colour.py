@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -11,8 +12,8 @@ _COLOURS = {GREY_INVERTED: 1, GREY: 1, RGB: 3, PALETTE: 1, CMYK: 4, YCBCR: 3, CI
 """Samples of a pixel that are colour; what follows them is opacity or nothing known."""
 _MOST_EXTRAS = 2
 _ASSOCIATED_ALPHA = 1
-_COLOUR_OF_CODEC = (33003, 33005)
-"""Aperio's JPEG 2000: the codec says whether its samples are YCbCr or RGB, whatever the photometric tag."""
+_BY_CODEC = {33003: YCBCR, 33005: RGB}
+"""Aperio's JPEG 2000, whose codec says what its samples are; others (Bio-Formats) go by the photometric tag."""
 _TIFF_ALIKE = "`vips tiffsave IN{page} OUT.tif --tile --pyramid --compression jpeg`"
 _WHITES = {"D50": (0.3457, 0.3585), "D65": (0.3127, 0.3290)}
 _BRADFORD = np.array(
@@ -45,7 +46,7 @@ def refusal(page: Any) -> str | None:
         )
     if not page.is_tiled:
         return f"its pixels are not stored as tiles; convert it, for example with {convert}"
-    if page.photometric in (CIELAB, ICCLAB) and (page.bitspersample not in (8, 16) or _white_of(page) is None):
+    if page.photometric in (CIELAB, ICCLAB) and (page.bitspersample not in (8, 16) or _illuminant(page) is None):
         return f"its CIELAB colours are of a kind not known here; convert it, for example with {convert}"
     return None
 
@@ -73,47 +74,92 @@ def is_plain_rgb(page: Any) -> bool:
     )
 
 
-def to_rgb(samples: np.ndarray, page: Any) -> np.ndarray:
-    """Decoded samples as RGB over white.
+@dataclass(frozen=True, eq=False)
+class Colours:
+    """What the samples of a page mean; made by :meth:`of` while its file is open.
 
-    Args:
-        samples: what the codec gives, ``[h, w, s]``.
-        page: the tags that say what they mean.
-
-    Returns:
-        uint8 ``[h, w, 3]``.
+    Attributes:
+        photometric: of what the codec gives, which may differ from what is stored.
+        inks: samples of a pixel that are colour.
+        white: the largest value of a sample.
+        alpha: which sample is opacity, None if none is.
+        is_premultiplied: whether the colours are multiplied by it already.
+        palette: uint8 ``[entries, 3]`` where samples are its rows.
+        luma: shares of red, green and blue in YCbCr's luma.
+        black_white: values of black and white of its three samples.
+        illuminant: white of CIELAB.
     """
-    photometric, colours = int(page.photometric), _COLOURS[int(page.photometric)]
-    if page.compression in _COLOUR_OF_CODEC:
-        photometric = YCBCR if page.compression == 33003 else RGB
-    elif page.compression == 7 and photometric == YCBCR:  # the codec has made it RGB
-        photometric = RGB
-    alpha = _alpha(page)
-    opacity = None if alpha is None else _to_8_bits(samples[..., colours + alpha], page)
-    colour = samples[..., :colours]
-    if photometric in (CIELAB, ICCLAB):
-        rgb = _from_lab(colour, page)
-    elif photometric == PALETTE:
-        table = np.asarray(page.colormap)  # [3, entries], 16 bits; some write 8
-        table = (table / 257 + 0.5 if table.max(initial=0) > 255 else table).astype(np.uint8)
-        rgb = table.T[np.minimum(colour[..., 0], table.shape[1] - 1)]
-    else:
-        rgb = _to_8_bits(colour, page)
-        if photometric == YCBCR:
-            rgb = _from_ycbcr(rgb, page)
-        elif photometric == GREY_INVERTED:
-            rgb = 255 - rgb
-        elif photometric == CMYK:
-            light = 255 - rgb.astype(np.uint16)
-            rgb = ((light[..., :3] * light[..., 3:].astype(np.uint32) + 127) // 255).astype(np.uint8)
-    if rgb.shape[-1] == 1:
-        rgb = np.repeat(rgb, 3, axis=-1)
-    if opacity is None or opacity.min(initial=255) == 255:
-        return rgb
-    weight, behind = opacity[..., None].astype(np.uint16), 255 - opacity[..., None].astype(np.uint16)
-    if page.extrasamples[alpha] == _ASSOCIATED_ALPHA:
-        return np.minimum(rgb.astype(np.uint16) + behind, 255).astype(np.uint8)
-    return ((rgb * weight.astype(np.uint32) + 255 * behind.astype(np.uint32) + 127) // 255).astype(np.uint8)
+
+    photometric: int
+    inks: int
+    white: int
+    alpha: int | None
+    is_premultiplied: bool
+    palette: np.ndarray | None
+    luma: tuple[float, ...]
+    black_white: tuple[float, ...]
+    illuminant: str | None
+
+    @classmethod
+    def of(cls, page: Any) -> Colours:
+        """Read the tags of a page."""
+        photometric, extra = int(page.photometric), _alpha(page)
+        inks = _COLOURS[photometric]
+        if inks == 3 and page.description.startswith("Aperio"):
+            photometric = _BY_CODEC.get(int(page.compression), photometric)
+        if page.compression == 7 and photometric == YCBCR:  # the codec makes it RGB
+            photometric = RGB
+        return cls(
+            photometric=photometric,
+            inks=inks,
+            white=_white_value(page),
+            alpha=None if extra is None else inks + extra,
+            is_premultiplied=extra is not None and page.extrasamples[extra] == _ASSOCIATED_ALPHA,
+            palette=_palette(page) if photometric == PALETTE else None,
+            luma=_rationals(page, 529, (0.299, 0.587, 0.114)),
+            black_white=_rationals(page, 532, (0, 255, 128, 255, 128, 255)),
+            illuminant=_illuminant(page),
+        )
+
+    def to_rgb(self, samples: np.ndarray) -> np.ndarray:
+        """Decoded samples ``[h, w, s]`` as RGB over white, uint8 ``[h, w, 3]``."""
+        rgb = self._opaque(samples[..., : self.inks])
+        if rgb.shape[-1] == 1:
+            rgb = np.repeat(rgb, 3, axis=-1)
+        if self.alpha is None:
+            return rgb
+        opacity = self._to_8_bits(samples[..., self.alpha : self.alpha + 1]).astype(np.uint32)
+        coloured = rgb.astype(np.uint32) * (255 if self.is_premultiplied else opacity)
+        return (np.minimum(coloured + 255 * (255 - opacity) + 127, 255 * 255 + 127) // 255).astype(np.uint8)
+
+    def _opaque(self, colour: np.ndarray) -> np.ndarray:
+        if self.illuminant is not None:
+            return _from_lab(colour, self.photometric == ICCLAB, self.illuminant)
+        if self.palette is not None:
+            rows: np.ndarray = self.palette[np.minimum(colour[..., 0], len(self.palette) - 1)]
+            return rows
+        values = self._to_8_bits(colour)
+        if self.photometric == YCBCR:
+            return self._from_ycbcr(values)
+        if self.photometric == GREY_INVERTED:
+            return 255 - values
+        if self.photometric == CMYK:
+            light = 255 - values.astype(np.uint32)
+            return ((light[..., :3] * light[..., 3:] + 127) // 255).astype(np.uint8)
+        return values
+
+    def _to_8_bits(self, samples: np.ndarray) -> np.ndarray:
+        if self.white == 255:
+            return samples.astype(np.uint8, copy=False)
+        return np.minimum((samples.astype(np.uint32) * 255 + self.white // 2) // self.white, 255).astype(np.uint8)
+
+    def _from_ycbcr(self, samples: np.ndarray) -> np.ndarray:
+        black, white = np.array(self.black_white[::2]), np.array(self.black_white[1::2])
+        red, green, blue = self.luma
+        y, cb, cr = np.moveaxis((samples - black) * (np.array([255, 127, 127]) / (white - black)), -1, 0)
+        r, b = y + cr * (2 - 2 * red), y + cb * (2 - 2 * blue)
+        rgb = np.stack([r, (y - blue * b - red * r) / green, b], axis=-1)
+        return np.clip(np.rint(rgb), 0, 255).astype(np.uint8)
 
 
 def unpack_subsampled(data: bytes, page: Any) -> np.ndarray:
@@ -136,25 +182,18 @@ def _alpha(page: Any) -> int | None:
     return next((index for index, kind in enumerate(extras) if kind in (1, 2)), None)
 
 
-def _to_8_bits(samples: np.ndarray, page: Any) -> np.ndarray:
+def _white_value(page: Any) -> int:
+    """The largest value of a sample; cameras of 10 or 12 bits write 16 and may say so."""
     white = (1 << int(page.bitspersample)) - 1
-    largest = page.tags.valueof(281)  # cameras of 10 or 12 bits write 16
+    largest = page.tags.valueof(281)
     largest = max(largest) if isinstance(largest, tuple) else largest
-    if isinstance(largest, int) and page.bitspersample > 8 and 255 < largest < white:
-        white = largest
-    if white == 255:
-        return samples.astype(np.uint8, copy=False)
-    return np.minimum((samples.astype(np.uint32) * 255 + white // 2) // white, 255).astype(np.uint8)
+    return largest if isinstance(largest, int) and page.bitspersample > 8 and 255 < largest < white else white
 
 
-def _from_ycbcr(samples: np.ndarray, page: Any) -> np.ndarray:
-    red, green, blue = _rationals(page, 529, (0.299, 0.587, 0.114))
-    black_white = _rationals(page, 532, (0, 255, 128, 255, 128, 255))
-    black, white = np.array(black_white[::2]), np.array(black_white[1::2])
-    y, cb, cr = np.moveaxis((samples - black) * (np.array([255, 127, 127]) / (white - black)), -1, 0)
-    r, b = y + cr * (2 - 2 * red), y + cb * (2 - 2 * blue)
-    rgb = np.stack([r, (y - blue * b - red * r) / green, b], axis=-1)
-    return np.clip(np.rint(rgb), 0, 255).astype(np.uint8)
+def _palette(page: Any) -> np.ndarray:
+    """The colour map, which the standard wants in 16 bits and some write in 8; uint8 ``[entries, 3]``."""
+    table = np.asarray(page.colormap).T
+    return ((table + 128) // 257 if table.max(initial=0) > 255 else table).astype(np.uint8)
 
 
 def _rationals(page: Any, tag: int, default: tuple[float, ...]) -> tuple[float, ...]:
@@ -167,28 +206,29 @@ def _rationals(page: Any, tag: int, default: tuple[float, ...]) -> tuple[float, 
     return values if usable else default
 
 
-def _white_of(page: Any) -> str | None:
-    """The white of a page's CIELAB colours; ICC's is D50, and where nothing is said D65 is usual."""
+def _illuminant(page: Any) -> str | None:
+    """The white of a page's CIELAB colours, None of others; ICC's is D50, and where nothing is said D65 is usual."""
     if page.photometric == ICCLAB:
         return "D50"
+    if page.photometric != CIELAB:
+        return None
     x, y = _rationals(page, 318, _WHITES["D65"])
     return next((name for name, (a, b) in _WHITES.items() if abs(a - x) + abs(b - y) < 0.004), None)
 
 
-def _from_lab(samples: np.ndarray, page: Any) -> np.ndarray:
+def _from_lab(samples: np.ndarray, is_icc: bool, illuminant: str) -> np.ndarray:
     from skimage.color import lab2xyz, xyz2rgb
 
-    wide = page.bitspersample == 16
+    wide = samples.dtype.itemsize == 2
+    step = 256 if wide else 1
     lab = np.empty(samples.shape, np.float64)
-    if page.photometric == ICCLAB:
+    if is_icc:
         lab[..., 0] = samples[..., 0] * (100 / (65280 if wide else 255))
-        lab[..., 1:] = samples[..., 1:] / (256 if wide else 1) - 128.0
+        lab[..., 1:] = samples[..., 1:] / step - 128.0
     else:
         lab[..., 0] = samples[..., 0] * (100 / (65535 if wide else 255))
-        signed = np.ascontiguousarray(samples[..., 1:]).view(np.int16 if wide else np.int8)
-        lab[..., 1:] = signed / (256 if wide else 1)
-    white = _white_of(page)
-    xyz = lab2xyz(lab, illuminant=white)
-    if white == "D50":
+        lab[..., 1:] = np.ascontiguousarray(samples[..., 1:]).view(np.int16 if wide else np.int8) / step
+    xyz = lab2xyz(lab, illuminant=illuminant)
+    if illuminant == "D50":
         xyz = xyz @ _BRADFORD.T
     return np.clip(np.rint(xyz2rgb(xyz) * 255), 0, 255).astype(np.uint8)

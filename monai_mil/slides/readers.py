@@ -245,7 +245,10 @@ def choose_reader(path: Path, *, series: int | None = None, plane: int | None = 
     def by_openslide() -> Reader:
         if series or plane:
             raise SettledError(f"slide '{path}': OpenSlide, which reads it, shows one series and one focal plane only")
-        return OpenSlideReader(path)
+        reader = OpenSlideReader(path)
+        if is_tiff:
+            _try_one_pixel(reader)
+        return reader
 
     def by_tiff() -> Reader:
         return _open_tiff(path, series, plane, convert)
@@ -270,8 +273,20 @@ def _first_that_opens(path: Path, attempts: list[Callable[[], Reader]]) -> Reade
     raise SlideReadError(f"slide '{path}': {'; another reader: '.join(dict.fromkeys(said))}")
 
 
+def _try_one_pixel(reader: OpenSlideReader) -> None:
+    """OpenSlide opens TIFF of any codec and fails when pixels are wanted."""
+    try:
+        reader.read(0, 0, 0, 1, 1)
+    except SlideReadError:
+        reader.close()
+        raise
+
+
 def _open_tiff(path: Path, series: int | None, plane: int | None, convert: bool) -> Reader:
     tiff = TiffPyramid(path, series=series, plane=plane)
+    if tiff.compression == _APERIO_YCBCR and tiff.description.startswith("Aperio"):
+        tiff.close()
+        raise SlideReadError(f"slide '{path}': OpenSlide decodes its JPEG 2000")
     if not convert and _suits_cucim(tiff) and _has_cucim():
         try:
             return CucimReader(tiff)

@@ -14,6 +14,7 @@ import numpy as np
 
 from monai_mil.errors import SlideReadError
 from monai_mil.slides import colour, pixel_size
+from monai_mil.slides.colour import Colours
 from monai_mil.slides.pages import LevelPage, Scene, find_scenes
 
 JPEG = 7
@@ -46,6 +47,7 @@ class StoredLevel:
     page: Any
     inside: tuple[int, int]
     downsample: tuple[float, float]
+    colours: Colours
     jpeg_colours: str | None = None
 
     @property
@@ -179,8 +181,8 @@ class TiffPyramid:
             reason = error.__cause__ or error
             raise SlideReadError(
                 f"slide '{self.path}': its tiles of TIFF compression {self.compression} and photometric interpretation "
-                f"{int(level.page.photometric)} cannot be decoded ({one_line(reason)}); copy it again, or export it as "
-                "8-bit RGB in JPEG or LZW tiles from the program that wrote it"
+                f"{int(level.page.photometric)} cannot be decoded ({one_line(reason) or type(reason).__name__}); copy it "
+                "again, or export it as 8-bit RGB in JPEG or LZW tiles from the program that wrote it"
             ) from error
 
     def close(self) -> None:
@@ -242,7 +244,7 @@ class TiffPyramid:
                     data, tables=page.jpegtables, colorspace=stored.jpeg_colours, outcolorspace="RGB", out=out
                 )
             else:
-                rgb = colour.to_rgb(self._samples(level, tile, data), page)
+                rgb = stored.colours.to_rgb(self._samples(level, tile, data))
                 height, width = rgb.shape[:2]
                 out[:height, :width] = rgb  # some codecs leave out what lies beyond the level
                 out[height:] = 255
@@ -372,6 +374,7 @@ def _stored_level(level: LevelPage, size: tuple[int, int]) -> StoredLevel:
         page=page,
         inside=level.inside(size),
         downsample=level.downsample,
+        colours=Colours.of(page),
     )
 
 
