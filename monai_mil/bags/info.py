@@ -15,6 +15,7 @@ import numpy as np
 from monai_mil import __version__
 from monai_mil.files import names_a_file
 from monai_mil.scans import Depth, LungField, ScanFrame
+from monai_mil.slides import Bounds
 
 _PREFIX = "monai_mil."
 
@@ -64,6 +65,7 @@ class BagInfo:
         icc_profile: the slide's ICC profile, whatever was done with it.
         series: which series of a file with several was read; None where nobody chose.
         plane: which focal plane, likewise.
+        bounds: x, y, width and height of the scanned part of the slide, as ``slides.slide_bounds`` gives it.
         orientation: of a scan, where columns, rows and slices of what the encoder saw run in the patient, for example
             ``"LPS"``.
         digests: SHA-256 of the datasets' bytes as stored, by name; see ``BagFile.verify``.
@@ -104,6 +106,7 @@ class BagInfo:
     icc_profile: bytes | None = field(default=None, repr=False)
     series: int | None = None
     plane: int | None = None
+    bounds: Bounds | None = None
     orientation: str | None = None
     digests: dict[str, str] = field(default_factory=dict, compare=False, repr=False)
 
@@ -224,7 +227,8 @@ def _own_info(attributes: dict[str, Any]) -> BagInfo:
     known["preset"] = None if known["preset"] is None else json.loads(known["preset"])
     known["depth"] = None if known["depth"] is None else Depth.from_json(known["depth"])
     known["lungs"] = None if known["lungs"] is None else LungField.from_json(known["lungs"])
-    known["level0_size"] = tuple(known["level0_size"]) if known["level0_size"] is not None else None
+    for name in ("level0_size", "bounds"):
+        known[name] = None if known[name] is None else tuple(known[name])
     return BagInfo(**known)
 
 

@@ -1,5 +1,6 @@
 from .annotations import find_truth, open_truth
 from .blocks import BlockGrid
+from .bounds import AnnotationFrame, Bounds, frame_origin, slide_bounds
 from .decoder import decoder_of
 from .grid import TileGrid
 from .lesions import Lesions, find_lesions
@@ -13,7 +14,9 @@ from .tree import TileTree, child_coords
 from .truth import Truth
 
 __all__ = [
+    "AnnotationFrame",
     "BlockGrid",
+    "Bounds",
     "Lesions",
     "Level",
     "Slide",
@@ -26,10 +29,12 @@ __all__ = [
     "decoder_of",
     "find_lesions",
     "find_truth",
+    "frame_origin",
     "open_slide",
     "open_truth",
     "reader_report",
     "segment_tissue",
+    "slide_bounds",
     "slide_files",
     "slide_id",
     "stream_tiles",
