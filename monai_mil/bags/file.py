@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 
@@ -11,12 +12,21 @@ import h5py
 import numpy as np
 import torch
 
-from monai_mil.bags.info import BagInfo, info_attributes, read_info, trident_attributes
-from monai_mil.bags.storage import TOKEN_MAJOR, MappedFeatures, check_storage, decode, write_features
+from monai_mil.bags.info import (
+    BAG_FORMAT,
+    BagInfo,
+    found_from,
+    info_attributes,
+    placed_in,
+    read_info,
+    trident_attributes,
+)
+from monai_mil.bags.storage import TOKEN_MAJOR, MappedFeatures, check_storage, decode, digest_of, write_features
 from monai_mil.errors import BagError
 from monai_mil.files import replacing_hdf5
 
 _READ_ROWS = 64
+_VERIFIED_BYTES = 1 << 24
 _CODES = ("feature_scale", "feature_offset")
 
 
@@ -88,9 +98,13 @@ class BagFile:
         height_width = features.shape[1:3] if self._token_major else features.shape[2:]
         self.width: int = features.shape[-1] if self._token_major else features.shape[1]
         self.grid: tuple[int, int] | None = (height_width[0], height_width[1]) if features.ndim == 4 else None
-        self.info: BagInfo = read_info(
-            self.path.stem, dict(self._file.attrs), dict(features.attrs), dict(coords.attrs), self.coords
-        )
+        info = read_info(self.path.stem, dict(self._file.attrs), dict(features.attrs), dict(coords.attrs), self.coords)
+        if (info.format or 0) > BAG_FORMAT:
+            raise BagError(
+                f"bag '{self.path}': written by monai-mil {info.version} in format {info.format}, this one reads up to "
+                f"{BAG_FORMAT}; update monai-mil"
+            )
+        self.info: BagInfo = found_from(info, self.path.parent)
         _check_scan(self.path, self.n, self.info)
 
     def _read_codes(self, features: h5py.Dataset) -> tuple[np.ndarray, np.ndarray] | None:
@@ -193,6 +207,22 @@ class BagFile:
                 features[start : start + _READ_ROWS] = self.features(slice(start, start + _READ_ROWS))
         return features
 
+    def verify(self) -> None:
+        """Read everything that has a digest in ``info.digests`` and compare.
+
+        Raises:
+            BagError: a dataset is not what was written, by a fault of disk or transfer for example; names it.
+        """
+        for name, digest in self.info.digests.items():
+            dataset = self._dataset(name)
+            rows = max(1, _VERIFIED_BYTES // max(1, dataset.dtype.itemsize * int(np.prod(dataset.shape[1:]))))
+            try:
+                found = digest_of(dataset[start : start + rows] for start in range(0, len(dataset), rows))
+            except OSError as error:
+                raise BagError(f"bag '{self.path}': '{name}' cannot be read ({error}); embed it again") from error
+            if found != digest:
+                raise BagError(f"bag '{self.path}': '{name}' is not what was written; remove the bag and embed again")
+
     def _slice(self, rows: slice) -> np.ndarray:
         start, stop, step = rows.indices(self.n)
         return self._features[start:stop:step] if step > 0 else self._gather(np.arange(start, stop, step))
@@ -243,11 +273,12 @@ class BagFile:
         _check_shapes(path, features, coords, extras)
         _check_scan(path, len(features), info)
         with replacing_hdf5(path) as file:
-            dataset = write_features(path, file, features, storage)
+            dataset, digest = write_features(path, file, features, storage)
             encoder = "None" if info.encoder is None else info.encoder
-            dataset.attrs.update({"name": info.slide_id, "savetodir": str(path.parent), "encoder": encoder})
+            dataset.attrs.update({"name": info.slide_id, "savetodir": "None", "encoder": encoder})
             stored = file.create_dataset("coords", data=coords.astype(np.int64, copy=False))
-            stored.attrs.update(trident_attributes(info, path.parent))
+            stored.attrs.update(trident_attributes(info))
+            digests = {"features": digest, "coords": digest_of([coords.astype(np.int64, copy=False)])}
             for name, values in extras.items():
                 text = values.dtype.kind in "UO"
                 file.create_dataset(
@@ -255,7 +286,7 @@ class BagFile:
                     data=values.astype(object) if text else values,
                     dtype=h5py.string_dtype() if text else values.dtype,
                 )
-            file.attrs.update(info_attributes(info))
+            file.attrs.update(info_attributes(replace(placed_in(info, path.parent), digests=digests)))
 
 
 def _check_shapes(path: Path, features: np.ndarray, coords: np.ndarray, extras: Mapping[str, np.ndarray]) -> None:
