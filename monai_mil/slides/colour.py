@@ -227,7 +227,8 @@ def _from_lab(samples: np.ndarray, is_icc: bool, illuminant: str) -> np.ndarray:
         lab[..., 1:] = samples[..., 1:] / step - 128.0
     else:
         lab[..., 0] = samples[..., 0] * (100 / (65535 if wide else 255))
-        lab[..., 1:] = np.ascontiguousarray(samples[..., 1:]).view(np.int16 if wide else np.int8) / step
+        lab[..., 1:] = samples[..., 1:].astype(np.int16 if wide else np.int8)
+        lab[..., 1:] /= step
     xyz = lab2xyz(lab, illuminant=illuminant)
     if illuminant == "D50":
         xyz = xyz @ _BRADFORD.T

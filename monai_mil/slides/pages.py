@@ -28,9 +28,7 @@ class LevelPage:
         return without_padding(size, (self.page.imagewidth, self.page.imagelength), self.downsample)
 
 
-def without_padding(
-    size: tuple[int, int], stored: tuple[int, int], downsample: tuple[float, float]
-) -> tuple[int, int]:
+def without_padding(size: tuple[int, int], stored: tuple[int, int], downsample: tuple[float, float]) -> tuple[int, int]:
     """Width and height of the part of a stored level that shows a slide of ``size`` level-0 pixels."""
     width, height = (
         max(1, min(pixels, math.ceil(side / factor - 1e-6)))

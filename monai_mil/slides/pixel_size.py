@@ -127,7 +127,10 @@ def from_properties(properties: Mapping[str, str]) -> tuple[float, float] | None
     for x, y in (
         ("openslide.mpp-x", "openslide.mpp-y"),
         ("aperio.MPP", "aperio.MPP"),
-        ("mirax.LAYER_0_LEVEL_0_SECTION.MICROMETER_PER_PIXEL_X", "mirax.LAYER_0_LEVEL_0_SECTION.MICROMETER_PER_PIXEL_Y"),
+        (
+            "mirax.LAYER_0_LEVEL_0_SECTION.MICROMETER_PER_PIXEL_X",
+            "mirax.LAYER_0_LEVEL_0_SECTION.MICROMETER_PER_PIXEL_Y",
+        ),
         ("ventana.ScanRes", "ventana.ScanRes"),
     ):
         mpp = pair(properties.get(x, ""), properties.get(y, ""))

@@ -47,7 +47,7 @@ class Slide:
 
     def __init__(self, path: Path, backend: Reader, mpp: float, remarks: tuple[str, ...] = ()) -> None:
         self.path = path
-        self.slide_id = slide_id(path)
+        self.slide_id = slide_id(path) or path.resolve().name
         self.reader = backend.name
         self.mpp = mpp
         self.size = backend.sizes[0]
@@ -209,10 +209,10 @@ def open_slide(
     backend = choose_reader(path, series=series, plane=plane, convert=icc is not None)
     remarks = list(backend.remarks)
     try:
-        if icc is not None and backend.icc_profile is None:
-            remarks.append(f"slide '{path}': has no ICC profile; its colours are left as they are")
-        elif icc is not None:
+        if icc is not None and backend.icc_profile is not None:
             backend.convert = ToSRGB(backend.icc_profile, path)
+        elif icc is not None:
+            remarks.append(f"slide '{path}': has no ICC profile; its colours are left as they are")
         mpp = _pixel_size(path, backend.mpp, mpp, default_mpp, remarks)
     except BaseException:
         backend.close()
@@ -256,6 +256,6 @@ def slide_id(path: str | Path) -> str:
         ('S-0001', '1.2.840.99.7')
     """
     path = Path(path)
-    if path.is_dir():
-        return path.resolve().name
+    if path.name and path.is_dir():
+        return path.name
     return re.sub(r"(?<=.)(\.ome)?\.[A-Za-z][A-Za-z0-9]{0,7}$", "", path.name, flags=re.IGNORECASE)

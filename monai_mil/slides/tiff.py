@@ -178,11 +178,12 @@ class TiffPyramid:
         try:
             self.decode(0, int(stored[0]), np.empty((level.tile_height, level.tile_width, 3), np.uint8))
         except SlideReadError as error:
-            reason = error.__cause__ or error
+            cause = error.__cause__ or error
+            reason = one_line(cause) or type(cause).__name__
             raise SlideReadError(
                 f"slide '{self.path}': its tiles of TIFF compression {self.compression} and photometric interpretation "
-                f"{int(level.page.photometric)} cannot be decoded ({one_line(reason) or type(reason).__name__}); copy it "
-                "again, or export it as 8-bit RGB in JPEG or LZW tiles from the program that wrote it"
+                f"{int(level.page.photometric)} cannot be decoded ({reason}); copy it again, "
+                "or export it as 8-bit RGB in JPEG or LZW tiles from the program that wrote it"
             ) from error
 
     def close(self) -> None:
