@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from monai_mil import __version__
-from monai_mil.files import names_a_file
+from monai_mil.names import names_a_file
 from monai_mil.scans import Depth, LungField, ScanFrame
 from monai_mil.slides import Bounds
 

@@ -18,6 +18,7 @@ import numpy as np
 
 from monai_mil.errors import CohortError
 from monai_mil.files import replacing
+from monai_mil.names import existing, file_stem
 
 SPLITS = ("train", "val", "test")
 _MOST_FOLDS = 10
@@ -104,7 +105,7 @@ class Cohort:
         with_series = bag_dir is None and any(slide.series_uid for slide in self.slides)
         items = []
         for slide in chosen:
-            image = Path(bag_dir, f"{slide.slide_id}.h5") if bag_dir is not None else slide.path
+            image = existing(Path(bag_dir, f"{file_stem(slide.slide_id)}.h5")) if bag_dir is not None else slide.path
             if image is None:
                 raise CohortError(
                     f"cohort '{self.source}', {slide.row}, column 'path': empty; name the {self.case}'s file"

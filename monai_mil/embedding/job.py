@@ -17,6 +17,7 @@ from monai_mil.embedding.locks import locked
 from monai_mil.errors import BagError, MonaiMILError
 from monai_mil.files import make_folder
 from monai_mil.identity import change_stamp, content_identity
+from monai_mil.names import file_stem
 
 if TYPE_CHECKING:
     from monai_mil.encoders import Encoder
@@ -58,7 +59,7 @@ class EmbedJob(ABC):
     """The work of embedding one slide or scan, which another process may do.
 
     Attributes:
-        case_id: the case's name; its bags are ``<case_id>.h5``.
+        case_id: the case's name; its bags are ``<case_id>.h5``, shortened if that is too long for a file's name.
         path: the slide, or the scan's folder or file.
         out_dir: folder of the bags, or of the folders of their levels.
         device: where the encoder runs.
@@ -76,14 +77,19 @@ class EmbedJob(ABC):
     storage: str = field(default="float16", kw_only=True)
 
     @property
+    def stem(self) -> str:
+        """What the case's files are called, without their endings."""
+        return file_stem(self.case_id)
+
+    @property
     def bags(self) -> tuple[Path, ...]:
         """The finished bag files, in the order in which they are made."""
-        return (self.out_dir / f"{self.case_id}.h5",)
+        return (self.out_dir / f"{self.stem}.h5",)
 
     @property
     def lock(self) -> Path:
         """Held by the process that works on the case."""
-        return self.out_dir / ".partial" / f"{self.case_id}.lock"
+        return self.out_dir / ".partial" / f"{self.stem}.lock"
 
     @property
     def files(self) -> tuple[Path, ...]:
