@@ -69,13 +69,12 @@ def bag_datalist(folder: str | os.PathLike[str], id_column: str = "slide_id") ->
     folder = Path(folder)
     if not folder.is_dir():
         raise CohortError(f"'{folder}' is no folder; name the folder that holds the bags")
-    found = sorted(
-        path
-        for path in folder.iterdir()
-        if path.suffix.lower() == ".h5" and not path.name.startswith(".") and path.is_file()
-    )
+    files = sorted(path for path in folder.iterdir() if not path.name.startswith(".") and path.is_file())
+    bags = [path for path in files if path.suffix.lower() == ".h5"]
+    stems = {path.stem for path in bags}
+    found = sorted(bags + [path for path in files if path.suffix.lower() == ".pt" and path.stem not in stems])
     if not found:
-        raise CohortError(f"folder '{folder}': no bags (files ending with .h5)")
+        raise CohortError(f"folder '{folder}': no bags (files ending with .h5, or CLAM's .pt)")
     return [{"image": str(path), id_column: _name_in(path)} for path in found]
 
 
