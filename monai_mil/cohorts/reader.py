@@ -119,6 +119,7 @@ def read_cohort(
         names = " and ".join(f"'{name}'" for name in missing)
         raise CohortError(f"cohort '{path}', row 1: no column {names}; it has {', '.join(table.columns)}")
     known = _classes(table, labels, classes)
+    _check_classes(table, labels, classes)
     slides = tuple(_slide(table, row, cells, labels, known, unlabelled) for row, cells in table.rows)
     _check_together(table, slides)
     table.raise_problems()
@@ -243,6 +244,20 @@ def _classes(table: Table, labels: tuple[str, ...], classes: Sequence[str] | Non
         return tuple(map(str, classes))
     names = {value for value in values if value and value.lower() != _NAN}
     return tuple(sorted(names, key=float if all(map(_is_number, names)) else None))
+
+
+def _check_classes(table: Table, labels: tuple[str, ...], classes: Sequence[str] | None) -> None:
+    """One line for a cohort that has other classes altogether, in place of one for every row."""
+    if len(labels) != 1 or classes is None:
+        return
+    found = _classes(table, labels, None)
+    if any(isinstance(cells.get(labels[0]), list) for _, cells in table.rows) or not found:
+        return
+    if not set(found) & set(map(str, classes)):
+        raise CohortError(
+            f"cohort '{table.source}', column '{labels[0]}': its classes are {', '.join(found)}, the run is set up for "
+            f'{", ".join(map(str, classes))}; add --class_names "{list(found)}"'
+        )
 
 
 def _is_number(name: str) -> bool:
