@@ -2,7 +2,7 @@ from .clam import export_clam
 from .collate import collate_bags
 from .dataset import ResilientDataset
 from .file import BagFile, level_folder
-from .info import BagInfo
+from .info import BAG_FORMAT, BagInfo, info_attributes
 from .load import LoadBagd
 from .load_tree import LoadTreed
 from .storage import MappedFeatures, check_storage, first_non_finite_row
@@ -10,6 +10,7 @@ from .tokens import token_mask
 from .transforms import SampleInstancesd, bag_tensor, instance_places
 
 __all__ = [
+    "BAG_FORMAT",
     "BagFile",
     "BagInfo",
     "LoadBagd",
@@ -22,6 +23,7 @@ __all__ = [
     "collate_bags",
     "export_clam",
     "first_non_finite_row",
+    "info_attributes",
     "instance_places",
     "level_folder",
     "token_mask",

@@ -15,7 +15,7 @@ from typing import Any
 
 from monai_mil.cohorts.cohort import SPLITS, Cohort, CohortSlide
 from monai_mil.errors import CohortError
-from monai_mil.files import names_a_file
+from monai_mil.names import composed, existing, names_a_file
 from monai_mil.slides import slide_id
 
 _SECTIONS = {
@@ -169,7 +169,7 @@ def _read_csv(path: Path) -> Table:
 def _text_of(path: Path) -> str:
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            return file.read()
+            return composed(file.read())
     except FileNotFoundError:
         raise CohortError(f"cohort '{path}': no such file; check the path") from None
     except UnicodeDecodeError as error:
@@ -266,7 +266,7 @@ def _slide(
     return CohortSlide(
         slide_id=name,
         patient_id=cells.get("patient_id") or name,
-        path=table.source.parent / cells["path"] if cells.get("path") else None,
+        path=existing(table.source.parent / cells["path"]) if cells.get("path") else None,
         split=split,
         label=_label(table, row, cells, labels, classes, unlabelled),
         row=row,
