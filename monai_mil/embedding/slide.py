@@ -11,6 +11,7 @@ import numpy as np
 
 from monai_mil.bags import BagInfo
 from monai_mil.errors import NoTissueError, SettingsError
+from monai_mil.identity import content_identity
 from monai_mil.slides import (
     Slide,
     TileGrid,
@@ -19,6 +20,7 @@ from monai_mil.slides import (
     TissueSettings,
     segment_tissue,
     slide_bounds,
+    slide_files,
     stream_tiles,
 )
 
@@ -102,6 +104,7 @@ class EmbedSettings:
             level0_size=slide.size,
             mpp=slide.mpp,
             bounds=slide_bounds(slide),
+            source=content_identity(slide_files(slide.path)),
             reader=slide.reader,
             tissue=self.tissue_record(),
             level=level,
