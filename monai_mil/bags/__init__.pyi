@@ -1,6 +1,7 @@
 from .clam import export_clam
 from .collate import collate_bags
 from .dataset import ResilientDataset
+from .facts import BagFacts, bag_facts
 from .file import BagFile, level_folder
 from .info import BAG_FORMAT, BagInfo, info_attributes
 from .load import LoadBagd
@@ -11,6 +12,7 @@ from .transforms import SampleInstancesd, bag_tensor, instance_places
 
 __all__ = [
     "BAG_FORMAT",
+    "BagFacts",
     "BagFile",
     "BagInfo",
     "LoadBagd",
@@ -18,6 +20,7 @@ __all__ = [
     "MappedFeatures",
     "ResilientDataset",
     "SampleInstancesd",
+    "bag_facts",
     "bag_tensor",
     "check_storage",
     "collate_bags",

@@ -12,6 +12,7 @@ import h5py
 import numpy as np
 import torch
 
+from monai_mil.bags.foreign import Layout, find_layout, open_bag
 from monai_mil.bags.info import (
     BAG_FORMAT,
     BagInfo,
@@ -33,10 +34,13 @@ _CODES = ("feature_scale", "feature_offset")
 class BagFile:
     """An open bag: ``n`` instances with features ``[n, d]``, or ``[n, d, h, w]`` where the encoder keeps its grid.
 
-    Reads our own files, TRIDENT's and CLAM's feature files and INSIGHT's spatial ones as they are.
+    Reads our own files and those of TRIDENT, CLAM (``.h5`` or ``.pt``), INSIGHT, STAMP and AtlasPatch as they are; see
+    :mod:`monai_mil.bags.foreign`.
 
     Args:
-        path: the HDF5 file.
+        path: the HDF5 file, or CLAM's ``.pt``.
+        encoder: whose features to read where a file has those of several encoders (AtlasPatch).
+        mpp: micrometres per level-0 pixel of the slide, where a file counts in micrometres (STAMP) and does not say it.
 
     Attributes:
         info: what the file says about slide, tiles and encoder.
@@ -44,7 +48,9 @@ class BagFile:
         width: number of feature channels, ``d``.
         grid: ``(h, w)`` of a spatial bag, None for vectors.
         storage: type of the features in the file, for example ``"float16"``; ``"uint8"`` are codes, see ``write``.
+        needs_mpp: whether ``coords`` are micrometres for want of ``mpp``.
         coords: level-0 x and y of every tile's upper-left corner, int64 ``[n, 2]``; of a scan the slice's index and 0.
+            Micrometres where ``needs_mpp``; 0 where the file has none. ``info.tile_size_level0`` is None then.
 
     Raises:
         BagError: the file is missing, truncated or no bag; names it.
@@ -61,16 +67,11 @@ class BagFile:
         2 8 mine (1, 8)
     """
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
+    def __init__(self, path: str | os.PathLike[str], *, encoder: str | None = None, mpp: float | None = None) -> None:
         self.path = Path(path)
+        self._file = open_bag(self.path)
         try:
-            self._file = h5py.File(self.path, "r")
-        except FileNotFoundError:
-            raise BagError(f"bag '{self.path}': no such file; embed the slide or scan first") from None
-        except OSError as error:
-            raise BagError(f"bag '{self.path}': truncated or not an HDF5 file ({error}); embed it again") from None
-        try:
-            self._read_header()
+            self._read_header(find_layout(self.path, self._file, encoder), mpp)
         except BagError:
             self.close()
             raise
@@ -78,27 +79,36 @@ class BagFile:
             self.close()
             raise BagError(f"bag '{self.path}': damaged ({error}); embed it again") from error
 
-    def _read_header(self) -> None:
-        features, coords = self._dataset("features"), self._dataset("coords")
+    def _read_header(self, layout: Layout, mpp: float | None) -> None:
+        features = layout.features
         self._codes = self._read_codes(features)
         if features.ndim not in (2, 4) or (features.dtype.kind != "f" and self._codes is None):
             raise BagError(
-                f"bag '{self.path}': 'features' is {features.dtype} {list(features.shape)}, "
+                f"bag '{self.path}': '{layout.name}' is {features.dtype} {list(features.shape)}, "
                 "not floating point [n, d] or [n, d, h, w]; give one row per tile"
             )
+        if layout.coords is None and self.path.suffix.lower() not in (".pt", ".pth"):
+            raise BagError(f"bag '{self.path}': no dataset 'coords' (it has {sorted(self._file)}); not a feature file")
+        coords = np.zeros((len(features), 2), np.int64) if layout.coords is None else layout.coords
         if coords.ndim != 2 or coords.shape[1] != 2:
             raise BagError(f"bag '{self.path}': 'coords' has shape {list(coords.shape)}, not [n, 2]")
         if len(features) != len(coords):
             raise BagError(f"bag '{self.path}': {len(features)} features but {len(coords)} coords; embed it again")
         self._features = features
+        self._names = {layout.name.partition("/")[0], "coords", *_CODES}
         self._token_major = features.ndim == 4 and features.attrs.get("layout") == TOKEN_MAJOR
         self.storage: str = features.dtype.name
         self.n: int = len(features)
-        self.coords: np.ndarray = coords[:].astype(np.int64, copy=False)
+        self.coords: np.ndarray = _whole(self.path, coords, layout.in_micrometres, mpp)
         height_width = features.shape[1:3] if self._token_major else features.shape[2:]
         self.width: int = features.shape[-1] if self._token_major else features.shape[1]
         self.grid: tuple[int, int] | None = (height_width[0], height_width[1]) if features.ndim == 4 else None
-        info = read_info(self.path.stem, dict(self._file.attrs), dict(features.attrs), dict(coords.attrs), self.coords)
+        unit = mpp if layout.in_micrometres else None
+        self.needs_mpp = layout.in_micrometres and mpp is None
+        file_attributes, stated = dict(self._file.attrs), layout.coord_attributes
+        info = read_info(self.path.stem, file_attributes, layout.encoder, stated, self.coords, unit)
+        if layout.coords is None:
+            info = replace(info, tile_size_level0=None)
         if (info.format or 0) > BAG_FORMAT:
             raise BagError(
                 f"bag '{self.path}': written by monai-mil {info.version} in format {info.format}, this one reads up to "
@@ -141,7 +151,7 @@ class BagFile:
     @property
     def extras(self) -> tuple[str, ...]:
         """Names of the datasets beside ``features`` and ``coords``, for example ``instance_labels``."""
-        return tuple(sorted(set(self._file) - {"features", "coords", *_CODES}))
+        return tuple(sorted(set(self._file) - self._names))
 
     def extra(self, name: str) -> np.ndarray:
         """Read one of ``extras``; the first axis is the instance."""
@@ -171,6 +181,8 @@ class BagFile:
                 stored = self._gather(np.arange(self.n)[wanted])
         except OSError as error:
             raise BagError(f"bag '{self.path}': features cannot be read ({error}); embed it again") from error
+        if not stored.dtype.isnative:
+            stored = stored.astype(stored.dtype.newbyteorder("="))
         if self._codes is not None:
             stored = decode(stored, *self._codes)
         return np.moveaxis(stored, -1, 1) if self._token_major else stored
@@ -189,7 +201,7 @@ class BagFile:
         Raises:
             BagError: the data cannot be read.
         """
-        offset = self._features.id.get_offset()
+        offset = self._offset()
         rows_last = self._token_major or self.grid is None
         if offset is None or not self._features.dtype.isnative or not rows_last:
             return MappedFeatures(torch.from_numpy(self._read_half()))
@@ -223,12 +235,16 @@ class BagFile:
             if found != digest:
                 raise BagError(f"bag '{self.path}': '{name}' is not what was written; remove the bag and embed again")
 
+    def _offset(self) -> int | None:
+        """Where the features begin in the file, if they stand there in one piece."""
+        return None if self._features.file.driver == "core" else self._features.id.get_offset()
+
     def _slice(self, rows: slice) -> np.ndarray:
         start, stop, step = rows.indices(self.n)
         return self._features[start:stop:step] if step > 0 else self._gather(np.arange(start, stop, step))
 
     def _gather(self, indices: np.ndarray) -> np.ndarray:
-        offset = self._features.id.get_offset()
+        offset = self._offset()
         if offset is not None and indices.size:
             # A contiguous dataset is a plain array in the file; HDF5's own selection of single rows is far slower.
             shape = self._features.shape
@@ -255,7 +271,8 @@ class BagFile:
 
         Args:
             path: the file to make or replace; its folder is made.
-            features: ``[n, d]`` or ``[n, d, h, w]``, floating point; a memory map is copied in blocks.
+            features: ``[n, d]`` or ``[n, d, h, w]``, floating point; a memory map is copied in blocks. Pixels are
+                instances of this second kind, ``d`` their colours: ``[n, 3, h, w]``.
             coords: level-0 x and y of every tile's upper-left corner, integer ``[n, 2]``; of a scan the slice's index
                 and 0.
             info: what is known about slide, tiles and encoder.
@@ -289,9 +306,31 @@ class BagFile:
             file.attrs.update(info_attributes(replace(placed_in(info, path.parent), digests=digests)))
 
 
+def _whole(path: Path, coords: np.ndarray, in_micrometres: bool, mpp: float | None) -> np.ndarray:
+    """Coordinates as int64; BagError where one is no number, or no whole pixel."""
+    if coords.dtype.kind in "iu" and not in_micrometres:
+        return coords.astype(np.int64, copy=False)
+    values = coords.astype(np.float64)
+    bad = ~np.isfinite(values).all(axis=1)
+    if not in_micrometres:
+        bad |= (values != np.round(values)).any(axis=1)
+    if bad.any():
+        row = int(np.argmax(bad))
+        raise BagError(
+            f"bag '{path}': the coordinates of instance {row} are {coords[row].tolist()}, no whole level-0 pixels; "
+            "write pixels, or the attribute unit='um' if they are micrometres"
+        )
+    return np.round(values / (mpp or 1.0) if in_micrometres else values).astype(np.int64)
+
+
 def _check_shapes(path: Path, features: np.ndarray, coords: np.ndarray, extras: Mapping[str, np.ndarray]) -> None:
     if features.ndim not in (2, 4):
         raise BagError(f"bag '{path}': features have shape {list(features.shape)}, not [n, d] or [n, d, h, w]")
+    if features.ndim == 4 and _is_channel_last(*features.shape[1:]):
+        raise BagError(
+            f"bag '{path}': features of shape {list(features.shape)} look like [n, h, w, d]; give [n, d, h, w], for "
+            "example with numpy.moveaxis(features, -1, 1)"
+        )
     if coords.shape != (len(features), 2) or coords.dtype.kind not in "iu":
         raise BagError(
             f"bag '{path}': coords are {coords.dtype} {list(coords.shape)}, not integer [{len(features)}, 2]; "
@@ -300,6 +339,11 @@ def _check_shapes(path: Path, features: np.ndarray, coords: np.ndarray, extras: 
     for name, values in extras.items():
         if len(values) != len(features):
             raise BagError(f"bag '{path}': '{name}' has {len(values)} rows for {len(features)} instances")
+
+
+def _is_channel_last(first: int, second: int, third: int) -> bool:
+    """Whether three axes look like height, width and channels: a square in front of something else, or a long end."""
+    return first == second != third or third > 4 * max(first, second) >= 8
 
 
 def _check_scan(path: Path, n: int, info: BagInfo) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from monai_mil import __version__
-from monai_mil.files import names_a_file
+from monai_mil.names import names_a_file
 from monai_mil.scans import Depth, LungField, ScanFrame
 from monai_mil.slides import Bounds
 
@@ -190,19 +190,31 @@ def trident_attributes(info: BagInfo) -> dict[str, Any]:
 def read_info(
     slide_id: str,
     file_attributes: Mapping[str, Any],
-    feature_attributes: Mapping[str, Any],
+    encoder: str | None,
     coord_attributes: Mapping[str, Any],
     coords: np.ndarray,
+    unit: float | None = None,
 ) -> BagInfo:
-    """Read the frame of a bag from its attributes: our own, else TRIDENT's, else CLAM's, else from the grid itself."""
+    """Read the frame of a bag from its attributes: our own, else TRIDENT's, CLAM's, STAMP's, or from the grid itself.
+
+    Args:
+        slide_id: the slide's name where the file does not say it.
+        file_attributes: of the file.
+        encoder: its name, where the file says it.
+        coord_attributes: those that say what a tile is.
+        coords: level-0 pixels, int64 ``[n, 2]``.
+        unit: micrometres a level-0 pixel, given for a file that counts in micrometres; None where nobody knows.
+    """
     attributes = _known(coord_attributes)
-    encoder = _known(feature_attributes).get("encoder")
+    encoder = None if encoder == "None" else encoder
     if _PREFIX + "slide_id" in file_attributes:
         info = _own_info(_known(file_attributes))
     elif {"patch_size", "level0_magnification", "target_magnification"} <= attributes.keys():
         info = _trident_info(str(attributes.get("name", slide_id)), encoder, attributes)
     elif {"patch_size", "patch_level"} <= attributes.keys():
         info = _clam_info(str(attributes.get("name", slide_id)), encoder, attributes, coords)
+    elif "tile_size_um" in attributes:
+        info = _stamp_info(slide_id, encoder, attributes, unit)
     else:
         info = BagInfo(
             slide_id=slide_id, encoder=encoder, tile_size_level0=_grid_step(coords), version=None, format=None
@@ -236,15 +248,32 @@ def _trident_info(name: str, encoder: str | None, attributes: dict[str, Any]) ->
     level0, target = float(attributes["level0_magnification"]), float(attributes["target_magnification"])
     size = int(attributes["patch_size"])
     has_size = {"level0_width", "level0_height"} <= attributes.keys()
+    mpp = attributes.get("mpp")
     return BagInfo(
         slide_id=name,
+        slide_path=attributes.get("wsi_path"),
         encoder=encoder,
         tile_size=size,
         tile_size_level0=float(attributes.get("patch_size_level0", size * level0 / target)),
         overlap=int(attributes["overlap"]) if "overlap" in attributes else None,
         target_mpp=10.0 / target,
         level0_size=(int(attributes["level0_width"]), int(attributes["level0_height"])) if has_size else None,
-        mpp=10.0 / level0,
+        mpp=float(mpp) if isinstance(mpp, (int, float)) and mpp > 0 else 10.0 / level0,
+        version=None,
+        format=None,
+    )
+
+
+def _stamp_info(slide_id: str, encoder: str | None, attributes: dict[str, Any], mpp: float | None) -> BagInfo:
+    """STAMP says how large a tile is in micrometres and in the pixels the encoder saw, not how large a pixel is."""
+    micrometres, pixels = float(attributes["tile_size_um"]), attributes.get("tile_size_px")
+    return BagInfo(
+        slide_id=slide_id,
+        encoder=encoder,
+        tile_size=None if pixels is None else int(pixels),
+        tile_size_level0=None if mpp is None else micrometres / mpp,
+        target_mpp=None if pixels is None else micrometres / int(pixels),
+        mpp=mpp,
         version=None,
         format=None,
     )

@@ -17,6 +17,7 @@ from monai_mil.embedding.locks import locked
 from monai_mil.errors import BagError, MonaiMILError
 from monai_mil.files import make_folder
 from monai_mil.identity import change_stamp, content_identity
+from monai_mil.names import file_stem
 
 if TYPE_CHECKING:
     from monai_mil.encoders import Encoder
@@ -58,7 +59,7 @@ class EmbedJob(ABC):
     """The work of embedding one slide or scan, which another process may do.
 
     Attributes:
-        case_id: the case's name; its bags are ``<case_id>.h5``.
+        case_id: the case's name; its bags are ``<case_id>.h5``, shortened if that is too long for a file's name.
         path: the slide, or the scan's folder or file.
         out_dir: folder of the bags, or of the folders of their levels.
         device: where the encoder runs.
@@ -76,14 +77,19 @@ class EmbedJob(ABC):
     storage: str = field(default="float16", kw_only=True)
 
     @property
+    def stem(self) -> str:
+        """What the case's files are called, without their endings."""
+        return file_stem(self.case_id)
+
+    @property
     def bags(self) -> tuple[Path, ...]:
         """The finished bag files, in the order in which they are made."""
-        return (self.out_dir / f"{self.case_id}.h5",)
+        return (self.out_dir / f"{self.stem}.h5",)
 
     @property
     def lock(self) -> Path:
         """Held by the process that works on the case."""
-        return self.out_dir / ".partial" / f"{self.case_id}.lock"
+        return self.out_dir / ".partial" / f"{self.stem}.lock"
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -214,7 +220,7 @@ def _check_settings(path: Path, info: BagInfo, recorded: dict[str, Any], require
     different = [
         f"{name} {recorded.get(name)} instead of {value}"
         for name, value in required.items()
-        if recorded.get(name) != (_as_far_as_known(value, recorded.get(name)) if info.format == 1 else value)
+        if not _is_same(recorded.get(name), value, info.format)
     ]
     if different:
         raise BagError(
@@ -223,11 +229,11 @@ def _check_settings(path: Path, info: BagInfo, recorded: dict[str, Any], require
         )
 
 
-def _as_far_as_known(value: Any, recorded: Any) -> Any:
-    """A setting without the parts that a bag of format 1 could not record."""
-    if isinstance(value, dict) and isinstance(recorded, dict):
-        return {name: inner for name, inner in value.items() if name in recorded}
-    return value
+def _is_same(recorded: Any, value: Any, bag_format: int | None) -> bool:
+    """Whether a setting is the one recorded; of format 1 only the parts count that both know."""
+    if bag_format == 1 and isinstance(value, dict) and isinstance(recorded, dict):
+        return all(recorded[name] == value[name] for name in recorded.keys() & value.keys())
+    return bool(recorded == value)
 
 
 def _check_source(job: EmbedJob, path: Path, info: BagInfo) -> tuple[str, ...]:

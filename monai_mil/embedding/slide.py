@@ -13,6 +13,7 @@ import numpy as np
 
 from monai_mil.bags import BagInfo
 from monai_mil.errors import NoTissueError, SettingsError
+from monai_mil.identity import content_identity
 from monai_mil.slides import (
     Slide,
     TileGrid,
@@ -22,6 +23,7 @@ from monai_mil.slides import (
     open_slide,
     segment_tissue,
     slide_bounds,
+    slide_files,
     stream_tiles,
 )
 
@@ -126,6 +128,7 @@ class EmbedSettings:
             series=self.series,
             plane=self.plane,
             bounds=slide_bounds(slide),
+            source=content_identity(slide_files(slide.path)),
             reader=slide.reader,
             tissue=self.tissue_record(),
             level=level,

@@ -47,17 +47,17 @@ class SlideJob(EmbedJob):
     @property
     def bags(self) -> tuple[Path, ...]:
         """The bags of the levels, or the one bag."""
-        return tuple(level_folder(self.out_dir, level) / f"{self.case_id}.h5" for level in self.levels)
+        return tuple(level_folder(self.out_dir, level) / f"{self.stem}.h5" for level in self.levels)
 
     @property
     def rows(self) -> tuple[Path, ...]:
         """For every bag the features of the tiles done so far; their header lies beside them."""
-        return tuple(level_folder(self.lock.parent, level) / f"{self.case_id}.rows" for level in self.levels)
+        return tuple(level_folder(self.lock.parent, level) / f"{self.stem}.rows" for level in self.levels)
 
     @property
     def mask(self) -> Path:
         """The tissue mask beside the bags, one pixel of the mask a pixel of the PNG."""
-        return self.out_dir / "tissue" / f"{self.case_id}.png"
+        return self.out_dir / "tissue" / f"{self.stem}.png"
 
     @property
     def files(self) -> tuple[Path, ...]:

@@ -43,6 +43,8 @@ def load_scan(path: str | Path, *, series_uid: str | None = None, allow_gaps: bo
         ((6, 48, 64), ((5, 2.5),))
     """
     path = Path(path)
+    if path.is_symlink() and not path.exists():
+        raise ScanReadError(f"scan '{path}': a link to '{path.readlink()}', which is not there; mend or remove it")
     if not path.exists():
         raise ScanReadError(f"scan '{path}': no such file or folder")
     if path.is_file() and volume_suffix(path) is not None:
@@ -131,6 +133,8 @@ def _geometry_remarks(frame: ScanFrame, stack: Stack) -> list[str]:
             remarks.append(
                 f"slices of {thin:g} mm lie {distance:g} mm apart: the tissue between them is not in the scan"
             )
+    if any(piece.is_captured for piece in stack.slices):
+        remarks.append("stored as Secondary Capture, with the place and rescaling of CT slices: read as CT")
     if any(piece.file.photometric == "MONOCHROME1" for piece in stack.slices):
         remarks.append("MONOCHROME1: shown inverted by viewers; Hounsfield units are as stored")
     units = {piece.unit for piece in stack.slices} - {"", "HU"}

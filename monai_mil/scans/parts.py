@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 from monai_mil.errors import ScanReadError
-from monai_mil.scans.folders import walk_files
+from monai_mil.folders import walk_files
 from monai_mil.scans.series import choose_series
 
 _HEADERS = (".mhd", ".nhdr")

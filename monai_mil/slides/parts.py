@@ -21,6 +21,8 @@ def slide_files(path: str | Path) -> tuple[Path, ...]:
         SlideReadError: there is no such file or folder.
     """
     path = Path(path)
+    if path.is_symlink() and not path.exists():
+        raise SlideReadError(f"slide '{path}': a link to '{path.readlink()}', which is not there; mend or remove it")
     if not path.exists():
         raise SlideReadError(f"slide '{path}': no such file; check the path")
     if path.is_dir():

@@ -13,6 +13,7 @@ import pydicom
 import pytest
 
 from monai_mil.bags import BagFile
+from monai_mil.cohorts import bag_datalist, read_cohort
 from monai_mil.embedding import embed_cohort, embed_scans
 from monai_mil.slides import slide_files
 from tests.embedding.conftest import slide_of
@@ -206,3 +207,32 @@ def test_a_disk_without_locks_is_worked_on_under_a_file_that_is_taken_over_when_
     os.waitpid(pid, 0)
     assert (out / ".partial" / "HE_1.lock.held").exists()
     assert embed([batches[0]], out).results[0].status == "kept"
+
+
+@pytest.mark.parametrize("letter", ["x", "\u00e4"])
+def test_a_name_as_long_as_a_disk_allows_is_shortened_in_file_names_and_whole_inside(batches, tmp_path, letter):
+    name = letter * (251 // len(letter.encode()))
+    other = name[:-1] + "y"
+    slides = [batches[0].rename(tmp_path / f"{name}.tif"), batches[1].rename(tmp_path / f"{other}.tif")]
+    out = tmp_path / "bags"
+    for status in ("embedded", "kept"):
+        assert [result.status for result in embed(slides, out).results] == [status] * 2
+    assert {item["slide_id"] for item in bag_datalist(out)} == {name, other}
+    table = tmp_path / "cohort.csv"
+    table.write_text(f"slide_id,label\n{name},a\n{other},b\n", encoding="utf-8")
+    for item in read_cohort(table).datalist(bag_dir=out):
+        with BagFile(item["image"]) as bag:
+            assert bag.info.slide_id == item["slide_id"]
+
+
+def test_slides_of_one_name_in_two_folders_have_a_bag_each(batches, tmp_path):
+    report = embed([tmp_path / "a", tmp_path / "b"], tmp_path / "bags")
+    assert report.failed == ()
+    assert sorted(path.name for path in (tmp_path / "bags").glob("*.h5")) == ["a_HE_1.h5", "b_HE_1.h5"]
+
+
+def test_a_broken_link_is_a_slide_that_failed(batches, tmp_path):
+    (tmp_path / "a" / "lost").symlink_to(tmp_path / "nowhere")
+    report = embed([tmp_path / "a"], tmp_path / "bags")
+    assert [result.status for result in report.results] == ["embedded", "failed"]
+    assert f"a link to '{tmp_path / 'nowhere'}', which is not there" in report.failed[0].error

@@ -66,6 +66,7 @@ def test_a_bag_knows_its_slide_tiles_and_encoder(slide_cohort, reference):
             mpp=0.5,
             reader=slide.reader,
             tissue=settings.tissue_record(),
+            bounds=(0, 0, 2048, 2048),
             source=content_identity([slide.path]),
             source_stamp=change_stamp([slide.path]),
             decoder=decoder_of(slide),
