@@ -71,7 +71,6 @@ def test_a_bag_knows_its_slide_tiles_and_encoder(slide_cohort, reference):
             source_stamp=change_stamp([slide.path]),
             decoder=decoder_of(slide),
             icc="none",
-            bounds=(0, 0, 2048, 2048),
             encoder_dtype="float32",
         )
         expected = torch.cat(list(embed_slide(slide, grid, CountingEncoder(reference[0] / "unused"), batch_size=8)))
