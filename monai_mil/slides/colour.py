@@ -192,7 +192,7 @@ def _white_value(page: Any) -> int:
 
 def _palette(page: Any) -> np.ndarray:
     """The colour map, which the standard wants in 16 bits and some write in 8; uint8 ``[entries, 3]``."""
-    table = np.asarray(page.colormap).T
+    table = np.asarray(page.colormap, np.uint32).T
     return ((table + 128) // 257 if table.max(initial=0) > 255 else table).astype(np.uint8)
 
 

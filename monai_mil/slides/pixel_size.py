@@ -122,6 +122,15 @@ def from_ome(xml: str, image: int = 0) -> tuple[float, float] | None:
     return pair(x, y, *(attributes.get(f"PhysicalSize{axis}Unit", "µm") for axis in "XY"))
 
 
+def from_scn(xml: str, size: tuple[int, int]) -> tuple[float, float] | None:
+    """Micrometres per pixel of a Leica SCN: its XML says how many nanometres the whole canvas of ``size`` px is."""
+    found = re.search(r"<collection\b[^>]*>", xml)
+    sides = dict(re.findall(r'\b(size[XY])="(\d+)"', found[0])) if found else {}
+    if len(sides) < 2 or not all(map(int, sides.values())):
+        return None
+    return plausible((int(sides["sizeX"]) / 1000 / size[0], int(sides["sizeY"]) / 1000 / size[1]))
+
+
 def from_properties(properties: Mapping[str, str]) -> tuple[float, float] | None:
     """Micrometres per pixel from properties under OpenSlide's names: its own, the vendor's, then resolution tags."""
     for x, y in (

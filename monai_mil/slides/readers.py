@@ -26,7 +26,7 @@ import numpy as np
 from monai_mil.errors import SlideReadError
 from monai_mil.slides import colour, pixel_size
 from monai_mil.slides.pages import fit_level, without_padding
-from monai_mil.slides.tiff import SettledError, TiffPyramid, one_line
+from monai_mil.slides.tiff import SettledError, TiffPyramid, first_description, one_line
 
 # TIFF compression tags: none, LZW, JPEG.
 _BY_CUCIM = {1, 5, 7}
@@ -173,6 +173,8 @@ class OpenSlideReader:
         if self.properties.get("openslide.vendor") in _MPP_BY_RESOLUTION_TAGS:
             self.mpp = pixel_size.plausible(self.mpp)
         stored = list(self._slide.level_dimensions)
+        if self.mpp is None and self.properties.get("openslide.vendor") == "leica":
+            self.mpp = pixel_size.from_scn(first_description(path), stored[0])
         self.downsamples = [self._downsample(level, stored) for level in range(len(stored))]
         pairs = zip(stored, self.downsamples, strict=True)
         self.sizes = [without_padding(stored[0], size, downsample) for size, downsample in pairs]

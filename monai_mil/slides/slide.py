@@ -13,6 +13,7 @@ import numpy as np
 
 from monai_mil.errors import SlideReadError
 from monai_mil.slides.icc import ToSRGB
+from monai_mil.slides.parts import dicom_slide_in
 from monai_mil.slides.readers import Reader, choose_reader
 from monai_mil.slides.tiff import TiffPyramid, paste
 
@@ -206,7 +207,8 @@ def open_slide(
             )
     if icc not in (None, "apply"):
         raise SlideReadError(f"slide '{path}': icc {icc!r} is not 'apply'")
-    backend = choose_reader(path, series=series, plane=plane, convert=icc is not None)
+    file = dicom_slide_in(path) if path.is_dir() else path
+    backend = choose_reader(file, series=series, plane=plane, convert=icc is not None)
     remarks = list(backend.remarks)
     try:
         if icc is not None and backend.icc_profile is not None:

@@ -27,7 +27,10 @@ _PLAIN_CODECS = (*_BYTE_CODECS, JPEG, 33005, 50001)
 
 
 class SettledError(SlideReadError):
-    """What no other reader would do better: no such series or focal plane, or pixels that are no colours."""
+    """What no other reader would do better: no such series or focal plane, or pixels that are no colours.
+
+    Damage too: OpenSlide ends the process on some damaged directories, when it asks for more memory than there is.
+    """
 
 
 @dataclass(frozen=True)
@@ -77,8 +80,9 @@ class TiffPyramid:
         convert: changes the pixels of every decoded tile in place; None to leave them.
 
     Raises:
-        SettledError: there is no such scene or plane, or its pixels are no colours.
-        SlideReadError: the file is damaged, tile data lies beyond its end, or no codec here decodes its tiles.
+        SettledError: there is no such scene or plane, its pixels are no colours, the file is damaged, or tile data
+            lies beyond its end.
+        SlideReadError: no codec here decodes its tiles.
     """
 
     def __init__(self, path: Path, *, series: int | None = None, plane: int | None = None) -> None:
@@ -112,14 +116,12 @@ class TiffPyramid:
         except SlideReadError:
             raise
         except Exception as error:  # a damaged header makes tifffile stumble in many ways
-            raise SlideReadError(
-                f"slide '{path}': damaged or not a slide ({one_line(error)}); copy it again"
-            ) from error
+            raise SettledError(f"slide '{path}': damaged or not a slide ({one_line(error)}); copy it again") from error
         if note := colour.remark(self.levels[0].page):
             self.remarks += (f"slide '{path}': {note}",)
         size = path.stat().st_size
         if any((level.offsets + level.byte_counts).max(initial=0) > size for level in self.levels):
-            raise SlideReadError(f"slide '{path}': truncated, its tiles reach beyond its {size} bytes; copy it again")
+            raise SettledError(f"slide '{path}': truncated, its tiles reach beyond its {size} bytes; copy it again")
         self._file = path.open("rb", buffering=0)
         try:
             self.levels = tuple(map(self._with_jpeg_colours, self.levels))
@@ -345,6 +347,17 @@ def _check_jpeg(data: bytes) -> None:
         raise ValueError("not a JPEG stream")
     if not data.endswith(b"\xff\xd9") and not data.rstrip(b"\0").endswith(b"\xff\xd9"):
         raise ValueError("the JPEG stream ends early")
+
+
+def first_description(path: Path) -> str:
+    """The description of the first page of a TIFF; empty where it cannot be read."""
+    import tifffile
+
+    try:
+        with tifffile.TiffFile(path) as tiff:
+            return str(tiff.pages.first.description)
+    except Exception:  # a damaged header makes tifffile stumble in many ways
+        return ""
 
 
 def jpeg_is_subsampled(data: bytes) -> bool:
