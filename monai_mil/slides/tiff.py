@@ -26,6 +26,10 @@ _BYTE_CODECS = (1, 5, 8, 32946, 32773, 50000)
 _PLAIN_CODECS = (*_BYTE_CODECS, JPEG, 33005, 50001)
 
 
+_MOST_TILE_PIXELS = 2**28
+"""Sixteen thousand pixels square; the largest tiles that are known have a side of four thousand."""
+
+
 class SettledError(SlideReadError):
     """What no other reader would do better: no such series or focal plane, or pixels that are no colours.
 
@@ -112,6 +116,8 @@ class TiffPyramid:
                 self.levels = tuple(_stored_level(level, scene.size) for level in shown)
                 if not all(_is_complete(level.page) for level in self.levels):
                     raise ValueError("the table of its tiles is incomplete")
+                if any(level.tile_width * level.tile_height > _MOST_TILE_PIXELS for level in self.levels):
+                    raise ValueError("its tiles are larger than any memory")
                 self.is_first_pages = [level.page.index for level in self.levels] == _tiled_pages(pages)
         except SlideReadError:
             raise
