@@ -106,15 +106,11 @@ def embed(
     scheduler: Annotated[str | None, typer.Option(help="Address of a Dask scheduler to spread slides over.")] = None,
 ) -> None:
     """Turn slides into bags of features; run it again to go on where it stopped."""
-    from monai_mil.cohorts import find_slides
     from monai_mil.embedding import embed_cohort
     from monai_mil.encoders import get_encoder
 
-    places = _table_or_listed(slides)
-    if not isinstance(places, Path):
-        places = [found for path in places for found in (find_slides(path) if path.is_dir() else [path])]
     report = embed_cohort(
-        places,
+        _table_or_listed(slides),
         out,
         get_encoder(encoder, spatial=spatial, weights=weights, device=device),
         tile_size=tile_size,

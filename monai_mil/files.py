@@ -124,13 +124,6 @@ def write_error(path: Path, error: BaseException) -> OutputError:
     return OutputError(f"'{path}' cannot be written ({reason}); {advice} and run again")
 
 
-def names_a_file(slide_id: str) -> bool:
-    """Whether files can be named by it without leaving their folder or being hidden there."""
-    return (
-        slide_id.isprintable() and not slide_id.startswith(".") and not {"/", "\\"} & set(slide_id) and slide_id != ""
-    )
-
-
 def write_json(report: Any, path: Path) -> None:
     """Write a report as a whole; NaN becomes null, for JSON knows none."""
     with replacing(path) as temporary:

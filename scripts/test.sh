@@ -6,4 +6,6 @@ scripts/setup.sh dev
 # Two threads a process thrash on a small machine; results do not depend on it. Files run side by side, one a
 # core, in the order of tests/conftest.py.
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
+# Some 200 processes read these modules: they compile them once.
+unset PYTHONDONTWRITEBYTECODE
 exec .venv/bin/python -m pytest -n logical --maxprocesses 8 --dist loadfile --no-loadscope-reorder "$@"

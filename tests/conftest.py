@@ -1,5 +1,6 @@
 """Fixtures every room's tests share."""
 
+import gc
 import os
 import tarfile
 from collections.abc import Iterator
@@ -22,6 +23,12 @@ LONGEST = ("test_running.py", "test_demo.py", "test_mil_baselines.py", "test_con
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     places = {name: place for place, name in enumerate(LONGEST)}
     items.sort(key=lambda item: places.get(item.path.name, len(places)))
+
+
+def pytest_collection_finish() -> None:
+    """What was imported is never garbage; looking through it again and again takes seconds."""
+    gc.collect()
+    gc.freeze()
 
 
 def shared(relative: str) -> Path:

@@ -132,9 +132,9 @@ def run_alone(
 
 
 def run_by_torchrun(*arguments: Any, processes: int = 2, **options: Any) -> subprocess.CompletedProcess[str]:
-    """``torchrun ARGUMENTS`` as a user types it, tried twice as :func:`run_together` is."""
+    """``torchrun ARGUMENTS``, tried twice as :func:`run_together` is; it is forked, and starts real interpreters."""
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nnodes=1", f"--nproc_per_node={processes}"]
-    return _twice(lambda: run_alone(*launcher, *arguments, **options))
+    return _twice(lambda: run(*launcher, *arguments, **options))
 
 
 def run_together(

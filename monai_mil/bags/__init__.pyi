@@ -1,8 +1,9 @@
 from .clam import export_clam
 from .collate import collate_bags
 from .dataset import ResilientDataset
+from .facts import BagFacts, bag_facts
 from .file import BagFile, level_folder
-from .info import BagInfo
+from .info import BAG_FORMAT, BagInfo, info_attributes
 from .load import LoadBagd
 from .load_tree import LoadTreed
 from .storage import MappedFeatures, check_storage, first_non_finite_row
@@ -10,6 +11,8 @@ from .tokens import token_mask
 from .transforms import SampleInstancesd, bag_tensor, instance_places
 
 __all__ = [
+    "BAG_FORMAT",
+    "BagFacts",
     "BagFile",
     "BagInfo",
     "LoadBagd",
@@ -17,11 +20,13 @@ __all__ = [
     "MappedFeatures",
     "ResilientDataset",
     "SampleInstancesd",
+    "bag_facts",
     "bag_tensor",
     "check_storage",
     "collate_bags",
     "export_clam",
     "first_non_finite_row",
+    "info_attributes",
     "instance_places",
     "level_folder",
     "token_mask",

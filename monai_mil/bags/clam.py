@@ -10,6 +10,7 @@ import numpy as np
 from monai_mil.bags.file import BagFile
 from monai_mil.errors import BagError
 from monai_mil.files import replacing, replacing_hdf5
+from monai_mil.names import file_stem
 
 
 def export_clam(bag: str | os.PathLike[str], folder: str | os.PathLike[str]) -> tuple[Path, Path]:
@@ -32,8 +33,8 @@ def export_clam(bag: str | os.PathLike[str], folder: str | os.PathLike[str]) -> 
         if source.grid is not None:
             raise BagError(f"bag '{bag}': CLAM reads vectors, this bag has a {source.grid} grid; embed without spatial")
         features, coords, slide_id = source.features().astype(np.float32), source.coords, source.info.slide_id
-    h5_path = Path(folder, "h5_files", f"{slide_id}.h5")
-    pt_path = Path(folder, "pt_files", f"{slide_id}.pt")
+    h5_path = Path(folder, "h5_files", f"{file_stem(slide_id)}.h5")
+    pt_path = Path(folder, "pt_files", f"{file_stem(slide_id)}.pt")
     with replacing_hdf5(h5_path) as file:
         rows = (32, features.shape[1])
         file.create_dataset("features", data=features, chunks=rows, maxshape=(None, features.shape[1]))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 
@@ -11,22 +12,35 @@ import h5py
 import numpy as np
 import torch
 
-from monai_mil.bags.info import BagInfo, info_attributes, read_info, trident_attributes
-from monai_mil.bags.storage import TOKEN_MAJOR, MappedFeatures, check_storage, decode, write_features
+from monai_mil.bags.foreign import Layout, find_layout, open_bag
+from monai_mil.bags.info import (
+    BAG_FORMAT,
+    BagInfo,
+    found_from,
+    info_attributes,
+    placed_in,
+    read_info,
+    trident_attributes,
+)
+from monai_mil.bags.storage import TOKEN_MAJOR, MappedFeatures, check_storage, decode, digest_of, write_features
 from monai_mil.errors import BagError
 from monai_mil.files import replacing_hdf5
 
 _READ_ROWS = 64
+_VERIFIED_BYTES = 1 << 24
 _CODES = ("feature_scale", "feature_offset")
 
 
 class BagFile:
     """An open bag: ``n`` instances with features ``[n, d]``, or ``[n, d, h, w]`` where the encoder keeps its grid.
 
-    Reads our own files, TRIDENT's and CLAM's feature files and INSIGHT's spatial ones as they are.
+    Reads our own files and those of TRIDENT, CLAM (``.h5`` or ``.pt``), INSIGHT, STAMP and AtlasPatch as they are; see
+    :mod:`monai_mil.bags.foreign`.
 
     Args:
-        path: the HDF5 file.
+        path: the HDF5 file, or CLAM's ``.pt``.
+        encoder: whose features to read where a file has those of several encoders (AtlasPatch).
+        mpp: micrometres per level-0 pixel of the slide, where a file counts in micrometres (STAMP) and does not say it.
 
     Attributes:
         info: what the file says about slide, tiles and encoder.
@@ -34,7 +48,9 @@ class BagFile:
         width: number of feature channels, ``d``.
         grid: ``(h, w)`` of a spatial bag, None for vectors.
         storage: type of the features in the file, for example ``"float16"``; ``"uint8"`` are codes, see ``write``.
+        needs_mpp: whether ``coords`` are micrometres for want of ``mpp``.
         coords: level-0 x and y of every tile's upper-left corner, int64 ``[n, 2]``; of a scan the slice's index and 0.
+            Micrometres where ``needs_mpp``; 0 where the file has none. ``info.tile_size_level0`` is None then.
 
     Raises:
         BagError: the file is missing, truncated or no bag; names it.
@@ -51,16 +67,11 @@ class BagFile:
         2 8 mine (1, 8)
     """
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
+    def __init__(self, path: str | os.PathLike[str], *, encoder: str | None = None, mpp: float | None = None) -> None:
         self.path = Path(path)
+        self._file = open_bag(self.path)
         try:
-            self._file = h5py.File(self.path, "r")
-        except FileNotFoundError:
-            raise BagError(f"bag '{self.path}': no such file; embed the slide or scan first") from None
-        except OSError as error:
-            raise BagError(f"bag '{self.path}': truncated or not an HDF5 file ({error}); embed it again") from None
-        try:
-            self._read_header()
+            self._read_header(find_layout(self.path, self._file, encoder), mpp)
         except BagError:
             self.close()
             raise
@@ -68,29 +79,42 @@ class BagFile:
             self.close()
             raise BagError(f"bag '{self.path}': damaged ({error}); embed it again") from error
 
-    def _read_header(self) -> None:
-        features, coords = self._dataset("features"), self._dataset("coords")
+    def _read_header(self, layout: Layout, mpp: float | None) -> None:
+        features = layout.features
         self._codes = self._read_codes(features)
         if features.ndim not in (2, 4) or (features.dtype.kind != "f" and self._codes is None):
             raise BagError(
-                f"bag '{self.path}': 'features' is {features.dtype} {list(features.shape)}, "
+                f"bag '{self.path}': '{layout.name}' is {features.dtype} {list(features.shape)}, "
                 "not floating point [n, d] or [n, d, h, w]; give one row per tile"
             )
+        if layout.coords is None and self.path.suffix.lower() not in (".pt", ".pth"):
+            raise BagError(f"bag '{self.path}': no dataset 'coords' (it has {sorted(self._file)}); not a feature file")
+        coords = np.zeros((len(features), 2), np.int64) if layout.coords is None else layout.coords
         if coords.ndim != 2 or coords.shape[1] != 2:
             raise BagError(f"bag '{self.path}': 'coords' has shape {list(coords.shape)}, not [n, 2]")
         if len(features) != len(coords):
             raise BagError(f"bag '{self.path}': {len(features)} features but {len(coords)} coords; embed it again")
         self._features = features
+        self._names = {layout.name.partition("/")[0], "coords", *_CODES}
         self._token_major = features.ndim == 4 and features.attrs.get("layout") == TOKEN_MAJOR
         self.storage: str = features.dtype.name
         self.n: int = len(features)
-        self.coords: np.ndarray = coords[:].astype(np.int64, copy=False)
+        self.coords: np.ndarray = _whole(self.path, coords, layout.in_micrometres, mpp)
         height_width = features.shape[1:3] if self._token_major else features.shape[2:]
         self.width: int = features.shape[-1] if self._token_major else features.shape[1]
         self.grid: tuple[int, int] | None = (height_width[0], height_width[1]) if features.ndim == 4 else None
-        self.info: BagInfo = read_info(
-            self.path.stem, dict(self._file.attrs), dict(features.attrs), dict(coords.attrs), self.coords
-        )
+        unit = mpp if layout.in_micrometres else None
+        self.needs_mpp = layout.in_micrometres and mpp is None
+        file_attributes, stated = dict(self._file.attrs), layout.coord_attributes
+        info = read_info(self.path.stem, file_attributes, layout.encoder, stated, self.coords, unit)
+        if layout.coords is None:
+            info = replace(info, tile_size_level0=None)
+        if (info.format or 0) > BAG_FORMAT:
+            raise BagError(
+                f"bag '{self.path}': written by monai-mil {info.version} in format {info.format}, this one reads up to "
+                f"{BAG_FORMAT}; update monai-mil"
+            )
+        self.info: BagInfo = found_from(info, self.path.parent)
         _check_scan(self.path, self.n, self.info)
 
     def _read_codes(self, features: h5py.Dataset) -> tuple[np.ndarray, np.ndarray] | None:
@@ -127,7 +151,7 @@ class BagFile:
     @property
     def extras(self) -> tuple[str, ...]:
         """Names of the datasets beside ``features`` and ``coords``, for example ``instance_labels``."""
-        return tuple(sorted(set(self._file) - {"features", "coords", *_CODES}))
+        return tuple(sorted(set(self._file) - self._names))
 
     def extra(self, name: str) -> np.ndarray:
         """Read one of ``extras``; the first axis is the instance."""
@@ -157,6 +181,8 @@ class BagFile:
                 stored = self._gather(np.arange(self.n)[wanted])
         except OSError as error:
             raise BagError(f"bag '{self.path}': features cannot be read ({error}); embed it again") from error
+        if not stored.dtype.isnative:
+            stored = stored.astype(stored.dtype.newbyteorder("="))
         if self._codes is not None:
             stored = decode(stored, *self._codes)
         return np.moveaxis(stored, -1, 1) if self._token_major else stored
@@ -175,7 +201,7 @@ class BagFile:
         Raises:
             BagError: the data cannot be read.
         """
-        offset = self._features.id.get_offset()
+        offset = self._offset()
         rows_last = self._token_major or self.grid is None
         if offset is None or not self._features.dtype.isnative or not rows_last:
             return MappedFeatures(torch.from_numpy(self._read_half()))
@@ -193,12 +219,32 @@ class BagFile:
                 features[start : start + _READ_ROWS] = self.features(slice(start, start + _READ_ROWS))
         return features
 
+    def verify(self) -> None:
+        """Read everything that has a digest in ``info.digests`` and compare.
+
+        Raises:
+            BagError: a dataset is not what was written, by a fault of disk or transfer for example; names it.
+        """
+        for name, digest in self.info.digests.items():
+            dataset = self._dataset(name)
+            rows = max(1, _VERIFIED_BYTES // max(1, dataset.dtype.itemsize * int(np.prod(dataset.shape[1:]))))
+            try:
+                found = digest_of(dataset[start : start + rows] for start in range(0, len(dataset), rows))
+            except OSError as error:
+                raise BagError(f"bag '{self.path}': '{name}' cannot be read ({error}); embed it again") from error
+            if found != digest:
+                raise BagError(f"bag '{self.path}': '{name}' is not what was written; remove the bag and embed again")
+
+    def _offset(self) -> int | None:
+        """Where the features begin in the file, if they stand there in one piece."""
+        return None if self._features.file.driver == "core" else self._features.id.get_offset()
+
     def _slice(self, rows: slice) -> np.ndarray:
         start, stop, step = rows.indices(self.n)
         return self._features[start:stop:step] if step > 0 else self._gather(np.arange(start, stop, step))
 
     def _gather(self, indices: np.ndarray) -> np.ndarray:
-        offset = self._features.id.get_offset()
+        offset = self._offset()
         if offset is not None and indices.size:
             # A contiguous dataset is a plain array in the file; HDF5's own selection of single rows is far slower.
             shape = self._features.shape
@@ -225,7 +271,8 @@ class BagFile:
 
         Args:
             path: the file to make or replace; its folder is made.
-            features: ``[n, d]`` or ``[n, d, h, w]``, floating point; a memory map is copied in blocks.
+            features: ``[n, d]`` or ``[n, d, h, w]``, floating point; a memory map is copied in blocks. Pixels are
+                instances of this second kind, ``d`` their colours: ``[n, 3, h, w]``.
             coords: level-0 x and y of every tile's upper-left corner, integer ``[n, 2]``; of a scan the slice's index
                 and 0.
             info: what is known about slide, tiles and encoder.
@@ -243,11 +290,12 @@ class BagFile:
         _check_shapes(path, features, coords, extras)
         _check_scan(path, len(features), info)
         with replacing_hdf5(path) as file:
-            dataset = write_features(path, file, features, storage)
+            dataset, digest = write_features(path, file, features, storage)
             encoder = "None" if info.encoder is None else info.encoder
-            dataset.attrs.update({"name": info.slide_id, "savetodir": str(path.parent), "encoder": encoder})
+            dataset.attrs.update({"name": info.slide_id, "savetodir": "None", "encoder": encoder})
             stored = file.create_dataset("coords", data=coords.astype(np.int64, copy=False))
-            stored.attrs.update(trident_attributes(info, path.parent))
+            stored.attrs.update(trident_attributes(info))
+            digests = {"features": digest, "coords": digest_of([coords.astype(np.int64, copy=False)])}
             for name, values in extras.items():
                 text = values.dtype.kind in "UO"
                 file.create_dataset(
@@ -255,12 +303,34 @@ class BagFile:
                     data=values.astype(object) if text else values,
                     dtype=h5py.string_dtype() if text else values.dtype,
                 )
-            file.attrs.update(info_attributes(info))
+            file.attrs.update(info_attributes(replace(placed_in(info, path.parent), digests=digests)))
+
+
+def _whole(path: Path, coords: np.ndarray, in_micrometres: bool, mpp: float | None) -> np.ndarray:
+    """Coordinates as int64; BagError where one is no number, or no whole pixel."""
+    if coords.dtype.kind in "iu" and not in_micrometres:
+        return coords.astype(np.int64, copy=False)
+    values = coords.astype(np.float64)
+    bad = ~np.isfinite(values).all(axis=1)
+    if not in_micrometres:
+        bad |= (values != np.round(values)).any(axis=1)
+    if bad.any():
+        row = int(np.argmax(bad))
+        raise BagError(
+            f"bag '{path}': the coordinates of instance {row} are {coords[row].tolist()}, no whole level-0 pixels; "
+            "write pixels, or the attribute unit='um' if they are micrometres"
+        )
+    return np.round(values / (mpp or 1.0) if in_micrometres else values).astype(np.int64)
 
 
 def _check_shapes(path: Path, features: np.ndarray, coords: np.ndarray, extras: Mapping[str, np.ndarray]) -> None:
     if features.ndim not in (2, 4):
         raise BagError(f"bag '{path}': features have shape {list(features.shape)}, not [n, d] or [n, d, h, w]")
+    if features.ndim == 4 and _is_channel_last(*features.shape[1:]):
+        raise BagError(
+            f"bag '{path}': features of shape {list(features.shape)} look like [n, h, w, d]; give [n, d, h, w], for "
+            "example with numpy.moveaxis(features, -1, 1)"
+        )
     if coords.shape != (len(features), 2) or coords.dtype.kind not in "iu":
         raise BagError(
             f"bag '{path}': coords are {coords.dtype} {list(coords.shape)}, not integer [{len(features)}, 2]; "
@@ -269,6 +339,11 @@ def _check_shapes(path: Path, features: np.ndarray, coords: np.ndarray, extras: 
     for name, values in extras.items():
         if len(values) != len(features):
             raise BagError(f"bag '{path}': '{name}' has {len(values)} rows for {len(features)} instances")
+
+
+def _is_channel_last(first: int, second: int, third: int) -> bool:
+    """Whether three axes look like height, width and channels: a square in front of something else, or a long end."""
+    return first == second != third or third > 4 * max(first, second) >= 8
 
 
 def _check_scan(path: Path, n: int, info: BagInfo) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from collections.abc import Hashable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -108,7 +110,7 @@ class LoadBagd(MapTransform):
         """Load ``data[key]``; the input dictionary is left as it is."""
         loaded = dict(data)
         for key in self.key_iterator(loaded):
-            with BagFile(loaded[key]) as bag:
+            with self._open(loaded[key], data.get("slide_path")) as bag:
                 self._check(bag)
                 self._check_weights(bag, key)
                 beside = instance_places(bag.coords, bag.info, bag.grid)
@@ -117,6 +119,20 @@ class LoadBagd(MapTransform):
                 loaded |= self._features(bag, key, beside)
                 loaded.update(beside)
         return loaded
+
+    def _open(self, path: Any, slide: Any) -> BagFile:
+        """The bag, knowing its slide where the item names one and the bag's own is unknown or gone."""
+        bag = BagFile(path, encoder=self.encoder)
+        if not slide or not Path(slide).exists() or (bag.info.slide_path and Path(bag.info.slide_path).exists()):
+            return bag
+        if bag.needs_mpp:
+            from monai_mil.slides import open_slide
+
+            bag.close()
+            with open_slide(slide) as opened:
+                bag = BagFile(path, encoder=self.encoder, mpp=opened.mpp)
+        bag.info = dataclasses.replace(bag.info, slide_path=str(slide))
+        return bag
 
     def _features(self, bag: BagFile, key: Hashable, beside: dict[str, Tensor]) -> dict[Hashable, Any]:
         """The image, and what belongs to it alone; instances that are left out are left out of ``beside`` too."""

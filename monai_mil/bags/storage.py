@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import hashlib
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,7 +41,7 @@ def check_storage(storage: str) -> None:
         raise SettingsError(f"storage '{storage}': must be one of {', '.join(STORAGES)}")
 
 
-def write_features(path: Path, file: h5py.File, features: np.ndarray, storage: str) -> h5py.Dataset:
+def write_features(path: Path, file: h5py.File, features: np.ndarray, storage: str) -> tuple[h5py.Dataset, str]:
     """Write the dataset ``features``, contiguous, block by block; of uint8 its scale and offset too.
 
     Args:
@@ -49,6 +50,9 @@ def write_features(path: Path, file: h5py.File, features: np.ndarray, storage: s
         features: ``[n, d]``, or ``[n, d, h, w]``, which are stored token-major.
         storage: one of ``STORAGES``. uint8 keeps 255 steps between the lowest and the highest value of every channel
             of the bag: half the bytes, see the benchmark ``insight`` for the error.
+
+    Returns:
+        The dataset, and the SHA-256 of its bytes.
 
     Raises:
         BagError: a feature is NaN or beyond float16; names file and instance.
@@ -62,12 +66,21 @@ def write_features(path: Path, file: h5py.File, features: np.ndarray, storage: s
     dataset = file.create_dataset("features", shape=stored.shape, dtype=storage)
     if features.ndim == 4:
         dataset.attrs["layout"] = TOKEN_MAJOR
-    start = 0
+    start, digest = 0, hashlib.sha256()
     for block in _blocks(path, stored):
         rows = block if scale is None or offset is None else _encode(block, scale, offset)
         dataset.write_direct(rows, dest_sel=np.s_[start : start + len(rows)])
+        digest.update(rows.data)
         start += len(rows)
-    return dataset
+    return dataset, digest.hexdigest()
+
+
+def digest_of(blocks: Iterable[np.ndarray]) -> str:
+    """SHA-256 of the bytes of an array that comes in blocks of rows."""
+    digest = hashlib.sha256()
+    for block in blocks:
+        digest.update(np.ascontiguousarray(block).data)
+    return digest.hexdigest()
 
 
 def decode(codes: np.ndarray, scale: np.ndarray, offset: np.ndarray) -> np.ndarray:

@@ -106,6 +106,7 @@ def bag_meta(source: str | os.PathLike[str], info: BagInfo) -> dict[str, Any]:
         "target_mpp": unknown if info.target_mpp is None else info.target_mpp,
         "tile_size_level0": unknown if info.tile_size_level0 is None else info.tile_size_level0,
         "level0_size": torch.tensor(info.level0_size or (0, 0)),
+        "bounds": torch.tensor(info.bounds or (0, 0, 0, 0)),
         "scan_frame": "" if info.scan is None else info.scan.to_json(),
         "scan_depth": "" if info.depth is None else info.depth.to_json(),
         "scan_lungs": "" if info.lungs is None else info.lungs.to_json(),

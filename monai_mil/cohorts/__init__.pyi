@@ -1,7 +1,8 @@
 from .cohort import SPLITS, Cohort, CohortSlide, split_cohort
-from .datalists import bag_datalist, find_slides, scan_datalist, slide_datalist
+from .datalists import bag_datalist, scan_datalist, slide_datalist
 from .reader import is_table, read_cohort
 from .slice_labels import SliceLabelsd
+from .slide_search import find_slides, named_slides
 from .survival import follow_up, read_survival_cohort, split_survival_cohort
 
 __all__ = [
@@ -13,6 +14,7 @@ __all__ = [
     "find_slides",
     "follow_up",
     "is_table",
+    "named_slides",
     "read_cohort",
     "read_survival_cohort",
     "scan_datalist",

@@ -18,6 +18,7 @@ import numpy as np
 
 from monai_mil.errors import CohortError
 from monai_mil.files import replacing
+from monai_mil.names import existing, file_stem
 
 SPLITS = ("train", "val", "test")
 _MOST_FOLDS = 10
@@ -86,8 +87,8 @@ class Cohort:
 
         Returns:
             Dictionaries with ``image`` (path of bag, slide or scan), ``label`` (where the cohort has labels),
-            ``slide_id`` or ``scan_id``, ``patient_id``, and where raw scans are asked for and the cohort names any,
-            ``series_uid`` (or ``""``).
+            ``slide_id`` or ``scan_id``, ``patient_id``, with bags of other programs ``slide_path`` where the cohort
+            says it, and where raw scans are asked for and the cohort names any, ``series_uid`` (or ``""``).
 
         Raises:
             CohortError: the split is unknown or empty, or a file is missing; names table, row and column.
@@ -104,7 +105,7 @@ class Cohort:
         with_series = bag_dir is None and any(slide.series_uid for slide in self.slides)
         items = []
         for slide in chosen:
-            image = Path(bag_dir, f"{slide.slide_id}.h5") if bag_dir is not None else slide.path
+            image = _bag(Path(bag_dir), slide.slide_id) if bag_dir is not None else slide.path
             if image is None:
                 raise CohortError(
                     f"cohort '{self.source}', {slide.row}, column 'path': empty; name the {self.case}'s file"
@@ -119,6 +120,8 @@ class Cohort:
             item: dict[str, Any] = {"image": str(image)}
             if slide.label is not None:
                 item["label"] = slide.label if isinstance(slide.label, int) else list(slide.label)
+            if bag_dir is not None and self.case == "slide" and slide.path is not None and not _is_own(image):
+                item["slide_path"] = str(slide.path)
             if with_series:
                 item["series_uid"] = slide.series_uid or ""
             items.append(item | {self.id_column: slide.slide_id, "patient_id": slide.patient_id})
@@ -152,6 +155,25 @@ class Cohort:
         if isinstance(slide.label, int):
             return [self.classes[slide.label] if slide.label >= 0 else ""]
         return ["" if math.isnan(value) else f"{value:g}" for value in slide.label or ()]
+
+
+def _bag(folder: Path, name: str) -> Path:
+    """The bag of a slide or scan: its HDF5 file, or CLAM's ``.pt`` where there is no other."""
+    path, saved = (existing(folder / f"{file_stem(name)}{suffix}") for suffix in (".h5", ".pt"))
+    return saved if saved.exists() and not path.exists() else path
+
+
+def _is_own(bag: Path) -> bool:
+    """Whether a bag was written by this package and says itself where its slide lies."""
+    import h5py
+
+    if bag.suffix == ".pt":
+        return False
+    try:
+        with h5py.File(bag) as file:
+            return "monai_mil.slide_id" in file.attrs
+    except OSError:  # missing or damaged: whoever reads it says so
+        return True
 
 
 def split_cohort(cohort: Cohort, fractions: Sequence[float] = (0.6, 0.2, 0.2), seed: int = 0) -> Cohort:

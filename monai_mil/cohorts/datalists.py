@@ -5,37 +5,25 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from monai_mil.cohorts.slide_search import named_slides
 from monai_mil.errors import CohortError
+from monai_mil.names import composed, is_shortened
 from monai_mil.scans import find_scans
-from monai_mil.slides import slide_id
 
-SLIDE_SUFFIXES = (".svs", ".tif", ".tiff", ".ndpi", ".mrxs", ".scn", ".bif", ".vms", ".vmu", ".svslide", ".czi")
 _VOLUME_SUFFIXES = (".nii.gz", ".nii", ".mha", ".mhd", ".nrrd", ".nhdr", ".dcm", ".dicom", ".ima")
 
 
-def find_slides(folder: str | os.PathLike[str]) -> list[Path]:
-    """The slides of a folder and its sub-folders, sorted, by their suffix.
-
-    A DICOM slide is many files; name one of them, in a cohort table or by itself.
-
-    Raises:
-        CohortError: there is no such folder, or no slide in it.
-    """
-    return _listed(folder, SLIDE_SUFFIXES, "slides", recursive=True)
-
-
 def slide_datalist(place: str | os.PathLike[str]) -> list[dict[str, str]]:
-    """MONAI data list (``image``, ``slide_id``) of the slides of a folder, or of one slide.
+    """MONAI data list (``image``, ``slide_id``) of the slides of a folder (``find_slides``), or of one slide.
 
     Raises:
         CohortError: there is no slide, or two have one name.
     """
-    slides = find_slides(place) if Path(place).is_dir() else [Path(place)]
     first: dict[str, Path] = {}
-    for path in slides:
-        other = first.setdefault(slide_id(path), path)
+    for name, path in named_slides([place]):
+        other = first.setdefault(name, path)
         if other != path:
-            raise CohortError(f"slides '{other}' and '{path}' have one name, '{slide_id(path)}'; rename one of them")
+            raise CohortError(f"slides '{other}' and '{path}' have one name, '{name}'; rename one of them")
     return [{"image": str(path), "slide_id": name} for name, path in first.items()]
 
 
@@ -78,17 +66,26 @@ def bag_datalist(folder: str | os.PathLike[str], id_column: str = "slide_id") ->
     Raises:
         CohortError: there is no such folder, or no bag in it.
     """
-    return [{"image": str(path), id_column: path.stem} for path in _listed(folder, (".h5",), "bags", recursive=False)]
-
-
-def _listed(folder: str | os.PathLike[str], suffixes: tuple[str, ...], what: str, recursive: bool) -> list[Path]:
     folder = Path(folder)
     if not folder.is_dir():
-        raise CohortError(f"'{folder}' is no folder; name the folder that holds the {what}")
-    inside = folder.rglob("*") if recursive else folder.glob("*")
-    found = sorted(
-        path for path in inside if path.suffix.lower() in suffixes and not path.name.startswith(".") and path.is_file()
-    )
+        raise CohortError(f"'{folder}' is no folder; name the folder that holds the bags")
+    files = sorted(path for path in folder.iterdir() if not path.name.startswith(".") and path.is_file())
+    bags = [path for path in files if path.suffix.lower() == ".h5"]
+    stems = {path.stem for path in bags}
+    found = sorted(bags + [path for path in files if path.suffix.lower() == ".pt" and path.stem not in stems])
     if not found:
-        raise CohortError(f"folder '{folder}': no {what} (files ending with {', '.join(suffixes)})")
-    return found
+        raise CohortError(f"folder '{folder}': no bags (files ending with .h5, or CLAM's .pt)")
+    return [{"image": str(path), id_column: _name_in(path)} for path in found]
+
+
+def _name_in(bag: Path) -> str:
+    """What the slide or scan of a bag is called: as its file, unless that had to be shortened."""
+    if not is_shortened(bag.stem):
+        return composed(bag.stem)
+    import h5py
+
+    try:
+        with h5py.File(bag) as file:
+            return str(file.attrs.get("monai_mil.slide_id", bag.stem))
+    except OSError:  # a damaged bag is reported by whoever reads it
+        return bag.stem

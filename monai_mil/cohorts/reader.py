@@ -15,7 +15,7 @@ from typing import Any
 
 from monai_mil.cohorts.cohort import SPLITS, Cohort, CohortSlide
 from monai_mil.errors import CohortError
-from monai_mil.files import names_a_file
+from monai_mil.names import composed, existing, names_a_file
 from monai_mil.slides import slide_id
 
 _SECTIONS = {
@@ -119,6 +119,7 @@ def read_cohort(
         names = " and ".join(f"'{name}'" for name in missing)
         raise CohortError(f"cohort '{path}', row 1: no column {names}; it has {', '.join(table.columns)}")
     known = _classes(table, labels, classes)
+    _check_classes(table, labels, classes)
     slides = tuple(_slide(table, row, cells, labels, known, unlabelled) for row, cells in table.rows)
     _check_together(table, slides)
     table.raise_problems()
@@ -169,7 +170,7 @@ def _read_csv(path: Path) -> Table:
 def _text_of(path: Path) -> str:
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            return file.read()
+            return composed(file.read())
     except FileNotFoundError:
         raise CohortError(f"cohort '{path}': no such file; check the path") from None
     except UnicodeDecodeError as error:
@@ -245,6 +246,20 @@ def _classes(table: Table, labels: tuple[str, ...], classes: Sequence[str] | Non
     return tuple(sorted(names, key=float if all(map(_is_number, names)) else None))
 
 
+def _check_classes(table: Table, labels: tuple[str, ...], classes: Sequence[str] | None) -> None:
+    """One line for a cohort that has other classes altogether, in place of one for every row."""
+    if len(labels) != 1 or classes is None:
+        return
+    found = _classes(table, labels, None)
+    if any(isinstance(cells.get(labels[0]), list) for _, cells in table.rows) or not found:
+        return
+    if not set(found) & set(map(str, classes)):
+        raise CohortError(
+            f"cohort '{table.source}', column '{labels[0]}': its classes are {', '.join(found)}, the run is set up for "
+            f'{", ".join(map(str, classes))}; add --class_names "{list(found)}"'
+        )
+
+
 def _is_number(name: str) -> bool:
     try:
         return math.isfinite(float(name))
@@ -266,7 +281,7 @@ def _slide(
     return CohortSlide(
         slide_id=name,
         patient_id=cells.get("patient_id") or name,
-        path=table.source.parent / cells["path"] if cells.get("path") else None,
+        path=existing(table.source.parent / cells["path"]) if cells.get("path") else None,
         split=split,
         label=_label(table, row, cells, labels, classes, unlabelled),
         row=row,

@@ -10,11 +10,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from filelock import FileLock, Timeout
+from filelock import Timeout
 
 from monai_mil.bags import BagFile, BagInfo
+from monai_mil.embedding.locks import locked
 from monai_mil.errors import BagError, MonaiMILError
 from monai_mil.files import make_folder
+from monai_mil.identity import change_stamp, content_identity
+from monai_mil.names import file_stem
 
 if TYPE_CHECKING:
     from monai_mil.encoders import Encoder
@@ -56,7 +59,7 @@ class EmbedJob(ABC):
     """The work of embedding one slide or scan, which another process may do.
 
     Attributes:
-        case_id: the case's name; its bags are ``<case_id>.h5``.
+        case_id: the case's name; its bags are ``<case_id>.h5``, shortened if that is too long for a file's name.
         path: the slide, or the scan's folder or file.
         out_dir: folder of the bags, or of the folders of their levels.
         device: where the encoder runs.
@@ -74,14 +77,19 @@ class EmbedJob(ABC):
     storage: str = field(default="float16", kw_only=True)
 
     @property
+    def stem(self) -> str:
+        """What the case's files are called, without their endings."""
+        return file_stem(self.case_id)
+
+    @property
     def bags(self) -> tuple[Path, ...]:
         """The finished bag files, in the order in which they are made."""
-        return (self.out_dir / f"{self.case_id}.h5",)
+        return (self.out_dir / f"{self.stem}.h5",)
 
     @property
     def lock(self) -> Path:
         """Held by the process that works on the case."""
-        return self.out_dir / ".partial" / f"{self.case_id}.lock"
+        return self.out_dir / ".partial" / f"{self.stem}.lock"
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -100,6 +108,19 @@ class EmbedJob(ABC):
     @abstractmethod
     def required_settings(self, bag: Path, found: BagInfo) -> dict[str, Any]:
         """The settings, besides the encoder's, that an existing bag must record to be kept; ``found`` is its info."""
+
+    @abstractmethod
+    def source_files(self) -> tuple[Path, ...]:
+        """The files whose content the bag is of."""
+
+    def touched_files(self) -> tuple[Path, ...]:
+        """Every file on which the content may depend, found without reading one; ``source_files`` by default."""
+        return self.source_files()
+
+    def source(self) -> tuple[str, str]:
+        """Which content the bag is of: ``source`` and ``source_stamp`` of its info."""
+        stamp = change_stamp(self.touched_files())
+        return content_identity(self.source_files()), stamp
 
     def recorded_settings(self, found: BagInfo) -> dict[str, Any]:
         """The settings that the bag says it was made with, under the names of :meth:`required_settings`."""
@@ -121,11 +142,12 @@ def run_job(job: EmbedJob, encoder: Encoder, on_instances: OnInstances, *, wait:
     start = time.perf_counter()
     try:
         make_folder(job.lock.parent)
-        with FileLock(job.lock, timeout=-1 if wait else 0):
-            kept = [count for bag in job.bags if (count := kept_instances(job, bag, encoder)) is not None]
+        with locked(job.lock, wait=wait):
+            kept = [one for bag in job.bags if (one := kept_bag(job, bag, encoder)) is not None]
             if len(kept) == len(job.bags):
                 _remove_unfinished(job)
-                return CaseResult(job.case_id, str(job.path), "kept", sum(kept))
+                remarks = tuple(dict.fromkeys(remark for one in kept for remark in one.remarks))
+                return CaseResult(job.case_id, str(job.path), "kept", sum(one.n for one in kept), remarks=remarks)
             _remove_left_by_killed_runs(job)
             instances, remarks = job.embed(encoder, on_instances)
             _remove_unfinished(job)
@@ -149,11 +171,20 @@ def _remove_unfinished(job: EmbedJob) -> None:
         file.unlink(missing_ok=True)
 
 
-def kept_instances(job: EmbedJob, bag: Path, encoder: Encoder) -> int | None:
-    """Number of instances in a bag that exists and can stay; None if there is none, or it is to be replaced.
+@dataclass(frozen=True)
+class KeptBag:
+    """A bag that stays: its number of instances, and what is to be said of it."""
+
+    n: int
+    remarks: tuple[str, ...] = ()
+
+
+def kept_bag(job: EmbedJob, bag: Path, encoder: Encoder) -> KeptBag | None:
+    """What is known of a bag that exists and can stay; None if there is none, or it is to be replaced.
 
     Raises:
-        BagError: the bag is damaged or made with other settings, and the job must not replace it; names it.
+        BagError: the bag is damaged, of another slide or scan, or made with other settings, and the job must not
+            replace it; names it.
     """
     if not bag.exists():
         return None
@@ -165,27 +196,79 @@ def kept_instances(job: EmbedJob, bag: Path, encoder: Encoder) -> int | None:
         raise
 
 
-def _check_kept(job: EmbedJob, path: Path, encoder: Encoder) -> int:
-    """Number of instances in the bag that exists; BagError if this run would make another one."""
+def _check_kept(job: EmbedJob, path: Path, encoder: Encoder) -> KeptBag:
+    """The bag that exists; BagError if this run would make another one."""
     with BagFile(path) as bag:
-        n, recorded = bag.n, job.recorded_settings(bag.info)
-        recorded |= {"width": bag.width, "grid": bag.grid, "storage": bag.storage}
-        required = job.required_settings(path, bag.info)
-    required |= {
+        n, info = bag.n, bag.info
+        recorded = job.recorded_settings(info) | {"width": bag.width, "grid": bag.grid, "storage": bag.storage}
+        required = job.required_settings(path, info)
+    _check_settings(path, info, recorded, required | _of_encoder(encoder) | {"storage": job.storage})
+    return KeptBag(n, (*_check_source(job, path, info), *_remarks_on(info, encoder)))
+
+
+def _of_encoder(encoder: Encoder) -> dict[str, Any]:
+    return {
         "encoder": encoder.name,
         "encoder_digest": encoder.digest,
         "width": encoder.width,
         "grid": encoder.grid,
-        "storage": job.storage,
     }
+
+
+def _check_settings(path: Path, info: BagInfo, recorded: dict[str, Any], required: dict[str, Any]) -> None:
+    """Raise a BagError if a setting differs that the bag's format records."""
     different = [
         f"{name} {recorded.get(name)} instead of {value}"
         for name, value in required.items()
-        if recorded.get(name) != value
+        if recorded.get(name) != (_as_far_as_known(value, recorded.get(name)) if info.format == 1 else value)
     ]
     if different:
         raise BagError(
             f"bag '{path}': made with other settings ({'; '.join(different)}); "
             "choose another folder, or overwrite to make it anew"
         )
-    return n
+
+
+def _as_far_as_known(value: Any, recorded: Any) -> Any:
+    """A setting without the parts that a bag of format 1 could not record."""
+    if isinstance(value, dict) and isinstance(recorded, dict):
+        return {name: inner for name, inner in value.items() if name in recorded}
+    return value
+
+
+def _check_source(job: EmbedJob, path: Path, info: BagInfo) -> tuple[str, ...]:
+    """Raise a BagError if the bag is of other content than the job's slide or scan; remarks where nobody can tell."""
+    case = job.kind.case
+    if info.source is None:
+        return (f"its bag is of format {info.format} and does not say of which {case} it was made: kept",)
+    if not job.path.exists():
+        return (f"the {case} is not there: its bag is kept, unchecked",)
+    if info.source_stamp == change_stamp(job.touched_files()) or info.source == content_identity(job.source_files()):
+        return ()
+    made_of = info.slide_path or "unknown"
+    if made_of == str(job.path.absolute()):
+        raise BagError(
+            f"bag '{path}': {case} '{job.path}' was replaced since its bag was made ({_bytes(info.source)} then); "
+            "overwrite to make the bag anew"
+        )
+    raise BagError(
+        f"bag '{path}': made of another {case} of the same name, '{made_of}', not of '{job.path}'; choose another "
+        "folder, rename one of them, or overwrite to make the bag anew"
+    )
+
+
+def _bytes(source: str) -> str:
+    return f"{source.partition(':')[0]} bytes"
+
+
+def _remarks_on(info: BagInfo, encoder: Encoder) -> tuple[str, ...]:
+    """What differs from a bag made today without making it another one."""
+    remarks = []
+    if info.encoder_dtype not in (None, number_type(encoder)):
+        remarks.append(f"its bag was made in {info.encoder_dtype}, this run makes {number_type(encoder)}: kept")
+    return tuple(remarks)
+
+
+def number_type(encoder: Encoder) -> str:
+    """The number type in which the encoder runs, for example ``"bfloat16"``."""
+    return str(getattr(encoder, "dtype", "float32")).removeprefix("torch.")

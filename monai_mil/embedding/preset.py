@@ -6,8 +6,7 @@ import json
 from collections.abc import Iterable
 from pathlib import Path
 
-from filelock import FileLock
-
+from monai_mil.embedding.locks import locked
 from monai_mil.errors import SettingsError
 from monai_mil.files import make_folder, replacing
 from monai_mil.scans import Scan, SlicePreset, find_preset, fit_statistics, same_but_statistics
@@ -34,7 +33,7 @@ def fitted_preset(
     path = out_dir / PRESET_FILE
     lock = out_dir / ".partial" / f"{PRESET_FILE}.lock"
     make_folder(lock.parent)
-    with FileLock(lock):
+    with locked(lock):
         try:
             if path.exists():
                 return _known(path, preset)

@@ -5,6 +5,7 @@ A scan takes seconds to minutes, so that one whose run was killed is made anew r
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from monai_mil.bags import BagFile, BagInfo
-from monai_mil.embedding.job import CaseKind, EmbedJob, OnInstances
+from monai_mil.embedding.job import CaseKind, EmbedJob, OnInstances, number_type
 from monai_mil.embedding.scan import ScanSettings, embed_scan, scan_coords
-from monai_mil.scans import Depth, load_scan
+from monai_mil.scans import Depth, files_touched, load_scan, scan_files
 
 if TYPE_CHECKING:
     from monai_mil.encoders import Encoder
@@ -34,9 +35,15 @@ class ScanJob(EmbedJob):
 
     def embed(self, encoder: Encoder, on_instances: OnInstances) -> tuple[int, tuple[str, ...]]:
         """Read the scan and write its bag; returns the number of slices and the scan's remarks."""
-        settings = self.settings
+        settings, (source, stamp) = self.settings, self.source()
         scan = load_scan(self.path, series_uid=self.series_uid, allow_gaps=settings.allow_gaps)
-        info = settings.info(scan.frame, encoder, self.case_id, settings.find_lungs(scan))
+        info = dataclasses.replace(
+            settings.info(scan.frame, encoder, self.case_id, settings.find_lungs(scan)),
+            orientation=scan.frame.axis_codes,
+            encoder_dtype=number_type(encoder),
+            source=source,
+            source_stamp=stamp,
+        )
         coords, done, parts = scan_coords(info), 0, []
         n = len(coords)
         on_instances(0, n)
@@ -48,6 +55,14 @@ class ScanJob(EmbedJob):
         extras = _extras(info, coords)
         BagFile.write(self.bags[0], np.concatenate(parts), coords, info, extras, self.storage)
         return n, scan.remarks
+
+    def source_files(self) -> tuple[Path, ...]:
+        """The files of the scan's slices."""
+        return scan_files(self.path, self.series_uid)
+
+    def touched_files(self) -> tuple[Path, ...]:
+        """All files of the scan's folder: which of them are its slices their headers say."""
+        return files_touched(self.path)
 
     def required_settings(self, bag: Path, found: BagInfo) -> dict[str, Any]:
         """The preset in every detail, depth and lungs, and the series where one is named."""

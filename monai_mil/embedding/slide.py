@@ -11,7 +11,16 @@ import numpy as np
 
 from monai_mil.bags import BagInfo
 from monai_mil.errors import NoTissueError, SettingsError
-from monai_mil.slides import Slide, TileGrid, TileTree, TissueMask, TissueSettings, segment_tissue, stream_tiles
+from monai_mil.slides import (
+    Slide,
+    TileGrid,
+    TileTree,
+    TissueMask,
+    TissueSettings,
+    segment_tissue,
+    slide_bounds,
+    stream_tiles,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -92,6 +101,7 @@ class EmbedSettings:
             target_mpp=grid.target_mpp,
             level0_size=slide.size,
             mpp=slide.mpp,
+            bounds=slide_bounds(slide),
             reader=slide.reader,
             tissue=self.tissue_record(),
             level=level,

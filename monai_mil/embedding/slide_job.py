@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 from collections.abc import Callable
 from contextlib import closing
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from monai_mil.bags import BagFile, BagInfo, level_folder
-from monai_mil.embedding.job import CaseKind, EmbedJob, OnInstances, kept_instances
+from monai_mil.bags import BagFile, BagInfo, info_attributes, level_folder
+from monai_mil.embedding.job import CaseKind, EmbedJob, OnInstances, kept_bag, number_type
 from monai_mil.embedding.partial_rows import PartialRows, header_of
 from monai_mil.embedding.slide import EmbedSettings, embed_slide, tile_slide, tree_slide
 from monai_mil.files import replacing
-from monai_mil.slides import Slide, TileGrid, TissueMask, open_slide
+from monai_mil.slides import Slide, TileGrid, TissueMask, decoder_of, open_slide, slide_files
 
 if TYPE_CHECKING:
     from monai_mil.encoders import Encoder
@@ -46,17 +47,17 @@ class SlideJob(EmbedJob):
     @property
     def bags(self) -> tuple[Path, ...]:
         """The bags of the levels, or the one bag."""
-        return tuple(level_folder(self.out_dir, level) / f"{self.case_id}.h5" for level in self.levels)
+        return tuple(level_folder(self.out_dir, level) / f"{self.stem}.h5" for level in self.levels)
 
     @property
     def rows(self) -> tuple[Path, ...]:
         """For every bag the features of the tiles done so far; their header lies beside them."""
-        return tuple(level_folder(self.lock.parent, level) / f"{self.case_id}.rows" for level in self.levels)
+        return tuple(level_folder(self.lock.parent, level) / f"{self.stem}.rows" for level in self.levels)
 
     @property
     def mask(self) -> Path:
         """The tissue mask beside the bags, one pixel of the mask a pixel of the PNG."""
-        return self.out_dir / "tissue" / f"{self.case_id}.png"
+        return self.out_dir / "tissue" / f"{self.stem}.png"
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -70,13 +71,14 @@ class SlideJob(EmbedJob):
 
     def embed(self, encoder: Encoder, on_instances: OnInstances) -> tuple[int, tuple[str, ...]]:
         """Write the tissue mask, then bag after bag what is missing; returns the number of tiles."""
+        source = self.source()
         with open_slide(self.path, default_mpp=self.settings.mpp) as slide:
             grids, tissue = self._cut(slide)
             total, done = sum(map(len, grids)), 0
             _write_mask(self.mask, tissue)
             for number, grid in enumerate(grids):
-                if kept_instances(self, self.bags[number], encoder) is None:
-                    self._embed(slide, grid, number, encoder, _shifted(on_instances, done, total))
+                if kept_bag(self, self.bags[number], encoder) is None:
+                    self._embed(slide, grid, number, encoder, source, _shifted(on_instances, done, total))
                 done += len(grid)
         return total, ()
 
@@ -88,11 +90,23 @@ class SlideJob(EmbedJob):
         return tree.grids, tissue
 
     def _embed(
-        self, slide: Slide, grid: TileGrid, number: int, encoder: Encoder, on_tiles: Callable[[int], None]
+        self,
+        slide: Slide,
+        grid: TileGrid,
+        number: int,
+        encoder: Encoder,
+        source: tuple[str, str],
+        on_tiles: Callable[[int], None],
     ) -> None:
         """Encode what is missing of bag ``number``, then write it."""
         level = self.levels[number]
-        info = self.settings.info(slide, grid, encoder, self.case_id, level)
+        info = dataclasses.replace(
+            self.settings.info(slide, grid, encoder, self.case_id, level),
+            decoder=decoder_of(slide, self.device),
+            encoder_dtype=number_type(encoder),
+            source=source[0],
+            source_stamp=source[1],
+        )
         shape = (len(grid), encoder.width, *(encoder.grid or ()))
         with closing(PartialRows(self.rows[number], _header(info, grid), shape, self.batch_size)) as rows:
             on_tiles(rows.done)
@@ -103,6 +117,10 @@ class SlideJob(EmbedJob):
                     on_tiles(rows.done)
             extras = {} if level is None else {"inside": grid.inside, "tissue_fraction": grid.tissue_fraction}
             BagFile.write(self.bags[number], rows.read(), grid.coords, info, extras, self.storage)
+
+    def source_files(self) -> tuple[Path, ...]:
+        """The files of the slide."""
+        return slide_files(self.path)
 
     def required_settings(self, bag: Path, found: BagInfo) -> dict[str, Any]:
         """Tile and tissue settings, the level, and the pixel size where one is given."""
@@ -127,8 +145,9 @@ def _shifted(on_instances: OnInstances, before: int, total: int) -> Callable[[in
 
 
 def _header(info: BagInfo, grid: TileGrid) -> dict[str, Any]:
-    """Everything the features depend on: slide, settings, encoder, and the very tiles."""
-    return asdict(info) | {"coords": hashlib.sha256(grid.coords.tobytes()).hexdigest()}
+    """Everything the features depend on: the slide's content, settings, encoder, and the very tiles."""
+    content = dataclasses.replace(info, slide_path=None, source_stamp=None, icc_profile=None)
+    return info_attributes(content) | {"coords": hashlib.sha256(grid.coords.tobytes()).hexdigest()}
 
 
 def _write_mask(path: Path, tissue: TissueMask) -> None:

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from monai_mil.bags import check_storage
-from monai_mil.cohorts import Cohort, is_table, read_cohort
+from monai_mil.cohorts import Cohort, is_table, named_slides, read_cohort
 from monai_mil.embedding.run import EmbedReport, EmbedRun, reject
 from monai_mil.embedding.slide import EmbedSettings
 from monai_mil.embedding.slide_job import SLIDES, SlideJob
 from monai_mil.encoders import get_encoder
-from monai_mil.slides import TissueSettings, slide_id
+from monai_mil.slides import TissueSettings
 
 if TYPE_CHECKING:
     from monai_mil.encoders import Encoder
@@ -49,7 +49,8 @@ def embed_cohort(
     ``inside``, False where a tile lies beyond the slide, and ``tissue_fraction``. ``LoadTreed`` loads them together.
 
     Args:
-        cohort: a cohort, its table, one slide, or a list of slides.
+        cohort: a cohort, its table, a slide or a folder of slides, or a list of slides and folders; see
+            ``cohorts.named_slides`` for what slides of one name are called.
         out_dir: folder of the bags.
         encoder: an encoder or its name.
         tile_size: edge of a tile in pixels; default the encoder's.
@@ -72,7 +73,7 @@ def embed_cohort(
         What became of every slide; a slide that fails never stops the others.
 
     Raises:
-        CohortError: the table is invalid.
+        CohortError: the table is invalid, or a folder holds no slide.
         EncoderError: the encoder is unknown or cannot be loaded.
         SettingsError: there is no such storage, or a setting fits no slide.
 
@@ -122,4 +123,4 @@ def _slides(
         cohort = read_cohort(cohort, labels=()) if is_table(cohort) else [cohort]
     if isinstance(cohort, Cohort):
         return [(slide.slide_id, slide.path) for slide in cohort.slides]
-    return [(slide_id(path), path) for path in map(Path, cohort)]
+    return list(named_slides(cohort))

@@ -1,4 +1,4 @@
-"""Tiles and regions for QuPath: GeoJSON in level-0 pixels."""
+"""Tiles and regions as GeoJSON, in QuPath's frame or in level-0 pixels."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from monai_mil.heatmaps.colours import ColourMap, colour_index, colour_table
 from monai_mil.heatmaps.heatmap import Heatmap
 from monai_mil.heatmaps.raster import Overlap
 from monai_mil.heatmaps.regions import Region, find_regions
+from monai_mil.slides import AnnotationFrame, frame_origin
 
 _REGION_COLOUR = [214, 39, 40]
 
@@ -30,6 +31,7 @@ def export_geojson(
     classification: str | None = None,
     colour_map: ColourMap = "viridis",
     overlap: Overlap = "max",
+    frame: AnnotationFrame = "qupath",
 ) -> Path:
     """Write a FeatureCollection that QuPath opens by drag and drop.
 
@@ -52,6 +54,10 @@ def export_geojson(
             Choose names that differ from those of human annotations.
         colour_map: colours of the tiles.
         overlap: how scores of overlapping tiles are combined in regions.
+        frame: what coordinates count from: ``qupath``, the corner of the scanned part, to which QuPath crops slides
+            that name one (SCN, MRXS), or ``level0``, that of the whole slide, as large_image and ASAP do. The file says
+            which in ``frame``, and its corner in level-0 pixels in ``frame_origin``. A heatmap that does not know the
+            bounds is written in ``level0``.
 
     Examples:
         >>> import json
@@ -63,9 +69,11 @@ def export_geojson(
         ['detection', 'detection', 'annotation']
     """
     name = classification or heatmap.name
+    frame = "level0" if heatmap.frame.bounds is None else frame
+    origin = frame_origin(frame, heatmap.frame.bounds)
     features: list[str] = []
     if tiles:
-        features.extend(_tile_features(heatmap, _chosen(heatmap, minimum, top, percentile), name, colour_map))
+        features.extend(_tile_features(heatmap, _chosen(heatmap, minimum, top, percentile), name, colour_map, origin))
     found: list[Region] = []
     if regions is not None and heatmap.threshold != np.inf:
         found = find_regions(heatmap, regions, percentile=percentile, overlap=overlap)
@@ -73,10 +81,11 @@ def export_geojson(
         lowest = float(np.nextafter(np.float32(heatmap.threshold), np.float32(np.inf)))
         found = find_regions(heatmap, lowest, overlap=overlap)
     large = [region for region in found if region.area * heatmap.frame.mpp**2 >= min_area_um2]
-    features.extend(_region_features(heatmap, large, f"{name} region"))
+    features.extend(_region_features(heatmap, large, f"{name} region", origin))
     path = Path(path)
     with replacing(path) as temporary, temporary.open("w", encoding="utf-8") as file:
-        file.write('{"type":"FeatureCollection","features":[\n')
+        stated = json.dumps({"type": "FeatureCollection", "frame": frame, "frame_origin": origin})
+        file.write(f'{stated[:-1]}, "features": [\n')
         file.write(",\n".join(features))
         file.write("\n]}\n")
     return path
@@ -96,10 +105,12 @@ def _tile_percentiles(heatmap: Heatmap) -> np.ndarray:
     return percentiles if percentiles.ndim == 1 else percentiles.max(axis=(1, 2))
 
 
-def _tile_features(heatmap: Heatmap, index: np.ndarray, name: str, colour_map: ColourMap) -> Iterator[str]:
+def _tile_features(
+    heatmap: Heatmap, index: np.ndarray, name: str, colour_map: ColourMap, origin: tuple[int, int]
+) -> Iterator[str]:
     percentiles = _tile_percentiles(heatmap)[index]
-    near = np.maximum(heatmap.coords[index], 0)
-    far = np.minimum(heatmap.coords[index] + heatmap.frame.tile_size_level0, heatmap.frame.level0_size)
+    near = np.maximum(heatmap.coords[index], 0) - np.array(origin)
+    far = np.minimum(heatmap.coords[index] + heatmap.frame.tile_size_level0, heatmap.frame.level0_size) - origin
     table = colour_table(colour_map)
     score, percent = json.dumps(heatmap.name), json.dumps(f"{heatmap.name} percentile")
     kind = json.dumps({"name": name, "color": table[-1].tolist()}, separators=(",", ":"))
@@ -122,7 +133,7 @@ def _tile_features(heatmap: Heatmap, index: np.ndarray, name: str, colour_map: C
         )
 
 
-def _region_features(heatmap: Heatmap, regions: list[Region], name: str) -> Iterator[str]:
+def _region_features(heatmap: Heatmap, regions: list[Region], name: str, origin: tuple[int, int]) -> Iterator[str]:
     for region in regions:
         properties = {
             "objectType": "annotation",
@@ -135,7 +146,7 @@ def _region_features(heatmap: Heatmap, regions: list[Region], name: str) -> Iter
             },
         }
         rings = ",".join(
-            "[" + ",".join(f"[{x},{y}]" for x, y in zip(*map(_texts, ring.T), strict=True)) + "]"
+            "[" + ",".join(f"[{x},{y}]" for x, y in zip(*map(_texts, (ring - origin).T), strict=True)) + "]"
             for ring in region.rings
         )
         yield (

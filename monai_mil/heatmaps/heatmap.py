@@ -27,6 +27,8 @@ class SlideFrame:
         level0_size: width and height of the slide in level-0 pixels.
         mpp: micrometres per level-0 pixel.
         tile_size_level0: side of a tile's field of view in level-0 pixels, exact and therefore often fractional.
+        bounds: x, y, width and height of the scanned part in level-0 pixels (``slides.slide_bounds``), to which QuPath
+            crops; None where it is unknown.
     """
 
     slide_id: str
@@ -34,6 +36,7 @@ class SlideFrame:
     level0_size: tuple[int, int]
     mpp: float
     tile_size_level0: float
+    bounds: tuple[int, int, int, int] | None = None
 
     def __post_init__(self) -> None:
         width, height = (int(side) for side in self.level0_size)
@@ -45,6 +48,9 @@ class SlideFrame:
             if not (np.isfinite(value) and value > 0):
                 raise ValueError(f"heatmap of '{self.slide_id}': {name} is {value}; it must be a positive number")
         object.__setattr__(self, "level0_size", (width, height))
+        if self.bounds is not None:
+            x, y, width, height = map(int, self.bounds)
+            object.__setattr__(self, "bounds", (x, y, width, height))
         object.__setattr__(self, "mpp", float(self.mpp))
         object.__setattr__(self, "tile_size_level0", float(self.tile_size_level0))
         object.__setattr__(self, "slide_path", None if self.slide_path is None else str(self.slide_path))

@@ -172,7 +172,7 @@ class HAGMIL(MILNetwork):
     @torch.jit.unused
     def contract_example() -> tuple[MILNetwork, tuple[int, ...]]:
         """A network of one level, which takes bags of any size, for the contract's tests."""
-        network = HAGMIL(12, 3, levels=1, hidden_dims=(16, 24, 16), instance_channels=12, attention_dim=8, sampled=2)
+        network = HAGMIL(12, 3, levels=1, hidden_dims=(16, 24), instance_channels=12, attention_dim=8, sampled=2)
         return network, (12,)
 
     @classmethod

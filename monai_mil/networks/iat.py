@@ -155,7 +155,7 @@ class IAT(MILNetwork):
     @torch.jit.unused
     def contract_example() -> tuple[MILNetwork, tuple[int, ...]]:
         """A small network and the shape ``[d]`` of one of its instances, for the contract's tests."""
-        return IAT(12, 3, (16, 24, 16), instance_channels=12, attention_dim=8, sampled=2), (12,)
+        return IAT(12, 3, (16, 24), instance_channels=12, attention_dim=8, sampled=2), (12,)
 
     @classmethod
     def from_reference(

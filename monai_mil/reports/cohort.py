@@ -10,6 +10,7 @@ import numpy as np
 
 from monai_mil.errors import MonaiMILError
 from monai_mil.heatmaps import Heatmap, ScanHeatmap, load_heatmap
+from monai_mil.names import file_stem
 from monai_mil.reports.charts import calibration_chart, roc_chart
 from monai_mil.reports.pages import footer, write_page
 from monai_mil.reports.panels import Panel, ScanPanel, colour_bar, make_panel, make_scan_panel
@@ -248,9 +249,10 @@ def _figures(
 
 def _heatmap_files(folder: Path, name: str, classes: tuple[str, ...]) -> dict[str, Path]:
     """The heatmaps of a case by class, or the only one, whose key is empty."""
-    parts = {part: folder / f"{name}_{part}.h5" for part in (*classes, *map(str, range(len(classes))))}
+    stem = file_stem(name)
+    parts = {part: folder / f"{stem}_{part}.h5" for part in (*classes, *map(str, range(len(classes))))}
     found = {part: path for part, path in parts.items() if path.is_file()}
-    single = folder / f"{name}.h5"
+    single = folder / f"{stem}.h5"
     return found or ({"": single} if single.is_file() else {})
 
 

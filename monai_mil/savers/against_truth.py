@@ -13,6 +13,7 @@ from monai_mil.heatmaps import Heatmap
 from monai_mil.savers.base import CaseSaver
 from monai_mil.savers.case import Case
 from monai_mil.savers.class_map import class_heatmap
+from monai_mil.slides import AnnotationFrame
 
 Slide = TypeVar("Slide")
 
@@ -30,6 +31,7 @@ class TruthSaver(CaseSaver[Slide]):
         value: what the finding is called in the ground truth.
         n: bootstrap resamples.
         seed: of the resampling.
+        truth_frame: what a GeoJSON that does not say it counts from.
     """
 
     normal_slides: ClassVar[bool]
@@ -43,6 +45,7 @@ class TruthSaver(CaseSaver[Slide]):
         value: int | str | None,
         n: int,
         seed: int,
+        truth_frame: AnnotationFrame,
     ) -> None:
         super().__init__()
         self.folder = Path(output_dir)
@@ -52,6 +55,7 @@ class TruthSaver(CaseSaver[Slide]):
         self.value = value
         self.n = n
         self.seed = seed
+        self.truth_frame = truth_frame
         self._skipped: dict[str, str] = {}
 
     def _collect(self, case: Case) -> Slide | None:

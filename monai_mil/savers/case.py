@@ -17,7 +17,7 @@ from monai_mil.networks import instance_axis
 from monai_mil.scans import Depth, LungField, ScanFrame
 
 _NAMES = ("scan_id", "slide_id")
-_FRAME = ("level0_size", "mpp", "tile_size_level0")
+_FRAME = ("level0_size", "mpp", "tile_size_level0", "bounds")
 
 
 class UnnamedCaseError(CohortError, ValueError):
@@ -188,7 +188,8 @@ class Case:
                 f"{self.text}: its bag does not say {missing}; embed it with 'monai-mil embed', "
                 "or name the slide's file in the cohort"
             )
-        return SlideFrame(self.name, path, (int(size[0]), int(size[1])), float(mpp[0]), float(tile_size[0]))
+        sides = int(size[0]), int(size[1])
+        return SlideFrame(self.name, path, sides, float(mpp[0]), float(tile_size[0]), _bounds(self.meta))
 
     @cached_property
     def scan_frame(self) -> ScanFrame:
@@ -300,6 +301,14 @@ def _padded(mask: np.ndarray) -> np.ndarray | None:
     """Which instances have anything real, bool ``[n]``, of a mask of instances or tokens; None where all have."""
     real: np.ndarray = np.asarray(mask, dtype=bool).reshape(len(mask), -1).max(axis=1)
     return None if real.all() else real
+
+
+def _bounds(meta: Mapping[str, Any]) -> tuple[int, int, int, int] | None:
+    """The scanned part of the slide; None where the bag does not say it and ``LoadBagd`` writes 0."""
+    if "bounds" not in meta:
+        return None
+    x, y, width, height = as_numbers(meta["bounds"]).astype(int).tolist()
+    return (x, y, width, height) if width > 0 else None
 
 
 def _known(fact: Any) -> np.ndarray | None:

@@ -19,6 +19,7 @@ from monai_mil.metrics import SIZE_BOUNDS, DiceCounts, LesionDice, dice_summary,
 from monai_mil.savers.against_truth import TruthSaver
 from monai_mil.savers.case import Case
 from monai_mil.savers.tables import write_table
+from monai_mil.slides import AnnotationFrame
 
 logger = logging.getLogger(__name__)
 
@@ -102,6 +103,7 @@ class DiceSaver(TruthSaver[_SlideDice]):
         size_bounds: areas that part small from moderate and moderate from large lesions.
         n: bootstrap resamples.
         seed: of the resampling.
+        truth_frame: what a GeoJSON that does not say it counts from, see ``open_truth``.
 
     Raises:
         SettingsError: ``threshold`` is no number and names no file that holds one.
@@ -125,8 +127,9 @@ class DiceSaver(TruthSaver[_SlideDice]):
         n: int = 1000,
         seed: int = 0,
         min_threshold: float = 0.0,
+        truth_frame: AnnotationFrame = "qupath",
     ) -> None:
-        super().__init__(output_dir, truth_dir, key, class_index, value, n, seed)
+        super().__init__(output_dir, truth_dir, key, class_index, value, n, seed, truth_frame)
         self.rule = _Rule.read(threshold, min_threshold)
         self.mpp = mpp
         self.size_bounds = tuple(size_bounds)
@@ -136,7 +139,9 @@ class DiceSaver(TruthSaver[_SlideDice]):
 
         name, patient, frame = case.name, case.patient_id, heatmap.frame
         path = find_truth(self.truth_dir, name)
-        truth = open_truth(path, value=self.value, level0_size=frame.level0_size)
+        truth = open_truth(
+            path, value=self.value, level0_size=frame.level0_size, bounds=frame.bounds, frame=self.truth_frame
+        )
         grid = BlockGrid(frame.level0_size, self.mpp / frame.mpp)
         canvas, highest = stitch(heatmap), float(heatmap.scores.max())
         if self.rule.source == "best":

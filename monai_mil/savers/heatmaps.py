@@ -12,6 +12,7 @@ from ignite.engine import Engine
 
 from monai_mil.errors import CohortError
 from monai_mil.heatmaps import Heatmap, assemble, export_geojson, export_mask, export_png, export_tiff
+from monai_mil.names import file_stem
 from monai_mil.savers.base import CaseSaver
 from monai_mil.savers.case import Case
 from monai_mil.savers.prediction import answer_attributes
@@ -103,7 +104,7 @@ class HeatmapSaver(CaseSaver[None]):
         return {each.label: partial(self._assemble, case, each) for each in drawn}
 
     def _save(self, slide_id: str, label: str, make: Callable[[], Heatmap]) -> None:
-        stem = f"{slide_id}_{label}" if label else slide_id
+        stem = f"{file_stem(slide_id)}_{label}" if label else file_stem(slide_id)
         owner = self._owners.setdefault(stem, slide_id)
         if owner != slide_id:
             taken = CohortError(f"the file name '{stem}' is that of a map of slide '{owner}'; rename one of the slides")

@@ -11,6 +11,7 @@ from monai_mil.metrics import LocalisedSlide, localisation_report
 from monai_mil.savers.against_truth import TruthSaver
 from monai_mil.savers.case import Case
 from monai_mil.savers.tables import write_table
+from monai_mil.slides import AnnotationFrame
 
 _COLUMNS = ("slide_id", "patient_id", "dice", "specificity", "strict", "by_lesion")
 
@@ -37,6 +38,7 @@ class LocalisationSaver(TruthSaver[LocalisedSlide]):
         interpolation: see there.
         n: bootstrap resamples.
         seed: of the resampling.
+        truth_frame: what a GeoJSON that does not say it counts from, see :func:`monai_mil.slides.open_truth`.
     """
 
     product = "localisation"
@@ -58,8 +60,9 @@ class LocalisationSaver(TruthSaver[LocalisedSlide]):
         interpolation: Literal["linear", "step"] = "linear",
         n: int = 1000,
         seed: int = 0,
+        truth_frame: AnnotationFrame = "qupath",
     ) -> None:
-        super().__init__(output_dir, truth_dir, key, class_index, value, n, seed)
+        super().__init__(output_dir, truth_dir, key, class_index, value, n, seed, truth_frame)
         self.threshold = threshold
         self.rescale = rescale
         self.min_overlap = min_overlap
@@ -72,7 +75,10 @@ class LocalisationSaver(TruthSaver[LocalisedSlide]):
         truth = None
         if positive:
             path = find_truth(self.truth_dir, case.name)
-            truth = open_truth(path, value=self.value, level0_size=heatmap.frame.level0_size)
+            frame = heatmap.frame
+            truth = open_truth(
+                path, value=self.value, level0_size=frame.level0_size, bounds=frame.bounds, frame=self.truth_frame
+            )
         figures = localise(heatmap, truth, self.threshold, self.rescale, self.min_overlap)
         if truth is not None and "dice" not in figures:
             raise AnnotationError(

@@ -20,6 +20,7 @@ from monai_mil.heatmaps import (
     export_nifti_mask,
     window_text,
 )
+from monai_mil.names import file_stem
 from monai_mil.savers.case import Case
 from monai_mil.savers.prediction import Prediction, read_prediction
 from monai_mil.savers.scan_case import ScanCase
@@ -122,13 +123,14 @@ class SliceSaver(TableSaver):
         self.rule = ThresholdRule(threshold, min_threshold, operating_points, key)
 
     def _collect(self, case: Case) -> dict[str, str]:
+        plain = file_stem(case.name)
         maps = {
-            drawn.stem(case.name): self._heatmap(case, drawn)
+            drawn.stem(plain): self._heatmap(case, drawn)
             for drawn in drawn_maps(case, self.key, self.class_index, self.classes)
         }
         for stem, heatmap in maps.items():
             heatmap.save(self.folder / "heatmaps" / f"{stem}.h5")
-        told = maps[case.name] if case.name in maps else self._heatmap(case, DrawnMap(None))
+        told = maps[plain] if plain in maps else self._heatmap(case, DrawnMap(None))
         row = scan_row(told, self._prediction(case), case.name)
         self._write_slices(case, told)
         for stem, heatmap in maps.items():
@@ -166,7 +168,7 @@ class SliceSaver(TableSaver):
         if (highest != highest[0]).any():
             names = self.classes or range(len(rows))
             scores = {f"score_{name}": values for name, values in zip(names, highest, strict=True)}
-        with replacing(self.folder / "slices" / f"{case.name}.csv") as temporary:
+        with replacing(self.folder / "slices" / f"{file_stem(case.name)}.csv") as temporary:
             temporary.write_text(csv_text(slice_rows(heatmap, scores), header=True), encoding="utf-8")
 
     def _write_pictures(self, heatmap: ScanHeatmap, scan_id: str, stem: str) -> None:
@@ -174,7 +176,7 @@ class SliceSaver(TableSaver):
             try:
                 self._export(form, heatmap, scan_id, stem)
             except Exception as error:
-                self._fail(scan_id, error, f"{stem} {form}" if stem != scan_id else form)
+                self._fail(scan_id, error, form if stem == file_stem(scan_id) else f"{stem} {form}")
 
     def _export(self, form: str, heatmap: ScanHeatmap, scan_id: str, stem: str) -> None:
         place = self.folder / "heatmaps"

@@ -4,6 +4,7 @@ from .frame import ScanFrame
 from .load import load_scan
 from .lung import lung_mask
 from .lung_field import LungField
+from .parts import files_touched, scan_files
 from .resampling import resample
 from .scan import Scan
 from .series import SeriesSummary, list_series
@@ -19,6 +20,7 @@ __all__ = [
     "SeriesSummary",
     "SlicePreset",
     "Window",
+    "files_touched",
     "find_preset",
     "find_scans",
     "fit_statistics",
@@ -28,5 +30,6 @@ __all__ = [
     "prepare_slices",
     "resample",
     "same_but_statistics",
+    "scan_files",
     "slice_preset",
 ]

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from monai_mil.errors import ScanReadError
+from monai_mil.folders import walk_files
 from monai_mil.scans.dicom import read_file
-from monai_mil.scans.folders import walk_files
 from monai_mil.scans.volume import volume_suffix
 
 

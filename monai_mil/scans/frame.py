@@ -13,6 +13,7 @@ from monai_mil.errors import ScanReadError
 
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 _TOLERANCE = 0.02
+_ENDS = ("LR", "PA", "SI")
 _STRAIGHT_PIXELS = 0.5
 
 
@@ -70,6 +71,13 @@ class ScanFrame:
     def normal(self) -> np.ndarray:
         """The unit vector across the slices, ``[3]``, LPS: row direction x column direction."""
         return np.cross(self.orientation[0], self.orientation[1])
+
+    @property
+    def axis_codes(self) -> str:
+        """Where columns, rows and slices run in the patient, by the nearest axis: ``"LPS"`` of a usual axial scan."""
+        axes = np.stack([self.orientation[0], self.orientation[1], self.normal])
+        nearest = np.abs(axes).argmax(axis=1)
+        return "".join(_ENDS[axis][int(axes[row, axis] < 0)] for row, axis in enumerate(nearest.tolist()))
 
     @property
     def positions_mm(self) -> np.ndarray:

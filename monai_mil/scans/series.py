@@ -9,8 +9,8 @@ from itertools import islice
 from pathlib import Path
 
 from monai_mil.errors import ScanReadError
+from monai_mil.folders import walk_files
 from monai_mil.scans.dicom import DicomFile, DicomSlice, read_file, uid_name
-from monai_mil.scans.folders import walk_files
 
 
 @dataclass(frozen=True)

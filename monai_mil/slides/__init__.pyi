@@ -1,7 +1,10 @@
 from .annotations import find_truth, open_truth
 from .blocks import BlockGrid
+from .bounds import AnnotationFrame, Bounds, frame_origin, slide_bounds
+from .decoder import decoder_of
 from .grid import TileGrid
 from .lesions import Lesions, find_lesions
+from .parts import slide_files
 from .pyramid import write_pyramid
 from .readers import reader_report
 from .slide import Level, Slide, open_slide, slide_id
@@ -11,7 +14,9 @@ from .tree import TileTree, child_coords
 from .truth import Truth
 
 __all__ = [
+    "AnnotationFrame",
     "BlockGrid",
+    "Bounds",
     "Lesions",
     "Level",
     "Slide",
@@ -21,12 +26,16 @@ __all__ = [
     "TissueSettings",
     "Truth",
     "child_coords",
+    "decoder_of",
     "find_lesions",
     "find_truth",
+    "frame_origin",
     "open_slide",
     "open_truth",
     "reader_report",
     "segment_tissue",
+    "slide_bounds",
+    "slide_files",
     "slide_id",
     "stream_tiles",
     "write_pyramid",

@@ -11,6 +11,7 @@ from xml.parsers import expat
 import numpy as np
 
 from monai_mil.errors import AnnotationError
+from monai_mil.slides.bounds import AnnotationFrame, Bounds, frame_origin
 from monai_mil.slides.mask_pyramid import MaskPyramid
 from monai_mil.slides.polygons import Polygon
 from monai_mil.slides.truth import ArrayTruth, PolygonTruth, Truth
@@ -23,12 +24,19 @@ Named = tuple[str | None, list[np.ndarray]]  # group or class, and the rings of 
 
 
 def open_truth(
-    path: str | Path, *, value: int | str | None = None, level0_size: tuple[int, int] | None = None
+    path: str | Path,
+    *,
+    value: int | str | None = None,
+    level0_size: tuple[int, int] | None = None,
+    bounds: Bounds | None = None,
+    frame: AnnotationFrame = "qupath",
 ) -> Truth:
     """Open a slide's ground truth.
 
     Known are masks (TIFF, pyramidal or not; ``.npz`` of ``make_slide_cohort``), the XML of ASAP as CAMELYON16 and 17
-    use it, GeoJSON as QuPath writes it, and the JSON of NCRF. Polygons are in level-0 pixels. Those of the groups or
+    use it, GeoJSON as QuPath writes it, and the JSON of NCRF. Polygons are in level-0 pixels; in GeoJSON they count
+    from the corner of the scanned part of slides that name one, as QuPath does, unless the file (``frame``, as
+    ``heatmaps.export_geojson`` writes it) or the caller says otherwise. Those of the groups or
     classes ``_0``, ``_1``, ``Tumor`` and ``metastases``, and in GeoJSON those of none, are the finding; ``_2``,
     ``Exclusion`` and ``normal`` are taken out of it.
 
@@ -37,6 +45,8 @@ def open_truth(
         value: what is the finding, where that is something else: the number of its pixels in a mask (default any but
             0), the name of its group or class in polygons (then all others but the exclusions are left out).
         level0_size: width and height of the slide, for masks of another resolution.
+        bounds: the slide's, as :func:`monai_mil.slides.slide_bounds` gives them; None where they are unknown.
+        frame: what the coordinates of a GeoJSON count from that does not say it: ``qupath`` or ``level0``.
 
     Raises:
         AnnotationError: the file is missing, damaged or of an unknown kind, has groups of unknown meaning, or is a
@@ -52,7 +62,7 @@ def open_truth(
         return _stored_array(path)
     if suffix not in SUFFIXES:
         raise AnnotationError(f"ground truth '{path}': unknown kind; convert it to one of {', '.join(SUFFIXES)}")
-    return _sorted_out(path, _asap(path) if suffix == ".xml" else _json(path), value)
+    return _sorted_out(path, _asap(path) if suffix == ".xml" else _json(path, bounds, frame), value)
 
 
 def _pixel_value(path: Path, value: int | str | None) -> int | None:
@@ -136,7 +146,7 @@ def _asap(path: Path) -> Iterator[Named]:
         raise AnnotationError(f"annotations '{path}': no XML of ASAP ({error}); export it again") from error
 
 
-def _json(path: Path) -> Iterator[Named]:
+def _json(path: Path, bounds: Bounds | None, frame: AnnotationFrame) -> Iterator[Named]:
     """Name and rings of every polygon in GeoJSON or in NCRF's JSON."""
     try:
         content = json.loads(path.read_text(encoding="utf-8-sig"))
@@ -146,10 +156,20 @@ def _json(path: Path) -> Iterator[Named]:
                     points = outline["vertices"] if isinstance(outline, dict) else outline
                     yield name, [_ring(points)]
         else:
+            origin = _origin(content, bounds, frame)
             for feature in content if isinstance(content, list) else _features(content):
-                yield from _feature(feature)
+                for group, rings in _feature(feature):
+                    yield group, [ring + origin for ring in rings]
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise AnnotationError(f"annotations '{path}': no GeoJSON ({error!r}); export it again") from error
+
+
+def _origin(content: Any, bounds: Bounds | None, frame: AnnotationFrame) -> np.ndarray:
+    """The level-0 pixel from which a GeoJSON counts, by what it says itself or else by the frame."""
+    stated = content if isinstance(content, dict) else {}
+    if "frame_origin" in stated:
+        return _ring([stated["frame_origin"]])[0]
+    return np.array(frame_origin(stated.get("frame", frame), bounds), float)
 
 
 def _features(content: dict[str, Any]) -> list[dict[str, Any]]:

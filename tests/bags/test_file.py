@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from monai_mil.bags import BagFile, BagInfo, export_clam
+from monai_mil.bags import BAG_FORMAT, BagFile, BagInfo, export_clam
 from monai_mil.bags.storage import first_non_finite_row
 from monai_mil.errors import BagError, SettingsError
 from tests.embedding.scans import frame
@@ -512,3 +512,49 @@ def test_a_slide_s_file_says_nothing_of_scans(tmp_path):
     with h5py.File(tmp_path / "slide.h5") as file:
         assert not {"monai_mil.scan", "monai_mil.preset"} & set(file.attrs)
         assert set(file) == {"features", "coords"}
+
+
+def test_a_flipped_bit_is_found_by_verify(tmp_path):
+    features, coords = bag_arrays()
+    for storage in ("float16", "uint8"):
+        path = tmp_path / f"{storage}.h5"
+        BagFile.write(path, features, coords, INFO, storage=storage)
+        with BagFile(path) as bag:
+            bag.verify()
+            place = bag._features.id.get_offset() + 3
+        content = bytearray(path.read_bytes())
+        content[place] ^= 4
+        path.write_bytes(content)
+        with BagFile(path) as bag, pytest.raises(BagError, match="'features' is not what was written"):
+            bag.verify()
+
+
+def test_a_bag_of_a_later_format_is_refused_and_says_what_to_do(tmp_path):
+    features, coords = bag_arrays()
+    BagFile.write(tmp_path / "bag.h5", features, coords, INFO)
+    with h5py.File(tmp_path / "bag.h5", "r+") as file:
+        file.attrs["monai_mil.format"] = BAG_FORMAT + 1
+    with pytest.raises(BagError, match=rf"in format {BAG_FORMAT + 1}, this one reads up to {BAG_FORMAT}; update"):
+        BagFile(tmp_path / "bag.h5")
+
+
+def test_every_field_of_the_format_comes_back(tmp_path):
+    features, coords = bag_arrays()
+    info = BagInfo(
+        "slide",
+        source="12:ab",
+        source_stamp="cd",
+        tissue_version=2,
+        decoder="imagecodecs 1",
+        encoder_dtype="bfloat16",
+        icc="apply",
+        icc_profile=bytes(range(256)) * 1000,
+        series=1,
+        plane=3,
+        orientation="LPS",
+    )
+    BagFile.write(tmp_path / "bag.h5", features, coords, info)
+    with BagFile(tmp_path / "bag.h5") as bag:
+        assert bag.info == info
+        assert bag.info.format == BAG_FORMAT
+        assert set(bag.info.digests) == {"features", "coords"}

@@ -19,6 +19,8 @@ WITH_METHODS = (*GUIDANCE, *BASELINES)
 FILES = [
     # Prediction needs no table, no labels and no metrics.
     Apart(("inference",), ("cohort_file",), "bags need no table to be predicted"),
+    Apart(("inference",), ("encoder", "in_channels"), "the network's, which training takes from its bags"),
+    Apart(("inference",), ("grid",), "the network's, which training takes from its bags", INSIGHT),
     Apart(
         ("inference", "inference_survival"), ("cohort::_disabled_", "cohort::unlabelled"), "nor labels, if there is one"
     ),
@@ -260,9 +262,10 @@ BOTH = ("train", "inference")
 BUNDLES = [
     # The data.
     Apart(CT, ("class_names",), "scans are negative or positive", BOTH),
-    Apart(("ct_insight",), ("encoder", "in_channels", "grid"), "tokens of slices", BOTH),
-    Apart(GUIDANCE, ("encoder", "in_channels"), "vectors of slices", BOTH),
-    Apart(("pathology_insight",), ("in_channels",), "tokens of tiles", BOTH),
+    Apart(("ct_insight",), ("encoder", "in_channels", "grid"), "tokens of slices", ("inference",)),
+    Apart(GUIDANCE, ("encoder", "in_channels"), "vectors of slices", ("inference",)),
+    Apart(("pathology_insight",), ("in_channels",), "tokens of tiles", ("inference",)),
+    Apart(HAGMIL, ("bag_facts",), "a slide's bags are found by the coarsest", TRAIN),
     Apart(GUIDANCE, ("preset",), "each method prepares slices in its own way", BOTH),
     Apart(CT, ("datalist",), "cases are called scans", ("inference",)),
     Apart(HAGMIL, ("datalist",), "a slide's bags are found by the coarsest", ("inference",)),

@@ -139,9 +139,9 @@ def leaves(results, place=""):
 
 
 def test_two_processes_train_one_model(name, cohort, tmp_path):
-    done = train(name, tmp_path, cohort, epochs=2, files=("train", "multi_gpu_train"), run=run_by_torchrun)
+    done = train(name, tmp_path, cohort, epochs=1, files=("train", "multi_gpu_train"), run=run_by_torchrun)
     assert not any(key.startswith("module.") for key in weights(tmp_path))
-    assert len(aurocs(done.stdout)) == 2, "only the first process reports"
+    assert len(aurocs(done.stdout)) == 1, "only the first process reports"
 
 
 def test_the_exported_bundle_needs_only_its_own_folder(name, trained, cohort, tmp_path):
@@ -151,7 +151,7 @@ def test_the_exported_bundle_needs_only_its_own_folder(name, trained, cohort, tm
         "import monai_mil, sys; from monai.bundle import verify_net_in_out, run, load;"
         f"assert monai_mil.__file__.startswith({str(exported)!r}), monai_mil.__file__;"
         "args = dict(net_id='network_def', meta_file='configs/metadata.json', config_file='configs/inference.json');"
-        f"[verify_net_in_out(**args, device='cpu', any=n, n=n) for n in {(1, 2, affordable(name, 5000))}];"
+        f"[verify_net_in_out(**args, device='cpu', any=n, n=n) for n in {(1, 2, affordable(name, 500))}];"
         f"run(config_file='configs/inference.json', dataset_dir={str(cohort)!r},"
         f"encoder='synthetic', output_dir='eval', **{dict(EXAMPLES[name].bags)})"
     )
@@ -163,12 +163,12 @@ def test_the_exported_bundle_needs_only_its_own_folder(name, trained, cohort, tm
 @pytest.mark.parametrize(
     "verb",
     [
-        ["verify_net_in_out", "--net_id", "network_def", "--any", "777", "--n", "7", "--device", "cpu"],
+        ["verify_net_in_out", "--net_id", "network_def", "--any", "{any}", "--n", "7", "--device", "cpu"],
         ["ckpt_export", "--net_id", "network_def", "--filepath", "{out}/model.ts", "--ckpt_file", "models/model.pt"],
     ],
 )
 def test_the_verbs_work_from_the_bundle_s_folder(name, verb, tmp_path):
-    words = ["monai.bundle", *(word.format(out=tmp_path) for word in verb)]
+    words = ["monai.bundle", *(word.format(out=tmp_path, any=affordable(name, 777)) for word in verb)]
     words += ["--meta_file", "configs/metadata.json", "--config_file", "configs/inference.json"]
     done = run("-m", *words, folder=BUNDLES / name)
     assert done.returncode == 0, done.stderr[-3000:]

@@ -314,3 +314,22 @@ def test_too_few_patients_for_a_split_is_an_error():
         split_cohort(many(2, 3, 0.5))
     with pytest.raises(CohortError, match="not three shares that sum to 1"):
         split_cohort(many(10, 1, 0.5), (0.5, 0.5, 0.5))
+
+
+@pytest.mark.parametrize(("found", "typed"), [("luad,lusc", "['luad', 'lusc']"), ("0,1,2", "['0', '1', '2']")])
+def test_a_cohort_of_other_classes_says_in_one_line_what_to_type(tmp_path, found, typed):
+    names = found.split(",")
+    rows = "".join(f"S{number},{names[number % len(names)]}\n" for number in range(40))
+    (tmp_path / "cohort.csv").write_text(f"slide_id,label\n{rows}")
+    with pytest.raises(CohortError) as raised:
+        read_cohort(tmp_path / "cohort.csv", classes=["normal", "tumor"])
+    message = str(raised.value)
+    assert message.endswith(f'set up for normal, tumor; add --class_names "{typed}"')
+    assert "\n" not in message
+    assert len(message) < 300
+
+
+def test_one_wrong_label_among_right_ones_is_named_by_its_row(tmp_path):
+    (tmp_path / "cohort.csv").write_text("slide_id,label\nA,normal\nB,tumour\n")
+    with pytest.raises(CohortError, match="row 3, column 'label': 'tumour' is none of the classes normal, tumor"):
+        read_cohort(tmp_path / "cohort.csv", classes=["normal", "tumor"])

@@ -1,4 +1,4 @@
-"""Walking folders of scans, whatever links and special files lie in them."""
+"""Walking folders of slides and scans, whatever links and special files lie in them."""
 
 from __future__ import annotations
 
@@ -7,12 +7,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 
-def walk_files(folder: Path, on_closed: Callable[[OSError], object]) -> Iterator[tuple[Path, list[Path]]]:
+def walk_files(
+    folder: Path, on_closed: Callable[[OSError], object], on_broken: Callable[[Path], object] | None = None
+) -> Iterator[tuple[Path, list[Path]]]:
     """Every folder at or below ``folder`` with its regular files, both sorted by name.
 
     Links are followed, but no folder is entered twice, so that a link to a folder above ends nowhere. Hidden folders
     (a file server's snapshots) are left out, and so are pipes and devices: opening them would wait for ever.
-    ``on_closed`` is told of every folder that cannot be listed, which must not pass for an empty one.
+    ``on_closed`` is told of every folder that cannot be listed, which must not pass for an empty one, ``on_broken`` of
+    every link that leads nowhere.
     """
     entered: set[tuple[int, int]] = set()
     for parent, folders, names in os.walk(folder, followlinks=True, onerror=on_closed):
@@ -22,5 +25,9 @@ def walk_files(folder: Path, on_closed: Callable[[OSError], object]) -> Iterator
             continue
         entered.add((status.st_dev, status.st_ino))
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        paths = (Path(parent, name) for name in sorted(names))
+        paths = [Path(parent, name) for name in sorted(names)]
+        if on_broken is not None:
+            for path in paths:
+                if path.is_symlink() and not path.exists():
+                    on_broken(path)
         yield Path(parent), [path for path in paths if path.is_file()]
