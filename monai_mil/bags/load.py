@@ -182,7 +182,7 @@ class LoadBagd(MapTransform):
         if self.encoder is not None and bag.info.encoder not in (None, self.encoder):
             raise BagError(
                 f"bag '{bag.path}': made by encoder '{bag.info.encoder}', the network was trained with "
-                f"'{self.encoder}'; embed with that one"
+                f"'{self.encoder}'; embed with that one, or set 'encoder' if it was trained on these features"
             )
         if self.preset is not None and bag.info.preset is not None:
             self._check_preset(bag, self.preset, SlicePreset.from_record(bag.info.preset))

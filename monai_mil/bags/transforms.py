@@ -100,6 +100,7 @@ def bag_meta(source: str | os.PathLike[str], info: BagInfo) -> dict[str, Any]:
         "filename_or_obj": str(source),
         "slide_id": info.slide_id,
         "slide_path": info.slide_path or "",
+        "source": info.source or "",
         "encoder": info.encoder or "",
         "encoder_digest": info.encoder_digest or "",
         "mpp": unknown if info.mpp is None else info.mpp,

@@ -51,7 +51,7 @@ def scan_datalist(place: str | os.PathLike[str]) -> list[dict[str, str]]:
 def _scan_id(path: Path, folder: Path) -> str:
     """The parts of the path below ``folder`` joined, or the path's own name; without a volume file's suffix."""
     below = path.relative_to(folder).parts if path.is_relative_to(folder) else ()
-    name = "_".join(below) or path.resolve().name
+    name = composed("_".join(below) or path.resolve().name)
     suffix = next((suffix for suffix in _VOLUME_SUFFIXES if name.lower().endswith(suffix)), "")
     return name[: len(name) - len(suffix)] if path.is_file() else name
 

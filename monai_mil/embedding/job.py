@@ -220,7 +220,7 @@ def _check_settings(path: Path, info: BagInfo, recorded: dict[str, Any], require
     different = [
         f"{name} {recorded.get(name)} instead of {value}"
         for name, value in required.items()
-        if recorded.get(name) != (_as_far_as_known(value, recorded.get(name)) if info.format == 1 else value)
+        if not _is_same(recorded.get(name), value, info.format)
     ]
     if different:
         raise BagError(
@@ -229,11 +229,11 @@ def _check_settings(path: Path, info: BagInfo, recorded: dict[str, Any], require
         )
 
 
-def _as_far_as_known(value: Any, recorded: Any) -> Any:
-    """A setting without the parts that a bag of format 1 could not record."""
-    if isinstance(value, dict) and isinstance(recorded, dict):
-        return {name: inner for name, inner in value.items() if name in recorded}
-    return value
+def _is_same(recorded: Any, value: Any, bag_format: int | None) -> bool:
+    """Whether a setting is the one recorded; of format 1 only the parts count that both know."""
+    if bag_format == 1 and isinstance(value, dict) and isinstance(recorded, dict):
+        return all(recorded[name] == value[name] for name in recorded.keys() & value.keys())
+    return bool(recorded == value)
 
 
 def _check_source(job: EmbedJob, path: Path, info: BagInfo) -> tuple[str, ...]:

@@ -12,6 +12,7 @@ from .montage import contour_text, display_window, draw_montage, export_montage,
 from .nifti import export_nifti, export_nifti_mask
 from .png import export_png, thumbnail
 from .scan_heatmap import ScanHeatmap, load_heatmap
+from .slide_source import open_scored_slide
 from .stitching import TokenCanvas, stitch
 from .tiff import export_tiff
 
@@ -46,6 +47,7 @@ __all__ = [
     "load_heatmap",
     "localise",
     "moments_mm",
+    "open_scored_slide",
     "otsu",
     "percentile_ranks",
     "scale_bar",

@@ -29,6 +29,7 @@ class SlideFrame:
         tile_size_level0: side of a tile's field of view in level-0 pixels, exact and therefore often fractional.
         bounds: x, y, width and height of the scanned part in level-0 pixels (``slides.slide_bounds``), to which QuPath
             crops; None where it is unknown.
+        source: what the slide is by its content (``BagInfo.source``); None where it is unknown.
     """
 
     slide_id: str
@@ -37,6 +38,7 @@ class SlideFrame:
     mpp: float
     tile_size_level0: float
     bounds: tuple[int, int, int, int] | None = None
+    source: str | None = None
 
     def __post_init__(self) -> None:
         width, height = (int(side) for side in self.level0_size)

@@ -85,9 +85,9 @@ def thumbnail(heatmap: Heatmap, slide: Slide | None, shape: tuple[int, int]) -> 
         source = heatmap.frame.slide_path
         if source is None or not Path(source).exists():
             return np.full((*shape, 3), 255, np.uint8)
-        from monai_mil.slides import open_slide
+        from monai_mil.heatmaps.slide_source import open_scored_slide
 
-        with open_slide(source, mpp=heatmap.frame.mpp) as opened:
+        with open_scored_slide(heatmap.frame, source) as opened:
             return thumbnail(heatmap, opened, shape)
     image = slide.thumbnail(max(shape))
     return image if image.shape[:2] == shape else cv2.resize(image, shape[::-1], interpolation=cv2.INTER_AREA)

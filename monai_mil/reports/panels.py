@@ -27,6 +27,7 @@ from monai_mil.heatmaps import (
     draw_outline,
     drawing_style,
     foreground_text,
+    open_scored_slide,
     scale_bar,
     score_text,
     thumbnail,
@@ -121,10 +122,8 @@ def make_panel(heatmap: Heatmap, slides: Mapping[str, str | Path] | None, count:
     if source is None or not Path(source).exists():
         reason = f"The slide file {Path(source).name} was not found" if source else "The slide's file is not known"
         return _draw(heatmap, None, 0, f"{reason}: scores only.")
-    from monai_mil.slides import open_slide
-
     try:
-        with open_slide(source, mpp=heatmap.frame.mpp) as slide:
+        with open_scored_slide(heatmap.frame, source) as slide:
             return _draw(heatmap, slide, count, "")
     except MonaiMILError as error:
         return _draw(heatmap, None, 0, f"The slide could not be read ({error}): scores only.")

@@ -189,7 +189,8 @@ class Case:
                 "or name the slide's file in the cohort"
             )
         sides = int(size[0]), int(size[1])
-        return SlideFrame(self.name, path, sides, float(mpp[0]), float(tile_size[0]), _bounds(self.meta))
+        source = str(self.meta.get("source") or "") or None
+        return SlideFrame(self.name, path, sides, float(mpp[0]), float(tile_size[0]), _bounds(self.meta), source)
 
     @cached_property
     def scan_frame(self) -> ScanFrame:

@@ -43,6 +43,8 @@ def load_scan(path: str | Path, *, series_uid: str | None = None, allow_gaps: bo
         ((6, 48, 64), ((5, 2.5),))
     """
     path = Path(path)
+    if path.is_symlink() and not path.exists():
+        raise ScanReadError(f"scan '{path}': a link to '{path.readlink()}', which is not there; mend or remove it")
     if not path.exists():
         raise ScanReadError(f"scan '{path}': no such file or folder")
     if path.is_file() and volume_suffix(path) is not None:

@@ -7,9 +7,11 @@ import tifffile
 from cucim import CuImage
 from openslide import OpenSlide
 
+from monai_mil.errors import SlideReadError
 from monai_mil.heatmaps import Colouring, assemble, colour_table, export_png, export_tiff
 from monai_mil.heatmaps.figure import scale_bar, score_text
-from monai_mil.slides import open_slide
+from monai_mil.identity import content_identity
+from monai_mil.slides import open_slide, write_pyramid
 from tests.conftest import shared
 from tests.heatmaps.examples import frame, grid_heatmap, slide_heatmap
 
@@ -113,3 +115,17 @@ def test_scale_bars_are_round_numbers(mpp, longest, text):
 )
 def test_scores_are_short_to_read(value, text):
     assert score_text(value) == text
+
+
+def test_scores_are_not_drawn_over_another_slide_of_the_same_path(tmp_path):
+    path = tmp_path / "slide.tif"
+    write_pyramid(path, np.full((300, 400, 3), 230, np.uint8), mpp=0.5)
+    facts = {"level0_size": (400, 300), "slide_path": str(path), "source": content_identity([path])}
+    heatmap = assemble([0.5], [[0, 0]], frame(**facts))
+    export_png(heatmap, tmp_path / "before.png")
+    write_pyramid(path, np.full((300, 400, 3), 90, np.uint8), mpp=0.5)
+    with pytest.raises(SlideReadError, match=r"slide\.tif': not the one whose tiles were scored"):
+        export_png(heatmap, tmp_path / "after.png")
+    assert not (tmp_path / "after.png").exists()
+    assert heatmap.save(tmp_path / "map.h5").is_file()
+    assert type(heatmap).load(tmp_path / "map.h5").frame == heatmap.frame
