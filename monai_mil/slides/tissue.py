@@ -1,4 +1,4 @@
-"""Finding tissue: Otsu's threshold on colour saturation at a low resolution, and the usual clean-up."""
+"""Finding tissue: what takes more light away than the slide's own glass does, and the usual clean-up."""
 
 from __future__ import annotations
 
@@ -7,7 +7,13 @@ from typing import Any
 
 import numpy as np
 
+from monai_mil.slides.absorption import measure_absorption
 from monai_mil.slides.slide import Slide
+
+TISSUE_VERSION = 2
+"""Of the algorithm; another one may give another mask of the same slide with the same settings."""
+_FAINTEST, _DENSEST = 8, 20
+_FEW, _MANY = 0.03, 0.97
 
 
 @dataclass(frozen=True)
@@ -15,23 +21,21 @@ class TissueSettings:
     """How tissue is found; lengths are physical, so that they mean the same on every scanner.
 
     Attributes:
-        threshold: least HSV saturation of tissue, 0 to 1; None finds it for each slide (Otsu).
+        threshold: the least share of light that tissue takes away, beside the slide's own glass and in the colour that
+            it weakens most, 0 to 1; None finds it for each slide, between 0.03 and 0.08.
         mpp: micrometres per pixel of the mask; a slide that is coarser keeps its own.
-        median_px: side of the median filter that quiets saturation noise, in mask pixels, 1, 3 or 5.
         close_um: gaps up to this width in micrometres are closed.
         min_area_um2: pieces of tissue smaller than this are dropped.
         max_hole_um2: holes in tissue smaller than this are filled.
-        min_contrast: with Otsu, the mean saturation of tissue must exceed that of background by this, or the slide is
-            taken to be blank.
+        pen: whether ink is left out: what is dense, smooth and black, blue, green or red.
     """
 
     threshold: float | None = None
     mpp: float = 8.0
-    median_px: int = 5
     close_um: float = 40.0
     min_area_um2: float = 40_000.0
     max_hole_um2: float = 40_000.0
-    min_contrast: float = 0.06
+    pen: bool = True
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,7 +45,7 @@ class TissueMask:
     Attributes:
         mask: True on tissue, bool ``[h, w]``.
         downsample: level-0 pixels per mask pixel in x and y.
-        threshold: the saturation that was taken as threshold, 0 to 1.
+        threshold: the share of light that was taken as threshold, 0 to 1.
         settings: how it was found.
     """
 
@@ -54,6 +58,13 @@ class TissueMask:
     def fraction(self) -> float:
         """Share of the slide's area that is tissue."""
         return float(self.mask.mean())
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """What to look at: very little of the slide is tissue, or nearly all of it."""
+        if _FEW <= self.fraction <= _MANY:
+            return ()
+        return (f"{self.fraction:.1%} of the slide is taken for tissue; look at its tissue mask",)
 
 
 def segment_tissue(slide: Slide, settings: TissueSettings = TissueSettings(), *, device: str = "cpu") -> TissueMask:
@@ -79,19 +90,37 @@ def segment_tissue(slide: Slide, settings: TissueSettings = TissueSettings(), *,
     """
     image, downsample = _overview(slide, settings.mpp)
     pixel_um2 = downsample[0] * downsample[1] * slide.mpp**2
-    close_px = round(settings.close_um / 2 / pixel_um2**0.5)
+    close_px = int(settings.close_um / 2 / pixel_um2**0.5)
     backend: Any = _OnGPU() if device.startswith("cuda") else _OnCPU()
 
-    saturation = backend.median(backend.saturation(image), settings.median_px)
+    absorption = measure_absorption(image, backend, pen=settings.pen)
     if settings.threshold is None:
-        threshold = otsu(backend.histogram(saturation), 255 * settings.min_contrast)
+        threshold = choose_threshold(absorption.histogram())
     else:
         threshold = 255 * settings.threshold
-    mask = backend.close(saturation > threshold, close_px)
+    seen = absorption.stands_out(threshold)
+    mask = backend.close(backend.from_numpy(seen), close_px) & ~backend.from_numpy(absorption.foreign)
     mask = backend.without_small(mask, settings.min_area_um2 / pixel_um2, connectivity=2)
     if mask.any():
         mask = ~backend.without_small(~mask, settings.max_hole_um2 / pixel_um2, connectivity=1)
+        mask &= ~backend.from_numpy(absorption.foreign)
     return TissueMask(backend.to_numpy(mask), downsample, threshold / 255, settings)
+
+
+def choose_threshold(histogram: np.ndarray) -> float:
+    """Otsu's threshold, but not so low that glass is above it nor so high that pale tissue is below it.
+
+    Beside dense tissue Otsu's threshold parts dense from pale. So it is at most ``_DENSEST``, or less where the
+    histogram has a valley below that and pale tissue above the valley.
+
+    Args:
+        histogram: counts of the absorbed light, 0 to 255.
+    """
+    counts = np.convolve(histogram, np.ones(5), "same")[: 2 * _DENSEST + 1]
+    peak = _FAINTEST + int(counts[_FAINTEST:].argmax())
+    valley = _FAINTEST + int(counts[_FAINTEST : peak + 1].argmin())
+    highest = min(valley, _DENSEST) if counts[peak] > 1.3 * counts[valley] else _DENSEST
+    return float(np.clip(otsu(histogram, 0), _FAINTEST, highest))
 
 
 def otsu(histogram: np.ndarray, min_contrast: float) -> float:
@@ -126,6 +155,9 @@ def _overview(slide: Slide, mpp: float) -> tuple[np.ndarray, tuple[float, float]
 class _OnCPU:
     """The steps in OpenCV, which is faster than scikit-image on these and gives the same result."""
 
+    def from_numpy(self, values: np.ndarray) -> np.ndarray:
+        return values
+
     def saturation(self, image: np.ndarray) -> np.ndarray:
         import cv2
 
@@ -135,11 +167,6 @@ class _OnCPU:
         import cv2
 
         return cv2.medianBlur(values, side) if side > 1 else values
-
-    def histogram(self, values: np.ndarray) -> np.ndarray:
-        import cv2
-
-        return cv2.calcHist([values], [0], None, [256], [0, 256]).ravel()
 
     def close(self, mask: np.ndarray, radius: int) -> np.ndarray:
         import cv2
@@ -173,6 +200,9 @@ class _OnGPU:
 
         self.cupy = cupy
 
+    def from_numpy(self, values: np.ndarray) -> Any:
+        return self.cupy.asarray(values)
+
     def saturation(self, image: np.ndarray) -> Any:
         pixels = self.cupy.asarray(image)
         return saturation_by_table(pixels.max(2), pixels.min(2), self.cupy)
@@ -182,10 +212,7 @@ class _OnGPU:
 
         if side < 2:
             return values
-        return median(values, self.cupy.ones((side, side), bool), mode="nearest")
-
-    def histogram(self, values: Any) -> np.ndarray:
-        return self.cupy.bincount(values.ravel(), minlength=256).get()
+        return median(self.cupy.asarray(values), self.cupy.ones((side, side), bool), mode="nearest")
 
     def close(self, mask: Any, radius: int) -> Any:
         from cucim.skimage.morphology import dilation, erosion
