@@ -20,7 +20,8 @@ _WINDOW = 5
 _QUIET_GLASS = 1.6
 _LEAST_GLASS = 0.002
 _SAMPLE = 100_000
-_DARKEST_GLASS = 160
+_DARKEST_GLASS, _BRIGHT_GLASS = 160, 200
+"""Dim glass has no tint to speak of; tissue that is as dim has."""
 _MOST_SATURATED_GLASS = 51
 _STRONG, _TINTED = 40, 6
 _PADDING_TINT = 6
@@ -42,6 +43,7 @@ class Absorption:
         texture: mean difference of the grey values around a pixel from the median of their neighbours, in units of
             ``1 / _WINDOW ** 2``, uint16.
         foreign: True on padding (black, white or grey) and on pen.
+        pen: True on pen.
     """
 
     glass: tuple[int, int, int]
@@ -49,6 +51,7 @@ class Absorption:
     tint: np.ndarray
     texture: np.ndarray
     foreign: np.ndarray
+    pen: np.ndarray
 
     @cached_property
     def smoothed(self) -> np.ndarray:
@@ -103,10 +106,11 @@ def measure_absorption(image: np.ndarray, backend: Any, *, pen: bool = True) -> 
     glass = _glass(image, texture, padding, backend)
     missing = [_missing_light(channel, white) for channel, white in zip(channels, glass, strict=True)]
     most, least = _most(missing), _least(missing)
-    foreign = padding | _pen(grey, missing, most, least) if pen else padding
+    ink = _pen(grey, missing, most, least) if pen else np.zeros_like(padding)
+    foreign = padding | ink
     absorbed = cv2.subtract(most, cv2.min(least, SHADE))
     absorbed[foreign] = 0
-    return Absorption(glass, absorbed, cv2.subtract(most, least), texture, foreign)
+    return Absorption(glass, absorbed, cv2.subtract(most, least), texture, foreign, ink)
 
 
 def _most(channels: Any) -> np.ndarray:
@@ -149,11 +153,10 @@ def _glass(image: np.ndarray, texture: np.ndarray, padding: np.ndarray, backend:
     pixels = _sample(image)
     red, green, blue = cv2.split(pixels)
     darkest, brightest = _least((red, green, blue)), _most((red, green, blue))
-    candidate = (
-        (_sample(texture) <= _QUIET_GLASS * _WINDOW**2)
-        & (brightest >= _DARKEST_GLASS)
-        & (backend.to_numpy(backend.saturation(pixels)) <= _MOST_SATURATED_GLASS)
-    )
+    saturation = backend.to_numpy(backend.saturation(pixels))
+    pale = (saturation <= _MOST_SATURATED_GLASS) & (brightest >= _BRIGHT_GLASS)
+    dim = (saturation <= _MOST_SATURATED_GLASS // 2) & (brightest >= _DARKEST_GLASS)
+    candidate = (_sample(texture) <= _QUIET_GLASS * _WINDOW**2) & (pale | dim)
     # Lossy coding makes some glass as constant as padding; padding in pure white is never glass.
     for trusted in (candidate & ~_sample(padding), candidate & (darkest < 254)):
         if trusted.sum() >= max(4, _LEAST_GLASS * trusted.size):
@@ -203,7 +206,7 @@ def _ink_hues(
 
     red, green, blue = missing
     tint, dense = cv2.subtract(most, least), most >= 128
-    yield tint <= most // 4, least >= 153
+    yield tint <= most // 10, least >= 153  # dense keratin has twice as much tint
     yield (cv2.subtract(green, red) <= 8) & (tint >= 38), dense
     yield green <= _scaled(cv2.min(red, blue), 0.85), dense
     yield (red <= green // 2) & (blue >= _scaled(green, 0.84)), most >= 165
