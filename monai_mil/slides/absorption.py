@@ -108,7 +108,7 @@ def measure_absorption(image: np.ndarray, backend: Any, *, pen: bool = True) -> 
     most, least = _most(missing), _least(missing)
     ink = _pen(grey, missing, most, least) if pen else np.zeros_like(padding)
     foreign = padding | ink
-    absorbed = cv2.subtract(most, cv2.min(least, SHADE))
+    absorbed = cv2.subtract(most, np.minimum(least, np.uint8(SHADE)))
     absorbed[foreign] = 0
     return Absorption(glass, absorbed, cv2.subtract(most, least), texture, foreign, ink)
 
@@ -213,7 +213,7 @@ def _ink_hues(
 
 
 def _smooth_pieces(grey: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """The connected pieces of ``mask`` (uint8, 0 or 1) within which ``grey`` hardly varies from pixel to pixel: bool."""
+    """The connected pieces of ``mask`` (uint8, 0 or 1) within which ``grey`` hardly varies from pixel to pixel."""
     import cv2
 
     if not mask.any():
