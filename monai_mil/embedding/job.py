@@ -117,6 +117,10 @@ class EmbedJob(ABC):
         """Every file on which the content may depend, found without reading one; ``source_files`` by default."""
         return self.source_files()
 
+    def remarks_on(self, found: BagInfo) -> tuple[str, ...]:
+        """What differs from a bag of this job made today without making it another one; nothing by default."""
+        return ()
+
     def source(self) -> tuple[str, str]:
         """Which content the bag is of: ``source`` and ``source_stamp`` of its info."""
         stamp = change_stamp(self.touched_files())
@@ -203,7 +207,7 @@ def _check_kept(job: EmbedJob, path: Path, encoder: Encoder) -> KeptBag:
         recorded = job.recorded_settings(info) | {"width": bag.width, "grid": bag.grid, "storage": bag.storage}
         required = job.required_settings(path, info)
     _check_settings(path, info, recorded, required | _of_encoder(encoder) | {"storage": job.storage})
-    return KeptBag(n, (*_check_source(job, path, info), *_remarks_on(info, encoder)))
+    return KeptBag(n, (*_check_source(job, path, info), *_remarks_on(info, encoder), *job.remarks_on(info)))
 
 
 def _of_encoder(encoder: Encoder) -> dict[str, Any]:

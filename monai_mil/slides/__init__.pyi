@@ -9,11 +9,12 @@ from .pyramid import write_pyramid
 from .readers import reader_report
 from .slide import Level, Slide, open_slide, slide_id
 from .stream import stream_tiles
-from .tissue import TissueMask, TissueSettings, segment_tissue
+from .tissue import TISSUE_VERSION, TissueMask, TissueSettings, segment_tissue
 from .tree import TileTree, child_coords
 from .truth import Truth
 
 __all__ = [
+    "TISSUE_VERSION",
     "AnnotationFrame",
     "BlockGrid",
     "Bounds",
