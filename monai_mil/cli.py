@@ -97,7 +97,21 @@ def embed(
     ] = None,
     overlap: Annotated[int, typer.Option(help="Overlap of neighbouring tiles, in pixels at the target mpp.")] = 0,
     min_tissue: Annotated[float, typer.Option(help="Smallest fraction of tissue of a tile that is kept.")] = 0.25,
-    mpp: Annotated[float | None, typer.Option(help="Level-0 pixel size of slides whose files lack it.")] = None,
+    mpp: Annotated[
+        float | None,
+        typer.Option(help="Level-0 pixel size in micrometres, whatever the files say.", show_default="the file's"),
+    ] = None,
+    series: Annotated[
+        int | None,
+        typer.Option(min=0, help="Which image of files that hold several.", show_default="the largest"),
+    ] = None,
+    plane: Annotated[
+        int | None, typer.Option(min=0, help="Which focal plane of files that hold several.", show_default="the middle")
+    ] = None,
+    icc: Annotated[
+        Literal["apply"] | None,
+        typer.Option(help="Turn pixels into sRGB by the slides' ICC profiles.", show_default="pixels as stored"),
+    ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Tiles the encoder sees at once.")] = 64,
     storage: Storage = "float16",
     device: Device = "cpu",
@@ -119,6 +133,9 @@ def embed(
         levels=levels,
         min_tissue=min_tissue,
         mpp=mpp,
+        series=series,
+        plane=plane,
+        icc=icc,
         batch_size=batch_size,
         storage=storage,
         device=device,

@@ -38,6 +38,7 @@ class CohortSlide:
         label: class index (-1: unknown), or one float for every class (NaN: unknown), or None without labels.
         row: where the table names it, for error messages.
         series_uid: which series to take where a scan's folder holds several, or None.
+        mpp: micrometres per level-0 pixel of a slide, whatever its file says, or None.
     """
 
     slide_id: str
@@ -47,6 +48,7 @@ class CohortSlide:
     label: int | tuple[float, ...] | None = None
     row: str = ""
     series_uid: str | None = None
+    mpp: float | None = None
 
 
 @dataclass(frozen=True)

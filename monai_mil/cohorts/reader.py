@@ -82,9 +82,10 @@ def read_cohort(
     """Read and check a cohort.
 
     A CSV table has the columns ``slide_id`` (or ``scan_id``), the label columns, and where wanted ``path`` (relative to
-    the table), ``patient_id`` (default: the slide id), ``split`` (train, val, test) and ``series_uid`` (of scans whose
-    folder holds several series). A MONAI data list (JSON) is a list of dictionaries, or lists under ``training``,
-    ``validation`` and ``testing``; their ``image`` is the path and the slide id defaults to its name.
+    the table), ``patient_id`` (default: the slide id), ``split`` (train, val, test), ``series_uid`` (of scans whose
+    folder holds several series) and ``mpp`` (micrometres per level-0 pixel, whatever the slide's file says). A MONAI
+    data list (JSON) is a list of dictionaries, or lists under ``training``, ``validation`` and ``testing``; their
+    ``image`` is the path and the slide id defaults to its name.
 
     Args:
         path: the table or data list.
@@ -286,7 +287,22 @@ def _slide(
         label=_label(table, row, cells, labels, classes, unlabelled),
         row=row,
         series_uid=cells.get("series_uid") or None,
+        mpp=_pixel_size(table, row, cells),
     )
+
+
+def _pixel_size(table: Table, row: str, cells: dict[str, Any]) -> float | None:
+    text = _text(cells.get("mpp"))
+    if not text or text.lower() == _NAN:
+        return None
+    try:
+        mpp = float(text.replace(",", "."))
+    except ValueError:
+        mpp = math.nan
+    if not 0 < mpp < math.inf:
+        table.problem(row, "mpp", f"'{text}' is no positive number of micrometres")
+        return None
+    return mpp
 
 
 def _label(

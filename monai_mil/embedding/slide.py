@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from monai_mil.bags import BagInfo
 from monai_mil.errors import NoTissueError, SettingsError
+from monai_mil.identity import content_identity
 from monai_mil.slides import (
     Slide,
     TileGrid,
     TileTree,
     TissueMask,
     TissueSettings,
+    open_slide,
     segment_tissue,
     slide_bounds,
+    slide_files,
     stream_tiles,
 )
 
@@ -38,9 +43,12 @@ class EmbedSettings:
         overlap: overlap of neighbouring tiles in pixels at ``target_mpp``.
         min_tissue: least share of tissue in a tile.
         tissue: how tissue is found.
-        mpp: micrometres per level-0 pixel for slides that do not say it themselves.
+        mpp: micrometres per level-0 pixel, whatever the slides say; None for what they say.
         levels: levels of the quadtree of tiles, each of half the magnification of the next, ``target_mpp`` the
             finest's; None for one grid of tiles.
+        series: which image of files that hold several; None for the largest.
+        plane: which focal plane of files that hold several; None for the middle one.
+        icc: ``"apply"`` turns pixels into sRGB by the slide's ICC profile; None leaves them as they are.
 
     Raises:
         SettingsError: a value fits no slide.
@@ -60,6 +68,9 @@ class EmbedSettings:
     tissue: TissueSettings = field(default_factory=TissueSettings)
     mpp: float | None = None
     levels: int | None = None
+    series: int | None = None
+    plane: int | None = None
+    icc: Literal["apply"] | None = None
 
     def __post_init__(self) -> None:
         _require(self.tile_size >= 1, "tile size", self.tile_size, "at least 1 px")
@@ -69,6 +80,9 @@ class EmbedSettings:
         _require(self.mpp is None or self.mpp > 0, "mpp", self.mpp, "above 0 µm a pixel")
         _require(self.levels is None or self.levels >= 1, "levels", self.levels, "at least 1")
         _require(self.levels is None or self.overlap == 0, "overlap", self.overlap, "0 px where there are levels")
+        _require(self.series is None or self.series >= 0, "series", self.series, "at least 0")
+        _require(self.plane is None or self.plane >= 0, "plane", self.plane, "at least 0")
+        _require(self.icc in (None, "apply"), "icc", self.icc, "'apply' or none")
 
     @classmethod
     def for_encoder(
@@ -80,6 +94,14 @@ class EmbedSettings:
             encoder.target_mpp if target_mpp is None else target_mpp,
             **settings,
         )
+
+    def open(self, path: str | os.PathLike[str]) -> Slide:
+        """Open a slide with the pixel size, the image, the focal plane and the colours that are asked for.
+
+        Raises:
+            SlideReadError: it cannot be read so.
+        """
+        return open_slide(Path(path), mpp=self.mpp, series=self.series, plane=self.plane, icc=self.icc)
 
     def tissue_record(self) -> dict[str, Any]:
         """What the bag file keeps of the tissue settings; plain JSON values."""
@@ -101,7 +123,12 @@ class EmbedSettings:
             target_mpp=grid.target_mpp,
             level0_size=slide.size,
             mpp=slide.mpp,
+            icc=self.icc or "none",
+            icc_profile=slide.icc_profile,
+            series=self.series,
+            plane=self.plane,
             bounds=slide_bounds(slide),
+            source=content_identity(slide_files(slide.path)),
             reader=slide.reader,
             tissue=self.tissue_record(),
             level=level,

@@ -17,7 +17,7 @@ from monai_mil.embedding.job import CaseKind, EmbedJob, OnInstances, kept_bag, n
 from monai_mil.embedding.partial_rows import PartialRows, header_of
 from monai_mil.embedding.slide import EmbedSettings, embed_slide, tile_slide, tree_slide
 from monai_mil.files import replacing
-from monai_mil.slides import Slide, TileGrid, TissueMask, decoder_of, open_slide, slide_files
+from monai_mil.slides import Slide, TileGrid, TissueMask, decoder_of, slide_files
 
 if TYPE_CHECKING:
     from monai_mil.encoders import Encoder
@@ -72,7 +72,7 @@ class SlideJob(EmbedJob):
     def embed(self, encoder: Encoder, on_instances: OnInstances) -> tuple[int, tuple[str, ...]]:
         """Write the tissue mask, then bag after bag what is missing; returns the number of tiles."""
         source = self.source()
-        with open_slide(self.path, default_mpp=self.settings.mpp) as slide:
+        with self.settings.open(self.path) as slide:
             grids, tissue = self._cut(slide)
             total, done = sum(map(len, grids)), 0
             _write_mask(self.mask, tissue)
@@ -80,7 +80,7 @@ class SlideJob(EmbedJob):
                 if kept_bag(self, self.bags[number], encoder) is None:
                     self._embed(slide, grid, number, encoder, source, _shifted(on_instances, done, total))
                 done += len(grid)
-        return total, ()
+        return total, slide.remarks
 
     def _cut(self, slide: Slide) -> tuple[tuple[TileGrid, ...], TissueMask]:
         if self.settings.levels is None:
@@ -132,10 +132,13 @@ class SlideJob(EmbedJob):
             "tissue": settings.tissue_record(),
             "level": level,
             "levels": settings.levels,
+            "series": settings.series,
+            "plane": settings.plane,
         }
-        if settings.mpp not in (None, found.mpp):
-            with open_slide(self.path, default_mpp=settings.mpp) as slide:
-                wanted["mpp"] = slide.mpp
+        if found.icc is not None or settings.icc is not None:  # bags of format 1 do not say
+            wanted["icc"] = settings.icc or "none"
+        if settings.mpp is not None:
+            wanted["mpp"] = settings.mpp
         return wanted
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -31,6 +32,9 @@ def embed_cohort(
     min_tissue: float = 0.25,
     tissue: TissueSettings | None = None,
     mpp: float | None = None,
+    series: int | None = None,
+    plane: int | None = None,
+    icc: Literal["apply"] | None = None,
     batch_size: int = 64,
     storage: Literal["float16", "uint8"] = "float16",
     device: str = "cpu",
@@ -59,7 +63,10 @@ def embed_cohort(
         levels: levels of the quadtree, each of half the magnification of the next; None for one bag a slide.
         min_tissue: least share of tissue in a tile.
         tissue: how tissue is found.
-        mpp: micrometres per pixel of slides that do not say it themselves.
+        mpp: micrometres per level-0 pixel, whatever the slides say; a cohort's column ``mpp`` says it of single slides.
+        series: which image of files that hold several, counted from 0; default the largest.
+        plane: which focal plane of files that hold several, counted from 0; default the middle one.
+        icc: ``"apply"`` turns pixels into sRGB by the slides' ICC profiles; default leaves them as they are.
         batch_size: tiles a step.
         storage: how bags store features; uint8 takes half the space (see ``BagFile.write``).
         device: of an encoder given by name; tiles are decoded where the encoder is.
@@ -92,7 +99,7 @@ def embed_cohort(
         'kept'
     """
     check_storage(storage)
-    slides = _slides(cohort)
+    slides, pixel_sizes = _slides(cohort)
     loaded = get_encoder(encoder, device=device) if isinstance(encoder, str) else encoder
     settings = EmbedSettings.for_encoder(
         loaded,
@@ -103,11 +110,23 @@ def embed_cohort(
         min_tissue=min_tissue,
         tissue=tissue or TissueSettings(),
         mpp=mpp,
+        series=series,
+        plane=plane,
+        icc=icc,
     )
     out_dir = Path(out_dir)
     rejected = reject(SLIDES, slides)
     jobs = {
-        index: SlideJob(name, path, out_dir, str(loaded.device), overwrite, settings, batch_size, storage=storage)
+        index: SlideJob(
+            name,
+            path,
+            out_dir,
+            str(loaded.device),
+            overwrite,
+            settings if pixel_sizes[index] is None else replace(settings, mpp=pixel_sizes[index]),
+            batch_size,
+            storage=storage,
+        )
         for index, (name, path) in enumerate(slides)
         if path is not None and index not in rejected
     }
@@ -117,10 +136,11 @@ def embed_cohort(
 
 def _slides(
     cohort: Cohort | str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
-) -> list[tuple[str, Path | None]]:
-    """Slide ids and paths, in order."""
+) -> tuple[list[tuple[str, Path | None]], list[float | None]]:
+    """Slide ids and paths, in order, and the pixel sizes that a cohort gives."""
     if isinstance(cohort, (str, os.PathLike)):
         cohort = read_cohort(cohort, labels=()) if is_table(cohort) else [cohort]
     if isinstance(cohort, Cohort):
-        return [(slide.slide_id, slide.path) for slide in cohort.slides]
-    return list(named_slides(cohort))
+        return [(slide.slide_id, slide.path) for slide in cohort.slides], [slide.mpp for slide in cohort.slides]
+    named: list[tuple[str, Path | None]] = list(named_slides(cohort))
+    return named, [None] * len(named)

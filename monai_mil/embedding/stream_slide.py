@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -14,10 +15,12 @@ from monai_mil.bags import BagInfo, bag_tensor, instance_places
 from monai_mil.embedding.slide import embed_slide, tile_slide
 from monai_mil.embedding.transforms import EmbedSlided
 from monai_mil.errors import EncoderError, SettingsError
-from monai_mil.slides import Slide, TileGrid, open_slide
+from monai_mil.slides import Slide, TileGrid
 
 if TYPE_CHECKING:
     from monai_mil.encoders import Encoder
+
+logger = logging.getLogger(__name__)
 
 
 class StreamSlided(EmbedSlided):
@@ -60,7 +63,9 @@ class StreamSlided(EmbedSlided):
 
         streamed = dict(data)
         for key in self.key_iterator(streamed):
-            with open_slide(streamed[key], default_mpp=self.settings.mpp) as slide, eval_mode(self.network):
+            with self.settings.open(streamed[key]) as slide, eval_mode(self.network):
+                for remark in slide.remarks:
+                    logger.info(remark)
                 info, where, output = self._answer(slide)
             streamed.update({**where, "streamed": {name: value[0] for name, value in output.items()}})
             nothing = torch.empty(len(where["coords"]), 0, *(self.encoder.grid or ()))

@@ -22,14 +22,19 @@ logger = logging.getLogger(__name__)
 class EmbedSlided(MapTransform):
     """Replace the path of a slide by the features of its tiles, in memory; the outcome is as ``LoadBagd``'s.
 
+    What the reader chose or assumed is logged.
+
     Args:
         keys: keys of the paths.
         encoder: an encoder or its name.
-        mpp: micrometres per pixel of slides that do not say it themselves.
+        mpp: micrometres per level-0 pixel, whatever the slides say.
         tile_size: edge of a tile in pixels; default the encoder's.
         target_mpp: micrometres per pixel of the tiles; default the encoder's.
         overlap: overlap of neighbouring tiles in pixels.
         min_tissue: least share of tissue in a tile.
+        series: which image of files that hold several; default the largest.
+        plane: which focal plane of files that hold several; default the middle one.
+        icc: ``"apply"`` turns pixels into sRGB by the slides' ICC profiles.
         batch_size: tiles a step.
         device: where the tiles are decoded and encoded.
         allow_missing_keys: skip absent keys.
@@ -58,6 +63,9 @@ class EmbedSlided(MapTransform):
         target_mpp: float | None = None,
         overlap: int = 0,
         min_tissue: float = 0.25,
+        series: int | None = None,
+        plane: int | None = None,
+        icc: Literal["apply"] | None = None,
         batch_size: int = 64,
         device: str = "cpu",
         allow_missing_keys: bool = False,
@@ -68,7 +76,15 @@ class EmbedSlided(MapTransform):
 
         self.encoder = get_encoder(encoder, device=device) if isinstance(encoder, str) else encoder
         self.settings = EmbedSettings.for_encoder(
-            self.encoder, mpp=mpp, tile_size=tile_size, target_mpp=target_mpp, overlap=overlap, min_tissue=min_tissue
+            self.encoder,
+            mpp=mpp,
+            tile_size=tile_size,
+            target_mpp=target_mpp,
+            overlap=overlap,
+            min_tissue=min_tissue,
+            series=series,
+            plane=plane,
+            icc=icc,
         )
         self.batch_size = batch_size
         self.device = device
@@ -76,11 +92,12 @@ class EmbedSlided(MapTransform):
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Embed the slide ``data[key]``; the input dictionary is left as it is."""
         from monai_mil.embedding import embed_slide, tile_slide
-        from monai_mil.slides import open_slide
 
         embedded = dict(data)
         for key in self.key_iterator(embedded):
-            with open_slide(embedded[key], default_mpp=self.settings.mpp) as slide:
+            with self.settings.open(embedded[key]) as slide:
+                for remark in slide.remarks:
+                    logger.info(remark)
                 grid, _ = tile_slide(slide, self.settings)
                 batches = embed_slide(slide, grid, self.encoder, batch_size=self.batch_size, device=self.device)
                 features = torch.cat([batch.cpu() for batch in batches])

@@ -93,6 +93,7 @@ KEYS: Mapping[str, Key] = MappingProxyType(
         "slide_id": Key("b", "the slide's name"),
         "scan_id": Key("b", "the scan's name"),
         "patient_id": Key("b", "whose it is"),
+        "slide_path": Key("b", "the slide's file, of bags that do not say it"),
         "series_uid": Key("b", "which series of a scan's folder to read"),
         "level0_size": Key("b 2", "width and height of the slide in level-0 pixels"),
         "mpp": Key("b", "micrometres a level-0 pixel"),

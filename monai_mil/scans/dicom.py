@@ -18,6 +18,8 @@ CT_CLASSES = {
     "1.2.840.10008.5.1.4.1.1.2.1",  # Enhanced CT
     "1.2.840.10008.5.1.4.1.1.2.2",  # Legacy Converted Enhanced CT
 }
+_CAPTURES = "1.2.840.10008.5.1.4.1.1.7"  # Secondary Capture, and its multi-frame kinds below it
+_OF_NUMBERS = set("0123456789+-.eE/NA\\ ")
 _DEFLATED = "1.2.840.10008.1.2.1.99"
 _GEOMETRY = [
     "ImagePositionPatient",
@@ -88,6 +90,7 @@ class DicomSlice:
         orientation: ImageOrientationPatient, ``[2, 3]``.
         spacing: PixelSpacing: mm between rows, mm between columns.
         location: SliceLocation, mm.
+        has_rescaling: whether slope and intercept stand there; else they are 1 and 0.
     """
 
     file: DicomFile
@@ -101,6 +104,12 @@ class DicomSlice:
     slope: float
     intercept: float
     unit: str
+    has_rescaling: bool = True
+
+    @property
+    def is_captured(self) -> bool:
+        """Whether it was stored as a Secondary Capture."""
+        return self.file.sop_class not in CT_CLASSES
 
     @property
     def name(self) -> str:
@@ -171,6 +180,8 @@ def _record(path: Path, dataset: Any, offset: int) -> DicomFile | None:
     meta = getattr(dataset, "file_meta", {})
     modality = str(dataset.get("Modality") or "").strip().upper()
     sop_class = str(dataset.get("SOPClassUID") or meta.get("MediaStorageSOPClassUID") or "")
+    if sop_class and sop_class in CT_CLASSES:
+        modality = modality or "CT"
     if not modality and not sop_class:
         return None
     allocated = int(dataset.get("BitsAllocated") or 16)
@@ -197,14 +208,21 @@ def _record(path: Path, dataset: Any, offset: int) -> DicomFile | None:
         bits_stored=stored,
         high_bit=int(dataset.get("HighBit") or stored - 1),
         signed=bool(dataset.get("PixelRepresentation")),
-        padding=_padding(dataset),
+        padding=_padding(dataset, allocated),
     )
     if sop_class and sop_class in CT_CLASSES and not (modality and file.rows and file.columns):
         raise _damaged(path)
     is_image = file.rows > 0 and file.columns > 0 and int(dataset.get("SamplesPerPixel") or 1) == 1
-    if modality == "CT" and sop_class in CT_CLASSES and is_image:
+    is_captured = sop_class.startswith(_CAPTURES) and _is_placed(dataset)
+    if modality == "CT" and (sop_class in CT_CLASSES or is_captured) and is_image:
         object.__setattr__(file, "slices", tuple(_slices(dataset, file)))
     return file
+
+
+def _is_placed(dataset: Any) -> bool:
+    """Whether a Secondary Capture has all that a CT slice needs: its place, its spacing and its rescaling."""
+    needed = ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "RescaleSlope", "RescaleIntercept")
+    return all(_texts_of_numbers(_raw(dataset, keyword)) for keyword in needed)
 
 
 def _slices(dataset: Any, file: DicomFile) -> Iterator[DicomSlice]:
@@ -221,46 +239,93 @@ def _slices(dataset: Any, file: DicomFile) -> Iterator[DicomSlice]:
         def find(sequence: str, keyword: str, places: tuple[Any, ...] = places) -> Any:
             for place in places:
                 item = (place.get(sequence) or [None])[0] if place is not None else None
-                if item is not None and item.get(keyword) is not None:
-                    return item.get(keyword)
-            return dataset.get(keyword)
+                value = None if item is None else _raw(item, keyword)
+                if value is not None:
+                    return value
+            return _raw(dataset, keyword)
 
-        orientation = _numbers(find("PlaneOrientationSequence", "ImageOrientationPatient"), 6)
-        slope = _number(find("PixelValueTransformationSequence", "RescaleSlope"))
-        intercept = _number(find("PixelValueTransformationSequence", "RescaleIntercept"))
+        def numbers(sequence: str, keyword: str, count: int, find: Any = find) -> np.ndarray | None:
+            return _numbers(file.path, keyword, find(sequence, keyword), count)
+
+        orientation = numbers("PlaneOrientationSequence", "ImageOrientationPatient", 6)
+        slope = numbers("PixelValueTransformationSequence", "RescaleSlope", 1)
+        intercept = numbers("PixelValueTransformationSequence", "RescaleIntercept", 1)
         yield DicomSlice(
             file=file,
             frame=index + 1,
-            origin=_numbers(find("PlanePositionSequence", "ImagePositionPatient"), 3),
+            origin=numbers("PlanePositionSequence", "ImagePositionPatient", 3),
             orientation=None if orientation is None else orientation.reshape(2, 3),
-            spacing=_numbers(find("PixelMeasuresSequence", "PixelSpacing"), 2),
-            thickness=_number(find("PixelMeasuresSequence", "SliceThickness")),
-            distance=_number(find("PixelMeasuresSequence", "SpacingBetweenSlices")),
-            location=_number(dataset.get("SliceLocation")),
-            slope=1.0 if slope is None else slope,
-            intercept=0.0 if intercept is None else intercept,
+            spacing=numbers("PixelMeasuresSequence", "PixelSpacing", 2),
+            thickness=_if_number(find("PixelMeasuresSequence", "SliceThickness")),
+            distance=_if_number(find("PixelMeasuresSequence", "SpacingBetweenSlices")),
+            location=_if_number(_raw(dataset, "SliceLocation")),
+            slope=1.0 if slope is None else float(slope[0]),
+            intercept=0.0 if intercept is None else float(intercept[0]),
             unit=str(find("PixelValueTransformationSequence", "RescaleType") or ""),
+            has_rescaling=slope is not None and intercept is not None,
         )
 
 
-def _padding(dataset: Any) -> tuple[int, int] | None:
-    first, last = (dataset.get(name) for name in ("PixelPaddingValue", "PixelPaddingRangeLimit"))
-    if not isinstance(first, int):
+def _padding(dataset: Any, bits_allocated: int) -> tuple[int, int] | None:
+    """The range of padding in the pixels' own signedness, which the VR of its attributes often is not."""
+    found = [dataset.get(name) for name in ("PixelPaddingValue", "PixelPaddingRangeLimit")]
+    ends = [_as_stored(value, bits_allocated, bool(dataset.get("PixelRepresentation"))) for value in found]
+    first, last = ends
+    if first is None:
         return None
-    return (min(first, last), max(first, last)) if isinstance(last, int) else (first, first)
+    return (first, first) if last is None else (min(first, last), max(first, last))
 
 
-def _numbers(value: Any, count: int) -> np.ndarray | None:
-    if value is None or value == "" or len(value) == 0:
+def _as_stored(value: Any, bits: int, signed: bool) -> int | None:
+    if not isinstance(value, int):
         return None
-    numbers = np.array([float(number) for number in value])
+    modulo = value % (1 << bits)
+    return modulo - (1 << bits) if signed and modulo >= 1 << (bits - 1) else modulo
+
+
+def _raw(dataset: Any, keyword: str) -> Any:
+    """The value of an attribute, as it stands in the file where pydicom cannot make a number of it."""
+    try:
+        return dataset.get(keyword)
+    except (ArithmeticError, TypeError, ValueError):
+        value = dataset.get_item(keyword).value
+        return value.decode("ascii", "replace") if isinstance(value, bytes) else value
+
+
+def _texts_of_numbers(value: Any) -> list[str]:
+    """The numbers of a value one by one as text; a decimal comma counts as a point."""
+    if value is None:
+        return []
+    parts = value.split("\\") if isinstance(value, str) else value if np.iterable(value) else [value]
+    found = [str(part).strip(" \0").replace(",", ".") for part in parts]
+    return found if any(found) else []
+
+
+def _numbers(path: Path, keyword: str, value: Any, count: int) -> np.ndarray | None:
+    """The numbers of an attribute, float64 ``[count]``; None where it is missing or empty."""
+    texts = _texts_of_numbers(value)
+    if not texts:
+        return None
+    try:
+        numbers = np.array([float(text) for text in texts])
+    except ValueError:
+        numbers = np.empty(0)
     if numbers.shape != (count,):
-        raise ValueError(f"{count} numbers expected")
+        shown = "\\".join(texts)[:60]
+        # In a damaged header anything may stand there, the patient's name too.
+        what = f"'{shown}'" if set(shown) <= _OF_NUMBERS else "text"
+        wanted = "a number" if count == 1 else f"{count} numbers"
+        raise ScanReadError(f"scan file '{path}': {keyword} is {what}, not {wanted}; export the series again")
     return numbers
 
 
-def _number(value: Any) -> float | None:
-    return None if value is None or value == "" else float(value)
+def _if_number(value: Any) -> float | None:
+    """A number that the reader can do without; None where it is none, such as ``N/A``."""
+    try:
+        (text,) = _texts_of_numbers(value)
+        return float(text)
+    except ValueError:
+        return None
 
 
 def _integer(dataset: Any, keyword: str) -> int | None:

@@ -133,6 +133,8 @@ def _geometry_remarks(frame: ScanFrame, stack: Stack) -> list[str]:
             remarks.append(
                 f"slices of {thin:g} mm lie {distance:g} mm apart: the tissue between them is not in the scan"
             )
+    if any(piece.is_captured for piece in stack.slices):
+        remarks.append("stored as Secondary Capture, with the place and rescaling of CT slices: read as CT")
     if any(piece.file.photometric == "MONOCHROME1" for piece in stack.slices):
         remarks.append("MONOCHROME1: shown inverted by viewers; Hounsfield units are as stored")
     units = {piece.unit for piece in stack.slices} - {"", "HU"}

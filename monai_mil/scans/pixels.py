@@ -16,6 +16,7 @@ from monai_mil.scans.repairs import AIR, Repairs, clean_bits, clip_air, padding_
 
 _NATIVE = ("", "1.2.840.10008.1.2", "1.2.840.10008.1.2.1")  # little endian; files without a header name none
 _UNDEFINED_LENGTH = 0xFFFFFFFF
+_LONG_VR = (b"OB", b"OW", b"OD", b"OF", b"OL", b"OV", b"UN")
 _INT16 = np.iinfo(np.int16)
 
 
@@ -31,6 +32,7 @@ def read_hu(slices: Sequence[DicomSlice]) -> tuple[np.ndarray, list[str]]:
     file = slices[0].file
     import pydicom
 
+    unknown = _without_rescaling(slices)
     for piece in slices:
         _check_rescaling(piece)
     whole = all(piece.slope.is_integer() and piece.intercept.is_integer() for piece in slices)
@@ -60,7 +62,21 @@ def read_hu(slices: Sequence[DicomSlice]) -> tuple[np.ndarray, list[str]]:
         hu = hu.astype(np.float32)
         for index, values in too_large.items():
             hu[index] = values
-    return hu, remarks_on(repairs, file.rows * file.columns)
+    return hu, [*unknown, *remarks_on(repairs, file.rows * file.columns)]
+
+
+def _without_rescaling(slices: Sequence[DicomSlice]) -> list[str]:
+    """A remark where no slice says how stored values become Hounsfield units; an error where only some do."""
+    silent = [piece for piece in slices if not piece.has_rescaling]
+    if not silent:
+        return []
+    if len(silent) == len(slices):
+        return ["no slice has RescaleSlope and RescaleIntercept: stored values are taken for Hounsfield units"]
+    names = ", ".join(piece.name for piece in silent[:3]) + (" ..." if len(silent) > 3 else "")
+    raise ScanReadError(
+        f"scan of '{silent[0].file.path}': {len(silent)} of {len(slices)} slices lack RescaleSlope or RescaleIntercept "
+        f"({names}), the others have them; export the series again"
+    )
 
 
 def _check_rescaling(piece: DicomSlice) -> None:
@@ -103,7 +119,8 @@ def slice_hu(stored: np.ndarray, piece: DicomSlice, out: np.ndarray) -> tuple[np
         hu[is_padding] = AIR
         padded = int(is_padding.sum())
     clipped, lowest = clip_air(hu)
-    done = Repairs(sign_extended, bits_masked, unwrapped, clipped + padded, lowest, kept_padding)
+    highest = float(hu.max())
+    done = Repairs(sign_extended, bits_masked, unwrapped, clipped + padded, lowest, kept_padding, highest)
     return (None if fits else hu), done
 
 
@@ -146,7 +163,7 @@ def _native_frames(file: DicomFile, frames: list[int]) -> list[np.ndarray]:
         header = stream.read(12)
         if len(header) < 12 or struct.unpack_from("<HH", header) != (0x7FE0, 0x0010):
             raise ScanReadError(f"scan file '{file.path}': it has no pixel data; export the series again")
-        explicit = header[4:6] in (b"OB", b"OW")
+        explicit = header[4:6] in _LONG_VR
         if struct.unpack_from("<I", header, 8 if explicit else 4)[0] == _UNDEFINED_LENGTH:
             raise ScanReadError(
                 f"scan file '{file.path}': its pixel data are compressed but it names no such transfer syntax; "

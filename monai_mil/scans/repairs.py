@@ -12,6 +12,9 @@ from monai_mil.scans.dicom import DicomSlice
 AIR = -1024
 _HIGHEST_TISSUE = 3071
 _SURELY_AIR = -500
+_LEAST_AIR = 0.02
+_HIGHEST_OF_CT = 31_743
+"""The highest value of the extended scale of 16 bits with an intercept of -1024."""
 
 
 @dataclass(frozen=True)
@@ -25,6 +28,7 @@ class Repairs:
         clipped: pixels that were below -1024 HU or marked as padding, now -1024.
         lowest: the lowest value before that, HU.
         kept_padding: HU of a PixelPaddingValue that could be tissue and was left alone, or None.
+        highest: the highest value, HU.
     """
 
     sign_extended: bool = False
@@ -33,13 +37,15 @@ class Repairs:
     clipped: int = 0
     lowest: float = 0.0
     kept_padding: float | None = None
+    highest: float = 0.0
 
 
 def clean_bits(stored: np.ndarray, bits_stored: int, high_bit: int, signed: bool) -> tuple[np.ndarray, bool, bool]:
     """Stored integers with the meaning the header gives them.
 
-    A file may leave the bits above BitsStored at 0 for negative numbers too (RSNA abdominal trauma), or hold
-    something else there. Values that are already negative have their sign, so nothing is done to such a slice.
+    BitsStored and HighBit alone say what a value is (PS3.5 8.1.1). Above it a file may hold overlays or anything else,
+    or leave the sign bits of negative numbers at 0 (RSNA abdominal trauma). Where every negative number has its sign
+    in all of them, a few positive ones that need more bits are taken as they stand.
 
     Args:
         stored: integers as decoded, in the type of BitsAllocated and PixelRepresentation.
@@ -60,26 +66,43 @@ def clean_bits(stored: np.ndarray, bits_stored: int, high_bit: int, signed: bool
     if not signed:
         masked = stored.max() >= 1 << bits_stored
         return (stored & ((1 << bits_stored) - 1) if masked else stored), False, bool(masked)
-    if stored.min() < 0 or stored.max() < 1 << (bits_stored - 1):
+    if _has_its_signs(stored, bits_stored):
         return stored, False, False
-    return (stored << spare) >> spare, True, False
+    values = (stored << spare) >> spare
+    changed = stored[values != stored]
+    if changed.size == 0:
+        return stored, False, False
+    without_sign = (changed >= 0) & (changed < 1 << bits_stored)
+    return values, bool(without_sign.any()), not without_sign.all()
+
+
+def _has_its_signs(stored: np.ndarray, bits_stored: int) -> bool:
+    """Whether negative numbers reach to the top bit, and what would be negative without that is not as much as air."""
+    negative = stored < 0
+    if not negative.any() or stored.min() < -(1 << (bits_stored - 1)):
+        return False
+    as_air = (stored >= (1 << bits_stored) + AIR) & (stored < 1 << bits_stored)
+    return int(as_air.sum()) < _LEAST_AIR * stored.size
 
 
 def unwrap_12_bits(stored: np.ndarray, piece: DicomSlice) -> tuple[np.ndarray, bool]:
     """Undo the wrap of some 12-bit slices (RSNA intracranial haemorrhage), whose HU below 0 had 4096 added.
 
     Such slices say BitsStored 12, unsigned, and an intercept above -100: they could hold no air. Their values are HU
-    from -1000 upwards modulo 4096.
+    from -1000 upwards modulo 4096. Only air proves it: much of the slice, and most of what would have wrapped, lies
+    where that of -1024 to -700 HU would; metal alone is as bright but not so much, nor there. A slice that names no
+    rescaling at all proves nothing.
 
     Returns:
         HU, or the values unchanged where the slice has no such defect; whether it had.
     """
     file = piece.file
-    if file.bits_stored != 12 or file.signed or piece.intercept <= -100 or piece.slope != 1:
+    if file.bits_stored != 12 or file.signed or piece.intercept <= -100 or piece.slope != 1 or not piece.has_rescaling:
         return stored, False
     values = stored.astype(np.int16)
     wrapped = values >= 4096 - 1000
-    if not wrapped.any():
+    air = int((wrapped & (values < 4096 - 700)).sum())
+    if air < max(_LEAST_AIR * values.size, int(wrapped.sum()) / 2):
         return stored, False
     values[wrapped] -= 4096
     return values, True
@@ -145,6 +168,11 @@ def remarks_on(repairs: Iterable[Repairs], pixels_per_slice: int) -> list[str]:
     darkest = min(one.lowest for one in done)
     if darkest > _SURELY_AIR:
         remarks.append(f"no pixel is darker than {darkest:g} HU, air would be -1000: these may be no Hounsfield units")
+    brightest = max(one.highest for one in done)
+    if brightest > _HIGHEST_OF_CT:
+        remarks.append(
+            f"values up to {brightest:g} HU, which no CT measures: padding that the header does not name, or damage"
+        )
     kept = {one.kept_padding for one in done if one.kept_padding is not None}
     if kept:
         shown = "/".join(f"{hu:g}" for hu in sorted(kept)[:3])

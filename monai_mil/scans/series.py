@@ -12,6 +12,8 @@ from monai_mil.errors import ScanReadError
 from monai_mil.folders import walk_files
 from monai_mil.scans.dicom import DicomFile, DicomSlice, read_file, uid_name
 
+_FEW_SERIES = 4
+
 
 @dataclass(frozen=True)
 class SeriesSummary:
@@ -79,9 +81,16 @@ def choose_series(folder: Path, series_uid: str | None) -> tuple[list[DicomSlice
     """
     files, not_dicom = read_folder(folder)
     images = [file for file in files if file.slices and not file.is_localizer]
+    acquired = [file for file in images if not file.slices[0].is_captured]
+    images = acquired or images
     if not images:
         raise ScanReadError(f"scan '{folder}': no CT slices; {_found(files, not_dicom)}")
     uids = sorted({file.series_uid for file in images})
+    if series_uid is None and len(uids) == len(images) > _FEW_SERIES:
+        raise ScanReadError(
+            f"scan '{folder}': every one of its {len(images)} CT files has a series UID of its own, as some "
+            "anonymisers write; give the slices of one series one SeriesInstanceUID"
+        )
     if series_uid is None and len(uids) > 1:
         raise ScanReadError(
             f"scan '{folder}': {len(uids)} CT series in one folder; choose one with series_uid (a table's column): "
@@ -100,7 +109,7 @@ def choose_series(folder: Path, series_uid: str | None) -> tuple[list[DicomSlice
 
 def kind_of(file: DicomFile) -> str:
     """What a DICOM file is, in a word or two."""
-    if file.slices:
+    if file.slices and not file.slices[0].is_captured:
         return "CT localizer" if file.is_localizer else "CT"
     if file.modality not in ("", "CT", "OT") and file.modality.isalnum():
         return file.modality[:16]

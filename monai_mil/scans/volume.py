@@ -18,6 +18,7 @@ NIFTI = (".nii.gz", ".nii")
 ITK = (".mha", ".mhd", ".nrrd", ".nhdr")
 _PLAINLY_THICKER = 1.5
 _FORMS_AGREE_MM = 1.0
+_NIFTI_2 = (b"\x1c\x02\0\0", b"\0\0\x02\x1c")  # the header's length, 540, in either byte order
 _UNIT_MM = {"meter": 1000.0, "micron": 0.001}
 
 
@@ -60,17 +61,25 @@ def load_volume(path: Path) -> Scan:
 def _nifti(path: Path) -> tuple[np.ndarray, float, float, np.ndarray, list[str]]:
     import nibabel
 
-    image: Any = nibabel.load(path)
-    if path.name.lower().endswith(".gz"):
+    if _is_gzip(path):
         with gzip.open(path) as stream:
-            image = type(image).from_file_map({"image": nibabel.FileHolder(fileobj=stream)})
+            kind: Any = nibabel.Nifti2Image if stream.read(4) in _NIFTI_2 else nibabel.Nifti1Image
+            stream.seek(0)
+            image: Any = kind.from_file_map({"image": nibabel.FileHolder(fileobj=stream)})
             array = np.asarray(image.dataobj.get_unscaled())
             while stream.read(1 << 20):  # only at its end does the checksum tell whether the file is whole
                 pass
     else:
+        image = nibabel.load(path)
         array = np.asarray(image.dataobj.get_unscaled())
     affine, remarks = _nifti_affine(image)
     return array, float(image.dataobj.slope), float(image.dataobj.inter), affine, remarks
+
+
+def _is_gzip(path: Path) -> bool:
+    """By its content: some programs write compressed files without the suffix."""
+    with path.open("rb") as file:
+        return file.read(2) == b"\x1f\x8b"
 
 
 def _nifti_affine(image: Any) -> tuple[np.ndarray, list[str]]:

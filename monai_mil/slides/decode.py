@@ -192,8 +192,8 @@ def _count_uses(tiff: TiffPyramid, plan: ReadPlan) -> np.ndarray:
     """By how many tiles of the plan each stored tile is needed, int64 ``[stored tiles]``."""
     level = tiff.levels[plan.level]
     first_column, first_row = plan.x // level.tile_width, plan.y // level.tile_height
-    last_column = (np.minimum(plan.x + plan.read_size[0], level.width) - 1) // level.tile_width
-    last_row = (np.minimum(plan.y + plan.read_size[1], level.height) - 1) // level.tile_height
+    last_column = (np.minimum(plan.x + plan.read_size[0], plan.level_size[0]) - 1) // level.tile_width
+    last_row = (np.minimum(plan.y + plan.read_size[1], plan.level_size[1]) - 1) // level.tile_height
     uses = np.zeros(len(level.offsets), np.int64)
     for down in range(int((last_row - first_row).max(initial=-1)) + 1):
         for right in range(int((last_column - first_column).max(initial=-1)) + 1):

@@ -35,6 +35,26 @@ def slide_files(path: str | Path) -> tuple[Path, ...]:
     return tuple(sorted({path, *_named_by(path)}))
 
 
+def dicom_slide_in(folder: Path) -> Path:
+    """A file of the one DICOM slide that the folder holds.
+
+    Raises:
+        SlideReadError: it holds none, or several; names them.
+    """
+    series: dict[str, Path] = {}
+    for file in sorted(folder.iterdir()):
+        if file.is_file() and _is_dicom(file):
+            series.setdefault(_series_uid(file), file)
+    if len(series) == 1:
+        return next(iter(series.values()))
+    if not series:
+        raise SlideReadError(f"slide '{folder}': is a folder, of no DICOM slide; name the slide's file")
+    raise SlideReadError(
+        f"slide '{folder}': a folder of {len(series)} DICOM series; name a file of one: "
+        + ", ".join(file.name for file in list(series.values())[:4])
+    )
+
+
 def _is_dicom(path: Path) -> bool:
     with path.open("rb") as file:
         file.seek(_DICOM_MAGIC_AT)

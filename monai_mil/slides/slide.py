@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 import math
-import warnings
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
+from typing import Literal
 
 import numpy as np
 
 from monai_mil.errors import SlideReadError
+from monai_mil.slides.icc import ToSRGB
+from monai_mil.slides.parts import dicom_slide_in
 from monai_mil.slides.readers import Reader, choose_reader
 from monai_mil.slides.tiff import TiffPyramid, paste
 
 _BAND_PIXELS = 2**25
+_SAME_PIXELS = 0.02
+"""By how much pixel sizes may differ and still be one: their mean is then within 1 % of both."""
 
 
 @dataclass(frozen=True)
 class Level:
-    """One resolution of a slide; ``downsample`` is level-0 pixels per pixel, the mean of both axes."""
+    """One resolution of a slide, without padding; ``downsample`` is level-0 pixels per pixel, the mean of both axes."""
 
     width: int
     height: int
@@ -30,25 +35,31 @@ class Slide:
     """An open slide; made by :func:`open_slide`.
 
     Attributes:
-        path: the file.
-        slide_id: the file's name without its suffix (``d.ome.tif`` is ``d``).
+        path: the file, or the folder of a DICOM slide.
+        slide_id: the slide's name, see :func:`slide_id`.
         reader: the library that reads it: ``"cucim"``, ``"openslide"`` or ``"tifffile"``.
         size: ``(width, height)`` of level 0 in pixels.
-        mpp: micrometres per pixel of level 0, the mean of x and y.
+        mpp: micrometres per pixel of level 0.
         levels: finest first.
         properties: the vendor's metadata, under OpenSlide's names.
+        remarks: what was chosen or assumed; each names the file, the cause and what to do.
+        icc_profile: the ICC profile of the file's pixels, None if it has none.
     """
 
-    def __init__(self, path: Path, backend: Reader, mpp: float) -> None:
+    def __init__(self, path: Path, backend: Reader, mpp: float, remarks: tuple[str, ...] = ()) -> None:
         self.path = path
-        self.slide_id = slide_id(path)
+        self.slide_id = slide_id(path) or path.resolve().name
         self.reader = backend.name
         self.mpp = mpp
         self.size = backend.sizes[0]
+        ratios = [(self.size[0] / width, self.size[1] / height) for width, height in backend.sizes]
+        self._downsamples = getattr(backend, "downsamples", ratios)
         self.levels = tuple(
-            Level(width, height, (self.size[0] / width + self.size[1] / height) / 2) for width, height in backend.sizes
+            Level(*size, sum(factors) / 2) for size, factors in zip(backend.sizes, self._downsamples, strict=True)
         )
         self.properties = backend.properties
+        self.remarks = remarks
+        self.icc_profile: bytes | None = getattr(backend, "icc_profile", None)
         self.backend = backend
 
     @property
@@ -58,7 +69,8 @@ class Slide:
 
     def axis_downsamples(self, level: int) -> tuple[float, float]:
         """Level-0 pixels per pixel of ``level`` along x and along y."""
-        return self.size[0] / self.levels[level].width, self.size[1] / self.levels[level].height
+        x, y = self._downsamples[level]
+        return x, y
 
     def read(self, x: float, y: float, size: tuple[int, int], level: int = 0) -> np.ndarray:
         """Read a region.
@@ -149,16 +161,33 @@ class Slide:
         return f"Slide('{self.path}', {width} x {height} px, {self.mpp:g} mpp, read by {self.reader})"
 
 
-def open_slide(path: str | Path, *, mpp: float | None = None, default_mpp: float | None = None) -> Slide:
+def open_slide(
+    path: str | Path,
+    *,
+    mpp: float | None = None,
+    default_mpp: float | None = None,
+    series: int | None = None,
+    plane: int | None = None,
+    icc: Literal["apply"] | None = None,
+) -> Slide:
     """Open a whole-slide image with the library that reads it correctly.
 
+    What the file is, its content says, whatever it is called. Of a file that holds several images the largest is the
+    slide, and of several focal planes the middle one is read; ``Slide.remarks`` tells so. Pixels are given as they are
+    stored unless ``icc`` asks for more.
+
     Args:
-        path: SVS, tiled TIFF, OME-TIFF, DICOM WSI (any instance of the series) or another format OpenSlide knows.
-        mpp: micrometres per pixel of level 0, whatever the file says.
+        path: SVS, tiled TIFF, OME-TIFF, DICOM WSI (a folder that holds one, or any instance of the series) or another
+            format OpenSlide knows.
+        mpp: micrometres per pixel of level 0, whatever the file says; a remark tells when it says something else.
         default_mpp: micrometres per pixel of level 0, where the file does not say.
+        series: which of the file's images to read, counted from 0 in the file's order, labels and the like apart.
+        plane: which focal plane to read, counted from 0.
+        icc: ``"apply"`` turns pixels into sRGB by the file's ICC profile; None leaves them as they are.
 
     Raises:
-        SlideReadError: missing, empty, truncated, not a slide, or without a pixel size.
+        SlideReadError: missing, empty, truncated, not a slide, without such a series or plane, without a pixel size, or
+            with pixels that are not square.
 
     Examples:
         >>> import numpy as np
@@ -176,26 +205,59 @@ def open_slide(path: str | Path, *, mpp: float | None = None, default_mpp: float
             raise SlideReadError(
                 f"slide '{path}': the given pixel size {given} is not a positive number of micrometres"
             )
-    backend = choose_reader(path)
-    if mpp is None and backend.mpp is not None:
-        x, y = backend.mpp
-        mpp = (x + y) / 2
-        if abs(x - y) > 0.02 * mpp:
-            warnings.warn(f"slide '{path}': pixels are {x:g} x {y:g} µm; taken as {mpp:g} µm squares", stacklevel=2)
-    mpp = mpp or default_mpp
-    if mpp is None:
+    if icc not in (None, "apply"):
+        raise SlideReadError(f"slide '{path}': icc {icc!r} is not 'apply'")
+    file = dicom_slide_in(path) if path.is_dir() else path
+    backend = choose_reader(file, series=series, plane=plane, convert=icc is not None)
+    remarks = list(backend.remarks)
+    try:
+        if icc is not None and backend.icc_profile is not None:
+            backend.convert = ToSRGB(backend.icc_profile, path)
+        elif icc is not None:
+            remarks.append(f"slide '{path}': has no ICC profile; its colours are left as they are")
+        mpp = _pixel_size(path, backend.mpp, mpp, default_mpp, remarks)
+    except BaseException:
         backend.close()
-        raise SlideReadError(f"slide '{path}': no pixel size (mpp) in the file; pass --mpp 0.25 if you know it")
-    return Slide(path, backend, mpp)
+        raise
+    return Slide(path, backend, mpp, tuple(remarks))
+
+
+def _pixel_size(
+    path: Path, found: tuple[float, float] | None, given: float | None, default: float | None, remarks: list[str]
+) -> float:
+    """One number for what the file says along x and y (``found``), or what the user says."""
+    if given is not None:
+        if found is not None and max(abs(side / given - 1) for side in found) > _SAME_PIXELS:
+            said = " x ".join(f"{side:g}" for side in dict.fromkeys(found))
+            remarks.append(f"slide '{path}': the file says {said} µm a pixel; the given {given:g} is taken")
+        return given
+    if found is None:
+        if default is None:
+            raise SlideReadError(f"slide '{path}': no pixel size (mpp) in the file; pass --mpp 0.25 if you know it")
+        return default
+    x, y = found
+    if max(x, y) / min(x, y) > 1 + _SAME_PIXELS:
+        across, down = max(x / y, 1.0), max(y / x, 1.0)
+        raise SlideReadError(
+            f"slide '{path}': its pixels are {x:g} x {y:g} µm, not square; pass --mpp {min(x, y):g} if they are, else "
+            f"resample it with `vips resize IN OUT.tif[tile,pyramid,compression=jpeg] {across:g} --vscale {down:g}` "
+            f"and pass --mpp {min(x, y):g} for the result"
+        )
+    return (x + y) / 2
 
 
 def slide_id(path: str | Path) -> str:
     """The name a slide goes by: its file's name without the suffix (``d.ome.tif`` is ``d``).
 
+    A suffix is a dot and up to eight letters and digits that begin with a letter: the last number of a DICOM UID is
+    none. A folder's name stays whole.
+
     Examples:
         >>> from monai_mil.slides import slide_id
-        >>> slide_id("slides/S-0001.ome.tif")
-        'S-0001'
+        >>> slide_id("slides/S-0001.ome.tif"), slide_id("1.2.840.99.7")
+        ('S-0001', '1.2.840.99.7')
     """
-    stem = Path(path).stem
-    return stem[:-4] if stem.lower().endswith(".ome") else stem
+    path = Path(path)
+    if path.name and path.is_dir():
+        return path.name
+    return re.sub(r"(?<=.)(\.ome)?\.[A-Za-z][A-Za-z0-9]{0,7}$", "", path.name, flags=re.IGNORECASE)

@@ -2,29 +2,48 @@
 
 from __future__ import annotations
 
-import html
 import math
 import os
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from monai_mil.errors import SlideReadError
+from monai_mil.slides import colour, pixel_size
+from monai_mil.slides.colour import Colours
+from monai_mil.slides.pages import LevelPage, Scene, find_scenes
 
 JPEG = 7
 _DEFLATE = (8, 32946)
+_ICC_PROFILE = 34675
 _YCBCR = 6
-# Resolution tags this coarse (500 dpi and below) are what screens and printers default to, not pixel sizes of a slide.
-_COARSEST_RESOLUTION_TAG = 50.0
+_BYTE_CODECS = (1, 5, 8, 32946, 32773, 50000)
+"""None, LZW, Deflate, PackBits and Zstandard, which know nothing of pixels."""
+_PLAIN_CODECS = (*_BYTE_CODECS, JPEG, 33005, 50001)
+
+
+_MOST_TILE_PIXELS = 2**28
+"""Sixteen thousand pixels square; the largest tiles that are known have a side of four thousand."""
+
+
+class SettledError(SlideReadError):
+    """What no other reader would do better: no such series or focal plane, or pixels that are no colours.
+
+    Damage too: OpenSlide ends the process on some damaged directories, when it asks for more memory than there is.
+    """
 
 
 @dataclass(frozen=True)
 class StoredLevel:
-    """One level of a tiled TIFF: ``width`` x ``height`` px in row-major tiles of ``tile_width`` x ``tile_height``."""
+    """One level of a tiled TIFF: ``width`` x ``height`` px in row-major tiles of ``tile_width`` x ``tile_height``.
+
+    ``inside`` is the width and height without padding, ``downsample`` level-0 pixels per pixel along x and y, and
+    ``jpeg_colours`` what a plain JPEG tile holds, ``"RGB"`` or ``"YCBCR"``; None for other tiles.
+    """
 
     width: int
     height: int
@@ -33,47 +52,147 @@ class StoredLevel:
     offsets: np.ndarray
     byte_counts: np.ndarray
     page: Any
+    inside: tuple[int, int]
+    downsample: tuple[float, float]
+    colours: Colours
+    jpeg_colours: str | None = None
 
     @property
     def columns(self) -> int:
         """Number of stored tiles in a row."""
         return -(-self.width // self.tile_width)
 
+    @property
+    def tiles(self) -> int:
+        """Number of stored tiles, in each of the planes where colours are stored apart."""
+        return self.columns * -(-self.height // self.tile_height)
+
 
 class TiffPyramid:
-    """The RGB pyramid of a tiled TIFF (SVS, generic, OME), decoded by imagecodecs one stored tile at a time.
+    """The pyramid of a tiled TIFF (SVS, generic, OME), decoded by imagecodecs one stored tile at a time.
 
     Thread-safe: tiles are fetched by positioned reads and decoded without shared state.
 
     Args:
         path: a TIFF file.
+        series: which of its scenes, in the file's order; None for the largest.
+        plane: which focal plane; None for the middle one.
+
+    Attributes:
+        levels: finest first.
+        remarks: what was chosen or assumed.
+        convert: changes the pixels of every decoded tile in place; None to leave them.
 
     Raises:
-        SlideReadError: the file is damaged, or tile data lies beyond its end.
+        SettledError: there is no such scene or plane, its pixels are no colours, the file is damaged, or tile data
+            lies beyond its end.
+        SlideReadError: no codec here decodes its tiles.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, series: int | None = None, plane: int | None = None) -> None:
         import tifffile
 
         self.path = path
+        self.convert: Callable[[np.ndarray], None] | None = None
         try:
             with tifffile.TiffFile(path) as tiff:
                 pages: list[Any] = list(tiff.pages)
                 self.has_gaps = not all(map(_is_complete, pages))
                 self.has_deflate = any(page.compression in _DEFLATE for page in pages)
-                self.is_sub_ifd_pyramid = bool(pages[0].subifds)
-                self.description = pages[0].description
                 self.ome_metadata = tiff.ome_metadata if tiff.is_ome else None
-                self.resolution_mpp = _resolution_mpp(pages[0])
-                self.levels = tuple(_stored_levels(tiff))
+                self.has_sub_ifds = any(page.subifds for page in pages)
+                scenes, largest = find_scenes(tiff)
+                scene, self.remarks = self._choose(scenes, largest, series)
+                chosen, remarks = self._choose_plane(scene, plane)
+                self.remarks += remarks
+                self.description = scene.base.description
+                self._ome_image = scene.ome_index or 0
+                self._resolution_mpp = _resolution_mpp(scene.base)
+                self.icc_profile = _profile(scene.base)
+                refusal = scene.refusal or colour.refusal(scene.base)
+                if refusal is not None:
+                    raise SettledError(f"slide '{path}': {refusal}")
+                shown = [level for level in chosen if colour.refusal(level.page) is None]
+                self.levels = tuple(_stored_level(level, scene.size) for level in shown)
                 if not all(_is_complete(level.page) for level in self.levels):
                     raise ValueError("the table of its tiles is incomplete")
+                if any(level.tile_width * level.tile_height > _MOST_TILE_PIXELS for level in self.levels):
+                    raise ValueError("its tiles are larger than any memory")
+                self.is_first_pages = [level.page.index for level in self.levels] == _tiled_pages(pages)
+        except SlideReadError:
+            raise
         except Exception as error:  # a damaged header makes tifffile stumble in many ways
-            raise SlideReadError(f"slide '{path}': damaged or not a slide ({error}); copy it again") from error
+            raise SettledError(f"slide '{path}': damaged or not a slide ({one_line(error)}); copy it again") from error
+        if note := colour.remark(self.levels[0].page):
+            self.remarks += (f"slide '{path}': {note}",)
         size = path.stat().st_size
         if any((level.offsets + level.byte_counts).max(initial=0) > size for level in self.levels):
-            raise SlideReadError(f"slide '{path}': truncated, its tiles reach beyond its {size} bytes; copy it again")
+            raise SettledError(f"slide '{path}': truncated, its tiles reach beyond its {size} bytes; copy it again")
         self._file = path.open("rb", buffering=0)
+        try:
+            self.levels = tuple(map(self._with_jpeg_colours, self.levels))
+            self._try_one_tile()
+        except BaseException:
+            self._file.close()
+            raise
+
+    def _choose(self, scenes: list[Scene], largest: int, series: int | None) -> tuple[Scene, tuple[str, ...]]:
+        named = "; ".join(
+            f"{index}: {scene.size[0]} x {scene.size[1]} px" + (f" '{scene.name}'" if scene.name else "")
+            for index, scene in enumerate(scenes)
+        )
+        if series is not None and not 0 <= series < len(scenes):
+            raise SettledError(f"slide '{self.path}': no series {series}; it has {named}")
+        if series is not None or len(scenes) == 1:
+            return scenes[largest if series is None else series], ()
+        remark = (
+            f"slide '{self.path}': holds {len(scenes)} images ({named}); number {largest}, the largest, is read; "
+            "choose another with --series"
+        )
+        return scenes[largest], (remark,)
+
+    def _choose_plane(self, scene: Scene, plane: int | None) -> tuple[list[LevelPage], tuple[str, ...]]:
+        count = len(scene.planes)
+        if plane is not None and not 0 <= plane < count:
+            raise SettledError(f"slide '{self.path}': no focal plane {plane}; it has {count}, counted from 0")
+        if plane is not None or count == 1:
+            return scene.planes[plane or 0], ()
+        remark = (
+            f"slide '{self.path}': holds {count} focal planes; number {count // 2}, the middle one, is read; "
+            "choose another with --plane"
+        )
+        return scene.planes[count // 2], (remark,)
+
+    def _with_jpeg_colours(self, level: StoredLevel) -> StoredLevel:
+        """JPEG tiles that say RGB but store chroma coarsely hold YCbCr."""
+        page = level.page
+        if page.compression != JPEG or not colour.is_plain_rgb(page):
+            return level
+        colours = "YCBCR" if page.photometric == _YCBCR else "RGB"
+        stored = np.flatnonzero(level.byte_counts)
+        if colours == "RGB" and len(stored):
+            data = os.pread(self._file.fileno(), int(level.byte_counts[stored[0]]), int(level.offsets[stored[0]]))
+            colours = "YCBCR" if jpeg_is_subsampled(data) else "RGB"
+        return replace(level, jpeg_colours=colours)
+
+    def _try_one_tile(self) -> None:
+        """Refuse unusual pixels that no codec here decodes before any of them is wanted."""
+        level = self.levels[0]
+        if colour.is_plain_rgb(level.page) and self.compression in _PLAIN_CODECS:
+            return
+        stored = np.flatnonzero(level.byte_counts[: level.tiles])
+        if not len(stored):
+            return
+        try:
+            self.decode(0, int(stored[0]), np.empty((level.tile_height, level.tile_width, 3), np.uint8))
+        except SlideReadError as error:
+            cause = error.__cause__ or error
+            reason = one_line(cause) or type(cause).__name__
+            raise SlideReadError(
+                f"slide '{self.path}': its tiles of TIFF compression {self.compression} and photometric interpretation "
+                f"{int(level.page.photometric)} cannot be decoded ({reason}); copy it again, "
+                "or export it as 8-bit RGB in JPEG or LZW tiles from the program that wrote it"
+            ) from error
 
     def close(self) -> None:
         """Close the file."""
@@ -93,13 +212,11 @@ class TiffPyramid:
         return {"tiff.ImageDescription": self.description} | {f"aperio.{key}": value.strip() for key, value in fields}
 
     def mpp(self) -> tuple[float, float] | None:
-        """Micrometres per pixel in x and y from the Aperio or OME metadata or the resolution tags, if any has it."""
+        """Micrometres per pixel in x and y from the OME or Aperio metadata or the resolution tags, if any has it."""
+        told = None
         if self.ome_metadata is not None:
-            return _ome_mpp(self.ome_metadata)
-        aperio = self.properties.get("aperio.MPP")
-        if aperio is not None:
-            return positive_pair(aperio, aperio)
-        return self.resolution_mpp
+            told = pixel_size.from_ome(self.ome_metadata, self._ome_image)
+        return told or pixel_size.from_properties(self.properties) or self._resolution_mpp
 
     def encoded(self, level: int, tile: int) -> bytes:
         """The bytes of a stored tile; empty where the writer left it out."""
@@ -131,17 +248,42 @@ class TiffPyramid:
         try:
             if page.compression == JPEG:
                 _check_jpeg(data)
+            if stored.jpeg_colours is not None:
                 imagecodecs.jpeg8_decode(
-                    data,
-                    tables=page.jpegtables,
-                    colorspace="YCBCR" if page.photometric == _YCBCR else "RGB",
-                    outcolorspace="RGB",
-                    out=out,
+                    data, tables=page.jpegtables, colorspace=stored.jpeg_colours, outcolorspace="RGB", out=out
                 )
             else:
-                out[:] = page.decode(data, tile)[0][0]
+                rgb = stored.colours.to_rgb(self._samples(level, tile, data))
+                height, width = rgb.shape[:2]
+                out[:height, :width] = rgb  # some codecs leave out what lies beyond the level
+                out[height:] = 255
+                out[:, width:] = 255
         except Exception as error:  # every codec raises its own type
             raise self.damaged(level, tile, error) from error
+        if self.convert is not None:
+            self.convert(out)
+
+    def _samples(self, level: int, tile: int, data: bytes) -> np.ndarray:
+        """What a stored tile holds before its colours are made RGB, ``[h, w, s]``."""
+        stored = self.levels[level]
+        page = stored.page
+        if page.planarconfig != 1:
+            planes = [data, *(self.encoded(level, tile + stored.tiles * k) for k in range(1, page.samplesperpixel))]
+            tables = page.jpegtables
+            return np.concatenate([page.decode(plane, tile, jpegtables=tables)[0][0] for plane in planes], axis=-1)
+        if is_subsampled(page):
+            import tifffile
+
+            if page.predictor != 1:
+                raise ValueError(f"predictor {page.predictor} of YCbCr with coarse chroma")
+            decompress = tifffile.TIFF.DECOMPRESSORS[page.compression]
+            size = page.tilelength * page.tilewidth * 3
+            data = data if page.compression == 1 else decompress(data, out=size)
+            if len(data) < size:
+                return colour.unpack_subsampled(data, page)
+            return np.frombuffer(data, np.uint8, size).reshape(page.tilelength, page.tilewidth, 3)
+        samples: np.ndarray = page.decode(data, tile, jpegtables=page.jpegtables)[0][0]
+        return samples
 
     def check(self, level: int, x: int, y: int, width: int, height: int) -> None:
         """Raise :class:`SlideReadError` if a JPEG tile in this region of ``level`` is cut short or overwritten.
@@ -162,8 +304,8 @@ class TiffPyramid:
         """The error that names a stored tile's position."""
         stored = self.levels[level]
         row, column = divmod(tile, stored.columns)
-        x = column * stored.tile_width * self.levels[0].width // stored.width
-        y = row * stored.tile_height * self.levels[0].height // stored.height
+        x = int(column * stored.tile_width * stored.downsample[0])
+        y = int(row * stored.tile_height * stored.downsample[1])
         return SlideReadError(
             f"slide '{self.path}': the tile at level-0 position ({x}, {y}) cannot be decoded ({error}); "
             "the file is damaged, copy it again"
@@ -213,24 +355,52 @@ def _check_jpeg(data: bytes) -> None:
         raise ValueError("the JPEG stream ends early")
 
 
-def _stored_levels(tiff: Any) -> Iterator[StoredLevel]:
-    """The tiled 8-bit RGB pages of the first image, finest first."""
-    first = tiff.pages[0]
-    finer = None
-    for page in [first, *(first.pages if first.subifds else tiff.pages[1:])]:
-        is_rgb = page.samplesperpixel == 3 and page.dtype == np.uint8 and page.planarconfig == 1
-        if not (page.is_tiled and is_rgb and page.imagedepth == 1) or not (finer is None or _reduces(page, finer)):
-            continue
-        finer = page
-        yield StoredLevel(
-            width=page.imagewidth,
-            height=page.imagelength,
-            tile_width=page.tilewidth,
-            tile_height=page.tilelength,
-            offsets=np.asarray(page.dataoffsets, np.int64),
-            byte_counts=np.asarray(page.databytecounts, np.int64),
-            page=page,
-        )
+def first_description(path: Path) -> str:
+    """The description of the first page of a TIFF; empty where it cannot be read."""
+    import tifffile
+
+    try:
+        with tifffile.TiffFile(path) as tiff:
+            return str(tiff.pages.first.description)
+    except Exception:  # a damaged header makes tifffile stumble in many ways
+        return ""
+
+
+def jpeg_is_subsampled(data: bytes) -> bool:
+    """Whether a JPEG stream of three components stores the second and third more coarsely than the first."""
+    at = 2
+    while at + 19 <= len(data) and data[at] == 0xFF:
+        marker, length = data[at + 1], int.from_bytes(data[at + 2 : at + 4], "big")
+        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
+            return data[at + 9] == 3 and data[at + 11] != data[at + 14] == data[at + 17]
+        at += 2 + length
+    return False
+
+
+def is_subsampled(page: Any) -> bool:
+    """Whether a page's tag has YCbCr of coarse chroma, by a codec that knows nothing of it."""
+    return page.photometric == _YCBCR and page.is_subsampled and page.compression in _BYTE_CODECS
+
+
+def _stored_level(level: LevelPage, size: tuple[int, int]) -> StoredLevel:
+    page = level.page
+    return StoredLevel(
+        width=page.imagewidth,
+        height=page.imagelength,
+        tile_width=page.tilewidth,
+        tile_height=page.tilelength,
+        offsets=np.asarray(page.dataoffsets, np.int64),
+        byte_counts=np.asarray(page.databytecounts, np.int64),
+        page=page,
+        inside=level.inside(size),
+        downsample=level.downsample,
+        colours=Colours.of(page),
+    )
+
+
+def _tiled_pages(pages: list[Any]) -> list[int]:
+    """The numbers of the tiled pages, which are cuCIM's levels."""
+    return [page.index for page in pages if page.is_tiled]
 
 
 def _is_complete(page: Any) -> bool:
@@ -238,36 +408,18 @@ def _is_complete(page: Any) -> bool:
     return len(page.dataoffsets) == len(page.databytecounts) == math.prod(page.chunked)
 
 
-def _reduces(page: Any, finer: Any) -> bool:
-    """Whether ``page`` can be the same image as ``finer`` with fewer pixels: both axes shrink by the same factor."""
-    factor = finer.imagewidth / page.imagewidth
-    return factor > 1 and abs(finer.imagelength / factor - page.imagelength) <= 1 + 0.02 * page.imagelength
-
-
 def _resolution_mpp(page: Any) -> tuple[float, float] | None:
-    micrometres = {2: 25400.0, 3: 10000.0}.get(int(page.tags.valueof("ResolutionUnit", 2)))
     x, y = (page.tags.valueof(name) for name in ("XResolution", "YResolution"))
-    if micrometres is None or not (x and y and x[0] and y[0] and x[1] and y[1]):
+    if not (x and y and x[0] and y[0] and x[1] and y[1]):
         return None
-    mpp = micrometres * x[1] / x[0], micrometres * y[1] / y[0]
-    return mpp if max(mpp) < _COARSEST_RESOLUTION_TAG else None
+    return pixel_size.from_resolution(x[0] / x[1], y[0] / y[1], int(page.tags.valueof("ResolutionUnit", 2)))
 
 
-def _ome_mpp(xml: str) -> tuple[float, float] | None:
-    pixels = re.search(r"<Pixels\b[^>]*>", html.unescape(xml).replace("\u03bc", "\u00b5"))
-    attributes = dict(re.findall(r'(\w+)="([^"]*)"', pixels.group() if pixels else ""))
-    scales = {"µm": 1.0, "um": 1.0, "nm": 1e-3, "mm": 1e3}
-    scale_x, scale_y = (scales.get(attributes.get(f"PhysicalSize{axis}Unit", "µm")) for axis in "XY")
-    mpp = positive_pair(attributes.get("PhysicalSizeX", ""), attributes.get("PhysicalSizeY", ""))
-    if mpp is None or scale_x is None or scale_y is None:
-        return None
-    return mpp[0] * scale_x, mpp[1] * scale_y
+def _profile(page: Any) -> bytes | None:
+    profile = page.tags.valueof(_ICC_PROFILE)
+    return bytes(profile) if profile else None
 
 
-def positive_pair(x: str, y: str) -> tuple[float, float] | None:
-    """Two positive numbers, or None where one of the texts is none."""
-    try:
-        pair = float(x), float(y)
-    except ValueError:
-        return None
-    return pair if min(pair) > 0 and math.isfinite(sum(pair)) else None
+def one_line(error: BaseException) -> str:
+    """The message of an error without its line breaks."""
+    return " ".join(str(error).split())

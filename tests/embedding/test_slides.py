@@ -70,6 +70,7 @@ def test_a_bag_knows_its_slide_tiles_and_encoder(slide_cohort, reference):
             source=content_identity([slide.path]),
             source_stamp=change_stamp([slide.path]),
             decoder=decoder_of(slide),
+            icc="none",
             encoder_dtype="float32",
         )
         expected = torch.cat(list(embed_slide(slide, grid, CountingEncoder(reference[0] / "unused"), batch_size=8)))

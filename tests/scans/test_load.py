@@ -1,5 +1,6 @@
 """Geometry of real and synthetic series, highdicom and nibabel being the judges."""
 
+import gzip
 import json
 import math
 import os
@@ -220,3 +221,65 @@ def test_a_folder_that_cannot_be_listed_is_found_so_that_it_is_reported(tmp_path
     assert find_scans(tmp_path) == [closed]
     with pytest.raises(ScanReadError, match=r"closed' cannot be read \(Permission denied\)"):
         load_scan(closed)
+
+
+def test_a_series_that_names_no_modality_is_ct_by_its_class(tmp_path):
+    hu = phantom(3)
+    assert np.array_equal(load_scan(write_series(tmp_path, hu, Modality=None)).hu, hu)
+
+
+def spoil(path, before, after):
+    content = path.read_bytes()
+    assert content.count(before) == 1
+    path.write_bytes(content.replace(before, after))
+
+
+def test_a_decimal_comma_is_understood_and_what_is_not_needed_may_be_no_number(tmp_path):
+    hu = phantom(3)
+    folder = write_series(tmp_path, hu, PixelSpacing=["0.75", "0.75"], SliceLocation="12.5")
+    for path in folder.iterdir():
+        spoil(path, b"0.75\\0.75", b"0,75\\0,75")
+        spoil(path, b"12.5", b"N/A ")
+    scan = load_scan(folder)
+    assert np.array_equal(scan.hu, hu)
+    assert scan.frame.spacing == (0.75, 0.75)
+
+
+def test_what_is_needed_and_no_number_is_named_with_its_value_and_nothing_a_person_wrote(tmp_path):
+    folder = write_series(tmp_path, phantom(2), PixelSpacing=["0.75", "0.75"], shuffle=False)
+    spoil(folder / "IM0000", b"0.75\\0.75", b"N/A\\0.75 ")
+    with pytest.raises(ScanReadError, match=r"IM0000': PixelSpacing is 'N/A.0.75', not 2 numbers; export"):
+        load_scan(folder)
+    spoil(folder / "IM0000", b"N/A\\0.75 ", b"Doe^John  ")
+    with pytest.raises(ScanReadError, match=r"IM0000': PixelSpacing is text, not 2 numbers"):
+        load_scan(folder)
+
+
+def test_a_uid_for_every_file_is_told_in_one_line(tmp_path):
+    def own(i, dataset):
+        dataset.SeriesInstanceUID = f"1.2.3.{i}"
+
+    folder = write_series(tmp_path, phantom(30), change=own)
+    with pytest.raises(ScanReadError, match="every one of its 30 CT files has a series UID of its own") as caught:
+        load_scan(folder)
+    assert len(str(caught.value)) < 300
+
+
+SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
+
+
+def test_ct_stored_as_secondary_capture_is_read_where_it_has_a_place(tmp_path):
+    hu = phantom(3)
+    scan = load_scan(write_series(tmp_path / "placed", hu, SOPClassUID=SECONDARY_CAPTURE))
+    assert np.array_equal(scan.hu, hu)
+    assert any("Secondary Capture" in remark for remark in scan.remarks)
+    with pytest.raises(ScanReadError, match="3 x Secondary Capture Image Storage"):
+        load_scan(write_series(tmp_path / "shot", hu, SOPClassUID=SECONDARY_CAPTURE, PixelSpacing=None))
+
+
+def test_a_compressed_nifti_is_known_by_its_content(tmp_path):
+    voxels = np.arange(4 * 5 * 6, dtype=np.int16).reshape(4, 5, 6)
+    for kind in (nibabel.Nifti1Image, nibabel.Nifti2Image):
+        nibabel.save(kind(voxels, np.diag([1, 1, 2, 1.0])), tmp_path / "plain.nii")
+        (tmp_path / "packed.nii").write_bytes(gzip.compress((tmp_path / "plain.nii").read_bytes()))
+        assert np.array_equal(load_scan(tmp_path / "packed.nii").hu, load_scan(tmp_path / "plain.nii").hu)

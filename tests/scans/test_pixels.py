@@ -219,5 +219,73 @@ def test_rescaling_that_gives_no_hounsfield_units_is_refused(tmp_path, change):
 
 
 def test_values_without_air_are_told_to_be_no_hounsfield_units_perhaps(tmp_path):
-    (remark,) = load_scan(write_series(tmp_path, phantom(3), RescaleSlope=None, RescaleIntercept=None)).remarks
+    told, remark = load_scan(write_series(tmp_path, phantom(3), RescaleSlope=None, RescaleIntercept=None)).remarks
+    assert "no slice has RescaleSlope and RescaleIntercept" in told
     assert "may be no Hounsfield units" in remark
+
+
+@pytest.mark.parametrize("above", [0x8000, 0xF000, 0x1000, 0x6000])
+@pytest.mark.parametrize("signed", [False, True])
+def test_bits_above_high_bit_never_take_part(tmp_path, above, signed):
+    true = np.arange(-1000, 1048, 8, dtype=np.int16).reshape(16, 16)
+    intercept = 0 if signed else -1024
+    stored = ((true - intercept) & 0x0FFF).astype(np.uint16)
+    stored[3:6, 2:12] |= above
+    kind = {"BitsStored": 12, "HighBit": 11, "RescaleIntercept": intercept, "PixelRepresentation": int(signed)}
+    scan = load_scan(one_slice(tmp_path, stored.view(np.int16) if signed else stored, **kind).parent)
+    assert np.array_equal(scan.hu[0], true)
+    assert any("above BitsStored were ignored" in one or "without their sign bits" in one for one in scan.remarks)
+
+
+@pytest.mark.parametrize("vr", ["OB", "OW", "UN", "OL"])
+def test_pixels_are_the_same_in_any_vr(tmp_path, vr):
+    hu = phantom(1)[0]
+    path = one_slice(tmp_path, (hu.astype(np.int32) + 1024).astype(np.uint16))
+    content = path.read_bytes()
+    at = content.index(b"\xe0\x7f\x10\x00O")
+    path.write_bytes(content[: at + 4] + vr.encode() + content[at + 6 :])
+    assert np.array_equal(load_scan(path.parent).hu[0], hu)
+
+
+@pytest.mark.parametrize(("signed", "vr", "value"), [(False, "SS", -2000), (True, "US", 63536)])
+def test_padding_is_padding_in_either_signedness(tmp_path, signed, vr, value):
+    stored = np.full((16, 16), 1024, np.int16)
+    stored[:2] = -2000
+    stored = stored if signed else stored.view(np.uint16)
+
+    def pad(_, dataset):
+        dataset.add_new("PixelPaddingValue", vr, value)
+
+    dataset = slice_dataset(stored)
+    pad(0, dataset)
+    scan = load_scan(save(dataset, tmp_path / "case" / "IM0").parent)
+    assert (scan.hu[0, :2] == -1024).all()
+    assert (scan.hu[0, 2:] == 0).all()
+
+
+def test_values_that_no_ct_measures_are_told(tmp_path):
+    stored = np.full((16, 16), 1024, np.uint16)
+    stored[:2] = 63536
+    scan = load_scan(one_slice(tmp_path, stored).parent)
+    assert any("up to 62512 HU, which no CT measures" in remark for remark in scan.remarks)
+
+
+def test_a_slice_without_rescaling_among_others_is_an_error_that_names_it(tmp_path):
+    def strip(i, dataset):
+        if i == 2:
+            del dataset.RescaleSlope, dataset.RescaleIntercept
+
+    folder = write_series(tmp_path, phantom(6), change=strip, shuffle=False)
+    with pytest.raises(ScanReadError, match=r"1 of 6 slices lack RescaleSlope or RescaleIntercept \(IM0002\)"):
+        load_scan(folder)
+
+
+@pytest.mark.parametrize("share", [1, 40])
+def test_metal_is_never_taken_for_air_that_wrapped_around(tmp_path, share):
+    """12 bits, unsigned, bright as wrapped air: only air itself, and much of it, proves that it wrapped."""
+    stored = np.full((32, 32), 1064, np.uint16)
+    stored[:share, :8] = 4095
+    for change in ({"RescaleSlope": None, "RescaleIntercept": None}, {"RescaleIntercept": 0}):
+        scan = load_scan(one_slice(tmp_path / str(len(change)), stored, BitsStored=12, HighBit=11, **change).parent)
+        assert np.array_equal(scan.hu[0], stored)
+        assert not any("wrapped" in remark for remark in scan.remarks)

@@ -39,10 +39,10 @@ def annotation(path, rings, **stated):
 
 
 def test_a_bag_of_a_bounded_slide_lies_on_its_canvas_and_knows_the_bounds(bounded, tmp_path):
-    report = embed_cohort([bounded], tmp_path, CountingEncoder(tmp_path / "log"), mpp=0.5, progress=False)
+    report = embed_cohort([bounded], tmp_path, CountingEncoder(tmp_path / "log"), progress=False)
     assert report.failed == ()
     with BagFile(tmp_path / "bounded.h5") as bag:
-        assert bag.info.level0_size == CANVAS
+        assert (bag.info.level0_size, bag.info.mpp) == (CANVAS, 0.5)
         assert bag.info.bounds == (*CORNER, SIDE, SIDE)
         assert (bag.coords >= np.array(CORNER) - 256).all()
 
