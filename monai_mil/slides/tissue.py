@@ -46,14 +46,14 @@ class TissueMask:
     Attributes:
         mask: True on tissue, bool ``[h, w]``.
         downsample: level-0 pixels per mask pixel in x and y.
-        threshold: the share of light that was taken as threshold, 0 to 1.
-        settings: how it was found.
+        threshold: the share of light that was taken as threshold, 0 to 1; None of a mask of the user's.
+        settings: how it was found, likewise.
     """
 
     mask: np.ndarray
     downsample: tuple[float, float]
-    threshold: float
-    settings: TissueSettings = field(default_factory=TissueSettings)
+    threshold: float | None
+    settings: TissueSettings | None = field(default_factory=TissueSettings)
 
     @property
     def fraction(self) -> float:
