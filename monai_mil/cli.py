@@ -38,6 +38,7 @@ Storage = Annotated[
     Literal["float16", "uint8"], typer.Option(help="How bags store features; uint8 takes half the space.")
 ]
 Device = Annotated[str, typer.Option(help="Where the encoder runs: cpu, cuda, cuda:1 ...")]
+_TISSUE = "Tissue"
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace bags made with other settings.")]
 Workers = Annotated[int, typer.Option(min=1, help="Processes on this machine; over 1 needs the extra 'scale'.")]
 
@@ -96,7 +97,45 @@ def embed(
         ),
     ] = None,
     overlap: Annotated[int, typer.Option(help="Overlap of neighbouring tiles, in pixels at the target mpp.")] = 0,
-    min_tissue: Annotated[float, typer.Option(help="Smallest fraction of tissue of a tile that is kept.")] = 0.25,
+    min_tissue: Annotated[
+        float, typer.Option(help="Smallest fraction of tissue of a tile that is kept.", rich_help_panel=_TISSUE)
+    ] = 0.25,
+    tissue_threshold: Annotated[
+        float | None,
+        typer.Option(
+            help="Least share of light that tissue takes away, 0 to 1.",
+            show_default="found for each slide",
+            rich_help_panel=_TISSUE,
+        ),
+    ] = None,
+    tissue_mpp: Annotated[
+        float, typer.Option(help="Micrometres per pixel of the tissue mask.", rich_help_panel=_TISSUE)
+    ] = 8.0,
+    close_um: Annotated[
+        float, typer.Option(help="Gaps up to this width in micrometres are closed.", rich_help_panel=_TISSUE)
+    ] = 40.0,
+    min_area_um2: Annotated[
+        float, typer.Option(help="Smaller pieces of tissue are dropped, square micrometres.", rich_help_panel=_TISSUE)
+    ] = 40_000.0,
+    max_hole_um2: Annotated[
+        float, typer.Option(help="Smaller holes in tissue are filled, square micrometres.", rich_help_panel=_TISSUE)
+    ] = 40_000.0,
+    pen: Annotated[bool, typer.Option(help="Leave ink out, or take it for tissue.", rich_help_panel=_TISSUE)] = True,
+    masks: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder of your own tissue masks, <slide_id>.png or .geojson, to take instead.",
+            rich_help_panel=_TISSUE,
+        ),
+    ] = None,
+    pictures: Annotated[
+        bool,
+        typer.Option(
+            "--pictures",
+            help="Write a picture of every slide's tissue and tiles to pictures/.",
+            rich_help_panel=_TISSUE,
+        ),
+    ] = False,
     mpp: Annotated[
         float | None,
         typer.Option(help="Level-0 pixel size in micrometres, whatever the files say.", show_default="the file's"),
@@ -122,6 +161,7 @@ def embed(
     """Turn slides into bags of features; run it again to go on where it stopped."""
     from monai_mil.embedding import embed_cohort
     from monai_mil.encoders import get_encoder
+    from monai_mil.slides import TissueSettings
 
     report = embed_cohort(
         _table_or_listed(slides),
@@ -132,6 +172,16 @@ def embed(
         overlap=overlap,
         levels=levels,
         min_tissue=min_tissue,
+        tissue=TissueSettings(
+            threshold=tissue_threshold,
+            mpp=tissue_mpp,
+            close_um=close_um,
+            min_area_um2=min_area_um2,
+            max_hole_um2=max_hole_um2,
+            pen=pen,
+        ),
+        masks=masks,
+        pictures=pictures,
         mpp=mpp,
         series=series,
         plane=plane,

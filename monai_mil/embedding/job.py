@@ -117,6 +117,13 @@ class EmbedJob(ABC):
         """Every file on which the content may depend, found without reading one; ``source_files`` by default."""
         return self.source_files()
 
+    def complete_kept(self) -> None:  # noqa: B027
+        """Make what is wanted beside the bags, now that all of them are kept; nothing by default."""
+
+    def remarks_on(self, found: BagInfo) -> tuple[str, ...]:
+        """What differs from a bag of this job made today without making it another one; nothing by default."""
+        return ()
+
     def source(self) -> tuple[str, str]:
         """Which content the bag is of: ``source`` and ``source_stamp`` of its info."""
         stamp = change_stamp(self.touched_files())
@@ -146,6 +153,7 @@ def run_job(job: EmbedJob, encoder: Encoder, on_instances: OnInstances, *, wait:
             kept = [one for bag in job.bags if (one := kept_bag(job, bag, encoder)) is not None]
             if len(kept) == len(job.bags):
                 _remove_unfinished(job)
+                job.complete_kept()
                 remarks = tuple(dict.fromkeys(remark for one in kept for remark in one.remarks))
                 return CaseResult(job.case_id, str(job.path), "kept", sum(one.n for one in kept), remarks=remarks)
             _remove_left_by_killed_runs(job)
@@ -203,7 +211,7 @@ def _check_kept(job: EmbedJob, path: Path, encoder: Encoder) -> KeptBag:
         recorded = job.recorded_settings(info) | {"width": bag.width, "grid": bag.grid, "storage": bag.storage}
         required = job.required_settings(path, info)
     _check_settings(path, info, recorded, required | _of_encoder(encoder) | {"storage": job.storage})
-    return KeptBag(n, (*_check_source(job, path, info), *_remarks_on(info, encoder)))
+    return KeptBag(n, (*_check_source(job, path, info), *_remarks_on(info, encoder), *job.remarks_on(info)))
 
 
 def _of_encoder(encoder: Encoder) -> dict[str, Any]:

@@ -15,16 +15,20 @@ from monai_mil.bags import BagInfo
 from monai_mil.errors import NoTissueError, SettingsError
 from monai_mil.identity import content_identity
 from monai_mil.slides import (
+    TISSUE_VERSION,
     Slide,
     TileGrid,
     TileTree,
     TissueMask,
     TissueSettings,
+    find_tissue_file,
     open_slide,
+    read_tissue,
     segment_tissue,
     slide_bounds,
     slide_files,
     stream_tiles,
+    tissue_digest,
 )
 
 if TYPE_CHECKING:
@@ -43,6 +47,7 @@ class EmbedSettings:
         overlap: overlap of neighbouring tiles in pixels at ``target_mpp``.
         min_tissue: least share of tissue in a tile.
         tissue: how tissue is found.
+        masks: folder of tissue masks to take instead, ``<slide_id>.png`` or ``.geojson`` (``slides.read_tissue``).
         mpp: micrometres per level-0 pixel, whatever the slides say; None for what they say.
         levels: levels of the quadtree of tiles, each of half the magnification of the next, ``target_mpp`` the
             finest's; None for one grid of tiles.
@@ -66,6 +71,7 @@ class EmbedSettings:
     overlap: int = 0
     min_tissue: float = 0.25
     tissue: TissueSettings = field(default_factory=TissueSettings)
+    masks: str | None = field(default=None, kw_only=True)
     mpp: float | None = None
     levels: int | None = None
     series: int | None = None
@@ -78,6 +84,7 @@ class EmbedSettings:
         _require(0 <= self.overlap < self.tile_size, "overlap", self.overlap, f"from 0 to {self.tile_size - 1} px")
         _require(0 <= self.min_tissue <= 1, "min tissue", self.min_tissue, "a fraction from 0 to 1")
         _require(self.mpp is None or self.mpp > 0, "mpp", self.mpp, "above 0 µm a pixel")
+        _require(self.masks is None or Path(self.masks).is_dir(), "masks", self.masks, "a folder")
         _require(self.levels is None or self.levels >= 1, "levels", self.levels, "at least 1")
         _require(self.levels is None or self.overlap == 0, "overlap", self.overlap, "0 px where there are levels")
         _require(self.series is None or self.series >= 0, "series", self.series, "at least 0")
@@ -103,10 +110,27 @@ class EmbedSettings:
         """
         return open_slide(Path(path), mpp=self.mpp, series=self.series, plane=self.plane, icc=self.icc)
 
-    def tissue_record(self) -> dict[str, Any]:
-        """What the bag file keeps of the tissue settings; plain JSON values."""
-        record: dict[str, Any] = json.loads(json.dumps(asdict(self.tissue)))
+    def tissue_record(self, slide_id: str = "") -> dict[str, Any]:
+        """What the bag file keeps of the tissue settings, or of the slide's own mask; plain JSON values.
+
+        Raises:
+            AnnotationError: there is a folder of masks, and none of the slide in it.
+        """
+        if self.masks is not None:
+            record = {"mask": tissue_digest(find_tissue_file(self.masks, slide_id))}
+        else:
+            record = json.loads(json.dumps(asdict(self.tissue)))
         return record | {"min_tissue": self.min_tissue}
+
+    def find_tissue(self, slide: Slide, slide_id: str | None = None) -> TissueMask:
+        """The tissue of a slide, found or read.
+
+        Raises:
+            AnnotationError: the slide's mask is missing or does not fit.
+        """
+        if self.masks is None:
+            return segment_tissue(slide, self.tissue)
+        return read_tissue(find_tissue_file(self.masks, slide_id or slide.slide_id), slide)
 
     def info(
         self, slide: Slide, grid: TileGrid, encoder: Encoder, slide_id: str | None = None, level: int | None = None
@@ -130,7 +154,8 @@ class EmbedSettings:
             bounds=slide_bounds(slide),
             source=content_identity(slide_files(slide.path)),
             reader=slide.reader,
-            tissue=self.tissue_record(),
+            tissue=self.tissue_record(slide_id or slide.slide_id),
+            tissue_version=TISSUE_VERSION if self.masks is None else None,
             level=level,
             levels=None if level is None else self.levels,
         )
@@ -142,13 +167,14 @@ def _require(fits: bool, setting: str, value: object, allowed: str) -> None:
         raise SettingsError(f"{setting} {value}: must be {allowed}")
 
 
-def tile_slide(slide: Slide, settings: EmbedSettings) -> tuple[TileGrid, TissueMask]:
+def tile_slide(slide: Slide, settings: EmbedSettings, slide_id: str | None = None) -> tuple[TileGrid, TissueMask]:
     """Find tissue and lay the tile grid over it.
 
     Raises:
+        AnnotationError: there is a folder of masks, and none in it that fits the slide.
         NoTissueError: no tile holds enough tissue; names the slide.
     """
-    tissue = segment_tissue(slide, settings.tissue)
+    tissue = settings.find_tissue(slide, slide_id)
     grid = TileGrid.cover(
         slide,
         tissue,
@@ -161,14 +187,15 @@ def tile_slide(slide: Slide, settings: EmbedSettings) -> tuple[TileGrid, TissueM
     return grid, tissue
 
 
-def tree_slide(slide: Slide, settings: EmbedSettings) -> tuple[TileTree, TissueMask]:
+def tree_slide(slide: Slide, settings: EmbedSettings, slide_id: str | None = None) -> tuple[TileTree, TissueMask]:
     """Find tissue and lay the quadtree of the settings' ``levels`` over it.
 
     Raises:
+        AnnotationError: there is a folder of masks, and none in it that fits the slide.
         NoTissueError: no tile of the coarsest level holds enough tissue; names the slide.
     """
     assert settings.levels is not None
-    tissue = segment_tissue(slide, settings.tissue)
+    tissue = settings.find_tissue(slide, slide_id)
     tree = TileTree.cover(
         slide,
         tissue,

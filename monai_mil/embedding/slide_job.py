@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 from collections.abc import Callable
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,9 +15,10 @@ import numpy as np
 from monai_mil.bags import BagFile, BagInfo, info_attributes, level_folder
 from monai_mil.embedding.job import CaseKind, EmbedJob, OnInstances, kept_bag, number_type
 from monai_mil.embedding.partial_rows import PartialRows, header_of
+from monai_mil.embedding.pictures import write_picture
 from monai_mil.embedding.slide import EmbedSettings, embed_slide, tile_slide, tree_slide
 from monai_mil.files import replacing
-from monai_mil.slides import Slide, TileGrid, TissueMask, decoder_of, slide_files
+from monai_mil.slides import TISSUE_VERSION, Slide, TileGrid, TissueMask, decoder_of, slide_files
 
 if TYPE_CHECKING:
     from monai_mil.encoders import Encoder
@@ -30,13 +31,14 @@ class SlideJob(EmbedJob):
     """A slide, how it is cut into tiles, and how many of them the encoder sees at once.
 
     With ``levels`` in its settings the slide has one bag a level, ``<out_dir>/level_<j>/<case_id>.h5``, the coarsest
-    made first.
+    made first. With ``pictures`` one of the slide with its tissue and tiles is written beside the bags.
     """
 
     kind = SLIDES
 
     settings: EmbedSettings
     batch_size: int
+    pictures: bool = field(default=False, kw_only=True)
 
     @property
     def levels(self) -> tuple[int | None, ...]:
@@ -60,9 +62,14 @@ class SlideJob(EmbedJob):
         return self.out_dir / "tissue" / f"{self.stem}.png"
 
     @property
+    def picture(self) -> Path:
+        """The slide with its tissue and its tiles, for the eye."""
+        return self.out_dir / "pictures" / f"{self.stem}.jpg"
+
+    @property
     def files(self) -> tuple[Path, ...]:
-        """Bags, tissue mask, and the headers of the rows."""
-        return (*self.bags, self.mask, *map(header_of, self.rows))
+        """Bags, tissue mask, picture, and the headers of the rows."""
+        return (*self.bags, self.mask, self.picture, *map(header_of, self.rows))
 
     @property
     def unfinished(self) -> tuple[Path, ...]:
@@ -76,17 +83,33 @@ class SlideJob(EmbedJob):
             grids, tissue = self._cut(slide)
             total, done = sum(map(len, grids)), 0
             _write_mask(self.mask, tissue)
+            if self.pictures:
+                write_picture(self.picture, self.case_id, slide, tissue, grids[0])
             for number, grid in enumerate(grids):
                 if kept_bag(self, self.bags[number], encoder) is None:
                     self._embed(slide, grid, number, encoder, source, _shifted(on_instances, done, total))
                 done += len(grid)
-        return total, slide.remarks
+        return total, (*slide.remarks, *tissue.remarks)
+
+    def complete_kept(self) -> None:
+        """Draw the picture if it is wanted and not there; the slide's file must be."""
+        if self.pictures and self.path.exists() and not self.picture.exists():
+            with self.settings.open(self.path) as slide:
+                grids, tissue = self._cut(slide)
+                write_picture(self.picture, self.case_id, slide, tissue, grids[0])
+
+    def remarks_on(self, found: BagInfo) -> tuple[str, ...]:
+        """Whether another version of the algorithm found the tissue."""
+        if found.tissue_version in (None, TISSUE_VERSION):
+            return ()
+        version = found.tissue_version
+        return (f"its tissue was found by version {version} of the algorithm, this run's is {TISSUE_VERSION}: kept",)
 
     def _cut(self, slide: Slide) -> tuple[tuple[TileGrid, ...], TissueMask]:
         if self.settings.levels is None:
-            grid, tissue = tile_slide(slide, self.settings)
+            grid, tissue = tile_slide(slide, self.settings, self.case_id)
             return (grid,), tissue
-        tree, tissue = tree_slide(slide, self.settings)
+        tree, tissue = tree_slide(slide, self.settings, self.case_id)
         return tree.grids, tissue
 
     def _embed(
@@ -129,7 +152,7 @@ class SlideJob(EmbedJob):
             "tile_size": settings.tile_size,
             "target_mpp": settings.target_mpp * 2 ** (level or 0),
             "overlap": settings.overlap,
-            "tissue": settings.tissue_record(),
+            "tissue": settings.tissue_record(self.case_id),
             "level": level,
             "levels": settings.levels,
             "series": settings.series,

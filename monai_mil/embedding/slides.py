@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Literal
 
 from monai_mil.bags import check_storage
 from monai_mil.cohorts import Cohort, is_table, named_slides, read_cohort
+from monai_mil.embedding.pictures import write_contact_sheet
 from monai_mil.embedding.run import EmbedReport, EmbedRun, reject
 from monai_mil.embedding.slide import EmbedSettings
 from monai_mil.embedding.slide_job import SLIDES, SlideJob
@@ -31,6 +32,8 @@ def embed_cohort(
     levels: int | None = None,
     min_tissue: float = 0.25,
     tissue: TissueSettings | None = None,
+    masks: str | os.PathLike[str] | None = None,
+    pictures: bool = False,
     mpp: float | None = None,
     series: int | None = None,
     plane: int | None = None,
@@ -63,6 +66,9 @@ def embed_cohort(
         levels: levels of the quadtree, each of half the magnification of the next; None for one bag a slide.
         min_tissue: least share of tissue in a tile.
         tissue: how tissue is found.
+        masks: folder of tissue masks to take instead, one a slide (see ``slides.read_tissue``); a slide without one
+            fails.
+        pictures: write ``<out_dir>/pictures``: every slide with its tissue and tiles, and ``index.html`` with all.
         mpp: micrometres per level-0 pixel, whatever the slides say; a cohort's column ``mpp`` says it of single slides.
         series: which image of files that hold several, counted from 0; default the largest.
         plane: which focal plane of files that hold several, counted from 0; default the middle one.
@@ -109,6 +115,7 @@ def embed_cohort(
         levels=levels,
         min_tissue=min_tissue,
         tissue=tissue or TissueSettings(),
+        masks=None if masks is None else os.fspath(masks),
         mpp=mpp,
         series=series,
         plane=plane,
@@ -126,12 +133,16 @@ def embed_cohort(
             settings if pixel_sizes[index] is None else replace(settings, mpp=pixel_sizes[index]),
             batch_size,
             storage=storage,
+            pictures=pictures,
         )
         for index, (name, path) in enumerate(slides)
         if path is not None and index not in rejected
     }
     run = EmbedRun(SLIDES, out_dir, loaded, encoder, settings, progress, workers, scheduler)
-    return run(jobs, rejected)
+    report = run(jobs, rejected)
+    if pictures:
+        write_contact_sheet(out_dir / "pictures")
+    return report
 
 
 def _slides(

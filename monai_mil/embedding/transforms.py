@@ -15,6 +15,7 @@ from monai_mil.scans import find_preset
 
 if TYPE_CHECKING:
     from monai_mil.encoders import Encoder
+    from monai_mil.slides import TissueSettings
 
 logger = logging.getLogger(__name__)
 
@@ -32,6 +33,8 @@ class EmbedSlided(MapTransform):
         target_mpp: micrometres per pixel of the tiles; default the encoder's.
         overlap: overlap of neighbouring tiles in pixels.
         min_tissue: least share of tissue in a tile.
+        tissue: how tissue is found.
+        masks: folder of tissue masks to take instead, named as the slides' files are (see ``slides.read_tissue``).
         series: which image of files that hold several; default the largest.
         plane: which focal plane of files that hold several; default the middle one.
         icc: ``"apply"`` turns pixels into sRGB by the slides' ICC profiles.
@@ -63,6 +66,8 @@ class EmbedSlided(MapTransform):
         target_mpp: float | None = None,
         overlap: int = 0,
         min_tissue: float = 0.25,
+        tissue: TissueSettings | None = None,
+        masks: str | None = None,
         series: int | None = None,
         plane: int | None = None,
         icc: Literal["apply"] | None = None,
@@ -73,6 +78,7 @@ class EmbedSlided(MapTransform):
         super().__init__(keys, allow_missing_keys)
         from monai_mil.embedding import EmbedSettings
         from monai_mil.encoders import get_encoder
+        from monai_mil.slides import TissueSettings
 
         self.encoder = get_encoder(encoder, device=device) if isinstance(encoder, str) else encoder
         self.settings = EmbedSettings.for_encoder(
@@ -82,6 +88,8 @@ class EmbedSlided(MapTransform):
             target_mpp=target_mpp,
             overlap=overlap,
             min_tissue=min_tissue,
+            tissue=tissue or TissueSettings(),
+            masks=masks,
             series=series,
             plane=plane,
             icc=icc,

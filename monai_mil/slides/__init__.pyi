@@ -9,11 +9,13 @@ from .pyramid import write_pyramid
 from .readers import reader_report
 from .slide import Level, Slide, open_slide, slide_id
 from .stream import stream_tiles
-from .tissue import TissueMask, TissueSettings, segment_tissue
+from .tissue import TISSUE_VERSION, TissueMask, TissueSettings, segment_tissue
+from .tissue_file import find_tissue_file, read_tissue, tissue_digest
 from .tree import TileTree, child_coords
 from .truth import Truth
 
 __all__ = [
+    "TISSUE_VERSION",
     "AnnotationFrame",
     "BlockGrid",
     "Bounds",
@@ -28,15 +30,18 @@ __all__ = [
     "child_coords",
     "decoder_of",
     "find_lesions",
+    "find_tissue_file",
     "find_truth",
     "frame_origin",
     "open_slide",
     "open_truth",
+    "read_tissue",
     "reader_report",
     "segment_tissue",
     "slide_bounds",
     "slide_files",
     "slide_id",
     "stream_tiles",
+    "tissue_digest",
     "write_pyramid",
 ]

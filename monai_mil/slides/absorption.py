@@ -21,8 +21,8 @@ _QUIET_GLASS = 1.6
 _LEAST_GLASS = 0.002
 _SAMPLE = 100_000
 _DARKEST_GLASS, _BRIGHT_GLASS = 160, 200
-"""Dim glass has no tint to speak of; tissue that is as dim has."""
-_MOST_SATURATED_GLASS = 51
+_NEUTRAL_GLASS, _MOST_SATURATED_GLASS = 24, 51
+_VERY_QUIET_GLASS = 0.6
 _STRONG, _TINTED = 40, 6
 _PADDING_TINT = 6
 _PEN_SIGMA = 6
@@ -153,10 +153,11 @@ def _glass(image: np.ndarray, texture: np.ndarray, padding: np.ndarray, backend:
     pixels = _sample(image)
     red, green, blue = cv2.split(pixels)
     darkest, brightest = _least((red, green, blue)), _most((red, green, blue))
-    saturation = backend.to_numpy(backend.saturation(pixels))
-    pale = (saturation <= _MOST_SATURATED_GLASS) & (brightest >= _BRIGHT_GLASS)
-    dim = (saturation <= _MOST_SATURATED_GLASS // 2) & (brightest >= _DARKEST_GLASS)
-    candidate = (_sample(texture) <= _QUIET_GLASS * _WINDOW**2) & (pale | dim)
+    varies, saturation = _sample(texture), backend.to_numpy(backend.saturation(pixels))
+    is_neutral = (saturation <= _NEUTRAL_GLASS) & (varies <= _QUIET_GLASS * _WINDOW**2)
+    is_quiet = varies <= _VERY_QUIET_GLASS * _WINDOW**2
+    is_coloured = (saturation <= _MOST_SATURATED_GLASS) & is_quiet & (brightest >= _BRIGHT_GLASS)
+    candidate = (brightest >= _DARKEST_GLASS) & (is_neutral | is_coloured)
     # Lossy coding makes some glass as constant as padding; padding in pure white is never glass.
     for trusted in (candidate & ~_sample(padding), candidate & (darkest < 254)):
         if trusted.sum() >= max(4, _LEAST_GLASS * trusted.size):

@@ -19,6 +19,7 @@ from monai_mil.slides.truth import ArrayTruth, PolygonTruth, Truth
 SUFFIXES = (".tif", ".tiff", ".xml", ".geojson", ".json", ".npz")
 _FINDING = {"_0", "_1", "tumor", "tumour", "metastases"}
 _NO_FINDING = {"_2", "exclusion", "normal"}
+_NO_TISSUE = {"exclusion", "ignore", "ignore*", "background", "glass"}
 
 Named = tuple[str | None, list[np.ndarray]]  # group or class, and the rings of a polygon
 
@@ -65,6 +66,27 @@ def open_truth(
     return _sorted_out(path, _asap(path) if suffix == ".xml" else _json(path, bounds, frame), value)
 
 
+def open_outlines(path: Path, bounds: Bounds) -> PolygonTruth:
+    """The polygons of a GeoJSON whatever their class, but ``exclusion``, ``ignore``, ``background`` and ``glass``.
+
+    Those are taken out of the others. Files of TRIDENT, which number every piece of tissue, are in level-0 pixels.
+
+    Raises:
+        AnnotationError: the file is damaged or no GeoJSON.
+    """
+    included: list[Polygon] = []
+    excluded: list[Polygon] = []
+    for name, rings in _json(path, bounds, "level0" if _is_trident(path) else "qupath"):
+        rings = [ring for ring in rings if len(ring) > 2]
+        if rings:
+            (excluded if (name or "").lower() in _NO_TISSUE else included).append(Polygon(tuple(rings)))
+    return PolygonTruth(path, included, excluded)
+
+
+def _is_trident(path: Path) -> bool:
+    return '"tissue_id"' in path.read_text(encoding="utf-8-sig", errors="replace")
+
+
 def _pixel_value(path: Path, value: int | str | None) -> int | None:
     if value is None:
         return None
@@ -96,7 +118,8 @@ def find_truth(folder: str | Path, slide_id: str) -> Path:
 
 
 def _sorted_out(path: Path, named: Iterable[Named], value: int | str | None) -> PolygonTruth:
-    included, excluded = [], []
+    included: list[Polygon] = []
+    excluded: list[Polygon] = []
     for name, rings in named:
         rings = [ring for ring in rings if len(ring) > 2]  # dots, rulers and slips of the hand have no area
         if not rings:

@@ -12,7 +12,8 @@ from monai_mil.slides.slide import Slide
 
 TISSUE_VERSION = 2
 """Of the algorithm; another one may give another mask of the same slide with the same settings."""
-_FAINTEST, _DENSEST = 8, 20
+_FAINTEST, _DENSEST = 6, 20
+_NO_PEAK, _END_OF_PEAK = 0.002, 0.02
 _FEW, _MANY = 0.03, 0.97
 
 
@@ -22,7 +23,7 @@ class TissueSettings:
 
     Attributes:
         threshold: the least share of light that tissue takes away, beside the slide's own glass and in the colour that
-            it weakens most, 0 to 1; None finds it for each slide, between 0.03 and 0.08.
+            it weakens most, 0 to 1; None finds it for each slide, between 0.02 and 0.08.
         mpp: micrometres per pixel of the mask; a slide that is coarser keeps its own.
         close_um: gaps up to this width in micrometres are closed.
         min_area_um2: pieces of tissue smaller than this are dropped.
@@ -45,14 +46,14 @@ class TissueMask:
     Attributes:
         mask: True on tissue, bool ``[h, w]``.
         downsample: level-0 pixels per mask pixel in x and y.
-        threshold: the share of light that was taken as threshold, 0 to 1.
-        settings: how it was found.
+        threshold: the share of light that was taken as threshold, 0 to 1; None of a mask of the user's.
+        settings: how it was found, likewise.
     """
 
     mask: np.ndarray
     downsample: tuple[float, float]
-    threshold: float
-    settings: TissueSettings = field(default_factory=TissueSettings)
+    threshold: float | None
+    settings: TissueSettings | None = field(default_factory=TissueSettings)
 
     @property
     def fraction(self) -> float:
@@ -111,16 +112,17 @@ def segment_tissue(slide: Slide, settings: TissueSettings = TissueSettings(), *,
 def choose_threshold(histogram: np.ndarray) -> float:
     """Otsu's threshold, but not so low that glass is above it nor so high that pale tissue is below it.
 
-    Beside dense tissue Otsu's threshold parts dense from pale. So it is at most ``_DENSEST``, or less where the
-    histogram has a valley below that and pale tissue above the valley.
+    Beside dense tissue Otsu's threshold parts dense from pale. So it is at most twice where the peak of the glass
+    ends, and at most ``_DENSEST``.
 
     Args:
         histogram: counts of the absorbed light, 0 to 255.
     """
-    counts = np.convolve(histogram, np.ones(5), "same")[: 2 * _DENSEST + 1]
-    peak = _FAINTEST + int(counts[_FAINTEST:].argmax())
-    valley = _FAINTEST + int(counts[_FAINTEST : peak + 1].argmin())
-    highest = min(valley, _DENSEST) if counts[peak] > 1.3 * counts[valley] else _DENSEST
+    glass = int(histogram[: _FAINTEST + 1].argmax())
+    if histogram[glass] <= _NO_PEAK * histogram.sum():
+        return float(_FAINTEST)
+    ends = np.flatnonzero(histogram[glass:] <= _END_OF_PEAK * histogram[glass])
+    highest = float(np.clip(2 * (glass + ends[0]), _FAINTEST, _DENSEST)) if len(ends) else float(_DENSEST)
     return float(np.clip(otsu(histogram, 0), _FAINTEST, highest))
 
 
