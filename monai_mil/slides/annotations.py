@@ -74,7 +74,8 @@ def open_outlines(path: Path, bounds: Bounds) -> PolygonTruth:
     Raises:
         AnnotationError: the file is damaged or no GeoJSON.
     """
-    included, excluded = [], []
+    included: list[Polygon] = []
+    excluded: list[Polygon] = []
     for name, rings in _json(path, bounds, "level0" if _is_trident(path) else "qupath"):
         rings = [ring for ring in rings if len(ring) > 2]
         if rings:

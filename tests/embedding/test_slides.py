@@ -15,7 +15,7 @@ from monai_mil.embedding import EmbedSettings, embed_cohort, embed_slide, tile_s
 from monai_mil.encoders import get_encoder
 from monai_mil.errors import SettingsError
 from monai_mil.identity import change_stamp, content_identity
-from monai_mil.slides import decoder_of, open_slide, write_pyramid
+from monai_mil.slides import TISSUE_VERSION, decoder_of, open_slide, write_pyramid
 from tests.embedding.counting import CountingEncoder, encoded, start_counting
 from tests.processes import run_alone
 
@@ -66,6 +66,7 @@ def test_a_bag_knows_its_slide_tiles_and_encoder(slide_cohort, reference):
             mpp=0.5,
             reader=slide.reader,
             tissue=settings.tissue_record(),
+            tissue_version=TISSUE_VERSION,
             bounds=(0, 0, 2048, 2048),
             source=content_identity([slide.path]),
             source_stamp=change_stamp([slide.path]),
