@@ -18,13 +18,15 @@ SHADE = 13
 """So much light, of 255, may be missing in all colours alike: shading of the scanner, dust out of focus."""
 _WINDOW = 5
 _QUIET_GLASS = 1.6
-_LEAST_GLASS = 0.002
+_LEAST_GLASS, _LEAST_VARYING = 0.002, 0.1
 _SAMPLE = 100_000
 _DARKEST_GLASS, _BRIGHT_GLASS = 160, 200
 _NEUTRAL_GLASS, _MOST_SATURATED_GLASS = 24, 51
 _VERY_QUIET_GLASS = 0.6
 _STRONG, _TINTED = 40, 6
 _PADDING_TINT = 6
+_BLACK = 128
+_GLASS_VARIES = 4
 _PEN_SIGMA = 6
 _PEN_QUIET = 0.6
 _PEN_PIXELS = 10
@@ -43,7 +45,7 @@ class Absorption:
         texture: mean difference of the grey values around a pixel from the median of their neighbours, in units of
             ``1 / _WINDOW ** 2``, uint16.
         foreign: True on padding (black, white or grey) and on pen.
-        pen: True on pen.
+        never: True where no tissue can be though it lies around: on pen and on what the scanner left black.
     """
 
     glass: tuple[int, int, int]
@@ -51,7 +53,7 @@ class Absorption:
     tint: np.ndarray
     texture: np.ndarray
     foreign: np.ndarray
-    pen: np.ndarray
+    never: np.ndarray
 
     @cached_property
     def smoothed(self) -> np.ndarray:
@@ -104,13 +106,15 @@ def measure_absorption(image: np.ndarray, backend: Any, *, pen: bool = True) -> 
     texture = cv2.boxFilter(cv2.absdiff(grey, median), cv2.CV_16U, (_WINDOW, _WINDOW), normalize=False)
     padding = _padding(grey, channels)
     glass = _glass(image, texture, padding, backend)
+    # Lossy coding makes glass constant, too.
+    padding &= _most(cv2.split(cv2.absdiff(image, np.array((*glass, 0), np.float64)))) > _GLASS_VARIES
     missing = [_missing_light(channel, white) for channel, white in zip(channels, glass, strict=True)]
     most, least = _most(missing), _least(missing)
     ink = _pen(grey, missing, most, least) if pen else np.zeros_like(padding)
     foreign = padding | ink
     absorbed = cv2.subtract(most, np.minimum(least, np.uint8(SHADE)))
     absorbed[foreign] = 0
-    return Absorption(glass, absorbed, cv2.subtract(most, least), texture, foreign, ink)
+    return Absorption(glass, absorbed, cv2.subtract(most, least), texture, foreign, ink | (padding & (grey < _BLACK)))
 
 
 def _most(channels: Any) -> np.ndarray:
@@ -155,12 +159,15 @@ def _glass(image: np.ndarray, texture: np.ndarray, padding: np.ndarray, backend:
     darkest, brightest = _least((red, green, blue)), _most((red, green, blue))
     varies, saturation = _sample(texture), backend.to_numpy(backend.saturation(pixels))
     is_neutral = (saturation <= _NEUTRAL_GLASS) & (varies <= _QUIET_GLASS * _WINDOW**2)
+    # Old glass is yellow, not violet as pale tissue is.
     is_quiet = varies <= _VERY_QUIET_GLASS * _WINDOW**2
-    is_coloured = (saturation <= _MOST_SATURATED_GLASS) & is_quiet & (brightest >= _BRIGHT_GLASS)
+    is_old = (saturation <= _MOST_SATURATED_GLASS) & (green > darkest) & (brightest >= _BRIGHT_GLASS)
+    is_coloured = is_old & is_quiet
     candidate = (brightest >= _DARKEST_GLASS) & (is_neutral | is_coloured)
-    # Lossy coding makes some glass as constant as padding; padding in pure white is never glass.
-    for trusted in (candidate & ~_sample(padding), candidate & (darkest < 254)):
-        if trusted.sum() >= max(4, _LEAST_GLASS * trusted.size):
+    # Lossy coding makes most of some glass as constant as padding; padding in pure white is never glass.
+    varying, any_but_white = candidate & ~_sample(padding), candidate & (darkest < 254)
+    for trusted in (varying, any_but_white):
+        if trusted.sum() >= max(4, _LEAST_GLASS * trusted.size, _LEAST_VARYING * any_but_white.sum()):
             counts = np.convolve(np.bincount(darkest[trusted], minlength=256), np.ones(11, np.int64), "same")
             mode = int(np.flatnonzero(4 * counts >= counts.max())[-1]) - 3
             near = trusted & (np.abs(darkest.astype(np.int16) - mode) <= 8)
@@ -207,14 +214,14 @@ def _ink_hues(
 
     red, green, blue = missing
     tint, dense = cv2.subtract(most, least), most >= 128
-    yield tint <= most // 10, least >= 153  # dense keratin has twice as much tint
+    yield tint <= most // 4, least >= 153
     yield (cv2.subtract(green, red) <= 8) & (tint >= 38), dense
     yield green <= _scaled(cv2.min(red, blue), 0.85), dense
     yield (red <= green // 2) & (blue >= _scaled(green, 0.84)), most >= 165
 
 
 def _smooth_pieces(grey: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """The connected pieces of ``mask`` (uint8, 0 or 1) within which ``grey`` hardly varies from pixel to pixel."""
+    """The connected pieces of ``mask`` (uint8, 0 or 1) within which ``grey`` hardly varies, bool."""
     import cv2
 
     if not mask.any():

@@ -105,7 +105,7 @@ def segment_tissue(slide: Slide, settings: TissueSettings = TissueSettings(), *,
     if mask.any():
         mask = ~backend.without_small(~mask, settings.max_hole_um2 / pixel_um2, connectivity=1)
         # A vacuole of fat is as even as padding, and filled; a stroke of a pen within tissue is not.
-        mask &= ~backend.from_numpy(absorption.pen)
+        mask &= ~backend.from_numpy(absorption.never)
     return TissueMask(backend.to_numpy(mask), downsample, threshold / 255, settings)
 
 
