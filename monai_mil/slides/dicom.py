@@ -36,7 +36,14 @@ _ITEM = b"\xfe\xff\x00\xe0"
 
 
 class Instance:
-    """One file of a DICOM slide: its header without the positions of its frames, and where its frames lie."""
+    """One file of a DICOM slide: its header without the positions of its frames, and where its frames lie.
+
+    Attributes:
+        size: width and height in pixels, padding included.
+        tile: width and height of a frame.
+        frames: their number.
+        planes: number of focal planes.
+    """
 
     def __init__(self, path: Path) -> None:
         import pydicom
@@ -49,17 +56,15 @@ class Instance:
         self.size = int(self.header.TotalPixelMatrixColumns), int(self.header.TotalPixelMatrixRows)
         self.tile = int(self.header.Columns), int(self.header.Rows)
         self.frames = int(self.header.get("NumberOfFrames", 1))
+        self.planes = max(1, int(self.header.get("TotalPixelMatrixFocalPlanes", 1) or 1))
+        if min(*self.size, *self.tile, self.frames) < 1:
+            raise ValueError(f"{self.frames} frames of {self.tile} px make no image of {self.size} px")
         self.photometric = str(self.header.get("PhotometricInterpretation", ""))
 
     @property
     def is_level(self) -> bool:
         """Whether it shows the slide itself, not its label or a thumbnail."""
         return "VOLUME" in self.header.get("ImageType", ())
-
-    @property
-    def planes(self) -> int:
-        """Number of focal planes."""
-        return max(1, int(self.header.get("TotalPixelMatrixFocalPlanes", 1) or 1))
 
     @property
     def spacing(self) -> tuple[float, float] | None:
@@ -76,7 +81,7 @@ class Instance:
         """The ICC profile of the first optical path."""
         try:
             return bytes(self.header.OpticalPathSequence[0].ICCProfile) or None
-        except (AttributeError, IndexError):
+        except (AttributeError, IndexError, TypeError):
             return None
 
     @property

@@ -202,7 +202,7 @@ def test_a_padded_level_is_where_its_pixel_spacing_puts_it(tmp_path: Path, photo
         assert [(level.width, level.height) for level in slide.levels] == [(500, 380), (250, 190), (125, 95)]
         expected = reduced(image, 4)[60:90, 80:120]
         difference = np.abs(slide.read(320, 240, (40, 30), 2).astype(int) - expected)
-        assert difference.mean() < 1  # OpenSlide blends a little of the next pixel in
+        assert difference.mean() < 2  # OpenSlide blends a little of the next pixel in
 
 
 def test_a_frame_that_is_damaged_is_named_by_its_position(tmp_path: Path) -> None:
