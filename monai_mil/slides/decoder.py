@@ -11,6 +11,7 @@ _DISTRIBUTIONS = {
     "cucim": ("cucim-cu12", "cucim-cu13"),
     "openslide": ("openslide-bin", "openslide-python"),
     "tifffile": ("tifffile",),
+    "pydicom": ("imagecodecs",),
 }
 
 

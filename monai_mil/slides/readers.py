@@ -25,6 +25,7 @@ import numpy as np
 
 from monai_mil.errors import SlideReadError
 from monai_mil.slides import colour, pixel_size
+from monai_mil.slides.dicom import DicomReader, downsample_of, levels_of, openslide_is_right
 from monai_mil.slides.pages import fit_level, without_padding
 from monai_mil.slides.tiff import SettledError, TiffPyramid, first_description, one_line
 
@@ -189,6 +190,13 @@ class OpenSlideReader:
         natural = sizes[0][0] / sizes[level][0], sizes[0][1] / sizes[level][1]
         return fit_level(sizes[0], sizes[level], (width, height)) or natural
 
+    def use_downsamples(self, known: dict[tuple[int, int], tuple[float, float]]) -> None:
+        """Take the downsamples of levels of the given stored sizes from elsewhere."""
+        stored = list(self._slide.level_dimensions)
+        self.downsamples = [known.get(size, own) for size, own in zip(stored, self.downsamples, strict=True)]
+        pairs = zip(stored, self.downsamples, strict=True)
+        self.sizes = [without_padding(stored[0], size, downsample) for size, downsample in pairs]
+
     def read(self, level: int, x: int, y: int, width: int, height: int) -> np.ndarray:
         """Pixels of a region that lies inside the level, uint8 ``[height, width, 3]``."""
         import openslide
@@ -255,12 +263,28 @@ def choose_reader(path: Path, *, series: int | None = None, plane: int | None = 
     def by_tiff() -> Reader:
         return _open_tiff(path, series, plane, convert)
 
+    if vendor == "dicom":
+        return _open_dicom(path, series, plane)
     if not is_tiff:
         return by_openslide()
     if vendor is None:
         return by_tiff()
     attempts = [by_tiff, by_openslide] if vendor in _PLAIN_VENDORS else [by_openslide, by_tiff]
     return _first_that_opens(path, attempts)
+
+
+def _open_dicom(path: Path, series: int | None, plane: int | None) -> Reader:
+    """By OpenSlide where it shows what is stored."""
+    if series:
+        raise SettledError(f"slide '{path}': a DICOM slide is one series; name a file of another")
+    levels = levels_of(path)
+    if not openslide_is_right(levels):
+        return DicomReader(path, levels, plane)
+    if plane:
+        raise SettledError(f"slide '{path}': no focal plane {plane}; it has one")
+    reader = OpenSlideReader(path)
+    reader.use_downsamples({instance.size: downsample_of(levels[0], instance) for instance in levels})
+    return reader
 
 
 def _first_that_opens(path: Path, attempts: list[Callable[[], Reader]]) -> Reader:

@@ -37,7 +37,8 @@ class Slide:
     Attributes:
         path: the file, or the folder of a DICOM slide.
         slide_id: the slide's name, see :func:`slide_id`.
-        reader: the library that reads it: ``"cucim"``, ``"openslide"`` or ``"tifffile"``.
+        reader: the library that reads it: ``"cucim"``, ``"openslide"``, ``"tifffile"`` or
+            ``"pydicom"``.
         size: ``(width, height)`` of level 0 in pixels.
         mpp: micrometres per pixel of level 0.
         levels: finest first.

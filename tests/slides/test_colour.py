@@ -3,22 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-import io
-import shutil
-import subprocess
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 import pytest
-import tifffile
-import torch
-from PIL import Image, ImageCms
 from skimage.color import rgb2lab
 
 from monai_mil.errors import SlideReadError
-from monai_mil.slides import TileGrid, open_slide, stream_tiles
+from monai_mil.slides import open_slide
 from tests.slides.drawn import Page, write_pages
 
 SIDE = 150
@@ -117,53 +111,6 @@ def test_colours_are_those_that_were_stored_or_the_slide_is_refused(
     assert difference.mean() <= 1.5
 
 
-@pytest.mark.parametrize("sampling", [(2, 2), (2, 1)])
-def test_chroma_that_is_stored_once_for_several_pixels_is_spread(
-    tmp_path: Path, picture: np.ndarray, sampling: tuple[int, int]
-) -> None:
-    path = write_pages(
-        tmp_path / "jpeg.tif",
-        [Page(picture, options={"photometric": "rgb", "compression": "jpeg", "subsampling": sampling})],
-    )
-    with open_slide(path) as slide:
-        assert np.abs(slide.read(0, 0, (SIDE, SIDE)).astype(int) - picture).mean() < 3
-
-
-def test_a_profile_is_known_and_applied_only_where_it_is_asked_for(tmp_path: Path, picture: np.ndarray) -> None:
-    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
-    swapped = _with_swapped_primaries(profile)
-    path = write_pages(tmp_path / "slide.tif", [Page(picture, options={"iccprofile": swapped})])
-    with open_slide(path) as slide:
-        assert slide.icc_profile == swapped
-        np.testing.assert_array_equal(slide.read(0, 0, (SIDE, SIDE)), picture)
-    source = ImageCms.ImageCmsProfile(io.BytesIO(swapped))
-    expected = np.asarray(
-        ImageCms.profileToProfile(Image.fromarray(picture), source, ImageCms.createProfile("sRGB"), outputMode="RGB")
-    )
-    assert np.abs(expected.astype(int) - picture).max() > 20
-    with open_slide(path, icc="apply") as slide:
-        shown = slide.read(0, 0, (SIDE, SIDE))
-        assert np.abs(shown.astype(int) - expected).max() <= 2
-        assert np.abs(slide.thumbnail(SIDE).astype(int) - expected).max() <= 2
-        grid = TileGrid.cover(slide, None, tile_size=50, target_mpp=0.5)
-        for (x, y), tile in zip(grid.coords, torch.cat(list(stream_tiles(slide, grid))), strict=True):
-            assert np.abs(tile.permute(1, 2, 0).numpy().astype(int) - expected[y : y + 50, x : x + 50]).max() <= 2
-    path = write_pages(tmp_path / "plain.tif", [Page(picture)])
-    with open_slide(path, icc="apply") as slide:
-        assert slide.icc_profile is None
-        assert any("has no ICC profile" in remark for remark in slide.remarks)
-        np.testing.assert_array_equal(slide.read(0, 0, (SIDE, SIDE)), picture)
-
-
-def _with_swapped_primaries(profile: bytes) -> bytes:
-    """The profile with the tags of red's and green's primaries exchanged."""
-    content = bytearray(profile)
-    red, green = content.index(b"rXYZ"), content.index(b"gXYZ")
-    content[red : red + 4], content[green : green + 4] = b"gXYZ", b"rXYZ"
-    content[84:100] = bytes(16)  # its checksum
-    return bytes(content)
-
-
 @pytest.mark.parametrize(
     ("kind", "white"),
     [(np.float32, 1), (np.uint32, 2**32 - 1), (np.int16, 2**15 - 1)],
@@ -177,16 +124,3 @@ def test_numbers_that_are_no_colours_are_refused_with_the_factor_that_makes_them
         open_slide(path)
     factor = float(str(error.value).split("`")[1].split()[4])
     assert white * factor == pytest.approx(255)
-
-
-def test_what_is_refused_says_what_to_type_and_that_works(tmp_path: Path, picture: np.ndarray) -> None:
-    path = tmp_path / "strips.tif"
-    tifffile.imwrite(path, picture, photometric="rgb", rowsperstrip=16, metadata=None)
-    with pytest.raises(SlideReadError, match=r"not stored as tiles.*vips tiffsave IN OUT.tif --tile") as error:
-        open_slide(path)
-    if shutil.which("vips") is None:
-        pytest.skip("vips is not installed: the advice was not tried")
-    command = str(error.value).split("`")[1].replace("IN", str(path)).replace("OUT.tif", str(tmp_path / "out.tif"))
-    subprocess.run(command.split(), check=True)
-    with open_slide(tmp_path / "out.tif", mpp=0.5) as slide:
-        assert np.abs(slide.read(0, 0, (SIDE, SIDE)).astype(int) - picture).mean() < 8
