@@ -101,6 +101,8 @@ def bag_meta(source: str | os.PathLike[str], info: BagInfo) -> dict[str, Any]:
         "slide_id": info.slide_id,
         "slide_path": info.slide_path or "",
         "source": info.source or "",
+        "series": -1 if info.series is None else info.series,
+        "plane": -1 if info.plane is None else info.plane,
         "encoder": info.encoder or "",
         "encoder_digest": info.encoder_digest or "",
         "mpp": unknown if info.mpp is None else info.mpp,

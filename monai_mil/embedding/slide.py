@@ -133,9 +133,18 @@ class EmbedSettings:
         return read_tissue(find_tissue_file(self.masks, slide_id or slide.slide_id), slide)
 
     def info(
-        self, slide: Slide, grid: TileGrid, encoder: Encoder, slide_id: str | None = None, level: int | None = None
+        self,
+        slide: Slide,
+        grid: TileGrid,
+        encoder: Encoder,
+        slide_id: str | None = None,
+        level: int | None = None,
+        source: str | None = None,
     ) -> BagInfo:
-        """The frame of the bag that these settings give for a slide, or for one level of its quadtree."""
+        """The frame of the bag that these settings give for a slide, or for one level of its quadtree.
+
+        ``source`` is the slide's content as ``identity.content_identity`` gives it, read here where it is None.
+        """
         return BagInfo(
             slide_id=slide_id or slide.slide_id,
             slide_path=str(slide.path.absolute()),
@@ -153,7 +162,7 @@ class EmbedSettings:
             plane=self.plane,
             given_mpp=self.mpp,
             bounds=slide_bounds(slide),
-            source=content_identity(slide_files(slide.path)),
+            source=source or content_identity(slide_files(slide.path)),
             reader=slide.reader,
             tissue=self.tissue_record(slide_id or slide.slide_id),
             tissue_version=TISSUE_VERSION if self.masks is None else None,

@@ -124,10 +124,9 @@ class SlideJob(EmbedJob):
         """Encode what is missing of bag ``number``, then write it."""
         level = self.levels[number]
         info = dataclasses.replace(
-            self.settings.info(slide, grid, encoder, self.case_id, level),
+            self.settings.info(slide, grid, encoder, self.case_id, level, source[0]),
             decoder=decoder_of(slide, self.device),
             encoder_dtype=number_type(encoder),
-            source=source[0],
             source_stamp=source[1],
         )
         shape = (len(grid), encoder.width, *(encoder.grid or ()))

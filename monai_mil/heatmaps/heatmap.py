@@ -30,6 +30,8 @@ class SlideFrame:
         bounds: x, y, width and height of the scanned part in level-0 pixels (``slides.slide_bounds``), to which QuPath
             crops; None where it is unknown.
         source: what the slide is by its content (``BagInfo.source``); None where it is unknown.
+        series: which image of a file with several was scored; None for the largest.
+        plane: which focal plane, likewise; None for the middle one.
     """
 
     slide_id: str
@@ -39,6 +41,8 @@ class SlideFrame:
     tile_size_level0: float
     bounds: tuple[int, int, int, int] | None = None
     source: str | None = None
+    series: int | None = None
+    plane: int | None = None
 
     def __post_init__(self) -> None:
         width, height = (int(side) for side in self.level0_size)

@@ -21,4 +21,4 @@ def open_scored_slide(frame: SlideFrame, path: str | Path) -> Slide:
             f"slide '{path}': not the one whose tiles were scored, it was replaced or has the same name; embed and "
             "predict it again"
         )
-    return open_slide(path, mpp=frame.mpp)
+    return open_slide(path, mpp=frame.mpp, series=frame.series, plane=frame.plane)

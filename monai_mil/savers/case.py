@@ -189,8 +189,17 @@ class Case:
                 "or name the slide's file in the cohort"
             )
         sides = int(size[0]), int(size[1])
-        source = str(self.meta.get("source") or "") or None
-        return SlideFrame(self.name, path, sides, float(mpp[0]), float(tile_size[0]), _bounds(self.meta), source)
+        return SlideFrame(
+            self.name,
+            path,
+            sides,
+            float(mpp[0]),
+            float(tile_size[0]),
+            bounds=_bounds(self.meta),
+            source=str(self.meta.get("source") or "") or None,
+            series=_chosen(self.meta.get("series")),
+            plane=_chosen(self.meta.get("plane")),
+        )
 
     @cached_property
     def scan_frame(self) -> ScanFrame:
@@ -302,6 +311,11 @@ def _padded(mask: np.ndarray) -> np.ndarray | None:
     """Which instances have anything real, bool ``[n]``, of a mask of instances or tokens; None where all have."""
     real: np.ndarray = np.asarray(mask, dtype=bool).reshape(len(mask), -1).max(axis=1)
     return None if real.all() else real
+
+
+def _chosen(number: Any) -> int | None:
+    """The number of a scene or focal plane; None where nobody chose, which ``LoadBagd`` writes as -1."""
+    return None if number is None or int(number) < 0 else int(number)
 
 
 def _bounds(meta: Mapping[str, Any]) -> tuple[int, int, int, int] | None:

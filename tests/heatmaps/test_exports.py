@@ -8,12 +8,13 @@ from cucim import CuImage
 from openslide import OpenSlide
 
 from monai_mil.errors import SlideReadError
-from monai_mil.heatmaps import Colouring, assemble, colour_table, export_png, export_tiff
+from monai_mil.heatmaps import Colouring, assemble, colour_table, export_png, export_tiff, thumbnail
 from monai_mil.heatmaps.figure import scale_bar, score_text
 from monai_mil.identity import content_identity
 from monai_mil.slides import open_slide, write_pyramid
 from tests.conftest import shared
 from tests.heatmaps.examples import frame, grid_heatmap, slide_heatmap
+from tests.slides.drawn import Page, write_pages
 
 SLIDE = "data/wsi/CMU-1-Small-Region.svs"
 
@@ -115,6 +116,16 @@ def test_scale_bars_are_round_numbers(mpp, longest, text):
 )
 def test_scores_are_short_to_read(value, text):
     assert score_text(value) == text
+
+
+def test_scores_of_a_chosen_scene_are_drawn_over_that_scene(tmp_path):
+    scenes = [np.full((128, 192, 3), 90, np.uint8), np.full((256, 384, 3), 200, np.uint8)]
+    path = tmp_path / "two.ome.tif"
+    meta = {"axes": "YXS", "PhysicalSizeX": 0.5, "PhysicalSizeY": 0.5}
+    write_pages(path, [Page(scene, options={"metadata": meta}) for scene in scenes], ome=True)
+    for series, value in ((0, 90), (1, 200), (None, 200)):
+        heatmap = assemble([0.5], [[0, 0]], frame((192, 128), slide_path=str(path), series=series))
+        assert (thumbnail(heatmap, None, (32, 48)) == value).all()
 
 
 def test_scores_are_not_drawn_over_another_slide_of_the_same_path(tmp_path):
