@@ -39,7 +39,7 @@ Storage = Annotated[
 ]
 Device = Annotated[str, typer.Option(help="Where the encoder runs: cpu, cuda, cuda:1 ...")]
 _TISSUE = "Tissue"
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace bags made with other settings.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace bags of other settings or of another source.")]
 Workers = Annotated[int, typer.Option(min=1, help="Processes on this machine; over 1 needs the extra 'scale'.")]
 
 

@@ -20,11 +20,12 @@ _WINDOW = 5
 _QUIET_GLASS = 1.6
 _LEAST_GLASS, _LEAST_VARYING = 0.002, 0.1
 _SAMPLE = 100_000
-_DARKEST_GLASS = 160
+_DARKEST_GLASS, _BRIGHT_GLASS = 160, 200
 _NEUTRAL_GLASS, _MOST_SATURATED_GLASS = 16, 51
 _VERY_QUIET_GLASS = 0.6
 _STRONG, _TINTED = 40, 6
 _PADDING_TINT = 6
+_BLACK = 128
 _GLASS_VARIES = 4
 _PEN_SIGMA = 6
 _PEN_QUIET = 0.6
@@ -44,6 +45,7 @@ class Absorption:
         texture: mean difference of the grey values around a pixel from the median of their neighbours, in units of
             ``1 / _WINDOW ** 2``, uint16.
         foreign: True on padding (black, white or grey) and on pen.
+        never: True where no tissue can be though it lies around: on pen and on what the scanner left black.
     """
 
     glass: tuple[int, int, int]
@@ -51,6 +53,7 @@ class Absorption:
     tint: np.ndarray
     texture: np.ndarray
     foreign: np.ndarray
+    never: np.ndarray
 
     @cached_property
     def smoothed(self) -> np.ndarray:
@@ -104,13 +107,14 @@ def measure_absorption(image: np.ndarray, backend: Any, *, pen: bool = True) -> 
     padding = _padding(grey, channels)
     glass = _glass(image, texture, padding, backend)
     # Lossy coding makes glass constant, too.
-    padding &= _most(cv2.split(cv2.absdiff(image, (*glass, 0)))) > _GLASS_VARIES
+    padding &= _most(cv2.split(cv2.absdiff(image, np.array((*glass, 0), np.float64)))) > _GLASS_VARIES
     missing = [_missing_light(channel, white) for channel, white in zip(channels, glass, strict=True)]
     most, least = _most(missing), _least(missing)
-    foreign = padding | _pen(grey, missing, most, least) if pen else padding
-    absorbed = cv2.subtract(most, np.minimum(least, SHADE))
+    ink = _pen(grey, missing, most, least) if pen else np.zeros_like(padding)
+    foreign = padding | ink
+    absorbed = cv2.subtract(most, np.minimum(least, np.uint8(SHADE)))
     absorbed[foreign] = 0
-    return Absorption(glass, absorbed, cv2.subtract(most, least), texture, foreign)
+    return Absorption(glass, absorbed, cv2.subtract(most, least), texture, foreign, ink | (padding & (grey < _BLACK)))
 
 
 def _most(channels: Any) -> np.ndarray:
@@ -156,7 +160,9 @@ def _glass(image: np.ndarray, texture: np.ndarray, padding: np.ndarray, backend:
     varies, saturation = _sample(texture), backend.to_numpy(backend.saturation(pixels))
     is_neutral = (saturation <= _NEUTRAL_GLASS) & (varies <= _QUIET_GLASS * _WINDOW**2)
     # Old glass is yellow, not violet as pale tissue is.
-    is_coloured = (saturation <= _MOST_SATURATED_GLASS) & (varies <= _VERY_QUIET_GLASS * _WINDOW**2) & (green > darkest)
+    is_quiet = varies <= _VERY_QUIET_GLASS * _WINDOW**2
+    is_old = (saturation <= _MOST_SATURATED_GLASS) & (green > darkest) & (brightest >= _BRIGHT_GLASS)
+    is_coloured = is_old & is_quiet
     candidate = (brightest >= _DARKEST_GLASS) & (is_neutral | is_coloured)
     # Lossy coding makes most of some glass as constant as padding; padding in pure white is never glass.
     varying, any_but_white = candidate & ~_sample(padding), candidate & (darkest < 254)

@@ -118,7 +118,8 @@ def find_truth(folder: str | Path, slide_id: str) -> Path:
 
 
 def _sorted_out(path: Path, named: Iterable[Named], value: int | str | None) -> PolygonTruth:
-    included, excluded = [], []
+    included: list[Polygon] = []
+    excluded: list[Polygon] = []
     for name, rings in named:
         rings = [ring for ring in rings if len(ring) > 2]  # dots, rulers and slips of the hand have no area
         if not rings:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 import re
@@ -26,6 +27,8 @@ _BYTE_CODECS = (1, 5, 8, 32946, 32773, 50000)
 _PLAIN_CODECS = (*_BYTE_CODECS, JPEG, 33005, 50001)
 
 
+# What is wrong with a file is told by an error of our own; without a handler tifffile's log would go to the terminal.
+logging.getLogger("tifffile").addHandler(logging.NullHandler())
 _MOST_TILE_PIXELS = 2**28
 """Sixteen thousand pixels square; the largest tiles that are known have a side of four thousand."""
 

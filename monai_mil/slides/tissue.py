@@ -104,7 +104,8 @@ def segment_tissue(slide: Slide, settings: TissueSettings = TissueSettings(), *,
     mask = backend.without_small(mask, settings.min_area_um2 / pixel_um2, connectivity=2)
     if mask.any():
         mask = ~backend.without_small(~mask, settings.max_hole_um2 / pixel_um2, connectivity=1)
-        mask &= ~backend.from_numpy(absorption.foreign)
+        # A vacuole of fat is as even as padding, and filled; a stroke of a pen within tissue is not.
+        mask &= ~backend.from_numpy(absorption.never)
     return TissueMask(backend.to_numpy(mask), downsample, threshold / 255, settings)
 
 

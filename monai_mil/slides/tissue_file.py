@@ -81,6 +81,7 @@ def _read_png(path: Path, slide: Slide) -> np.ndarray:
         )
     if pixels.ndim == 2:
         return np.asarray(pixels > 0)
-    if pixels.shape[2] == 4:
-        return np.asarray((pixels[..., :3] > 0).any(2) & (pixels[..., 3] > 0))
-    return np.asarray((pixels > 0).any(2))
+    channels = pixels.shape[2]
+    colours = pixels[..., : channels - 1] if channels in (2, 4) else pixels
+    shown = np.asarray((colours > 0).any(2))
+    return shown & (pixels[..., -1] > 0) if channels in (2, 4) else shown

@@ -8,6 +8,7 @@ import pytest
 
 from monai_mil.slides import TissueSettings, open_slide, segment_tissue, write_pyramid
 from monai_mil.slides.tissue import _OnCPU, otsu, saturation_by_table
+from monai_mil.synthetic.tissue_scenes import SCENES
 from tests.conftest import shared
 
 TISSUE, BACKGROUND = (190, 90, 150), (243, 243, 245)
@@ -124,3 +125,31 @@ def test_the_mask_has_the_resolution_asked_for_whatever_levels_are_stored(tmp_pa
         assert mask.downsample == masks[0].downsample
         assert mask.downsample[0] * 0.4 == pytest.approx(8.0, rel=0.01)
         assert (mask.mask != masks[0].mask).mean() < 1e-3
+
+
+@pytest.mark.parametrize("name", SCENES)
+def test_tissue_is_found_on_slides_on_which_it_is_hard_to_find(tmp_path: Path, name: str) -> None:
+    scene = SCENES[name]
+    size = (2048, 1536) if scene.pen is None and not scene.fat else (4096, 3072)
+    image, truth = scene.paint(size, seed=3)
+    write_pyramid(tmp_path / "slide.tif", image, mpp=0.5)
+    with open_slide(tmp_path / "slide.tif") as slide:
+        found = segment_tissue(slide)
+    if scene.blank:
+        assert found.mask.sum() == 0
+        return
+    share = cv2.resize(truth.astype(np.float32), found.mask.shape[::-1], interpolation=cv2.INTER_AREA)
+    right = (found.mask & (share > 0.5)).sum()
+    assert right / (share > 0.5).sum() >= 0.95
+    assert right / found.mask.sum() >= 0.9
+    assert bool(found.remarks) == scene.crop
+
+
+def test_little_tissue_is_remarked(tmp_path: Path) -> None:
+    image = np.full((2000, 2000, 3), 243, np.uint8)
+    image[900:1100, 900:1100] = (180, 90, 150)
+    image[900:1100, 900:1100] += np.random.default_rng(0).integers(0, 40, (200, 200, 1), np.uint8)
+    write_pyramid(tmp_path / "slide.tif", image, mpp=2.0)
+    with open_slide(tmp_path / "slide.tif") as slide:
+        (remark,) = segment_tissue(slide).remarks
+    assert "1.0% of the slide" in remark
