@@ -65,6 +65,7 @@ class BagInfo:
         icc_profile: the slide's ICC profile, whatever was done with it.
         series: which series of a file with several was read; None where nobody chose.
         plane: which focal plane, likewise.
+        given_mpp: ``mpp`` where the user gave it, whatever the slide's file said; None where the file's was taken.
         bounds: x, y, width and height of the scanned part of the slide, as ``slides.slide_bounds`` gives it.
         orientation: of a scan, where columns, rows and slices of what the encoder saw run in the patient, for example
             ``"LPS"``.
@@ -106,6 +107,7 @@ class BagInfo:
     icc_profile: bytes | None = field(default=None, repr=False)
     series: int | None = None
     plane: int | None = None
+    given_mpp: float | None = None
     bounds: Bounds | None = None
     orientation: str | None = None
     digests: dict[str, str] = field(default_factory=dict, compare=False, repr=False)

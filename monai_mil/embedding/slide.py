@@ -151,6 +151,7 @@ class EmbedSettings:
             icc_profile=slide.icc_profile,
             series=self.series,
             plane=self.plane,
+            given_mpp=self.mpp,
             bounds=slide_bounds(slide),
             source=content_identity(slide_files(slide.path)),
             reader=slide.reader,

@@ -146,7 +146,7 @@ class SlideJob(EmbedJob):
         return slide_files(self.path)
 
     def required_settings(self, bag: Path, found: BagInfo) -> dict[str, Any]:
-        """Tile and tissue settings, the level, and the pixel size where one is given."""
+        """Tile and tissue settings, the level, and the pixel size, given or not."""
         settings, level = self.settings, self.levels[self.bags.index(bag)]
         wanted: dict[str, Any] = {
             "tile_size": settings.tile_size,
@@ -160,8 +160,8 @@ class SlideJob(EmbedJob):
         }
         if found.icc is not None or settings.icc is not None:  # bags of format 1 do not say
             wanted["icc"] = settings.icc or "none"
-        if settings.mpp is not None:
-            wanted["mpp"] = settings.mpp
+        # What the file says is not known before it is opened: a bag of a given pixel size is no bag of the file's.
+        wanted |= {"given_mpp": None} if settings.mpp is None else {"mpp": settings.mpp}
         return wanted
 
 

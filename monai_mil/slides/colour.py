@@ -33,10 +33,12 @@ def refusal(page: Any) -> str | None:
             f"IN{number} OUT.tif[tile,pyramid,compression=jpeg] srgb`"
         )
     if page.sampleformat not in (1, 4) or page.bitspersample not in (1, 2, 4, 8, 10, 12, 14, 16):
+        is_whole = page.sampleformat in (1, 2)
+        white = 2 ** (page.bitspersample - (page.sampleformat == 2)) - 1 if is_whole else 1
         return (
-            f"its pixels are {page.bitspersample}-bit {'floats' if page.sampleformat == 3 else 'numbers'}, not 8 or 16 "
-            f"bits of colour; where white is 1, scale them, `vips linear IN{number} "
-            "OUT.tif[tile,pyramid,compression=jpeg] 255 0 --uchar`"
+            f"its pixels are {page.bitspersample}-bit {'numbers' if is_whole else 'floats'}, not 8 or 16 bits of "
+            f"colour; where white is {white}, scale them, `vips linear IN{number} "
+            f"OUT.tif[tile,pyramid,compression=jpeg] {255 / white:.10g} 0 --uchar`"
         )
     if colours is None or not colours <= page.samplesperpixel <= colours + _MOST_EXTRAS or page.imagedepth != 1:
         return (

@@ -551,6 +551,7 @@ def test_every_field_of_the_format_comes_back(tmp_path):
         icc_profile=bytes(range(256)) * 1000,
         series=1,
         plane=3,
+        given_mpp=0.25,
         orientation="LPS",
     )
     BagFile.write(tmp_path / "bag.h5", features, coords, info)

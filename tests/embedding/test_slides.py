@@ -212,6 +212,33 @@ def test_a_bag_of_other_settings_is_neither_reused_nor_lost(slide_cohort, tmp_pa
         assert bag.info.encoder_digest == "c1"
 
 
+def test_a_bag_of_another_pixel_size_series_plane_or_colour_is_not_kept(slide_cohort, tmp_path):
+    path = slide_cohort.parent / "slides" / "slide_000.tif"
+    encoder = CountingEncoder(tmp_path / "log")
+
+    def embed(**settings):
+        (result,) = embed_cohort([path], tmp_path, encoder, progress=False, **settings).results
+        return result
+
+    assert embed(mpp=0.4, overwrite=True).status == "embedded"
+    with BagFile(tmp_path / "slide_000.h5") as bag:
+        assert (bag.info.mpp, bag.info.given_mpp) == (0.4, 0.4)
+    assert embed(mpp=0.4).status == "kept"
+    assert "given_mpp 0.4 instead of None" in embed().error
+    remade = embed(overwrite=True)
+    assert (remade.status, remade.remarks) == ("embedded", ())
+    assert embed(mpp=0.5).status == "kept"
+    for setting, value, told in (
+        ("mpp", 0.4, "mpp 0.5 instead of 0.4"),
+        ("series", 0, "series None instead of 0"),
+        ("plane", 0, "plane None instead of 0"),
+        ("icc", "apply", "icc none instead of apply"),
+    ):
+        assert told in embed(**{setting: value}).error
+    (remark, *_) = embed(mpp=0.4, overwrite=True).remarks
+    assert "the file says 0.5 µm a pixel; the given 0.4 is taken" in remark
+
+
 def test_bags_of_one_byte_a_feature_are_made_kept_and_not_mixed_with_others(slide_cohort, tmp_path):
     path = slide_cohort.parent / "slides" / "slide_000.tif"
     encoder = get_encoder("texture", spatial=True)

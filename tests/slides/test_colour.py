@@ -13,11 +13,12 @@ import cv2
 import numpy as np
 import pytest
 import tifffile
+import torch
 from PIL import Image, ImageCms
 from skimage.color import rgb2lab
 
 from monai_mil.errors import SlideReadError
-from monai_mil.slides import open_slide
+from monai_mil.slides import TileGrid, open_slide, stream_tiles
 from tests.slides.drawn import Page, write_pages
 
 SIDE = 150
@@ -144,6 +145,9 @@ def test_a_profile_is_known_and_applied_only_where_it_is_asked_for(tmp_path: Pat
         shown = slide.read(0, 0, (SIDE, SIDE))
         assert np.abs(shown.astype(int) - expected).max() <= 2
         assert np.abs(slide.thumbnail(SIDE).astype(int) - expected).max() <= 2
+        grid = TileGrid.cover(slide, None, tile_size=50, target_mpp=0.5)
+        for (x, y), tile in zip(grid.coords, torch.cat(list(stream_tiles(slide, grid))), strict=True):
+            assert np.abs(tile.permute(1, 2, 0).numpy().astype(int) - expected[y : y + 50, x : x + 50]).max() <= 2
     path = write_pages(tmp_path / "plain.tif", [Page(picture)])
     with open_slide(path, icc="apply") as slide:
         assert slide.icc_profile is None
@@ -158,6 +162,21 @@ def _with_swapped_primaries(profile: bytes) -> bytes:
     content[red : red + 4], content[green : green + 4] = b"gXYZ", b"rXYZ"
     content[84:100] = bytes(16)  # its checksum
     return bytes(content)
+
+
+@pytest.mark.parametrize(
+    ("kind", "white"),
+    [(np.float32, 1), (np.uint32, 2**32 - 1), (np.int16, 2**15 - 1)],
+    ids=["float", "32 bits", "signed"],
+)
+def test_numbers_that_are_no_colours_are_refused_with_the_factor_that_makes_them_so(
+    tmp_path: Path, picture: np.ndarray, kind: type, white: int
+) -> None:
+    path = write_pages(tmp_path / "slide.tif", [Page((picture / 255 * white).astype(kind))])
+    with pytest.raises(SlideReadError, match=rf"where white is {white}, scale them, `vips linear IN ") as error:
+        open_slide(path)
+    factor = float(str(error.value).split("`")[1].split()[4])
+    assert white * factor == pytest.approx(255)
 
 
 def test_what_is_refused_says_what_to_type_and_that_works(tmp_path: Path, picture: np.ndarray) -> None:
