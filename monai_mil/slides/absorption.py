@@ -78,7 +78,7 @@ class Absorption:
 
         above = cv2.max(self.absorbed, self.smoothed) > threshold
         darkest = cv2.dilate(self.absorbed, np.ones((5, 5), np.uint8))
-        return above & (self.absorbed >= darkest // 4) & ~self._is_shade(threshold) & ~self.foreign
+        return above & (self.absorbed >= darkest // 7 * 2) & ~self._is_shade(threshold) & ~self.foreign
 
     def _is_shade(self, threshold: float) -> np.ndarray:
         """Grey, weak, and no more texture than on glass, bool ``[h, w]``."""
@@ -159,10 +159,12 @@ def _glass(image: np.ndarray, texture: np.ndarray, padding: np.ndarray, backend:
     """RGB of the brightest colour that much of the bright, pale and smooth part of the slide has."""
     import cv2
 
+    # Quiet spots are everywhere in tissue, quiet areas are not.
+    around = cv2.dilate(texture, np.ones((7, 7), np.uint8))
     pixels = _sample(image)
     red, green, blue = cv2.split(pixels)
     darkest, brightest = _least((red, green, blue)), _most((red, green, blue))
-    varies, saturation = _sample(texture), backend.to_numpy(backend.saturation(pixels))
+    varies, saturation = _sample(around), backend.to_numpy(backend.saturation(pixels))
     is_neutral = (saturation <= _NEUTRAL_GLASS) & (varies <= _QUIET_GLASS * _WINDOW**2)
     # Old glass is yellow, not violet as pale tissue is.
     is_quiet = varies <= _VERY_QUIET_GLASS * _WINDOW**2
@@ -198,11 +200,12 @@ def _pen(grey: np.ndarray, missing: list[np.ndarray], most: np.ndarray, least: n
     foreign = np.zeros(grey.shape, bool)
     sampled = [np.ascontiguousarray(each[::3, ::3]) for each in (*missing, most, least)]
     if not any((hue & dense).any() for hue, dense in _ink_hues(sampled[:3], *sampled[3:])):
-        return foreign  # without a sample in it there is no square of 3 x 3 pixels
+        return foreign  # nothing is three pixels wide and high
+    ridge = cv2.erode(grey, np.ones((3, 3), np.uint8))  # as dense at the edges of a stroke as in its middle
     for hue, dense in _ink_hues(missing, most, least):
-        strokes = _smooth_pieces(grey, cv2.erode((hue & dense).view(np.uint8), np.ones((3, 3), np.uint8)))
+        strokes = _smooth_pieces(ridge, (hue & dense).view(np.uint8))
         if strokes.any():
-            around = cv2.dilate(strokes.view(np.uint8), np.ones((7, 7), np.uint8)).view(bool)
+            around = cv2.dilate(strokes.view(np.uint8), np.ones((5, 5), np.uint8)).view(bool)
             foreign |= around & hue & (most >= 20)
     return foreign
 
@@ -219,8 +222,9 @@ def _ink_hues(
 
     red, green, blue = missing
     tint, dense = cv2.subtract(most, least), most >= 128
-    yield tint <= most // 4, least >= 153
-    yield (cv2.subtract(green, red) <= 8) & (tint >= 38), dense
+    yield tint <= most // 6, least >= 160  # dense keratin has more tint
+    is_violet = (blue <= red // 2) & (red >= _scaled(green, 0.75))
+    yield ((cv2.subtract(green, red) <= 8) & (tint >= 38)) | is_violet, dense
     yield green <= _scaled(cv2.min(red, blue), 0.85), dense
     yield (red <= green // 2) & (blue >= _scaled(green, 0.84)), most >= 165
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 
 from monai_mil.slides import TissueSettings, open_slide, segment_tissue, write_pyramid
 from monai_mil.slides.tissue import _OnCPU, otsu, saturation_by_table
-from monai_mil.synthetic.tissue_scenes import SCENES
+from monai_mil.synthetic.tissue_scenes import SCENES, TissueScene
 from tests.conftest import shared
 
 TISSUE, BACKGROUND = (190, 90, 150), (243, 243, 245)
@@ -143,6 +144,35 @@ def test_tissue_is_found_on_slides_on_which_it_is_hard_to_find(tmp_path: Path, n
     assert right / (share > 0.5).sum() >= 0.95
     assert right / found.mask.sum() >= 0.9
     assert bool(found.remarks) == scene.crop
+
+
+GREY = {"tissue": (165, 165, 165), "nuclei": (85, 85, 85), "glass": (238, 238, 238)}
+
+
+@pytest.mark.parametrize("look", [{"contrast": 0.35}, {"contrast": 0.5}, GREY], ids=["faint", "pale", "grey"])
+def test_a_crop_of_pale_tissue_is_not_taken_for_its_own_glass(tmp_path: Path, look: dict[str, Any]) -> None:
+    write_pyramid(tmp_path / "slide.tif", TissueScene(crop=True, **look).paint((1024, 768))[0], mpp=0.5)
+    with open_slide(tmp_path / "slide.tif") as slide:
+        assert segment_tissue(slide).fraction > 0.99
+
+
+@pytest.mark.parametrize("pen", [(40, 42, 60), (67, 41, 161), (30, 120, 70), (210, 40, 50)])
+def test_a_stroke_of_three_pixels_of_the_mask_is_left_out(tmp_path: Path, pen: tuple[int, int, int]) -> None:
+    image, truth = TissueScene(contrast=0.5, pen=pen).paint((2048, 1536))
+    write_pyramid(tmp_path / "slide.tif", image, mpp=0.5)
+    with open_slide(tmp_path / "slide.tif") as slide:
+        found = segment_tissue(slide).mask
+    share = cv2.resize(truth.astype(np.float32), found.shape[::-1], interpolation=cv2.INTER_AREA)
+    assert (found & (share > 0.5)).sum() >= 0.95 * max(found.sum(), (share > 0.5).sum())
+
+
+def test_a_small_piece_of_fat_is_kept_though_its_septa_are_little(tmp_path: Path) -> None:
+    image, truth = TissueScene(fat=True).paint((2048, 1536), seed=1)
+    write_pyramid(tmp_path / "slide.tif", image, mpp=0.5)
+    with open_slide(tmp_path / "slide.tif") as slide:
+        found = segment_tissue(slide).mask
+    share = cv2.resize(truth.astype(np.float32), found.shape[::-1], interpolation=cv2.INTER_AREA)
+    assert (found & (share > 0.5)).sum() >= 0.95 * (share > 0.5).sum()
 
 
 def test_little_tissue_is_remarked(tmp_path: Path) -> None:
