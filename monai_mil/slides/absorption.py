@@ -21,7 +21,7 @@ _QUIET_GLASS = 1.6
 _LEAST_GLASS, _LEAST_VARYING = 0.002, 0.1
 _SAMPLE = 100_000
 _DARKEST_GLASS, _BRIGHT_GLASS = 160, 200
-_NEUTRAL_GLASS, _MOST_SATURATED_GLASS = 24, 51
+_NEUTRAL_GLASS, _MOST_SATURATED_GLASS = 16, 51
 _VERY_QUIET_GLASS = 0.6
 _STRONG, _TINTED = 40, 6
 _PADDING_TINT = 6
@@ -100,33 +100,37 @@ def measure_absorption(image: np.ndarray, backend: Any, *, pen: bool = True) -> 
     """
     import cv2
 
-    channels = cv2.split(image)
+    channels = [cv2.extractChannel(image, channel) for channel in range(3)]  # faster than split
     grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
     median = backend.to_numpy(backend.median(grey, 3))
-    texture = cv2.boxFilter(cv2.absdiff(grey, median), cv2.CV_16U, (_WINDOW, _WINDOW), normalize=False)
+    texture = cv2.boxFilter(cv2.absdiff(grey, median, dst=median), cv2.CV_16U, (_WINDOW, _WINDOW), normalize=False)
     padding = _padding(grey, channels)
     glass = _glass(image, texture, padding, backend)
     # Lossy coding makes glass constant, too.
-    padding &= _most(cv2.split(cv2.absdiff(image, np.array((*glass, 0), np.float64)))) > _GLASS_VARIES
+    darkest, brightest = ([float(white + step) for white in glass] for step in (-_GLASS_VARIES, _GLASS_VARIES))
+    padding &= cv2.inRange(image, np.array(darkest), np.array(brightest)) == 0
     missing = [_missing_light(channel, white) for channel, white in zip(channels, glass, strict=True)]
     most, least = _most(missing), _least(missing)
     ink = _pen(grey, missing, most, least) if pen else np.zeros_like(padding)
     foreign = padding | ink
-    absorbed = cv2.subtract(most, np.minimum(least, np.uint8(SHADE)))
+    tint = cv2.subtract(most, least)
+    absorbed = cv2.subtract(most, np.minimum(least, np.uint8(SHADE), out=least), dst=most)
     absorbed[foreign] = 0
-    return Absorption(glass, absorbed, cv2.subtract(most, least), texture, foreign, ink | (padding & (grey < _BLACK)))
+    return Absorption(glass, absorbed, tint, texture, foreign, ink | (padding & (grey < _BLACK)))
 
 
 def _most(channels: Any) -> np.ndarray:
     import cv2
 
-    return cv2.max(cv2.max(channels[0], channels[1]), channels[2])
+    most = cv2.max(channels[0], channels[1])
+    return cv2.max(most, channels[2], dst=most)
 
 
 def _least(channels: Any) -> np.ndarray:
     import cv2
 
-    return cv2.min(cv2.min(channels[0], channels[1]), channels[2])
+    least = cv2.min(channels[0], channels[1])
+    return cv2.min(least, channels[2], dst=least)
 
 
 def _missing_light(channel: np.ndarray, white: int) -> np.ndarray:
@@ -146,8 +150,9 @@ def _padding(grey: np.ndarray, channels: Any) -> np.ndarray:
     import cv2
 
     square = np.ones((3, 3), np.uint8)
-    constant = cv2.dilate(grey, square) == cv2.erode(grey, square)
-    return constant & (cv2.subtract(_most(channels), _least(channels)) <= _PADDING_TINT)
+    most = _most(channels)
+    tint = cv2.subtract(most, _least(channels), dst=most)
+    return (cv2.morphologyEx(grey, cv2.MORPH_GRADIENT, square) == 0) & (tint <= _PADDING_TINT)
 
 
 def _glass(image: np.ndarray, texture: np.ndarray, padding: np.ndarray, backend: Any) -> tuple[int, int, int]:
