@@ -11,7 +11,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -83,7 +83,8 @@ class Process:
     def kill(self) -> None:
         """End it as a power cut would."""
         if self.poll() is None:
-            os.kill(self.pid, signal.SIGKILL)
+            with suppress(ProcessLookupError):  # it may end just now
+                os.kill(self.pid, signal.SIGKILL)
 
     def result(self, timeout: float) -> subprocess.CompletedProcess[str]:
         """Its exit code and all that it wrote, once it has ended; it is killed at the end of the time, in seconds."""

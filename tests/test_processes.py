@@ -89,3 +89,11 @@ def test_the_ranks_of_a_run_know_each_other_and_one_that_fails_ends_the_other():
     done = run_together("-c", "import os, sys, time; os.environ['RANK'] == '0' and sys.exit(5); time.sleep(60)")
     assert done.returncode == 5
     assert time.monotonic() - begun < 50
+
+
+def test_a_kill_that_comes_too_late_is_no_error(monkeypatch):
+    process = start("-c", "pass")
+    assert process.wait(timeout=60) == 0
+    process.returncode = None
+    monkeypatch.setattr(process, "wait", lambda timeout: (_ for _ in ()).throw(subprocess.TimeoutExpired("", 0)))
+    process.kill()
