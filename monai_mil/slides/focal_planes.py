@@ -27,8 +27,8 @@ def hidden_planes(path: Path, properties: Mapping[str, str]) -> tuple[str, ...]:
     if planes < 2:
         return ()
     return (
-        f"slide '{path}': holds {planes} focal planes, of which OpenSlide reads the one that the scanner calls its focus; "
-        "to take another, export it to a file of its own",
+        f"slide '{path}': holds {planes} focal planes, of which OpenSlide reads the one that the scanner calls its "
+        "focus; to take another, export it to a file of its own",
     )
 
 
