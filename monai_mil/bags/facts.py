@@ -18,11 +18,13 @@ class BagFacts:
         encoder: name of the encoder, None where the bags do not say it.
         width: number of feature channels.
         grid: ``[h, w]`` of spatial bags, None for vectors.
+        encoder_digest: what tells the encoder's weights from others, None where the bags do not say it.
     """
 
     encoder: str | None
     width: int
     grid: list[int] | None
+    encoder_digest: str | None = None
 
 
 def bag_facts(datalist: Iterable[Mapping[str, Any]]) -> BagFacts:
@@ -46,7 +48,8 @@ def bag_facts(datalist: Iterable[Mapping[str, Any]]) -> BagFacts:
     for item in datalist:
         try:
             with BagFile(item["image"]) as bag:
-                return BagFacts(bag.info.encoder, bag.width, None if bag.grid is None else list(bag.grid))
+                grid = None if bag.grid is None else list(bag.grid)
+                return BagFacts(bag.info.encoder, bag.width, grid, bag.info.encoder_digest or None)
         except BagError as error:
             first = first or error
     raise first or BagError("no bag in the data list; embed the cohort first")

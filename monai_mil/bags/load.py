@@ -41,6 +41,7 @@ class LoadBagd(MapTransform):
         keys: keys of the paths.
         width: number of feature channels the network takes; None for any.
         encoder: name of the encoder the network was trained with; files that name none are taken.
+        encoder_digest: what tells its weights and preprocessing from those of others of that name; likewise.
         preset: name or ``preset.json`` of the slice preset the network was trained with; files that name none are
             taken. A name whose statistics are a training split's is compared without them: give the file.
         extras: further numeric datasets of the file to set.
@@ -84,6 +85,7 @@ class LoadBagd(MapTransform):
         extras: Sequence[str] = (),
         allow_missing_keys: bool = False,
         *,
+        encoder_digest: str | None = None,
         preset: str | None = None,
         grid: Sequence[int] | None = None,
         mapped: bool = False,
@@ -98,6 +100,7 @@ class LoadBagd(MapTransform):
         self.non_finite = non_finite
         self.width = width
         self.encoder = encoder
+        self.encoder_digest = encoder_digest
         self.preset = None if preset is None else find_preset(preset)
         self.extras = tuple(extras)
         self.grid = None if grid is None else tuple(grid)
@@ -191,8 +194,13 @@ class LoadBagd(MapTransform):
 
     def _check_weights(self, bag: BagFile, key: Hashable) -> None:
         """One name may stand for several encoders; features of two make no sense to one network."""
-        if bag.info.encoder_digest is None:
+        if not bag.info.encoder_digest:
             return
+        if self.encoder_digest is not None and bag.info.encoder_digest != self.encoder_digest:
+            raise BagError(
+                f"bag '{bag.path}': encoder '{bag.info.encoder}' had other weights or preprocessing than the one the "
+                "network was trained with; embed with that one"
+            )
         first = self._first.setdefault(key, bag.info)
         if bag.info.encoder_digest != first.encoder_digest:
             raise BagError(

@@ -39,6 +39,7 @@ class LoadTreed(LoadBagd):
         levels: number of levels; with 1 any bag of vectors will do.
         width: number of feature channels the network takes; None for any.
         encoder: name of the encoder the network was trained with; files that name none are taken.
+        encoder_digest: what tells its weights and preprocessing from those of others of that name; likewise.
         tile_size: pixels of the tiles the network was trained on, None for any; files that tell none are taken.
         allow_missing_keys: skip absent keys.
 
@@ -57,8 +58,12 @@ class LoadTreed(LoadBagd):
         encoder: str | None = None,
         tile_size: int | None = None,
         allow_missing_keys: bool = False,
+        *,
+        encoder_digest: str | None = None,
     ) -> None:
-        super().__init__(keys, width, encoder, allow_missing_keys=allow_missing_keys)
+        super().__init__(
+            keys, width, encoder, encoder_digest=encoder_digest, allow_missing_keys=allow_missing_keys
+        )
         if levels < 1:
             raise SettingsError(f"levels {levels}: must be at least 1")
         self.levels = levels

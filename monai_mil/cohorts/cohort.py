@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import dataclasses
 import io
 import itertools
@@ -132,6 +133,11 @@ class Cohort:
                 item["mpp"] = slide.mpp or 0.0
             items.append(item | {self.id_column: slide.slide_id, "patient_id": slide.patient_id})
         return items
+
+    def digest(self, split: str | None = None) -> str:
+        """What tells the cases of a split and their labels from any others: 32 hexadecimal digits."""
+        cases = sorted((slide.slide_id, repr(slide.label)) for slide in self.slides if split in (None, slide.split))
+        return hashlib.sha256(repr((self.labels, self.classes, cases)).encode()).hexdigest()[:32]
 
     def write(self, path: str | os.PathLike[str], columns: Mapping[str, Sequence[str]] | None = None) -> Path:
         """Write the cohort as CSV that ``read_cohort`` reads; slides are named relative to the table's folder.

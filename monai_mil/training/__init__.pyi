@@ -14,7 +14,7 @@ from .grad_cam import GradCAMInferer
 from .gradient_clip import GradientClip
 from .guards import StopOnNaN, require_steps
 from .inferers import FullOutputInferer, StreamedInferer
-from .method import build_network
+from .method import build_network, describe_network
 from .seeding import EpochSeeder
 from .skip_non_finite import SkipNonFinite
 from .survival import SurvivalRiskd
@@ -39,6 +39,7 @@ __all__ = [
     "TimeBinsSaver",
     "UnpackOutputd",
     "build_network",
+    "describe_network",
     "finish_distributed",
     "prepare_bag_batch",
     "prepare_instance_batch",

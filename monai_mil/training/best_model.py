@@ -11,6 +11,7 @@ import ignite.distributed as idist
 from ignite.engine import Engine, Events
 from torch import nn
 
+from monai_mil.model_card import ModelCard, weights_digest
 from monai_mil.training.distributed import unwrap
 from monai_mil.training.scores import Mode, key_score
 from monai_mil.training.state_files import save_atomically
@@ -31,6 +32,9 @@ class BestModel:
         network: what is saved; a DDP wrapper is taken off.
         path: the file, such as ``models/model.pt``.
         mode: ``"max"`` if a high metric is good, ``"min"`` if a low one is.
+        settings: the run's settings that a later use of the weights must share; they are written beside the weights as
+            ``model.json`` (:class:`monai_mil.model_card.ModelCard`). None writes no such file.
+        training_data: digest of the training split, for the same file.
         paper_rule_trainer: a trainer whose key metric, of the same epoch, must be better than the validation's for an
             epoch to be chosen, the first of equally good ones: the selection of Normal Guidance. As long as no epoch
             qualifies the best validation is kept all the same, and a warning is logged when training ends so.
@@ -42,16 +46,26 @@ class BestModel:
     """
 
     def __init__(
-        self, network: nn.Module, path: str | Path, mode: Mode = "max", paper_rule_trainer: Engine | None = None
+        self,
+        network: nn.Module,
+        path: str | Path,
+        mode: Mode = "max",
+        paper_rule_trainer: Engine | None = None,
+        *,
+        settings: Mapping[str, Any] | None = None,
+        training_data: str | None = None,
     ) -> None:
         self.network = network
         self.path = Path(path)
         self.mode = mode
         self.paper_rule_trainer = paper_rule_trainer
+        self.settings = settings
+        self.training_data = training_data
         self.best: float | None = None
         self.best_epoch = -1
         self.qualified = paper_rule_trainer is None
         self._evaluator: Engine | None = None
+        self._digest: str | None = None
 
     def attach(self, evaluator: Engine) -> None:
         """Watch a MONAI evaluator; its epoch is the trainer's, as ``ValidationHandler`` sets it."""
@@ -69,7 +83,14 @@ class BestModel:
         if score is not None:
             self.best, self.best_epoch, self.qualified = score, evaluator.state.epoch, qualified
         if idist.get_rank() == 0:
-            save_atomically(unwrap(self.network).state_dict(), self.path)
+            self._save(unwrap(self.network).state_dict())
+
+    def _save(self, weights: Mapping[str, Any]) -> None:
+        if self.settings is not None:
+            digest = weights_digest(weights)
+            ModelCard(self.settings, digest, self._digest, self.training_data, path=self.path).write()
+            self._digest = digest
+        save_atomically(weights, self.path)
 
     def _qualifies(self, score: float | None) -> bool:
         if self.paper_rule_trainer is None:
@@ -91,12 +112,13 @@ class BestModel:
 
     def state_dict(self) -> dict[str, Any]:
         """The bookkeeping, without the weights."""
-        return {"best": self.best, "best_epoch": self.best_epoch, "qualified": self.qualified}
+        return {"best": self.best, "best_epoch": self.best_epoch, "qualified": self.qualified, "digest": self._digest}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore the bookkeeping, also what the evaluator itself reports as best."""
         self.best, self.best_epoch = state["best"], state["best_epoch"]
         self.qualified = state.get("qualified", True)
+        self._digest = state.get("digest")
         if self._evaluator is not None and self.best is not None:
             reported: Any = self._evaluator.state
             reported.best_metric = self.best if self.mode == "max" else -self.best

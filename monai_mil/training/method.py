@@ -1,10 +1,18 @@
-"""The network of a config that offers several methods."""
+"""The network of a config that offers several methods, and what a network is in words."""
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
+from typing import Any
 
 from torch import nn
+
+from monai_mil.training.distributed import unwrap
+
+_TRAINING_ALONE = {"dropout", "attention_dropout", "drop", "drop_mode", "sampled", "k_train", "checkpoint"}
+_SEEN_BY_THE_WEIGHTS = {"num_classes", "in_channels", "in_features", "out_features", "attention_dim"}
+_NO_RESULT = {"chunk_instances", "chunk_tokens"}
 
 
 def build_network(network_def: nn.Module | Callable[[], nn.Module]) -> nn.Module:
@@ -15,3 +23,31 @@ def build_network(network_def: nn.Module | Callable[[], nn.Module]) -> nn.Module
             which builds one.
     """
     return network_def if isinstance(network_def, nn.Module) else network_def()
+
+
+def describe_network(network: nn.Module) -> dict[str, Any]:
+    """A network's class, and the numbers and words it and its parts were made with, as far as they change its answers.
+
+    Args:
+        network: any; a DDP wrapper is taken off.
+
+    Returns:
+        ``class``, and ``name`` or ``part.name`` for every argument that a network of this package keeps.
+
+    Examples:
+        >>> from monai_mil.networks import INSIGHT
+        >>> from monai_mil.training import describe_network
+        >>> description = describe_network(INSIGHT(38, 2, alpha=4.0))
+        >>> description["class"], description["alpha"]
+        ('INSIGHT', 4.0)
+    """
+    network, left_out = unwrap(network), _TRAINING_ALONE | _SEEN_BY_THE_WEIGHTS | _NO_RESULT
+    kept: dict[str, Any] = {"class": type(network).__name__}
+    for part, module in network.named_modules():
+        if not type(module).__module__.startswith("monai_mil."):
+            continue
+        for name in inspect.signature(type(module).__init__).parameters:
+            value = getattr(module, name, None)
+            if isinstance(value, bool | int | float | str) and name not in left_out:
+                kept[f"{part}.{name}".lstrip(".")] = value
+    return kept

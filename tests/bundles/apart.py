@@ -61,8 +61,14 @@ FILES = [
     Apart(("inference",), ("run",), "prediction"),
     Apart(("inference_heatmap",), ("run",), "prediction with heatmaps"),
     Apart(("localise",), ("run",), "evaluation of heatmaps"),
+    # What a model knows of itself.
+    Apart(("evaluate", "calibrate"), ("trained::path",), "the model just trained, which training begins without"),
+    Apart(("inference",), ("trained::path",), "the model of choice, not the one just trained"),
+    Apart(("evaluate", "calibrate"), ("bag_facts",), "another cohort may have no training split"),
+    Apart(("inference",), ("encoder_digest",), "the model's alone"),
+    Apart(("inference",), ("initialize::$monai.utils.set_determinism(@seed)",), "nothing is drawn"),
     Apart(
-        ("evaluate", "calibrate", "multi_gpu_evaluate"),
+        ("evaluate", "calibrate", "multi_gpu_evaluate", "inference"),
         (
             "initialize::$@best_model.attach(@validate::evaluator)",
             "initialize::$@checkpointer.attach(@train::trainer)",
@@ -70,13 +76,13 @@ FILES = [
         "nothing is trained",
     ),
     Apart(
-        ("evaluate", "calibrate", "multi_gpu_evaluate"),
+        ("evaluate", "calibrate", "multi_gpu_evaluate", "inference"),
         ("initialize::$@early_stop.attach(@validate::evaluator, @train::trainer)",),
         "nothing is trained",
         (*BY_LOSS, *BASELINES),
     ),
     Apart(
-        ("evaluate", "multi_gpu_evaluate"),
+        ("evaluate", "multi_gpu_evaluate", "inference"),
         ("initialize::$training.require_steps(@train::trainer)",),
         "nothing is trained",
         GUIDANCE,
@@ -166,6 +172,7 @@ FILES = [
     Apart(
         ("slice_supervised",),
         (
+            "method",
             "network_def",
             "loss::terms::bag",
             "loss::terms::guidance",
@@ -228,6 +235,7 @@ FILES = [
         (
             "in_channels",
             "class_names",
+            "method",
             "network_def",
             "optimizer::_target_",
             "optimizer::lr",
@@ -256,6 +264,10 @@ def _embed(name: str, *keys: str) -> tuple[str, ...]:
     return tuple(f"validate::preprocessing::transforms::{name}::{key}" for key in keys)
 
 
+def _settings(*keys: str) -> tuple[str, ...]:
+    return tuple(f"model_settings::{key}" for key in keys)
+
+
 # The bundles in one file; scope: files.
 TRAIN = ("train",)
 BOTH = ("train", "inference")
@@ -265,7 +277,7 @@ BUNDLES = [
     Apart(("ct_insight",), ("encoder", "in_channels", "grid"), "tokens of slices", ("inference",)),
     Apart(GUIDANCE, ("encoder", "in_channels"), "vectors of slices", ("inference",)),
     Apart(("pathology_insight",), ("in_channels",), "tokens of tiles", ("inference",)),
-    Apart(HAGMIL, ("bag_facts",), "a slide's bags are found by the coarsest", TRAIN),
+    Apart(HAGMIL, ("bag_facts",), "a slide's bags are found by the coarsest", ("train", "evaluate", "calibrate")),
     Apart(GUIDANCE, ("preset",), "each method prepares slices in its own way", BOTH),
     Apart(CT, ("datalist",), "cases are called scans", ("inference",)),
     Apart(HAGMIL, ("datalist",), "a slide's bags are found by the coarsest", ("inference",)),
@@ -304,6 +316,12 @@ BUNDLES = [
     Apart(HAGMIL, _load("validate", "_target_", "levels", "tile_size"), "bags of several magnifications", BOTH),
     # The method.
     Apart(GUIDANCE, ("method", "methods"), "methods of its own", BOTH),
+    Apart(GUIDANCE, ("model_settings::multi_label",), "one label of a scan", BOTH),
+    Apart(INSIGHT, ("model_settings::grid",), "tokens", BOTH),
+    Apart(CT, ("model_settings::preset",), "slices have a preset", BOTH),
+    Apart(WITH_METHODS, ("model_settings::method",), "one of several methods", BOTH),
+    Apart(ASMIL, _settings("hidden_dim", "tokens"), "the method's network", BOTH),
+    Apart(HAGMIL, _settings("levels", "hidden_dims", "instance_channels", "attention_dim"), "the method's network", BOTH),
     Apart(WITH_METHODS, ("network_def", "network"), "one of several methods", BOTH),
     Apart(WITH_METHODS, ("network::module",), "one of several methods", ("multi_gpu_train",)),
     Apart(INSIGHT, ("network_def",), "the method's network", BOTH),

@@ -110,7 +110,7 @@ def changed(config: Any, place: str, value: Any) -> None:
         ("pathology_insight", "calibrate", "validate::handlers/0/map_location", "cpu"),
         ("ct_insight", "train", "validate/preprocessing/transforms/0/depth", 64),
         ("ct_insight", "inference", "slice_saver/window", "soft"),
-        ("ct_normal_guidance", "inference", "class_names/1", "tumor"),
+        ("ct_normal_guidance", "inference", "class_names", ["negative", "tumor"]),
         ("ct_normal_guidance", "slice_supervised", "train::preprocessing/transforms/0/preset", None),
         ("ct_normal_guidance", "train", "train/handlers/0/seed", 1),
         ("ct_normal_guidance", "multi_gpu_train", "validate::sampler/even_divisible", True),
@@ -167,10 +167,13 @@ def test_several_processes_wrap_the_network_of_one(name, everything):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_metadata_know_the_width_and_the_names_of_the_config(name, everything):
-    inference, metadata = everything[name]["inference"], json.loads(text(BUNDLES / name / "configs" / "metadata.json"))
-    assert metadata["network_data_format"]["inputs"]["image"]["num_channels"] == inference["in_channels"]
-    labels = ", ".join(f"{index} is {label}" for index, label in enumerate(inference["class_names"]))
+    metadata = json.loads(text(BUNDLES / name / "configs" / "metadata.json"))
+    shipped = json.loads(text(BUNDLES / name / "models" / "model.json"))["settings"]
+    assert metadata["network_data_format"]["inputs"]["image"]["num_channels"] == shipped["in_channels"]
+    labels = ", ".join(f"{index} is {label}" for index, label in enumerate(shipped["class_names"]))
     assert labels in metadata["label_classes"]
+    for key in ("in_channels", "class_names"):  # the same for weights without a model.json
+        assert everything[name]["inference"][key] == f"$@trained.get('{key}', {shipped[key]!r})"
 
 
 @pytest.mark.parametrize("key", ["schema", "monai_version", "pytorch_version", "numpy_version", "authors", "copyright"])

@@ -147,6 +147,7 @@ def test_two_processes_train_one_model(name, cohort, tmp_path):
 def test_the_exported_bundle_needs_only_its_own_folder(name, trained, cohort, tmp_path):
     exported = tmp_path / name
     assert run(ROOT / "scripts" / "export_zoo.py", name, tmp_path).returncode == 0
+    (exported / "models" / "model.json").unlink()  # the cohort is none that these weights were trained for
     checks = (
         "import monai_mil, sys; from monai.bundle import verify_net_in_out, run, load;"
         f"assert monai_mil.__file__.startswith({str(exported)!r}), monai_mil.__file__;"

@@ -1,0 +1,205 @@
+"""What a model knows of itself: ``model.json`` beside its weights, so that nobody has to say it again, or can say else."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from monai_mil.errors import SettingsError
+from monai_mil.files import replacing
+from monai_mil import __version__
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+logger = logging.getLogger(__name__)
+
+FORMAT = 1
+_DIGITS = 32
+
+
+@dataclass(frozen=True)
+class ModelCard:
+    """What was true of a training whose weights somebody is about to use.
+
+    Attributes:
+        settings: keys of the training's config that the weights depend on, with their values: class names in order,
+            method, encoder and its digest, width, and so on; empty for weights without a card.
+        weights: :func:`weights_digest` of the weights.
+        earlier_weights: that of the weights which these replace, of the same run: a run may be killed between its two
+            files.
+        training_data: digest of the cases and labels the model was trained on (``Cohort.digest``), or None.
+        operating_points: a threshold for every output, written by a bundle's ``calibrate``, or None.
+        operating_point_rule: how they were chosen.
+        version: of this package.
+        path: the weights.
+    """
+
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    weights: str | None = None
+    earlier_weights: str | None = None
+    training_data: str | None = None
+    operating_points: tuple[float, ...] | None = None
+    operating_point_rule: str | float | None = None
+    version: str = __version__
+    path: Path | None = None
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """The value a setting had in training; ``default`` where the card does not say."""
+        value = self.settings.get(name)
+        return default if value is None else value
+
+    def check(self, settings: Mapping[str, Any]) -> None:
+        """Hold a run's settings to the model's; what one of them does not name is not compared.
+
+        Raises:
+            SettingsError: some differ; names each with both values.
+        """
+        own, said = _flat(self.settings), _flat(_plain(settings))
+        wrong = [name for name in own if name in said and said[name] != own[name]]
+        if wrong:
+            differing = "; ".join(f"{name} {own[name]!r}, and this run says {said[name]!r}" for name in wrong)
+            raise SettingsError(
+                f"model '{self.path}' was trained with {differing}: leave {' and '.join(wrong)} out, which takes the "
+                "model's own, or give the weights that were trained so"
+            )
+
+    def check_encoder(self, encoder: Any) -> None:
+        """Hold the encoder of raw slides or scans to the one of the training's bags, by name and by its weights.
+
+        Raises:
+            SettingsError: it is another one.
+        """
+        own = {name: self.settings[name] for name in ("encoder", "encoder_digest") if self.settings.get(name)}
+        replace(self, settings=own).check({"encoder": encoder.name, "encoder_digest": encoder.digest})
+
+    def write(self) -> None:
+        """Write the card beside :attr:`path`."""
+        assert self.path is not None
+        content = {
+            "format": FORMAT,
+            "settings": _plain(self.settings),
+            "weights": self.weights,
+            "earlier_weights": self.earlier_weights,
+            "training_data": self.training_data,
+            "operating_points": self.operating_points,
+            "operating_point_rule": self.operating_point_rule,
+            "version": self.version,
+        }
+        with replacing(card_path(self.path)) as temporary:
+            temporary.write_text(json.dumps(content, indent=4, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def card_path(weights: str | Path) -> Path:
+    """Where the card of a file of weights lies: ``model.json`` beside ``model.pt``."""
+    return Path(weights).with_suffix(".json")
+
+
+def read_model(path: str | Path | None) -> ModelCard:
+    """The card of a file of weights.
+
+    Args:
+        path: the weights, such as ``models/model.pt``; None for a run that has none yet.
+
+    Returns:
+        The card; an empty one where there are no weights, or, with a remark in the log, where they have no card.
+
+    Raises:
+        SettingsError: the card cannot be read, or is that of other weights.
+
+    Examples:
+        >>> from monai_mil.model_card import ModelCard, read_model
+        >>> import torch
+        >>> from monai_mil.model_card import weights_digest
+        >>> weights = torch.nn.Linear(2, 2).state_dict()
+        >>> torch.save(weights, folder / "model.pt")
+        >>> settings = {"class_names": ["normal", "tumor"]}
+        >>> ModelCard(settings, weights_digest(weights), path=folder / "model.pt").write()
+        >>> read_model(folder / "model.pt").get("class_names")
+        ['normal', 'tumor']
+    """
+    if path is None or not Path(path).is_file():
+        return ModelCard()
+    path, place = Path(path), card_path(path)
+    if not place.is_file():
+        logger.warning(
+            "model '%s' has no %s: its classes, method and encoder are taken from the configuration; it was trained by "
+            "an older version or elsewhere",
+            path,
+            place.name,
+        )
+        return ModelCard(path=path)
+    card = _read(place, path)
+    if _digest_of(path) not in (card.weights, card.earlier_weights):
+        raise SettingsError(
+            f"'{place}' is of other weights than '{path}': copy both files of a model, or remove the .json and say its "
+            "settings yourself"
+        )
+    return card
+
+
+def weights_digest(weights: Mapping[str, Any]) -> str:
+    """What tells a state dict from any other: a hash of its names, types, shapes and values, 32 hexadecimal digits."""
+    digest = hashlib.sha256()
+    for name in sorted(weights):
+        value: Tensor = weights[name].detach().cpu().contiguous()
+        digest.update(f"{name} {value.dtype} {list(value.shape)}".encode())
+        digest.update(value.reshape(-1).view(dtype=_bytes()).numpy().data if value.numel() else b"")
+    return digest.hexdigest()[:_DIGITS]
+
+
+def _bytes() -> Any:
+    import torch
+
+    return torch.uint8
+
+
+def _digest_of(path: Path) -> str:
+    import torch
+
+    try:
+        return weights_digest(torch.load(path, map_location="cpu", weights_only=True))
+    except Exception as error:  # torch raises whatever its unpickler meets
+        raise SettingsError(f"model '{path}' cannot be read as weights ({error}); copy it again") from error
+
+
+def _read(place: Path, weights: Path) -> ModelCard:
+    try:
+        content = json.loads(place.read_text(encoding="utf-8"))
+        if content["format"] > FORMAT:
+            raise SettingsError(f"'{place}': format {content['format']} is of a later version; update monai-mil")
+        points = content["operating_points"]
+        return ModelCard(
+            dict(content["settings"]),
+            content["weights"],
+            content["earlier_weights"],
+            content["training_data"],
+            None if points is None else tuple(float(point) for point in points),
+            content["operating_point_rule"],
+            content["version"],
+            weights,
+        )
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise SettingsError(
+            f"'{place}' is no card of a model ({error!r}): copy it again with its weights, or remove it and say the "
+            "model's settings yourself"
+        ) from error
+
+
+def _flat(settings: Mapping[str, Any], above: str = "") -> dict[str, Any]:
+    """Settings within settings as ``outer::inner``, the way a config names them."""
+    flat: dict[str, Any] = {}
+    for name, value in settings.items():
+        flat |= _flat(value, f"{above}{name}::") if isinstance(value, dict) else {f"{above}{name}": value}
+    return flat
+
+
+def _plain(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """As JSON gives them back."""
+    plain: dict[str, Any] = json.loads(json.dumps(dict(settings)))
+    return plain
