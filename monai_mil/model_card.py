@@ -1,4 +1,4 @@
-"""What a model knows of itself: ``model.json`` beside its weights, so that nobody has to say it again, or can say else."""
+"""What a model knows of itself: ``model.json`` beside its weights, which nobody has to say again or can contradict."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from monai_mil import __version__
 from monai_mil.errors import SettingsError
 from monai_mil.files import replacing
-from monai_mil import __version__
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -133,14 +133,14 @@ def read_model(path: str | Path | None) -> ModelCard:
             path,
             place.name,
         )
-        return ModelCard(path=path)
-    card = _read(place, path)
-    if _digest_of(path) not in (card.weights, card.earlier_weights):
+        return ModelCard(weights=_digest_of(path), path=path)
+    card, digest = _read(place, path), _digest_of(path)
+    if digest not in (card.weights, card.earlier_weights):
         raise SettingsError(
             f"'{place}' is of other weights than '{path}': copy both files of a model, or remove the .json and say its "
             "settings yourself"
         )
-    return card
+    return replace(card, weights=digest)
 
 
 def weights_digest(weights: Mapping[str, Any]) -> str:

@@ -61,9 +61,7 @@ class LoadTreed(LoadBagd):
         *,
         encoder_digest: str | None = None,
     ) -> None:
-        super().__init__(
-            keys, width, encoder, encoder_digest=encoder_digest, allow_missing_keys=allow_missing_keys
-        )
+        super().__init__(keys, width, encoder, encoder_digest=encoder_digest, allow_missing_keys=allow_missing_keys)
         if levels < 1:
             raise SettingsError(f"levels {levels}: must be at least 1")
         self.levels = levels

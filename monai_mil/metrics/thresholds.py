@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike
 from monai_mil.metrics.bootstrap import Interval, bootstrap_ci
 from monai_mil.metrics.classification import Array, read_cases
 from monai_mil.metrics.curves import roc_curve
+from monai_mil.model_card import ModelCard
 
 Rule = Literal["youden"] | float
 
@@ -99,12 +100,16 @@ def _of_column(scores: Array, truth: Array, index: int, rule: Rule) -> Operating
         raise ValueError(f"output {index + 1} of {scores.shape[1]}: {error}") from None
 
 
-def read_operating_points(metadata: Mapping[str, Any], outputs: int) -> list[float] | None:
-    """The thresholds that ``savers.OperatingPointSaver`` wrote into a bundle's metadata.
+def read_operating_points(
+    metadata: Mapping[str, Any], outputs: int, model: ModelCard | None = None
+) -> list[float] | None:
+    """The thresholds that ``savers.OperatingPointSaver`` wrote for a model, into its card or into a bundle's metadata.
 
     Args:
-        metadata: the content of ``metadata.json``, in a config ``@_meta_``.
+        metadata: the content of ``metadata.json``, in a config ``@_meta_``. Points that it says to be of other weights
+            than the model's do not count.
         outputs: number of the network's outputs.
+        model: the card of the weights.
 
     Returns:
         A threshold for every output; None where there are none, or those of a network with more or fewer outputs.
@@ -115,8 +120,10 @@ def read_operating_points(metadata: Mapping[str, Any], outputs: int) -> list[flo
         >>> read_operating_points(metadata, outputs=2), read_operating_points(metadata, outputs=3)
         ([0.6, 0.4], None)
     """
-    points = metadata.get("operating_points", [])
-    return points if len(points) == outputs else None
+    points: Sequence[float] = metadata.get("operating_points", [])
+    if model is not None and metadata.get("operating_points_model") != model.weights:
+        points = model.operating_points or []
+    return list(points) if len(points) == outputs else None
 
 
 def decisions(prob: ArrayLike, points: Sequence[float], exclusive: bool) -> Array:

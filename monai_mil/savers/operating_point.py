@@ -1,40 +1,62 @@
-"""The operating points of a validation run, in a bundle's metadata."""
+"""The operating points of a validation run, in the card of the model or in a bundle's metadata."""
 
 from __future__ import annotations
 
 import json
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from ignite.engine import Engine
 
-from monai_mil.errors import CohortError, OutputError
+from monai_mil.errors import CohortError, OutputError, SettingsError
 from monai_mil.files import replacing
 from monai_mil.metrics import OperatingPoint, Rule, operating_points
+from monai_mil.model_card import ModelCard, card_path
 from monai_mil.savers.labelled import LabelledCase, LabelledSaver
 
 logger = logging.getLogger(__name__)
 
 
 class OperatingPointSaver(LabelledSaver):
-    """Writes ``operating_points``, a threshold for every output, into a bundle's ``metadata.json``.
+    """Writes ``operating_points``, a threshold for every output, into the model's card or into a ``metadata.json``.
 
     Attach it to an evaluation of the chosen model on the validation split. Reads ``pred`` (probabilities) and ``label``
     of the decollated output; with several processes, of all. The rest of the file stays as it is, and the rule is kept
     beside as ``operating_point_rule``.
 
     Args:
-        metadata_file: the bundle's ``metadata.json``.
+        metadata_file: a bundle's ``metadata.json``, which then says of which weights the points are; None writes into
+            the model's card.
         classes: names of the classes, in the order of the network's outputs, for messages. One single probability
             with two classes is that of the second and has one point.
         rule: see :func:`monai_mil.metrics.operating_point`.
+        model: the card of the model.
+
+    Raises:
+        SettingsError: there is neither a file nor a card to write into.
     """
 
-    def __init__(self, metadata_file: str | Path, classes: Sequence[str], rule: Rule = "youden") -> None:
+    def __init__(
+        self,
+        metadata_file: str | Path | None,
+        classes: Sequence[str],
+        rule: Rule = "youden",
+        model: ModelCard | None = None,
+    ) -> None:
         super().__init__()
-        self.path = Path(metadata_file)
+        card = None if model is None or model.path is None or not model.settings else card_path(model.path)
+        place = metadata_file or card
+        if place is None:
+            raise SettingsError(
+                "the operating points have no place: the model has no model.json; name a bundle's metadata.json with "
+                "--metadata_file"
+            )
+        self.model = model
+        self.metadata = None if metadata_file is None else Path(metadata_file)
+        self.path = Path(place)
         self.classes = tuple(classes)
         self.rule = rule
 
@@ -63,13 +85,20 @@ class OperatingPointSaver(LabelledSaver):
             )
 
     def _update(self, points: Sequence[OperatingPoint]) -> None:
+        if self.metadata is None:
+            assert self.model is not None
+            thresholds = tuple(point.threshold for point in points)
+            replace(self.model, operating_points=thresholds, operating_point_rule=self.rule).write()
+            return
         try:
-            metadata = json.loads(self.path.read_text(encoding="utf-8"))
+            metadata = json.loads(self.metadata.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise OutputError(
                 f"the operating points have no place: metadata '{self.path}' cannot be read ({error}); name a bundle's"
             ) from error
         metadata["operating_points"] = [point.threshold for point in points]
         metadata["operating_point_rule"] = self.rule
-        with replacing(self.path) as temporary:
+        if self.model is not None and self.model.weights is not None:
+            metadata["operating_points_model"] = self.model.weights
+        with replacing(self.metadata) as temporary:
             temporary.write_text(json.dumps(metadata, indent=4) + "\n", encoding="utf-8")

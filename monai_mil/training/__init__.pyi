@@ -8,6 +8,7 @@ from .batches import (
 )
 from .best_model import BestModel
 from .checkpointer import Checkpointer
+from .claim_folder import claim_folder
 from .distributed import finish_distributed
 from .early_stop import EarlyStop
 from .grad_cam import GradCAMInferer
@@ -39,6 +40,7 @@ __all__ = [
     "TimeBinsSaver",
     "UnpackOutputd",
     "build_network",
+    "claim_folder",
     "describe_network",
     "finish_distributed",
     "prepare_bag_batch",

@@ -70,6 +70,7 @@ FILES = [
     Apart(
         ("evaluate", "calibrate", "multi_gpu_evaluate", "inference"),
         (
+            "initialize::$training.claim_folder(@ckpt_dir, @resume, @overwrite)",
             "initialize::$@best_model.attach(@validate::evaluator)",
             "initialize::$@checkpointer.attach(@train::trainer)",
         ),
@@ -321,7 +322,9 @@ BUNDLES = [
     Apart(CT, ("model_settings::preset",), "slices have a preset", BOTH),
     Apart(WITH_METHODS, ("model_settings::method",), "one of several methods", BOTH),
     Apart(ASMIL, _settings("hidden_dim", "tokens"), "the method's network", BOTH),
-    Apart(HAGMIL, _settings("levels", "hidden_dims", "instance_channels", "attention_dim"), "the method's network", BOTH),
+    Apart(
+        HAGMIL, _settings("levels", "hidden_dims", "instance_channels", "attention_dim"), "the method's network", BOTH
+    ),
     Apart(WITH_METHODS, ("network_def", "network"), "one of several methods", BOTH),
     Apart(WITH_METHODS, ("network::module",), "one of several methods", ("multi_gpu_train",)),
     Apart(INSIGHT, ("network_def",), "the method's network", BOTH),

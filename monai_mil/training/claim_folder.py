@@ -1,0 +1,41 @@
+"""A folder of models is one run's."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import ignite.distributed as idist
+
+from monai_mil.errors import SettingsError
+from monai_mil.model_card import card_path
+
+_WEIGHTS, _CHECKPOINTS = "model.pt", "checkpoints/checkpoint_epoch=*.pt"
+
+
+def claim_folder(folder: str | Path, resume: bool = False, overwrite: bool = False) -> None:
+    """Make sure that a training replaces no other run's model unless it is told to; call it before training.
+
+    Args:
+        folder: where the run will write ``model.pt`` and its checkpoints.
+        resume: the run goes on with the checkpoints that are there.
+        overwrite: the run takes the place of another, whose weights, card, checkpoints and time bins are removed.
+
+    Raises:
+        SettingsError: there is another run's model, or one without the checkpoints to resume from.
+    """
+    folder = Path(folder)
+    weights, checkpoints = folder / _WEIGHTS, sorted(folder.glob(_CHECKPOINTS))
+    if resume and checkpoints:
+        return
+    if overwrite:
+        if idist.get_rank() == 0:
+            for path in (*checkpoints, weights, card_path(weights), folder / "time_bins.json"):
+                path.unlink(missing_ok=True)
+        return
+    if weights.exists() or checkpoints:
+        found = weights if weights.exists() else checkpoints[-1]
+        way = "and no checkpoint to go on from" if resume else "go on with it by --resume True"
+        raise SettingsError(
+            f"ckpt_dir '{folder}' holds the model of another run ('{found.name}'), {way}: give another --ckpt_dir, or "
+            "replace it by --overwrite True"
+        )
