@@ -143,6 +143,12 @@ def read_model(path: str | Path | None) -> ModelCard:
     return replace(card, weights=digest)
 
 
+def network_digest(network: Any) -> str | None:
+    """:func:`weights_digest` of a network, within DistributedDataParallel too; None of what holds no weights."""
+    state_dict = getattr(getattr(network, "module", network), "state_dict", None)
+    return None if state_dict is None else weights_digest(state_dict())
+
+
 def weights_digest(weights: Mapping[str, Any]) -> str:
     """What tells a state dict from any other: a hash of its names, types, shapes and values, 32 hexadecimal digits."""
     digest = hashlib.sha256()

@@ -11,7 +11,7 @@ from .mask import export_mask
 from .montage import contour_text, display_window, draw_montage, export_montage, window_text
 from .nifti import export_nifti, export_nifti_mask
 from .png import export_png, thumbnail
-from .scan_heatmap import ScanHeatmap, load_heatmap
+from .scan_heatmap import ScanHeatmap, is_of_model, load_heatmap
 from .slide_source import open_scored_slide
 from .stitching import TokenCanvas, stitch
 from .tiff import export_tiff
@@ -44,6 +44,7 @@ __all__ = [
     "export_png",
     "export_tiff",
     "foreground_text",
+    "is_of_model",
     "load_heatmap",
     "localise",
     "moments_mm",

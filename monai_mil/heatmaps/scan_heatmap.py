@@ -234,3 +234,20 @@ def load_heatmap(path: str | Path) -> Heatmap | ScanHeatmap:
     except OSError as error:
         raise BagError(f"heatmap '{path}': cannot be read ({error}); make it again with inference") from error
     return ScanHeatmap.load(path) if of_scan else Heatmap.load(path)
+
+
+def is_of_model(path: str | Path, model: str | None) -> bool:
+    """Whether a heatmap's file says that it was drawn by the model of this digest; a damaged file says nothing else.
+
+    Args:
+        path: a file that ``save`` wrote.
+        model: ``model_card.weights_digest`` of the weights; None for maps that say no model.
+    """
+    import h5py
+
+    try:
+        with h5py.File(path) as file:
+            own = json.loads(file.attrs["attributes"]).get("model")
+    except (OSError, KeyError, ValueError):  # who loads it will say what is wrong
+        return True
+    return own == model

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -13,7 +13,6 @@ from numpy.typing import ArrayLike
 from monai_mil.metrics.bootstrap import Interval, bootstrap_ci
 from monai_mil.metrics.classification import Array, read_cases
 from monai_mil.metrics.curves import roc_curve
-from monai_mil.model_card import ModelCard
 
 Rule = Literal["youden"] | float
 
@@ -100,8 +99,22 @@ def _of_column(scores: Array, truth: Array, index: int, rule: Rule) -> Operating
         raise ValueError(f"output {index + 1} of {scores.shape[1]}: {error}") from None
 
 
+class Calibrated(Protocol):
+    """What tells the operating points of a model, as ``model_card.ModelCard`` does."""
+
+    @property
+    def weights(self) -> str | None:
+        """Digest of the model's weights."""
+        ...
+
+    @property
+    def operating_points(self) -> Sequence[float] | None:
+        """Those chosen for it."""
+        ...
+
+
 def read_operating_points(
-    metadata: Mapping[str, Any], outputs: int, model: ModelCard | None = None
+    metadata: Mapping[str, Any], outputs: int, model: Calibrated | None = None
 ) -> list[float] | None:
     """The thresholds that ``savers.OperatingPointSaver`` wrote for a model, into its card or into a bundle's metadata.
 

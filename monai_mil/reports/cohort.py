@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from monai_mil.errors import MonaiMILError
-from monai_mil.heatmaps import Heatmap, ScanHeatmap, load_heatmap
+from monai_mil.heatmaps import Heatmap, ScanHeatmap, is_of_model, load_heatmap
 from monai_mil.names import file_stem
 from monai_mil.reports.charts import calibration_chart, roc_chart
 from monai_mil.reports.pages import footer, write_page
@@ -222,7 +222,10 @@ def _figures(
     table: Predictions, folder: Path, slides: Mapping[str, str | Path] | None, most: int, tiles: int
 ) -> tuple[list[dict[str, Any]], str]:
     """The heatmaps to show, most interesting first, and what is said about their choice."""
-    files = {index: _heatmap_files(folder, name, table.classes) for index, name in enumerate(table.slide_ids)}
+    files, others = {}, 0
+    for index, name in enumerate(table.slide_ids):
+        files[index], left_out = _heatmap_files(folder, name, table)
+        others += left_out
     having = [index for index, found in files.items() if found]
     order = sorted(having, key=lambda index: (not table.wrong[index], -table.certainty[index]))
     figures: list[dict[str, Any]] = []
@@ -244,16 +247,21 @@ def _figures(
     )
     if len(figures) > shown:
         note += f" {len(figures)} heatmaps are shown, one a class."
+    if others:
+        note += f" {_count(others, 'heatmap')} of another model than the predictions' left out; draw them anew."
     return figures, " ".join([note, *unreadable])
 
 
-def _heatmap_files(folder: Path, name: str, classes: tuple[str, ...]) -> dict[str, Path]:
-    """The heatmaps of a case by class, or the only one, whose key is empty."""
+def _heatmap_files(folder: Path, name: str, table: Predictions) -> tuple[dict[str, Path], int]:
+    """The heatmaps of a case by class, or the only one, whose key is empty; and how many there are of other models."""
     stem = file_stem(name)
-    parts = {part: folder / f"{stem}_{part}.h5" for part in (*classes, *map(str, range(len(classes))))}
-    found = {part: path for part, path in parts.items() if path.is_file()}
-    single = folder / f"{stem}.h5"
-    return found or ({"": single} if single.is_file() else {})
+    parts = (*table.classes, *map(str, range(len(table.classes))))
+    paths = {part: folder / f"{stem}_{part}.h5" for part in parts} | {"": folder / f"{stem}.h5"}
+    found = {part: path for part, path in paths.items() if path.is_file()}
+    own = {part: path for part, path in found.items() if is_of_model(path, table.model)}
+    if len(own) > 1:
+        own.pop("", None)
+    return own, sum(not is_of_model(path, table.model) for path in found.values())
 
 
 def _panel(heatmap: Heatmap | ScanHeatmap, sources: Mapping[str, str | Path] | None, count: int) -> Panel | ScanPanel:

@@ -31,6 +31,7 @@ class Predictions:
         operating_points: the probability from which on each class is called, see
             :func:`monai_mil.metrics.thresholds.decisions`; None calls the most probable class, or all of at least
             0.5.
+        model: digest of the model's weights, or None where the table does not say.
     """
 
     slide_ids: tuple[str, ...]
@@ -43,6 +44,7 @@ class Predictions:
     label_text: tuple[str, ...]
     noun: str = "slide"
     operating_points: tuple[float, ...] | None = None
+    model: str | None = None
 
     def __len__(self) -> int:
         return len(self.slide_ids)
@@ -134,7 +136,22 @@ def read_predictions(path: str | Path) -> Predictions:
         tuple(row.get("label") or "" for row in rows),
         noun,
         _operating_points(path, rows, classes),
+        _model(path, rows),
     )
+
+
+def _model(path: Path, rows: list[dict[str, str]]) -> str | None:
+    """The model of all rows.
+
+    Raises:
+        CohortError: there are several.
+    """
+    models = {row.get("model") or "" for row in rows}
+    if len(models) > 1:
+        raise CohortError(
+            f"predictions '{path}': rows of {len(models)} models ({', '.join(sorted(models))}); report each by itself"
+        )
+    return models.pop() or None
 
 
 def _operating_points(path: Path, rows: list[dict[str, str]], classes: tuple[str, ...]) -> tuple[float, ...] | None:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
 
 import ignite.distributed as idist
 from ignite.engine import Engine, Events
 
 from monai_mil.errors import CohortError
+from monai_mil.model_card import network_digest
 from monai_mil.savers.case import Case, read_cases
 from monai_mil.savers.gather import gather_cases
 
@@ -27,12 +29,16 @@ class CaseSaver(ABC, Generic[Kept]):
     cannot be collected stops the evaluation, unless the subclass names its ``product``: then it is logged, kept in
     ``failures`` by its name, and told again at the end; the others go on.
 
+    What an earlier run wrote in its place is removed when a new one begins: no result of another model stands for a
+    run that did not come to its end.
+
     Attributes:
         product: what is missing of a case that fails, for messages ("heatmap"); None stops at the first failure.
         failed_text: how many have failed, with ``{count}`` ("heatmaps of {count} slides failed"), for the error.
         missing_text: likewise for the log at the end ("no complete heatmap of {count} slides").
         begins: the engine's event at which a new collection begins.
         ends: the one at which it is written.
+        model_digest: digest of the network's weights (``model_card.weights_digest``), from the first case on.
     """
 
     product: ClassVar[str | None] = None
@@ -43,7 +49,12 @@ class CaseSaver(ABC, Generic[Kept]):
 
     def __init__(self) -> None:
         self.failures: dict[str, str] = {}
+        self.model_digest: str | None = None
         self._kept: dict[str, Kept] = {}
+
+    def _results(self) -> tuple[Path, ...]:
+        """The files that are this run's alone."""
+        return ()
 
     def attach(self, engine: Engine) -> None:
         """Collect at every iteration of ``engine`` and write at its end."""
@@ -53,6 +64,8 @@ class CaseSaver(ABC, Generic[Kept]):
 
     def __call__(self, engine: Engine) -> None:
         """Collect the cases of the engine's current iteration."""
+        if self.model_digest is None:
+            self.model_digest = network_digest(getattr(engine, "network", None))
         for case in self._read(engine):
             try:
                 kept = self._collect(case)
@@ -92,7 +105,10 @@ class CaseSaver(ABC, Generic[Kept]):
         self.failures[name] = "\n  ".join(filter(None, [self.failures.get(name), message]))
 
     def _begin(self) -> None:
-        self.failures, self._kept = {}, {}
+        self.failures, self._kept, self.model_digest = {}, {}, None
+        if idist.get_rank() == 0:
+            for path in self._results():
+                path.unlink(missing_ok=True)
 
     def _finish(self, engine: Engine) -> None:
         kept = self.gathered(self._kept)
@@ -102,6 +118,10 @@ class CaseSaver(ABC, Generic[Kept]):
             if self.failures:
                 missing = self.missing_text.format(count=len(self.failures))
                 logger.error("%s: %s", missing, ", ".join(self.failures))
+
+    def signed(self, report: Mapping[str, Any]) -> dict[str, Any]:
+        """A report that says of which weights it is, where that is known."""
+        return {**report} if self.model_digest is None else {**report, "model": self.model_digest}
 
     @staticmethod
     def gathered(own: Mapping[str, Any]) -> dict[str, Any]:

@@ -134,6 +134,9 @@ class DiceSaver(TruthSaver[_SlideDice]):
         self.mpp = mpp
         self.size_bounds = tuple(size_bounds)
 
+    def _results(self) -> tuple[Path, ...]:
+        return tuple(self.folder / name for name in ("dice.json", "dice.csv", "dice_lesions.csv"))
+
     def _measure(self, case: Case, heatmap: Heatmap, positive: bool) -> _SlideDice:
         from monai_mil.slides import BlockGrid, find_lesions, find_truth, open_truth
 
@@ -180,7 +183,7 @@ class DiceSaver(TruthSaver[_SlideDice]):
             "unlabelled": sum(reason == "unlabelled" for reason in self._skipped.values()),
             "failures": dict(self.failures),
         }
-        write_json(report, self.folder / "dice.json")
+        write_json(self.signed(report), self.folder / "dice.json")
         rows = []
         for each, count in zip(measured, counts, strict=True):
             threshold = rule.of_share(each.highest) if rule.source == "best" else each.threshold

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -110,6 +111,9 @@ class HeatmapSaver(CaseSaver[None]):
             taken = CohortError(f"the file name '{stem}' is that of a map of slide '{owner}'; rename one of the slides")
             self._fail(slide_id, taken, f"{label} h5".strip())
             return
+        for suffix in (".h5", *(suffix for suffix, _ in _EXPORTS.values())):
+            with suppress(OSError):  # none, or one that cannot be replaced either, which is told below
+                (self.folder / f"{stem}{suffix}").unlink()
         try:
             heatmap = make()
             heatmap.save(self.folder / f"{stem}.h5")
@@ -134,8 +138,8 @@ class HeatmapSaver(CaseSaver[None]):
     def _attributes(self, case: Case) -> dict[str, Any]:
         """What a heatmap keeps of the network's answer."""
         if self.classes is None:
-            return {}
-        return answer_attributes(case, self.classes, self.multi_label, self.rule.operating_points)
+            return self.signed({})
+        return self.signed(answer_attributes(case, self.classes, self.multi_label, self.rule.operating_points))
 
     def _begin(self) -> None:
         super()._begin()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, Literal
 
 from monai_mil.errors import AnnotationError
@@ -69,6 +70,9 @@ class LocalisationSaver(TruthSaver[LocalisedSlide]):
         self.fp_denominator = fp_denominator
         self.interpolation = interpolation
 
+    def _results(self) -> tuple[Path, ...]:
+        return tuple(self.folder / name for name in ("localisation.json", "localisation.csv"))
+
     def _measure(self, case: Case, heatmap: Heatmap, positive: bool) -> LocalisedSlide:
         from monai_mil.slides import find_truth, open_truth
 
@@ -88,7 +92,7 @@ class LocalisationSaver(TruthSaver[LocalisedSlide]):
 
     def _report(self, measured: list[LocalisedSlide]) -> None:
         report = localisation_report(measured, self.fp_denominator, self.interpolation, self.n, self.seed)
-        write_json({**report, "failures": sorted(self.failures)}, self.folder / "localisation.json")
+        write_json(self.signed({**report, "failures": sorted(self.failures)}), self.folder / "localisation.json")
         columns = (*_COLUMNS, "lesions", "lesions_detected", "false_detections")
         write_table(self.folder / "localisation.csv", columns, map(_row, measured))
 

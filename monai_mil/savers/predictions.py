@@ -15,8 +15,8 @@ class PredictionSaver(TableSaver):
 
     Columns: ``slide_id`` (or ``scan_id``), ``patient_id, label, pred, prob_<class>...``; multi-label cohorts also have
     ``label_<class>`` (1, 0 or empty) and join names in ``label`` and ``pred`` by ``;``; with operating points there is
-    ``operating_point_<class>`` of each. While the engine runs, finished
-    rows stand in ``predictions.partial.csv``, so a run that is killed loses nothing but its last case. Under
+    ``operating_point_<class>`` of each; ``model`` is the digest of the network's weights. While the engine runs,
+    finished rows stand in ``predictions.partial.csv``, so a run that is killed loses nothing but its last case. Under
     DistributedDataParallel the rows of all processes come together in one table.
 
     Args:
@@ -52,4 +52,5 @@ class PredictionSaver(TableSaver):
         self.operating_points = operating_points
 
     def _collect(self, case: Case) -> dict[str, str]:
-        return read_prediction(case, self.classes, self.multi_label, self.operating_points).row()
+        row = read_prediction(case, self.classes, self.multi_label, self.operating_points).row()
+        return row if self.model_digest is None else row | {"model": self.model_digest}

@@ -46,6 +46,9 @@ class ReportSaver(LabelledSaver):
         self.seed = seed
         self.operating_points = operating_points
 
+    def _results(self) -> tuple[Path, ...]:
+        return (self.path,)
+
     def _write(self, kept: Mapping[str, LabelledCase], engine: Engine) -> None:
         # The resampling depends on the order of the cases; how many processes there were must not.
         cases = sorted(kept.values(), key=lambda case: (case.patient_id, case.label.tolist(), case.prob.tolist()))
@@ -58,7 +61,7 @@ class ReportSaver(LabelledSaver):
         truth = label[:, 0] if label.shape[1] == 1 and len(self.classes) > 1 else label
         patients = [case.patient_id for case in cases]
         report = classification_report(prob, truth, self.classes, patients, self.n, self.seed, points)
-        write_json(report, self.path)
+        write_json(self.signed(report), self.path)
         for name in ("auroc", "auprc", "balanced_accuracy", "macro_f1"):
             figure = report[name]
             logger.info("%s %.4f (95 %% interval %.4f to %.4f)", name, figure["value"], figure["low"], figure["high"])

@@ -59,4 +59,5 @@ class RiskSaver(TableSaver):
         row |= {"time": "" if math.isnan(time) else f"{time:g}", "event": "" if math.isnan(event) else f"{event:g}"}
         row["risk"] = f"{case.risk:.6g}"
         ends = self.edges[1:-1]
-        return row | {f"survival_{end:g}": f"{value:.6g}" for end, value in zip(ends, survival, strict=False)}
+        row |= {f"survival_{end:g}": f"{value:.6g}" for end, value in zip(ends, survival, strict=False)}
+        return row if self.model_digest is None else row | {"model": self.model_digest}

@@ -40,6 +40,9 @@ class SliceReportSaver(CaseSaver[SliceCase]):
     def _collect(self, case: Case) -> SliceCase:
         return SliceCase.of(case, ("scores",))
 
+    def _results(self) -> tuple[Path, ...]:
+        return (self.path,)
+
     def _write(self, kept: Mapping[str, SliceCase], engine: Engine) -> None:
         # The resampling depends on the order of the cases; how many processes there were must not.
         cases = [kept[name] for name in sorted(kept)]
@@ -52,7 +55,7 @@ class SliceReportSaver(CaseSaver[SliceCase]):
             self.seed,
             [case.attention for case in cases],
         )
-        write_json(report.as_dict(), self.path)
+        write_json(self.signed(report.as_dict()), self.path)
         _log(report)
 
 

@@ -153,7 +153,7 @@ class SliceSaver(TableSaver):
             scan.frame,
             scan.scores(scores),
             drawn.title(self.name or key),
-            (prediction.attributes() if prediction else {}) | {"window": window_text(self.window)},
+            self.signed(prediction.attributes() if prediction else {}) | {"window": window_text(self.window)},
             attention=None if attention is None else scan.attention(np.atleast_2d(attention)),
             labels=None if labels is None or (labels < 0).all() else scan.labels(labels),
             lungs=scan.lungs,

@@ -78,6 +78,9 @@ class SurvivalSaver(CaseSaver[SurvivalCase]):
         self.n = n
         self.seed = seed
 
+    def _results(self) -> tuple[Path, ...]:
+        return (self.folder / "survival.json", self.folder / "survival.csv")
+
     def _collect(self, case: Case) -> SurvivalCase:
         return SurvivalCase.of(case)
 
@@ -89,7 +92,7 @@ class SurvivalSaver(CaseSaver[SurvivalCase]):
         except ValueError as error:
             logger.warning("no survival report: %s", error)
         else:
-            write_json(report, self.folder / "survival.json")
+            write_json(self.signed(report), self.folder / "survival.json")
             cutoffs = report["cutoffs"]
             figure, test = report["concordance"], report["log_rank"]
             logger.info(

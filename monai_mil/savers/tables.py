@@ -19,7 +19,7 @@ class TableSaver(CaseSaver[dict[str, str]]):
     """Keeps a row of every case and writes them as one CSV table.
 
     While rows come in they stand in ``<name>.partial.csv`` (one a process), so that a run that is killed loses nothing
-    but its last case. The finished table of an earlier run stays until this one is.
+    but its last case. The table of an earlier run is removed when this one begins.
 
     Args:
         path: the table.
@@ -34,6 +34,9 @@ class TableSaver(CaseSaver[dict[str, str]]):
         """Where this process's rows stand meanwhile."""
         rank = f".{idist.get_rank()}" if idist.get_world_size() > 1 else ""
         return self.path.with_name(f"{self.path.stem}.partial{rank}{self.path.suffix}")
+
+    def _results(self) -> tuple[Path, ...]:
+        return (self.path,)
 
     def _begin(self) -> None:
         super()._begin()

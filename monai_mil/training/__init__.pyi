@@ -8,9 +8,9 @@ from .batches import (
 )
 from .best_model import BestModel
 from .checkpointer import Checkpointer
-from .claim_folder import claim_folder
 from .distributed import finish_distributed
 from .early_stop import EarlyStop
+from .folder_claim import claim_folder
 from .grad_cam import GradCAMInferer
 from .gradient_clip import GradientClip
 from .guards import StopOnNaN, require_steps
