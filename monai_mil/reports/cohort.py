@@ -99,8 +99,12 @@ def write_report(
         columns=[{"name": name, "kind": ""} for name in (table.noun, "patient", "label", "predicted")]
         + [{"name": f"p({name})", "kind": "num"} for name in table.classes],
         rows=[_row(table, index) | {"figure": numbers.get(table.slide_ids[index])} for index in range(len(table))],
-        settings=footer(predictions_csv, {**(settings or {}), "bootstrap seed": str(seed)}),
+        settings=footer(predictions_csv, {**_model(table), **(settings or {}), "bootstrap seed": str(seed)}),
     )
+
+
+def _model(table: Predictions) -> dict[str, str]:
+    return {} if table.model is None else {"model": table.model}
 
 
 def _summary(table: Predictions) -> str:
@@ -248,7 +252,7 @@ def _figures(
     if len(figures) > shown:
         note += f" {len(figures)} heatmaps are shown, one a class."
     if others:
-        note += f" {_count(others, 'heatmap')} of another model than the predictions' left out; draw them anew."
+        note += f" {_count(others, 'heatmap')} of another model than that of the predictions left out; draw them anew."
     return figures, " ".join([note, *unreadable])
 
 
