@@ -206,6 +206,8 @@ def _flat(settings: Mapping[str, Any], above: str = "") -> dict[str, Any]:
 
 
 def _plain(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """As JSON gives them back."""
+    """As JSON gives them back, class names as text whether they were written as numbers, truth values or words."""
     plain: dict[str, Any] = json.loads(json.dumps(dict(settings)))
+    if "class_names" in plain:
+        plain["class_names"] = [str(name) for name in settings["class_names"]]
     return plain

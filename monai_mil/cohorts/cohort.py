@@ -23,6 +23,7 @@ from monai_mil.names import existing, file_stem
 
 SPLITS = ("train", "val", "test")
 _MOST_FOLDS = 10
+_MOST_NAMED = 10
 _NEAR = 0.04
 """How far the shares of a split may lie from those asked for before it is made of more folds."""
 
@@ -108,7 +109,7 @@ class Cohort:
         embed = "embed-scans" if self.case == "scan" else "embed"
         with_series = bag_dir is None and any(slide.series_uid for slide in self.slides)
         with_mpp = bag_dir is None and any(slide.mpp for slide in self.slides)
-        items = []
+        items, missing = [], []
         for slide in chosen:
             image = _bag(Path(bag_dir), slide.slide_id) if bag_dir is not None else slide.path
             if image is None:
@@ -116,12 +117,8 @@ class Cohort:
                     f"cohort '{self.source}', {slide.row}, column 'path': empty; name the {self.case}'s file"
                 )
             if check and not image.exists():
-                column, advice = (
-                    ("path", "correct it") if bag_dir is None else (self.id_column, f"run monai-mil {embed} first")
-                )
-                raise CohortError(
-                    f"cohort '{self.source}', {slide.row}, column '{column}': no file '{image}'; {advice}"
-                )
+                missing.append((slide, image))
+                continue
             item: dict[str, Any] = {"image": str(image)}
             if slide.label is not None:
                 item["label"] = slide.label if isinstance(slide.label, int) else list(slide.label)
@@ -132,6 +129,17 @@ class Cohort:
             if with_mpp:
                 item["mpp"] = slide.mpp or 0.0
             items.append(item | {self.id_column: slide.slide_id, "patient_id": slide.patient_id})
+        if missing:
+            first, image = missing[0]
+            column, advice = (
+                ("path", "correct it") if bag_dir is None else (self.id_column, f"run monai-mil {embed} first")
+            )
+            further = ", ".join(f"'{slide.slide_id}'" for slide, _ in missing[1:_MOST_NAMED])
+            more = f"; {len(missing) - 1} more are missing: {further}" if further else ""
+            more += ", ..." if len(missing) > _MOST_NAMED else ""
+            raise CohortError(
+                f"cohort '{self.source}', {first.row}, column '{column}': no file '{image}'; {advice}{more}"
+            )
         return items
 
     def digest(self, split: str | None = None) -> str:

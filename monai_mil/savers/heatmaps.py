@@ -90,7 +90,7 @@ class HeatmapSaver(CaseSaver[None]):
         self.key = key
         self.class_index = class_index
         self.name = name
-        self.classes = classes
+        self.classes = None if classes is None else tuple(map(str, classes))
         self.multi_label = multi_label
         self.rule = ThresholdRule(threshold, min_threshold, operating_points, key)
         self._owners: dict[str, str] = {}

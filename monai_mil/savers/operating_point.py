@@ -57,7 +57,7 @@ class OperatingPointSaver(LabelledSaver):
         self.model = model
         self.metadata = None if metadata_file is None else Path(metadata_file)
         self.path = Path(place)
-        self.classes = tuple(classes)
+        self.classes = tuple(map(str, classes))
         self.rule = rule
 
     def _write(self, kept: Mapping[str, LabelledCase], engine: Engine) -> None:

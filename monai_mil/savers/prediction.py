@@ -121,7 +121,9 @@ def read_prediction(
     points = None
     if operating_points is not None:
         points = fitting_points(case, operating_points, len(classes), multi_label)
-    return Prediction(case.name, case.patient_id, prob, tuple(classes), multi_label, label, case.id_column, points)
+    return Prediction(
+        case.name, case.patient_id, prob, tuple(map(str, classes)), multi_label, label, case.id_column, points
+    )
 
 
 def answer_attributes(

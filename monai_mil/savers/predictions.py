@@ -47,7 +47,7 @@ class PredictionSaver(TableSaver):
         operating_points: Sequence[float] | None = None,
     ) -> None:
         super().__init__(Path(output_dir, filename))
-        self.classes = tuple(classes)
+        self.classes = tuple(map(str, classes))
         self.multi_label = multi_label
         self.operating_points = operating_points
 

@@ -41,7 +41,7 @@ class ReportSaver(LabelledSaver):
     ) -> None:
         super().__init__()
         self.path = Path(output_dir, "metrics.json")
-        self.classes = tuple(classes)
+        self.classes = tuple(map(str, classes))
         self.n = n
         self.seed = seed
         self.operating_points = operating_points

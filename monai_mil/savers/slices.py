@@ -113,7 +113,7 @@ class SliceSaver(TableSaver):
         check_labels(class_index, classes)
         self.folder = Path(output_dir)
         self.formats = tuple(formats)
-        self.classes = classes
+        self.classes = None if classes is None else tuple(map(str, classes))
         self.multi_label = multi_label
         self.window = display_window(window)
         self.slices = slices

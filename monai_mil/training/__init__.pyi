@@ -15,6 +15,8 @@ from .grad_cam import GradCAMInferer
 from .gradient_clip import GradientClip
 from .guards import StopOnNaN, require_steps
 from .inferers import FullOutputInferer, StreamedInferer
+from .labels import check_labels
+from .last_word import tell_errors_last, users_error
 from .method import build_network, describe_network
 from .seeding import EpochSeeder
 from .skip_non_finite import SkipNonFinite
@@ -40,6 +42,7 @@ __all__ = [
     "TimeBinsSaver",
     "UnpackOutputd",
     "build_network",
+    "check_labels",
     "claim_folder",
     "describe_network",
     "finish_distributed",
@@ -50,4 +53,6 @@ __all__ = [
     "prepare_token_batch",
     "read_time_bins",
     "require_steps",
+    "tell_errors_last",
+    "users_error",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,6 +10,8 @@ import ignite.distributed as idist
 from ignite.engine import Engine, Events
 
 from monai_mil.training.scores import Mode, key_score
+
+logger = logging.getLogger(__name__)
 
 
 class EarlyStop:
@@ -50,6 +53,7 @@ class EarlyStop:
 
     def _stop_if_due(self) -> None:
         if self.waited >= self.patience and self._trainer is not None:
+            logger.info("training ends: no better %d validations in a row (patience %d)", self.waited, self.patience)
             self._trainer.terminate()
 
     def state_dict(self) -> dict[str, Any]:

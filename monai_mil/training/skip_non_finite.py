@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
 from typing import Any
 
 import ignite.distributed as idist
 import torch
-from ignite.engine import Engine
+from ignite.engine import Engine, Events
 from monai.engines.utils import IterationEvents
 from torch import nn
 from torch.nn.utils import get_total_norm
@@ -44,10 +45,12 @@ class SkipNonFinite(StepHook):
         self._in_a_row = 0
         self._loss_is_no_number = False
         self._scaler_before: dict[str, Any] = {}
+        self._bags = ""
 
     def attach(self, trainer: Engine) -> None:
         """Act in every step of a MONAI trainer."""
         super().attach(trainer)
+        trainer.add_event_handler(Events.ITERATION_STARTED, self._remember)
         # Here the loss is read without a wait: the scaler's step, which follows, waits for the device anyway.
         trainer.add_event_handler(IterationEvents.BACKWARD_COMPLETED, self._before_scaler)
         trainer.add_event_handler(IterationEvents.MODEL_COMPLETED, self._after_scaler)
@@ -93,13 +96,19 @@ class SkipNonFinite(StepHook):
         self._in_a_row += 1
         if self._in_a_row >= self.patience:
             raise FloatingPointError(
-                f"the gradient was not finite in {self._in_a_row} steps in a row; lower the learning rate, and look at "
-                "the features and labels of the bags"
+                f"the gradient was not finite in {self._in_a_row} steps in a row{self._bags}; lower the learning rate, "
+                "and look at the features and labels of the bags"
             )
         warnings.warn(
-            f"a gradient is not finite: its step is left out ({self.skipped} so far); see whether a bag is to blame",
+            f"a gradient is not finite: its step is left out ({self.skipped} so far){self._bags}; see whether a bag is "
+            "to blame",
             stacklevel=2,
         )
+
+    def _remember(self, trainer: Engine) -> None:
+        batch = trainer.state.batch
+        names = (batch.get("scan_id") or batch.get("slide_id") or ()) if isinstance(batch, Mapping) else ()
+        self._bags = f", the last of {', '.join(map(str, names))}" if names else ""
 
 
 def _scales(trainer: Any) -> bool:

@@ -265,6 +265,11 @@ def _embed(name: str, *keys: str) -> tuple[str, ...]:
     return tuple(f"validate::preprocessing::transforms::{name}::{key}" for key in keys)
 
 
+_CHECKS = tuple(
+    f"initialize::$training.check_labels(@class_names, @label_columns{multi})" for multi in ("", ", @multi_label")
+)
+
+
 def _settings(*keys: str) -> tuple[str, ...]:
     return tuple(f"model_settings::{key}" for key in keys)
 
@@ -318,6 +323,7 @@ BUNDLES = [
     # The method.
     Apart(GUIDANCE, ("method", "methods"), "methods of its own", BOTH),
     Apart(GUIDANCE, ("model_settings::multi_label",), "one label of a scan", BOTH),
+    Apart(GUIDANCE, _CHECKS, "one label of a scan", (*BOTH, "evaluate", "multi_gpu_train", "multi_gpu_evaluate")),
     Apart(INSIGHT, ("model_settings::grid",), "tokens", BOTH),
     Apart(CT, ("model_settings::preset",), "slices have a preset", BOTH),
     Apart(WITH_METHODS, ("model_settings::method",), "one of several methods", BOTH),

@@ -333,3 +333,17 @@ def test_one_wrong_label_among_right_ones_is_named_by_its_row(tmp_path):
     (tmp_path / "cohort.csv").write_text("slide_id,label\nA,normal\nB,tumour\n")
     with pytest.raises(CohortError, match="row 3, column 'label': 'tumour' is none of the classes normal, tumor"):
         read_cohort(tmp_path / "cohort.csv", classes=["normal", "tumor"])
+
+
+def test_bags_that_are_missing_are_named_together(tmp_path):
+    names = [f"s{index:02}" for index in range(14)]
+    (tmp_path / "c.csv").write_text(
+        "slide_id,label\n" + "".join(f"{name},{index % 2}\n" for index, name in enumerate(names))
+    )
+    (tmp_path / "s03.h5").touch()
+    with pytest.raises(CohortError) as raised:
+        read_cohort(tmp_path / "c.csv").datalist(bag_dir=tmp_path)
+    said = str(raised.value)
+    assert "row 2, column 'slide_id'" in said
+    assert "12 more are missing: 's01', 's02', 's04'" in said
+    assert said.endswith("'s10', ...")
