@@ -26,7 +26,7 @@ def check_labels(class_names: Sequence[object], label_columns: Sequence[str], mu
     twice = [name for name, count in Counter(map(str, class_names)).items() if count > 1]
     if twice:
         raise SettingsError(
-            f"class_names {list(class_names)}: {', '.join(twice)} stands there twice; give every class a name of its own"
+            f"class_names {list(class_names)}: {', '.join(twice)} stands there twice; give every class its own name"
         )
     if len(label_columns) > 1 and not multi_label:
         raise SettingsError(
