@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -67,7 +68,7 @@ class Prediction:
             "label": self.label_text,
             "pred": self.text,
         }
-        row |= {f"prob_{name}": f"{prob:.6g}" for name, prob in zip(self.classes, self.prob, strict=True)}
+        row |= {f"prob_{name}": probability_text(prob) for name, prob in zip(self.classes, self.prob, strict=True)}
         if self.multi_label:
             known = self.label if isinstance(self.label, tuple) else (np.nan,) * len(self.classes)
             row |= {
@@ -124,6 +125,19 @@ def read_prediction(
     return Prediction(
         case.name, case.patient_id, prob, tuple(map(str, classes)), multi_label, label, case.id_column, points
     )
+
+
+def probability_text(prob: float) -> str:
+    """A probability with six digits of it or of what it lacks to 1, whichever are more, so that none become equal.
+
+    Examples:
+        >>> from monai_mil.savers.prediction import probability_text
+        >>> probability_text(0.1234567), probability_text(0.9999999875), probability_text(1.25e-9)
+        ('0.123457', '0.9999999875', '1.25e-09')
+    """
+    lacking = 1 - float(prob)
+    digits = 6 if lacking <= 0 else 6 + max(0, math.ceil(-math.log10(lacking)) - 1)
+    return f"{prob:.{min(digits, 17)}g}"
 
 
 def answer_attributes(

@@ -52,7 +52,7 @@ class ReportSaver(LabelledSaver):
     def _write(self, kept: Mapping[str, LabelledCase], engine: Engine) -> None:
         # The resampling depends on the order of the cases; how many processes there were must not.
         cases = sorted(kept.values(), key=lambda case: (case.patient_id, case.label.tolist(), case.prob.tolist()))
-        prob = np.stack([case.prob for case in cases]).astype(np.float32)
+        prob = np.stack([case.prob for case in cases]).astype(np.float64)
         label = np.stack([case.label for case in cases]).astype(np.float32)
         points = self.operating_points
         if prob.shape[1] == 1 and len(self.classes) == 2:

@@ -373,11 +373,18 @@ BUNDLES = [
     Apart(ASMIL, ("train::inferer", "train::handlers::AnchorHandler"), "the anchor", TRAIN),
     Apart(
         INSIGHT,
-        ("train::postprocessing::transforms::Lambdad::func", "train::postprocessing::transforms::Activationsd"),
+        tuple(
+            f"train::postprocessing::transforms::{each}" for each in ("Lambdad::func", "CastToTyped", "Activationsd")
+        ),
         "the network gives probabilities",
         TRAIN,
     ),
-    Apart(INSIGHT, ("validate::postprocessing::transforms::Activationsd",), "the network gives probabilities", BOTH),
+    Apart(
+        INSIGHT,
+        tuple(f"validate::postprocessing::transforms::{each}" for each in ("CastToTyped", "Activationsd")),
+        "the network gives probabilities",
+        BOTH,
+    ),
     Apart(
         GUIDANCE,
         tuple(f"train::postprocessing::transforms::Activationsd::{key}" for key in ("sigmoid", "softmax")),
