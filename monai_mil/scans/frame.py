@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 from dataclasses import asdict, dataclass
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from monai_mil.errors import ScanReadError
+from monai_mil.scans.turn import Turn
 
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 _TOLERANCE = 0.02
@@ -34,6 +36,9 @@ class ScanFrame:
         series_uid: SeriesInstanceUID, or ``""``.
         frame_of_reference_uid: FrameOfReferenceUID, or ``""``.
         thickness: SliceThickness in mm, or 0 where unknown; the step of a scan with one slice, nothing else.
+        turned_from: the slices as the source has them, in its own axes and order (those of a volume file along its
+            third axis); None where it has these.
+        turn: what makes these slices of the source's; None likewise.
     """
 
     scan_id: str
@@ -48,6 +53,8 @@ class ScanFrame:
     series_uid: str = ""
     frame_of_reference_uid: str = ""
     thickness: float = 0.0
+    turned_from: ScanFrame | None = None
+    turn: Turn | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "orientation", _read_only(self.orientation))
@@ -71,6 +78,31 @@ class ScanFrame:
     def normal(self) -> np.ndarray:
         """The unit vector across the slices, ``[3]``, LPS: row direction x column direction."""
         return np.cross(self.orientation[0], self.orientation[1])
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Slices, rows and columns."""
+        return (len(self), *self.size)
+
+    @property
+    def steps(self) -> np.ndarray:
+        """The way from a voxel to the next along slices, rows and columns, ``[3, 3]``, LPS, mm; slices on average."""
+        rows, columns = self.spacing
+        return np.stack([self._mean_step(), self.orientation[1] * rows, self.orientation[0] * columns])
+
+    @property
+    def source(self) -> ScanFrame:
+        """The slices as the source has them: what is written lies on their grid."""
+        return self if self.turned_from is None else self.turned_from
+
+    def to_source(self, volume: np.ndarray) -> np.ndarray:
+        """Values of these voxels ``[n, rows, columns]`` in the order of the source's, :attr:`source`; a view."""
+        return volume if self.turn is None else self.turn.undo(volume)
+
+    def lps_turn(self) -> Turn:
+        """What brings the slices into the patient's orientation; ``Turn()`` where they lie so."""
+        steps = self.steps
+        return Turn.to_patient(steps / np.linalg.norm(steps, axis=1, keepdims=True))
 
     @property
     def axis_codes(self) -> str:
@@ -151,16 +183,30 @@ class ScanFrame:
 
     def to_json(self) -> str:
         """The whole frame as one JSON object; floats keep every digit."""
-        fields = asdict(self) | {"orientation": self.orientation.tolist(), "origins": self.origins.tolist()}
-        return json.dumps(fields)
+        return json.dumps(self._record())
+
+    def _record(self) -> dict[str, Any]:
+        fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        fields |= {"orientation": self.orientation.tolist(), "origins": self.origins.tolist()}
+        source, turn = fields.pop("turned_from"), fields.pop("turn")
+        if source is not None and turn is not None:
+            fields |= {"turned_from": source._record(), "turn": asdict(turn)}
+        return fields
 
     @classmethod
     def from_json(cls, text: str) -> ScanFrame:
         """The inverse of :meth:`to_json`."""
-        fields: dict[str, Any] = json.loads(text)
-        arrays = {name: np.array(fields[name], float) for name in ("orientation", "origins")}
-        tuples = {name: tuple(fields[name]) for name in ("size", "spacing", "sop_uids", "frame_numbers")}
-        return cls(**{**fields, **arrays, **tuples})
+        return cls._from_record(json.loads(text))
+
+    @classmethod
+    def _from_record(cls, fields: dict[str, Any]) -> ScanFrame:
+        known = dict(fields)
+        known |= {name: np.array(fields[name], float) for name in ("orientation", "origins")}
+        known |= {name: tuple(fields[name]) for name in ("size", "spacing", "sop_uids", "frame_numbers")}
+        if "turn" in fields:
+            known["turned_from"] = cls._from_record(fields["turned_from"])
+            known["turn"] = Turn(**{name: tuple(values) for name, values in fields["turn"].items()})
+        return cls(**known)
 
     def _mean_step(self) -> np.ndarray:
         if len(self) < 2:

@@ -10,13 +10,13 @@ import numpy as np
 
 from monai_mil.errors import ScanReadError
 from monai_mil.scans.frame import LPS_TO_RAS, ScanFrame
+from monai_mil.scans.orientation import orientation_remarks, turned
 from monai_mil.scans.pixels import rescale
 from monai_mil.scans.repairs import Repairs, clip_air, remarks_on
 from monai_mil.scans.scan import Scan
 
 NIFTI = (".nii.gz", ".nii")
 ITK = (".mha", ".mhd", ".nrrd", ".nhdr")
-_PLAINLY_THICKER = 1.5
 _FORMS_AGREE_MM = 1.0
 _NIFTI_2 = (b"\x1c\x02\0\0", b"\0\0\x02\x1c")  # the header's length, 540, in either byte order
 _UNIT_MM = {"meter": 1000.0, "micron": 0.001}
@@ -28,10 +28,7 @@ def volume_suffix(path: Path) -> str | None:
 
 
 def load_volume(path: Path) -> Scan:
-    """Read a volume file; slices lie across its third axis, or across another one that is plainly coarser.
-
-    Rows and columns are turned and mirrored (never resampled) to the way DICOM stores a slice, so that a scan gives
-    the same images in every format: axial rows run to the patient's left and columns to the back.
+    """Read a volume file, in the orientation of all scans (see :func:`oriented`) whatever way its axes run.
 
     Raises:
         ScanReadError: not a three-dimensional volume of numbers, or its affine has no right angles within a slice.
@@ -53,9 +50,11 @@ def load_volume(path: Path) -> Scan:
         )
     if not (np.isfinite(affine).all() and abs(np.linalg.det(affine[:3, :3])) > 1e-9):
         raise ScanReadError(f"scan '{path}': its affine is not invertible; write the volume with its geometry")
-    stack, frame = _as_slices(path, path.name[: -len(suffix)], array, LPS_TO_RAS @ affine)
-    hu, more = _volume_hu(stack, slope, intercept)
-    return Scan(frame, hu, "", (*remarks, *more))
+    frame = _frame(path, path.name[: -len(suffix)], array.shape, LPS_TO_RAS @ affine)
+    turn = frame.lps_turn()
+    frame = turned(frame, turn)
+    hu, more = _volume_hu(turn.apply(array.T), slope, intercept)
+    return Scan(frame, hu, "", (*remarks, *orientation_remarks(frame), *more))
 
 
 def _nifti(path: Path) -> tuple[np.ndarray, float, float, np.ndarray, list[str]]:
@@ -114,63 +113,21 @@ def _itk(path: Path) -> tuple[np.ndarray, float, float, np.ndarray, list[str]]:
     return itk.array_from_image(image).T, 1.0, 0.0, LPS_TO_RAS @ affine, []
 
 
-def _as_slices(path: Path, name: str, array: np.ndarray, lps: np.ndarray) -> tuple[np.ndarray, ScanFrame]:
-    """The volume as ``[slice, row, column]`` in DICOM's directions, and its frame; ``lps`` maps array indices to mm."""
-    across = _slice_axis(lps)
-    column, row = _in_plane_axes(lps, across)
-    array, lps = array.transpose(across, row, column), lps[:, [across, row, column, 3]]
-    directions = lps[:3, :3] / np.linalg.norm(lps[:3, :3], axis=0)
-    if abs(directions[:, 1] @ directions[:, 2]) > 0.01:
-        raise ScanReadError(f"scan '{path}': its affine is sheared within the slices; resample it to right angles")
-    for axis, target in ((2, _display(directions[:, 2])), (1, _display(directions[:, 1]))):
-        if directions[:, axis] @ target < 0:
-            array, lps = _flipped(array, lps, axis)
-    if np.cross(lps[:3, 2], lps[:3, 1]) @ lps[:3, 0] < 0:
-        array, lps = _flipped(array, lps, 0)
+def _frame(path: Path, name: str, shape: tuple[int, ...], lps: np.ndarray) -> ScanFrame:
+    """The file's own grid: columns, rows and slices are its three axes; ``lps`` maps their indices to mm."""
+    columns, rows, n = shape
     spacing = np.linalg.norm(lps[:3, :3], axis=0)
-    n, rows, columns = array.shape
-    frame = ScanFrame(
+    return ScanFrame(
         scan_id=name,
         path=str(path),
         size=(rows, columns),
-        spacing=(float(spacing[1]), float(spacing[2])),
-        orientation=np.stack([lps[:3, 2] / spacing[2], lps[:3, 1] / spacing[1]]),
-        origins=lps[:3, 3] + np.arange(n)[:, None] * lps[:3, 0],
+        spacing=(float(spacing[1]), float(spacing[0])),
+        orientation=(lps[:3, :2] / spacing[:2]).T,
+        origins=lps[:3, 3] + np.arange(n)[:, None] * lps[:3, 2],
         sop_uids=("",) * n,
         frame_numbers=tuple(range(1, n + 1)),
-        thickness=float(spacing[0]),
+        thickness=float(spacing[2]),
     )
-    return array, frame
-
-
-def _slice_axis(lps: np.ndarray) -> int:
-    sizes = np.linalg.norm(lps[:3, :3], axis=0)
-    coarsest = int(sizes.argmax())
-    others = np.delete(sizes, coarsest)
-    return coarsest if sizes[coarsest] >= _PLAINLY_THICKER * others.max() else 2
-
-
-def _in_plane_axes(lps: np.ndarray, across: int) -> tuple[int, int]:
-    """Array axes that become columns and rows: columns go along the patient's left or, in sagittal slices, back."""
-    first, second = (axis for axis in range(3) if axis != across)
-    world = np.abs(lps[:3, :3] / np.linalg.norm(lps[:3, :3], axis=0))
-    first_is_column = world[:, first].argmax() <= world[:, second].argmax()
-    return (first, second) if first_is_column else (second, first)
-
-
-def _display(direction: np.ndarray) -> np.ndarray:
-    """The sense in which DICOM images run along a direction: to the left, to the back, to the feet."""
-    axis = int(np.abs(direction).argmax())
-    target = np.zeros(3)
-    target[axis] = -1.0 if axis == 2 else 1.0
-    return target
-
-
-def _flipped(array: np.ndarray, lps: np.ndarray, axis: int) -> tuple[np.ndarray, np.ndarray]:
-    lps = lps.copy()
-    lps[:3, 3] += lps[:3, axis] * (array.shape[axis] - 1)
-    lps[:3, axis] *= -1
-    return np.flip(array, axis), lps
 
 
 def _volume_hu(stack: np.ndarray, slope: float, intercept: float) -> tuple[np.ndarray, list[str]]:
