@@ -12,7 +12,16 @@ import numpy as np
 
 from monai_mil.bags import BagInfo
 from monai_mil.errors import SettingsError
-from monai_mil.scans import Depth, LungField, Scan, ScanFrame, SlicePreset, prepare_slices, slice_preset
+from monai_mil.scans import (
+    ORIENTATION,
+    Depth,
+    LungField,
+    Scan,
+    ScanFrame,
+    SlicePreset,
+    prepare_slices,
+    slice_preset,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -81,6 +90,7 @@ class ScanSettings:
             preset=self.preset.record(),
             depth=self.layers,
             lungs=lungs,
+            orientation=ORIENTATION,
         )
 
 
@@ -117,7 +127,7 @@ def embed_scan(
     resized by itself.
 
     Args:
-        scan: ``n`` slices in Hounsfield units.
+        scan: ``n`` slices in Hounsfield units, in the patient's orientation as ``load_scan`` and ``oriented`` give them.
         encoder: maps prepared slices ``[m, channels, s, s]`` to features ``[m, d]`` or ``[m, d, h, w]``.
         preset: how slices are prepared, with statistics.
         chunk: slices a step, ``m``; the last step may have fewer.
