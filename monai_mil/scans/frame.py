@@ -17,6 +17,7 @@ LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 _TOLERANCE = 0.02
 _ENDS = ("LR", "PA", "SI")
 _STRAIGHT_PIXELS = 0.5
+_GAP = 1.8
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,6 +126,25 @@ class ScanFrame:
         return bool(np.abs(self.origins - even).max() <= _TOLERANCE * np.linalg.norm(self._mean_step()))
 
     @property
+    def even_origins(self) -> np.ndarray:
+        """Where the even steps that fit the slices best would put them, float64 ``[n, 3]``."""
+        if self.is_regular:
+            return self.origins
+        index = np.arange(len(self))
+        step, first = np.polyfit(index, self.origins, 1)
+        return np.asarray(first + index[:, None] * step)
+
+    @property
+    def is_nearly_even(self) -> bool:
+        """Whether the slices lie off even steps as rounded positions do: no gap, and each nearest to its own place."""
+        if self.is_regular:
+            return True
+        even = self.even_origins
+        step = float(np.linalg.norm(even[1] - even[0]))
+        off = float(np.linalg.norm(self.origins - even, axis=1).max())
+        return self.is_straight and off < step / 2 and float(np.diff(self.positions_mm).max()) < _GAP * step
+
+    @property
     def affine(self) -> np.ndarray:
         """float64 ``[4, 4]`` from (column, row, slice) indices to RAS+ mm; a gantry tilt is a shear in it.
 
@@ -144,6 +164,16 @@ class ScanFrame:
                 "slice or resample the scan"
             )
         return self._affine(0, self._mean_step())
+
+    @property
+    def even_affine(self) -> np.ndarray:
+        """As :attr:`affine`, for every scan: of slices that are not even by the even steps that fit them best."""
+        if self.is_regular:
+            return self.affine
+        even = self.even_origins
+        affine = self._affine(0, even[1] - even[0])
+        affine[:3, 3] = even[0] * (-1, -1, 1)
+        return affine
 
     def slice_affine(self, index: int) -> np.ndarray:
         """float64 ``[4, 4]`` from (column, row, 0) of slice ``index`` to RAS+ mm; exact for every scan."""

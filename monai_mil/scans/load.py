@@ -7,6 +7,8 @@ from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
+import numpy as np
+
 from monai_mil.errors import ScanReadError
 from monai_mil.scans.dicom import DicomSlice, read_file
 from monai_mil.scans.frame import ScanFrame, describe_spacings
@@ -128,7 +130,14 @@ def _geometry_remarks(frame: ScanFrame, stack: Stack) -> list[str]:
         remarks.append(
             f"the slices step at {frame.tilt_degrees:.1f} degrees to their normal (gantry tilt): a sheared grid"
         )
-    if len(frame.spacings()) > 1:
+    if not frame.is_regular and frame.is_nearly_even:
+        off = np.linalg.norm(frame.origins - frame.even_origins, axis=1).max()
+        step = np.linalg.norm(frame.even_origins[1] - frame.even_origins[0])
+        remarks.append(
+            f"slice positions lie up to {off:.2g} mm off even steps of {step:.4g} mm, as rounded ones do: taken as even "
+            "where a grid is written"
+        )
+    elif len(frame.spacings()) > 1:
         remarks.append(f"slice distances differ: {describe_spacings(frame.spacings())}; the grid is uneven")
     thickness = Counter(piece.thickness for piece in stack.slices if piece.thickness)
     if len(thickness) > 1:
