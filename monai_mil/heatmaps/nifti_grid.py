@@ -68,7 +68,7 @@ class NiftiGrid:
         orthogonal[:3, 3] = (orthogonal @ [*first, 0, 1])[:3]
         width, height = (last - first + 1).astype(int).tolist()
         resampling = np.linalg.inv(affine) @ orthogonal
-        notes = ("sheared slices on a grid with right angles", *notes)
+        notes = ("resampled to right angles", *notes)
         return cls(frame, slices, (width, height, len(slices)), orthogonal, orthogonal, resampling, notes)
 
     def resampled(self, values: np.ndarray, layer: int) -> np.ndarray:
