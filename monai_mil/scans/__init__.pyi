@@ -1,6 +1,6 @@
 from .depth import Depth
 from .find import find_scans
-from .frame import ScanFrame
+from .frame import LPS_TO_RAS, ScanFrame
 from .load import load_scan
 from .lung import lung_mask
 from .lung_field import LungField
@@ -11,9 +11,11 @@ from .scan import Scan
 from .series import SeriesSummary, list_series
 from .slices import fit_statistics, prepare_slices
 from .turn import Turn
+from .volume import volume_scan
 from .windows import PRESET_NAMES, SlicePreset, Window, find_preset, same_but_statistics, slice_preset
 
 __all__ = [
+    "LPS_TO_RAS",
     "ORIENTATION",
     "PRESET_NAMES",
     "Depth",
@@ -37,4 +39,5 @@ __all__ = [
     "same_but_statistics",
     "scan_files",
     "slice_preset",
+    "volume_scan",
 ]

@@ -96,6 +96,12 @@ class ScanFrame:
         """The slices as the source has them: what is written lies on their grid."""
         return self if self.turned_from is None else self.turned_from
 
+    @property
+    def instances(self) -> ScanFrame:
+        """The slices a table lists: these, or the source's where it has instances and they were cut across."""
+        cut_across = self.turn is not None and not self.turn.keeps_slices and any(self.source.sop_uids)
+        return self.source if cut_across else self
+
     def to_source(self, volume: np.ndarray) -> np.ndarray:
         """Values of these voxels ``[n, rows, columns]`` in the order of the source's, :attr:`source`; a view."""
         return volume if self.turn is None else self.turn.undo(volume)

@@ -44,16 +44,51 @@ def load_volume(path: Path) -> Scan:
         raise ScanReadError(f"scan '{path}' cannot be read as {suffix} ({reason}); export or copy it again") from error
     while array.ndim > 3 and array.shape[-1] == 1:
         array = array[..., 0]
-    if array.ndim != 3 or array.dtype.kind not in "iuf" or 0 in array.shape:
+    return _scan(f"scan '{path}'", path.name[: -len(suffix)], str(path), array, affine, slope, intercept, remarks)
+
+
+def volume_scan(voxels: np.ndarray, affine: np.ndarray, scan_id: str, path: str | None = None) -> Scan:
+    """A volume in memory as a scan, in the orientation of all scans.
+
+    Args:
+        voxels: Hounsfield units, ``[i, j, k]`` in any order of axes.
+        affine: ``[4, 4]`` from the indices to RAS+ mm.
+        scan_id: its name in tables and files.
+        path: the file it was read from.
+
+    Raises:
+        ScanReadError: no three-dimensional volume of numbers, or an affine that is not invertible or has no right
+            angles within the axial slices.
+
+    Examples:
+        >>> import numpy as np
+        >>> from monai_mil.scans import volume_scan
+        >>> volume_scan(np.zeros((64, 48, 6), np.int16), np.diag([0.8, 0.8, 2.5, 1.0]), "S-1")
+        Scan('S-1', 6 slices of 48 x 64, int16)
+    """
+    return _scan(f"scan '{scan_id}'", scan_id, path, voxels, np.asarray(affine, np.float64), 1.0, 0.0, [])
+
+
+def _scan(
+    what: str,
+    scan_id: str,
+    path: str | None,
+    voxels: np.ndarray,
+    affine: np.ndarray,
+    slope: float,
+    intercept: float,
+    remarks: list[str],
+) -> Scan:
+    if voxels.ndim != 3 or voxels.dtype.kind not in "iuf" or 0 in voxels.shape:
         raise ScanReadError(
-            f"scan '{path}': {array.dtype} of shape {array.shape} is no volume of three axes; extract one CT volume"
+            f"{what}: {voxels.dtype} of shape {voxels.shape} is no volume of three axes; extract one CT volume"
         )
     if not (np.isfinite(affine).all() and abs(np.linalg.det(affine[:3, :3])) > 1e-9):
-        raise ScanReadError(f"scan '{path}': its affine is not invertible; write the volume with its geometry")
-    frame = _frame(path, path.name[: -len(suffix)], array.shape, LPS_TO_RAS @ affine)
+        raise ScanReadError(f"{what}: its affine is not invertible; write the volume with its geometry")
+    frame = _frame(scan_id, path, voxels.shape, LPS_TO_RAS @ affine)
     turn = frame.lps_turn()
     frame = turned(frame, turn)
-    hu, more = _volume_hu(turn.apply(array.T), slope, intercept)
+    hu, more = _volume_hu(turn.apply(voxels.T), slope, intercept)
     return Scan(frame, hu, "", (*remarks, *orientation_remarks(frame), *more))
 
 
@@ -113,13 +148,13 @@ def _itk(path: Path) -> tuple[np.ndarray, float, float, np.ndarray, list[str]]:
     return itk.array_from_image(image).T, 1.0, 0.0, LPS_TO_RAS @ affine, []
 
 
-def _frame(path: Path, name: str, shape: tuple[int, ...], lps: np.ndarray) -> ScanFrame:
-    """The file's own grid: columns, rows and slices are its three axes; ``lps`` maps their indices to mm."""
+def _frame(scan_id: str, path: str | None, shape: tuple[int, ...], lps: np.ndarray) -> ScanFrame:
+    """The volume's own grid: columns, rows and slices are its three axes; ``lps`` maps their indices to mm."""
     columns, rows, n = shape
     spacing = np.linalg.norm(lps[:3, :3], axis=0)
     return ScanFrame(
-        scan_id=name,
-        path=str(path),
+        scan_id=scan_id,
+        path=path,
         size=(rows, columns),
         spacing=(float(spacing[1]), float(spacing[0])),
         orientation=(lps[:3, :2] / spacing[:2]).T,
