@@ -120,7 +120,7 @@ class BagInfo:
 
     @property
     def slices_lie(self) -> str | None:
-        """Where columns, rows and slices of a scan's slices run; ``ORIENTATION`` unless an old bag's would be turned."""
+        """Where a scan's columns, rows and slices run: ``ORIENTATION`` unless an old bag's would be turned today."""
         if self.scan is None:
             return None
         return ORIENTATION if self.scan.lps_turn().keeps_all else self.scan.axis_codes

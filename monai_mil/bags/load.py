@@ -59,9 +59,9 @@ class LoadBagd(MapTransform):
             the file (``mapped``) are always refused.
 
     Raises:
-        BagError: the file is unreadable or empty, of another width, grid, encoder, preset, depth, lungs or orientation
-            of its slices, made with other weights or preprocessing of the encoder than the first file that was loaded, or holds NaN (see
-            ``non_finite``); names the file.
+        BagError: the file is unreadable or empty, of another width, grid, encoder, preset, depth, lungs or orientation,
+            made with other weights or preprocessing of the encoder than the first file that was loaded, or holds NaN
+            (see ``non_finite``); names the file.
         SettingsError: the preset or the depth is unknown.
         ValueError: ``non_finite`` is none of these.
 

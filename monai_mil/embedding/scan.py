@@ -127,7 +127,7 @@ def embed_scan(
     resized by itself.
 
     Args:
-        scan: ``n`` slices in Hounsfield units, in the patient's orientation as ``load_scan`` and ``oriented`` give them.
+        scan: ``n`` slices in Hounsfield units, oriented as ``load_scan`` and ``oriented`` give them.
         encoder: maps prepared slices ``[m, channels, s, s]`` to features ``[m, d]`` or ``[m, d, h, w]``.
         preset: how slices are prepared, with statistics.
         chunk: slices a step, ``m``; the last step may have fewer.

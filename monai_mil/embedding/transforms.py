@@ -201,7 +201,9 @@ class EmbedScand(MapTransform):
         if not isinstance(given, torch.Tensor | np.ndarray):
             return load_scan(given, series_uid=series_uid, allow_gaps=self.settings.allow_gaps)
         if not isinstance(given, MetaTensor):
-            raise ScanReadError("a scan without its affine: give a MetaTensor as LoadImaged makes it, a Scan, or a path")
+            raise ScanReadError(
+                "a scan without its affine: give a MetaTensor as LoadImaged makes it, a Scan, or a path"
+            )
         file = str(given.meta.get("filename_or_obj") or "")
         voxels = given.as_tensor().cpu().numpy()
         affine = np.asarray(given.affine.cpu(), np.float64)

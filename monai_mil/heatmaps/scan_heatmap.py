@@ -80,7 +80,7 @@ class ScanHeatmap:
     def instance_scores(self) -> np.ndarray:
         """One score for each of ``frame.instances``, float32: the slices', or what the map has at most on an instance.
 
-        The latter where the instances were cut across, as coronal ones are: each is then a row or column of every slice.
+        The latter where the instances were cut across, as coronal ones are: each is a row or column of every slice.
         """
         turn = self.frame.turn
         if turn is None or self.frame.instances is self.frame:

@@ -22,9 +22,9 @@ from monai_mil.savers.threshold import ThresholdRule
 class ScanLabelMapd(MapTransform):
     """Set a label map of a scan on the grid of its source, and what a client is told of it.
 
-    ``data[key]`` becomes a ``MetaTensor`` ``[1, i, j, k]``, uint8: 0 where the smooth map lies at or below the threshold,
-    above it 1 to ``levels``, the highest scores the highest label. Its shape and affine are those of the image that was
-    given to ``EmbedScand``, or of the source of the bag (columns, rows, slices), whatever its orientation.
+    ``data[key]`` becomes a ``MetaTensor`` ``[1, i, j, k]``, uint8: 0 where the smooth map lies at or below the
+    threshold, above it 1 to ``levels``, the highest scores the highest label. Its shape and affine are those of the
+    image that was given to ``EmbedScand``, or of the bag's source (columns, rows, slices), whatever its orientation.
     ``data["result"]`` is plain JSON: ``scan_id``, the probability of every class, the ``prediction`` in words, the
     ``threshold`` (null where nothing is called) and the ``highest`` slice with its SOPInstanceUID, position and score.
 
@@ -74,7 +74,7 @@ class ScanLabelMapd(MapTransform):
         """Make the label map of ``data[key]``; the input dictionary is left as it is."""
         made = dict(data)
         for key in self.key_iterator(made):
-            case = Case.of({**made, "pred": made[key]})
+            case = Case.of({str(name): value for name, value in made.items()} | {"pred": made[key]})
             name, scores, _ = read_scores(case, self.key, self.class_index)
             scan = ScanCase.of(case)
             heatmap = ScanHeatmap(scan.frame, scan.scores(scores), name, lungs=scan.lungs)

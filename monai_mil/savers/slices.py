@@ -42,8 +42,8 @@ class SliceSaver(TableSaver):
     In ``output_dir``, for every scan:
 
     - ``slices/<scan_id>.csv``, one row a slice: ``slice`` (counted from 1, from the feet to the head), ``sop_uid``,
-      ``frame`` (within the instance or the volume's file, from 1), ``position_mm``, ``score`` (or ``score_<class>`` where the scores differ
-      by class), ``attention`` (mean of the heads), ``attention_<head>`` where there are several, and ``label`` where
+      ``frame`` (within the instance or the volume's file, from 1), ``position_mm``, ``score`` (or ``score_<class>``
+      where the scores differ by class), ``attention`` (mean of the heads), ``attention_<head>`` where there are several, and ``label`` where
       slices are labelled (1, 0 or empty);
     - ``heatmaps/<scan_id>.h5`` and, as chosen by ``formats``, ``<scan_id>_curve.png``, ``<scan_id>_montage.png``,
       ``<scan_id>.nii.gz`` (of cells the smooth map) and ``<scan_id>_mask.nii.gz`` (its foreground) beside it;
@@ -51,8 +51,8 @@ class SliceSaver(TableSaver):
       ``attention_width_mm`` (mean and standard deviation over the slices' positions; of the heads' mean, then of each
       head where there are several), and number, position, SOPInstanceUID and score of the most suspicious slice.
 
-    Every scan is seen as axial slices. A coronal or sagittal series has a row for each of its own instances: the score is
-    the highest of the map on that instance, attention and label, which are of axial slices, are empty.
+    Every scan is seen as axial slices. A coronal or sagittal series has a row for each of its own instances: the score
+    is the highest of the map on that instance; attention and label, which are of axial slices, are empty.
 
     Scores of a bag of another depth than its scan's, or of a scan blanked outside the lungs, are brought back to the
     scan's own slices and are 0 outside the lungs.

@@ -134,8 +134,8 @@ def _geometry_remarks(frame: ScanFrame, stack: Stack) -> list[str]:
         off = np.linalg.norm(frame.origins - frame.even_origins, axis=1).max()
         step = np.linalg.norm(frame.even_origins[1] - frame.even_origins[0])
         remarks.append(
-            f"slice positions lie up to {off:.2g} mm off even steps of {step:.4g} mm, as rounded ones do: taken as even "
-            "where a grid is written"
+            f"slice positions lie up to {off:.2g} mm off even steps of {step:.4g} mm, as rounded ones do: a grid "
+            "that is written has even ones"
         )
     elif len(frame.spacings()) > 1:
         remarks.append(f"slice distances differ: {describe_spacings(frame.spacings())}; the grid is uneven")

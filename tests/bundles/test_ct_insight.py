@@ -5,7 +5,6 @@ import shutil
 
 import nibabel
 import numpy as np
-import pytest
 
 from monai_mil.scans import load_scan
 from tests.bundles.common import rows, run_bundle

@@ -128,7 +128,9 @@ def by_itk(scan: Scan) -> np.ndarray:
     sizes = np.bincount(labels.ravel())
     sizes[np.unique(np.concatenate([labels[:, [0, -1]].ravel(), labels[:, :, [0, -1]].ravel(), [0]]))] = 0
     largest = [label for label in np.argsort(-sizes)[:12] if sizes[label] * np.prod(spacing) >= 15_000]
-    mixed = [one for one in largest if ((scan.hu[labels == one] > -950) & (scan.hu[labels == one] < -500)).mean() >= 0.5]
+    mixed = [
+        one for one in largest if ((scan.hu[labels == one] > -950) & (scan.hu[labels == one] < -500)).mean() >= 0.5
+    ]
     mask = np.isin(labels, [one for one in mixed[:2] if sizes[one] > 0.08 * sizes[mixed[0]]])
     grown = distance(mask) <= 8
     closed = mask | (distance(~grown) > 8)
