@@ -43,8 +43,8 @@ class SliceSaver(TableSaver):
 
     - ``slices/<scan_id>.csv``, one row a slice: ``slice`` (counted from 1, from the feet to the head), ``sop_uid``,
       ``frame`` (within the instance or the volume's file, from 1), ``position_mm``, ``score`` (or ``score_<class>``
-      where the scores differ by class), ``attention`` (mean of the heads), ``attention_<head>`` where there are several, and ``label`` where
-      slices are labelled (1, 0 or empty);
+      where the scores differ by class), ``attention`` (mean of the heads), ``attention_<head>`` where there are
+      several, and ``label`` where slices are labelled (1, 0 or empty);
     - ``heatmaps/<scan_id>.h5`` and, as chosen by ``formats``, ``<scan_id>_curve.png``, ``<scan_id>_montage.png``,
       ``<scan_id>.nii.gz`` (of cells the smooth map) and ``<scan_id>_mask.nii.gz`` (its foreground) beside it;
     - a row of ``scans.csv``: ``scan_id, patient_id, pred, prob_<class>...``, ``attention_center_mm`` and
