@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Hashable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from monai_mil.slides import TissueSettings
 
 logger = logging.getLogger(__name__)
+
+_SUFFIX = re.compile(r"\.(nii(\.gz)?|mha|mhd|nrrd|nhdr)$", re.IGNORECASE)
 
 
 class EmbedSlided(MapTransform):
@@ -208,5 +211,5 @@ class EmbedScand(MapTransform):
         voxels = given.as_tensor().cpu().numpy()
         affine = np.asarray(given.affine.cpu(), np.float64)
         affine = LPS_TO_RAS @ affine if given.meta.get("space") == SpaceKeys.LPS else affine
-        name = Path(file).name.split(".nii")[0] or "scan"
+        name = _SUFFIX.sub("", Path(file).name) or "scan"
         return volume_scan(voxels[0] if voxels.ndim == 4 else voxels, affine, name, file or None)

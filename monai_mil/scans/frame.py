@@ -167,7 +167,7 @@ class ScanFrame:
             )
             raise ScanReadError(
                 f"scan '{self.scan_id}': its slices {how}, so no single affine is right; use slice_affine(i) for each "
-                "slice or resample the scan"
+                "slice or even_affine, or resample the scan"
             )
         return self._affine(0, self._mean_step())
 
