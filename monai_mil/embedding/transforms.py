@@ -212,4 +212,4 @@ class EmbedScand(MapTransform):
         affine = np.asarray(given.affine.cpu(), np.float64)
         affine = LPS_TO_RAS @ affine if given.meta.get("space") == SpaceKeys.LPS else affine
         name = _SUFFIX.sub("", Path(file).name) or "scan"
-        return volume_scan(voxels[0] if voxels.ndim == 4 else voxels, affine, name, file or None)
+        return volume_scan(voxels[0] if len(voxels) == 1 and voxels.ndim == 4 else voxels, affine, name, file or None)

@@ -36,7 +36,8 @@ class ScanFrame:
         study_uid: StudyInstanceUID, or ``""``.
         series_uid: SeriesInstanceUID, or ``""``.
         frame_of_reference_uid: FrameOfReferenceUID, or ``""``.
-        thickness: SliceThickness in mm, or 0 where unknown; the step of a scan with one slice, nothing else.
+        thickness: SliceThickness in mm, or 0 where unknown; the step of a scan with one slice, nothing else. Negative in
+            a volume's own grid whose slices step against their normal.
         turned_from: the slices as the source has them, in its own axes and order (those of a volume file along its
             third axis); None where it has these.
         turn: what makes these slices of the source's; None likewise.

@@ -70,7 +70,7 @@ def turned(frame: ScanFrame, turn: Turn) -> ScanFrame:
         origins=origins[reverse],
         sop_uids=uids[reverse],
         frame_numbers=numbers[reverse],
-        thickness=frame.thickness if turn.keeps_slices else float(spacing[0]),
+        thickness=abs(frame.thickness) if turn.keeps_slices else float(spacing[0]),
         turned_from=replace(frame, scan_id="", path=None),
         turn=turn,
     )

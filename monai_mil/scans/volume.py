@@ -152,6 +152,7 @@ def _frame(scan_id: str, path: str | None, shape: tuple[int, ...], lps: np.ndarr
     """The volume's own grid: columns, rows and slices are its three axes; ``lps`` maps their indices to mm."""
     columns, rows, n = shape
     spacing = np.linalg.norm(lps[:3, :3], axis=0)
+    handed = 1.0 if np.linalg.det(lps[:3, :3]) > 0 else -1.0
     return ScanFrame(
         scan_id=scan_id,
         path=path,
@@ -161,7 +162,7 @@ def _frame(scan_id: str, path: str | None, shape: tuple[int, ...], lps: np.ndarr
         origins=lps[:3, 3] + np.arange(n)[:, None] * lps[:3, 2],
         sop_uids=("",) * n,
         frame_numbers=tuple(range(1, n + 1)),
-        thickness=float(spacing[2]),
+        thickness=handed * float(spacing[2]),
     )
 
 
