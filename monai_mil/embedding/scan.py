@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -44,7 +45,7 @@ class ScanSettings:
         depth_mode: how: ``resize`` or ``middle`` (see ``scans.Depth``).
 
     Raises:
-        SettingsError: the preset has no statistics yet, or there is no such method or depth.
+        SettingsError: the preset has no statistics yet, or there is no such method or depth, or no package for it.
     """
 
     preset: SlicePreset
@@ -56,6 +57,8 @@ class ScanSettings:
     def __post_init__(self) -> None:
         if self.lungs not in (None, "threshold", "lungmask"):
             raise SettingsError(f"lungs '{self.lungs}': is none of threshold, lungmask")
+        if self.lungs == "lungmask" and find_spec("lungmask") is None:
+            raise SettingsError("lungs 'lungmask' needs its package: pip install lungmask, or take lungs 'threshold'")
         if self.depth is not None:
             Depth(self.depth, self.depth_mode)
         if self.preset.mean is None or self.preset.std is None:

@@ -19,6 +19,7 @@ NIFTI = (".nii.gz", ".nii")
 ITK = (".mha", ".mhd", ".nrrd", ".nhdr")
 _FORMS_AGREE_MM = 1.0
 _NIFTI_2 = (b"\x1c\x02\0\0", b"\0\0\x02\x1c")  # the header's length, 540, in either byte order
+_UNITS = {0: "", 1: "meter", 2: "", 3: "micron"}
 _UNIT_MM = {"meter": 1000.0, "micron": 0.001}
 
 
@@ -119,18 +120,35 @@ def _is_gzip(path: Path) -> bool:
 def _nifti_affine(image: Any) -> tuple[np.ndarray, list[str]]:
     """The affine in mm, sform before qform, and what is to be said of it."""
     header, affine, remarks = image.header, image.affine, []
-    if not (header["sform_code"] or header["qform_code"]):
+    given = [name for name in ("sform", "qform") if header[f"{name}_code"]]
+    forms = {name: form for name in given if (form := _form(header, name)) is not None}
+    if not given:
         remarks.append("the NIfTI header has no orientation: left/right and position in the patient are unknown")
-    if header["sform_code"] and header["qform_code"]:
+    elif len(forms) == 2:
         corners = np.array([[*corner, 1] for corner in np.ndindex(2, 2, 2)]) * [*np.array(image.shape[:3]) - 1, 1]
-        apart = float(np.linalg.norm(corners @ (header.get_sform() - header.get_qform()).T, axis=1).max())
+        apart = float(np.linalg.norm(corners @ (forms["sform"] - forms["qform"]).T, axis=1).max())
         if apart > _FORMS_AGREE_MM:
             remarks.append(f"sform and qform of the NIfTI header differ by up to {apart:.3g} mm: the sform was taken")
-    unit = header.get_xyzt_units()[0]
+    elif len(given) == 2 and forms:
+        (taken,) = forms
+        affine, broken = forms[taken], next(name for name in given if name != taken)
+        remarks.append(f"the {broken} of the NIfTI header is no invertible matrix: the {taken} was taken")
+    unit = _UNITS.get(int(header["xyzt_units"]) & 7, "unknown unit")
     if unit in _UNIT_MM:
         affine = np.diag([_UNIT_MM[unit]] * 3 + [1.0]) @ affine
         remarks.append(f"the NIfTI header counts in {unit}s: turned to mm")
+    elif unit:
+        remarks.append("the NIfTI header counts in a unit that there is not: taken as mm")
     return affine, remarks
+
+
+def _form(header: Any, name: str) -> np.ndarray | None:
+    """One of the header's two affines; None where it is none."""
+    try:
+        affine = getattr(header, f"get_{name}")()
+    except Exception:  # nibabel raises whatever its arithmetic meets
+        return None
+    return affine if np.isfinite(affine).all() and abs(np.linalg.det(affine[:3, :3])) > 1e-9 else None
 
 
 def _itk(path: Path) -> tuple[np.ndarray, float, float, np.ndarray, list[str]]:
@@ -145,7 +163,16 @@ def _itk(path: Path) -> tuple[np.ndarray, float, float, np.ndarray, list[str]]:
     affine = np.eye(4)
     affine[:3, :3] = direction * spacing
     affine[:3, 3] = np.array(image.GetOrigin())
-    return itk.array_from_image(image).T, 1.0, 0.0, LPS_TO_RAS @ affine, []
+    remarks = []
+    if volume_suffix(path) in (".nrrd", ".nhdr") and _nrrd_space(image) != "left-posterior-superior":
+        remarks.append("the NRRD header names no space of the patient: left/right are unknown, taken as LPS")
+    return itk.array_from_image(image).T, 1.0, 0.0, LPS_TO_RAS @ affine, remarks
+
+
+def _nrrd_space(image: Any) -> str:
+    """As ITK says it, which turns every space of the patient into LPS."""
+    known = image.GetMetaDataDictionary()
+    return str(known["NRRD_space"]) if known.HasKey("NRRD_space") else ""
 
 
 def _frame(scan_id: str, path: str | None, shape: tuple[int, ...], lps: np.ndarray) -> ScanFrame:

@@ -1,5 +1,6 @@
 import json
 import re
+import sys
 import shutil
 import signal
 import time
@@ -447,10 +448,12 @@ def test_a_scan_without_lungs_fails_with_a_clear_word_and_the_others_go_on(scans
     ("settings", "message"),
     [
         ({"lungs": "lobes"}, "lungs 'lobes': is none of threshold, lungmask"),
+        ({"lungs": "lungmask"}, "lungs 'lungmask' needs its package: pip install lungmask, or take lungs 'threshold'"),
         ({"depth": 0}, "depth 0: must be at least 1 slice"),
         ({"depth": 4, "depth_mode": "crop"}, "depth mode 'crop': is none of resize, middle"),
     ],
 )
-def test_settings_that_fit_no_scan_are_refused_before_any_is_read(tmp_path, settings, message):
+def test_settings_that_fit_no_scan_are_refused_before_any_is_read(tmp_path, monkeypatch, settings, message):
+    monkeypatch.setitem(sys.modules, "lungmask", None)
     with pytest.raises(SettingsError, match=message):
         embed_scans(tmp_path / "gone.nii", tmp_path / "bags", SliceStatistics(tmp_path / "log"), **settings)
