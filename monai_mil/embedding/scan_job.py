@@ -75,7 +75,7 @@ class ScanJob(EmbedJob):
             "depth": _in_words(found.depth),
             "lungs": None if found.lungs is None else found.lungs.method,
             "series_uid": None if found.scan is None else found.scan.series_uid,
-            "orientation": found.slices_lie,
+            "orientation": None if found.scan is None else found.scan.axis_codes,
         }
         return super().recorded_settings(found) | _named(found.preset or {}) | own
 

@@ -1,8 +1,8 @@
 import json
 import re
-import sys
 import shutil
 import signal
+import sys
 import time
 from dataclasses import replace
 
