@@ -90,7 +90,8 @@ class Cohort:
         Returns:
             Dictionaries with ``image`` (path of bag, slide or scan), ``label`` (where the cohort has labels),
             ``slide_id`` or ``scan_id``, ``patient_id``, with bags of other programs ``slide_path`` where the cohort
-            says it, and where raw scans are asked for and the cohort names any, ``series_uid`` (or ``""``).
+            says it, and where raw slides or scans are asked for and the cohort names any, ``mpp`` (or 0) and
+            ``series_uid`` (or ``""``).
 
         Raises:
             CohortError: the split is unknown or empty, or a file is missing; names table, row and column.
@@ -105,6 +106,7 @@ class Cohort:
             )
         embed = "embed-scans" if self.case == "scan" else "embed"
         with_series = bag_dir is None and any(slide.series_uid for slide in self.slides)
+        with_mpp = bag_dir is None and any(slide.mpp for slide in self.slides)
         items = []
         for slide in chosen:
             image = _bag(Path(bag_dir), slide.slide_id) if bag_dir is not None else slide.path
@@ -126,6 +128,8 @@ class Cohort:
                 item["slide_path"] = str(slide.path)
             if with_series:
                 item["series_uid"] = slide.series_uid or ""
+            if with_mpp:
+                item["mpp"] = slide.mpp or 0.0
             items.append(item | {self.id_column: slide.slide_id, "patient_id": slide.patient_id})
         return items
 
@@ -142,13 +146,13 @@ class Cohort:
         path = Path(path)
         table = io.StringIO()
         writer = csv.writer(table, lineterminator="\n")
-        series = ["series_uid"] if any(slide.series_uid for slide in self.slides) else []
-        writer.writerow([self.id_column, "patient_id", "path", *series, "split", *self.labels, *(columns or {})])
+        named = [name for name in ("series_uid", "mpp") if any(getattr(slide, name) for slide in self.slides)]
+        writer.writerow([self.id_column, "patient_id", "path", *named, "split", *self.labels, *(columns or {})])
         rest = zip(*columns.values(), strict=True) if columns else itertools.repeat(())
         for slide, cells in zip(self.slides, rest, strict=False):
             place = "" if slide.path is None else _relative(slide.path, path.parent)
-            named = [slide.slide_id, slide.patient_id, place, *([slide.series_uid or ""] if series else [])]
-            writer.writerow([*named, slide.split or "", *self._label_text(slide), *cells])
+            said = [slide.slide_id, slide.patient_id, place, *(getattr(slide, name) or "" for name in named)]
+            writer.writerow([*said, slide.split or "", *self._label_text(slide), *cells])
         with replacing(path) as partial:
             partial.write_text(table.getvalue(), encoding="utf-8")
         return path
