@@ -87,8 +87,8 @@ class SliceLabelsd(MapTransform):
             return [str(index) for index in range(len(frame))]
         if frame.instances is not frame:
             raise CohortError(
-                f"slice labels '{self.table}': scan '{scan_id}' was acquired in slices that are not axial, and cut into "
-                f"{len(frame)} axial ones: label these by columns scan_id, slice_index and label"
+                f"slice labels '{self.table}': scan '{scan_id}' was acquired in slices that are not axial, cut "
+                f"into {len(frame)} axial ones: label these by columns scan_id, slice_index and label"
             )
         if len(set(frame.sop_uids)) != len(frame):
             raise CohortError(
