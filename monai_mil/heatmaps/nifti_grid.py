@@ -56,8 +56,8 @@ class NiftiGrid:
             return cls(source, slices, shape, affine, orthogonal, None, notes)
         if frame.turn is not None and not frame.turn.keeps_slices and not source.is_nearly_even:
             raise ScanReadError(
-                f"scan '{frame.scan_id}': its slices are uneven, sheared and not axial, so no grid holds them; resample "
-                "the scan"
+                f"scan '{frame.scan_id}': its slices are uneven, sheared and not axial, so no grid holds them; "
+                "resample the scan"
             )
         return cls._resampled(frame)
 
