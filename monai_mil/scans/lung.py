@@ -37,7 +37,8 @@ def lung_mask(scan: Scan, method: LungMethod = "threshold") -> np.ndarray:
             ``lungmask`` is the network of Hofmanninger et al. 2020, which also finds diseased lung.
 
     Returns:
-        bool ``[n, rows, columns]``; all False where there is no lung. ``threshold`` does not find consolidated lung
+        bool ``[n, rows, columns]``, ``scan.frame.to_source`` of which lies on the source's own grid; all False where
+        there is no lung. ``threshold`` does not find consolidated lung
         nor the worst emphysema, and keeps the windpipe with the lungs it leads to.
 
     Raises:
