@@ -38,8 +38,8 @@ def lung_mask(scan: Scan, method: LungMethod = "threshold") -> np.ndarray:
 
     Returns:
         bool ``[n, rows, columns]``, ``scan.frame.to_source`` of which lies on the source's own grid; all False where
-        there is no lung. ``threshold`` does not find consolidated lung
-        nor the worst emphysema, and keeps the windpipe with the lungs it leads to.
+        there is no lung. ``threshold`` does not find consolidated lung nor the worst emphysema, and keeps the windpipe
+        with the lungs it leads to.
 
     Raises:
         ScanReadError: the package of ``lungmask`` is missing; says what to install.
