@@ -19,6 +19,7 @@ from monai_mil.slides.colour import Colours
 from monai_mil.slides.pages import LevelPage, Scene, find_scenes
 
 JPEG = 7
+_LZW = 5
 _DEFLATE = (8, 32946)
 _ICC_PROFILE = 34675
 _YCBCR = 6
@@ -289,11 +290,16 @@ class TiffPyramid:
         return samples
 
     def check(self, level: int, x: int, y: int, width: int, height: int) -> None:
-        """Raise :class:`SlideReadError` if a JPEG tile in this region of ``level`` is cut short or overwritten.
+        """Raise :class:`SlideReadError` if a JPEG or LZW tile in this region of ``level`` is cut short or overwritten.
 
-        cuCIM returns such tiles white without a word.
+        cuCIM returns such tiles white or as noise without a word.
         """
-        if self.levels[level].page.compression != JPEG:
+        stored = self.levels[level]
+        if stored.page.compression == _LZW:
+            pixels = pixel_buffer((stored.tile_height, stored.tile_width, 3))
+            for tile, _, _ in self.tiles_in(level, x, y, width, height):
+                self.decode(level, tile, pixels)
+        if stored.page.compression != JPEG:
             return
         for tile, _, _ in self.tiles_in(level, x, y, width, height):
             try:
