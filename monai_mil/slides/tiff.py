@@ -22,10 +22,7 @@ JPEG = 7
 _LZW = 5
 _DEFLATE = (8, 32946)
 _ICC_PROFILE = 34675
-_YCBCR = 6
-_BYTE_CODECS = (1, 5, 8, 32946, 32773, 50000)
-"""None, LZW, Deflate, PackBits and Zstandard, which know nothing of pixels."""
-_PLAIN_CODECS = (*_BYTE_CODECS, JPEG, 33005, 50001)
+_PLAIN_CODECS = (*colour.BYTE_CODECS, JPEG, 33005, 50001)
 
 
 # What is wrong with a file is told by an error of our own; without a handler tifffile's log would go to the terminal.
@@ -172,7 +169,7 @@ class TiffPyramid:
         page = level.page
         if page.compression != JPEG or not colour.is_plain_rgb(page):
             return level
-        colours = "YCBCR" if page.photometric == _YCBCR else "RGB"
+        colours = "YCBCR" if page.photometric == colour.YCBCR else "RGB"
         stored = np.flatnonzero(level.byte_counts)
         if colours == "RGB" and len(stored):
             data = os.pread(self._file.fileno(), int(level.byte_counts[stored[0]]), int(level.offsets[stored[0]]))
@@ -275,11 +272,9 @@ class TiffPyramid:
             planes = [data, *(self.encoded(level, tile + stored.tiles * k) for k in range(1, page.samplesperpixel))]
             tables = page.jpegtables
             return np.concatenate([page.decode(plane, tile, jpegtables=tables)[0][0] for plane in planes], axis=-1)
-        if is_subsampled(page):
+        if colour.is_subsampled(page):
             import tifffile
 
-            if page.predictor != 1:
-                raise ValueError(f"predictor {page.predictor} of YCbCr with coarse chroma")
             decompress = tifffile.TIFF.DECOMPRESSORS[page.compression]
             size = page.tilelength * page.tilewidth * 3
             data = data if page.compression == 1 else decompress(data, out=size)
@@ -384,11 +379,6 @@ def jpeg_is_subsampled(data: bytes) -> bool:
             return data[at + 9] == 3 and data[at + 11] != data[at + 14] == data[at + 17]
         at += 2 + length
     return False
-
-
-def is_subsampled(page: Any) -> bool:
-    """Whether a page's tag has YCbCr of coarse chroma, by a codec that knows nothing of it."""
-    return page.photometric == _YCBCR and page.is_subsampled and page.compression in _BYTE_CODECS
 
 
 def _stored_level(level: LevelPage, size: tuple[int, int]) -> StoredLevel:

@@ -77,6 +77,30 @@ def test_cucim_never_opens_a_file_with_deflate(
         assert slide.read(0, 0, (64, 64)).shape == (64, 64, 3)
 
 
+@pytest.mark.parametrize("compression", ["lzw", "jpeg", "deflate"])
+def test_a_tile_that_was_never_stored_is_white(tmp_path: Path, image: np.ndarray, compression: str) -> None:
+    flat = np.full((128, 192, 3), 90, np.uint8)
+    path = write_pages(tmp_path / "a.tif", [Page(flat, options={"compression": compression})])
+    with tifffile.TiffFile(path, mode="r+b") as tiff:
+        for name in ("TileOffsets", "TileByteCounts"):
+            tag = tiff.pages[0].tags[name]
+            tag.overwrite([0 if index == 1 else value for index, value in enumerate(tag.value)])
+    flat[:64, 64:128] = 255
+    with open_slide(path) as slide:
+        assert slide.reader == "tifffile"
+        np.testing.assert_array_equal(slide.read(0, 0, slide.size), flat)
+
+
+def test_a_slide_of_a_disk_that_fails_is_named(tmp_path: Path, image: np.ndarray, monkeypatch: Any) -> None:
+    def fail(*arguments: object) -> bytes:
+        raise OSError(5, "Input/output error")
+
+    with open_slide(write_tiff(tmp_path / "a.tif", image[:300, :300], compression="zstd")) as slide:
+        monkeypatch.setattr(os, "pread", fail)
+        with pytest.raises(SlideReadError, match=r"a.tif': cannot be read \(Input/output error\); check the disk"):
+            slide.read(0, 0, (8, 8))
+
+
 def test_what_no_reader_decodes_says_how_to_convert(tmp_path: Path, image: np.ndarray) -> None:
     for name, options in {
         "strips": {"tile": None},
