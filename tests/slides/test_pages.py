@@ -158,7 +158,12 @@ def test_a_label_of_ome_is_not_the_slide_unless_there_is_nothing_else(
         assert sizes(slide) == [(900, 600)]
 
 
-def test_an_image_of_ome_that_lies_in_a_missing_file_is_passed_over(tmp_path: Path, slide_image: np.ndarray) -> None:
+@pytest.mark.parametrize("is_there", [False, True])
+def test_an_image_of_ome_that_lies_in_another_file_is_passed_over(
+    tmp_path: Path, slide_image: np.ndarray, is_there: bool
+) -> None:
+    if is_there:
+        write_pages(tmp_path / "b.ome.tif", [Page(255 - slide_image, options={"metadata": OME})], ome=True)
     path = write_pages(tmp_path / "a.ome.tif", [Page(slide_image, options={"metadata": OME})], ome=True)
     with tifffile.TiffFile(path, mode="r+b") as tiff:
         tag = tiff.pages[0].tags["ImageDescription"]
