@@ -112,6 +112,11 @@ def test_a_slide_without_a_profile_stays_as_it_is_and_says_so(tmp_path: Path) ->
         np.testing.assert_array_equal(pixels_of(slide), IMAGE)
 
 
+def test_nothing_but_apply_can_be_done_with_a_profile(slide_path: Path) -> None:
+    with pytest.raises(SlideReadError, match=r"a.tif': icc 'embed' is not 'apply'"):
+        open_slide(slide_path, icc="embed")  # type: ignore[arg-type]
+
+
 def test_a_damaged_profile_is_an_error_only_where_it_is_wanted(tmp_path: Path) -> None:
     path = write_pages(tmp_path / "a.tif", [Page(IMAGE, options={"iccprofile": b"no profile at all"})])
     with open_slide(path) as slide:
