@@ -223,6 +223,16 @@ def test_clam_s_patch_size_counts_pixels_of_the_patch_level(tmp_path):
         assert bag.info.level0_size == (4000, 2000)
 
 
+def test_clam_s_tiles_are_as_large_as_their_distance_where_the_level_s_downsample_is_missing(tmp_path):
+    coords = np.array([[0, 0], [0, 1024], [0, 2048], [1024, 0], [1024, 5000]])
+    for name, places, edge in (("many", coords, 1024.0), ("one", coords[:1], None), ("a_row", coords[::3], None)):
+        with h5py.File(tmp_path / f"{name}.h5", "w") as file:
+            file["features"], file["coords"] = np.ones((len(places), 8)), places
+            file["coords"].attrs.update({"patch_size": 256, "patch_level": 1})
+        with BagFile(tmp_path / f"{name}.h5") as bag:
+            assert (bag.info.slide_id, bag.info.tile_size, bag.info.tile_size_level0) == (name, 256, edge)
+
+
 def test_a_clam_user_reads_our_export(tmp_path):
     features, coords = bag_arrays()
     BagFile.write(tmp_path / "slide.h5", features, coords, INFO)
@@ -406,6 +416,39 @@ def test_a_truncated_file_is_an_error_that_names_it(tmp_path, share):
     (tmp_path / "cut.h5").write_bytes(whole[: int(len(whole) * share)])
     with pytest.raises(BagError, match=r"cut\.h5"), BagFile(tmp_path / "cut.h5") as bag:
         bag.features()
+
+
+def test_a_bag_that_was_compressed_and_damaged_since_is_an_error_that_names_it(tmp_path):
+    path = tmp_path / "bag.h5"
+    BagFile.write(path, *bag_arrays(500), INFO)
+    with h5py.File(path, "r+") as file:
+        features, attributes = file["features"][:], dict(file["features"].attrs)
+        del file["features"]
+        stored = file.create_dataset("features", data=features, chunks=(250, 8), compression="gzip")
+        stored.attrs.update(attributes)
+        place = stored.id.get_chunk_info(1).byte_offset
+    with BagFile(path) as bag:
+        bag.verify()
+        np.testing.assert_array_equal(bag.features(), features)
+    content = bytearray(path.read_bytes())
+    content[place : place + 100] = bytes(100)
+    path.write_bytes(content)
+    with BagFile(path) as bag:
+        np.testing.assert_array_equal(bag.features(slice(0, 250)), features[:250])
+        for rows in (None, slice(200, 300), [499, 3]):
+            with pytest.raises(BagError, match=r"bag\.h5': features cannot be read \(.*\); embed it again"):
+                bag.features(rows)
+        with pytest.raises(BagError, match=r"bag\.h5': 'features' cannot be read \(.*\); embed it again"):
+            bag.verify()
+
+
+def test_an_extra_that_is_not_there_is_told_with_those_that_are(tmp_path):
+    BagFile.write(tmp_path / "bag.h5", *bag_arrays(), INFO, {"instance_labels": np.zeros(5)})
+    with (
+        BagFile(tmp_path / "bag.h5") as bag,
+        pytest.raises(BagError, match=r"no dataset 'labels' \(it has \['coords', 'features', 'instance_labels'\]\)"),
+    ):
+        bag.extra("labels")
 
 
 def test_missing_and_foreign_files_are_errors_that_name_them(tmp_path):
