@@ -481,31 +481,6 @@ def test_a_full_disk_is_one_clear_error_and_leaves_the_old_bag(tmp_path):
         assert bag.n == 2
 
 
-@pytest.mark.usefixtures("fork_server")
-def test_what_a_full_disk_did_not_take_reads_back_as_hdf5_wrote_it(tmp_path):
-    path = tmp_path / "sparse"
-    path.write_bytes(bytes(1 << 14))  # as on a memory disk, whose files are longer than what fits
-    script = f"""
-    import resource
-    from pathlib import Path
-    from monai_mil.files import _ErrorKeepingFile
-    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 10, 1 << 10))
-    with _ErrorKeepingFile(Path({str(path)!r}), "r+") as file:
-        file.write(b"fits")
-        file.seek(9000)
-        assert file.write(b"does not fit") == 12
-        file.seek(9005)
-        file.write(b"NOT")
-        file.seek(8998)
-        read = bytearray(16)
-        assert file.readinto(read) == 16
-        print(bytes(read), file.error.strerror)
-    """
-    done = run("-c", textwrap.dedent(script))
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.strip() == r"b'\x00\x00does NOT fit\x00\x00' File too large"
-
-
 def test_every_float16_that_is_not_finite_is_found_and_no_other():
     every = np.arange(1 << 16, dtype=np.uint16).view(np.float16)
     for value in every:
