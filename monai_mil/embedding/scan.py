@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -12,7 +13,16 @@ import numpy as np
 
 from monai_mil.bags import BagInfo
 from monai_mil.errors import SettingsError
-from monai_mil.scans import Depth, LungField, Scan, ScanFrame, SlicePreset, prepare_slices, slice_preset
+from monai_mil.scans import (
+    ORIENTATION,
+    Depth,
+    LungField,
+    Scan,
+    ScanFrame,
+    SlicePreset,
+    prepare_slices,
+    slice_preset,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -35,7 +45,7 @@ class ScanSettings:
         depth_mode: how: ``resize`` or ``middle`` (see ``scans.Depth``).
 
     Raises:
-        SettingsError: the preset has no statistics yet, or there is no such method or depth.
+        SettingsError: the preset has no statistics yet, or there is no such method or depth, or no package for it.
     """
 
     preset: SlicePreset
@@ -47,6 +57,8 @@ class ScanSettings:
     def __post_init__(self) -> None:
         if self.lungs not in (None, "threshold", "lungmask"):
             raise SettingsError(f"lungs '{self.lungs}': is none of threshold, lungmask")
+        if self.lungs == "lungmask" and find_spec("lungmask") is None:
+            raise SettingsError("lungs 'lungmask' needs its package: pip install lungmask, or take lungs 'threshold'")
         if self.depth is not None:
             Depth(self.depth, self.depth_mode)
         if self.preset.mean is None or self.preset.std is None:
@@ -81,6 +93,7 @@ class ScanSettings:
             preset=self.preset.record(),
             depth=self.layers,
             lungs=lungs,
+            orientation=ORIENTATION,
         )
 
 
@@ -117,7 +130,7 @@ def embed_scan(
     resized by itself.
 
     Args:
-        scan: ``n`` slices in Hounsfield units.
+        scan: ``n`` slices in Hounsfield units, oriented as ``load_scan`` and ``oriented`` give them.
         encoder: maps prepared slices ``[m, channels, s, s]`` to features ``[m, d]`` or ``[m, d, h, w]``.
         preset: how slices are prepared, with statistics.
         chunk: slices a step, ``m``; the last step may have fewer.

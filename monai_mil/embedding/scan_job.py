@@ -15,7 +15,7 @@ import numpy as np
 from monai_mil.bags import BagFile, BagInfo
 from monai_mil.embedding.job import CaseKind, EmbedJob, OnInstances, number_type
 from monai_mil.embedding.scan import ScanSettings, embed_scan, scan_coords
-from monai_mil.scans import Depth, files_touched, load_scan, scan_files
+from monai_mil.scans import ORIENTATION, Depth, files_touched, load_scan, scan_files
 
 if TYPE_CHECKING:
     from monai_mil.encoders import Encoder
@@ -39,7 +39,6 @@ class ScanJob(EmbedJob):
         scan = load_scan(self.path, series_uid=self.series_uid, allow_gaps=settings.allow_gaps)
         info = dataclasses.replace(
             settings.info(scan.frame, encoder, self.case_id, settings.find_lungs(scan)),
-            orientation=scan.frame.axis_codes,
             encoder_dtype=number_type(encoder),
             source=source,
             source_stamp=stamp,
@@ -65,17 +64,18 @@ class ScanJob(EmbedJob):
         return files_touched(self.path)
 
     def required_settings(self, bag: Path, found: BagInfo) -> dict[str, Any]:
-        """The preset in every detail, depth and lungs, and the series where one is named."""
+        """The preset in every detail, depth, lungs and orientation, and the series where one is named."""
         series = {} if self.series_uid is None else {"series_uid": self.series_uid}
-        cut = {"depth": _in_words(self.settings.layers), "lungs": self.settings.lungs}
+        cut = {"depth": _in_words(self.settings.layers), "lungs": self.settings.lungs, "orientation": ORIENTATION}
         return _named(self.settings.preset.record()) | cut | series
 
     def recorded_settings(self, found: BagInfo) -> dict[str, Any]:
-        """The bag's own preset, depth, lungs and series."""
+        """The bag's own preset, depth, lungs, series and orientation."""
         own = {
             "depth": _in_words(found.depth),
             "lungs": None if found.lungs is None else found.lungs.method,
             "series_uid": None if found.scan is None else found.scan.series_uid,
+            "orientation": None if found.scan is None else found.scan.axis_codes,
         }
         return super().recorded_settings(found) | _named(found.preset or {}) | own
 

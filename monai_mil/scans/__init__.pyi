@@ -1,17 +1,22 @@
 from .depth import Depth
 from .find import find_scans
-from .frame import ScanFrame
+from .frame import LPS_TO_RAS, ScanFrame
 from .load import load_scan
 from .lung import lung_mask
 from .lung_field import LungField
+from .orientation import ORIENTATION, oriented
 from .parts import files_touched, scan_files
 from .resampling import resample
 from .scan import Scan
 from .series import SeriesSummary, list_series
 from .slices import fit_statistics, prepare_slices
+from .turn import Turn
+from .volume import volume_scan
 from .windows import PRESET_NAMES, SlicePreset, Window, find_preset, same_but_statistics, slice_preset
 
 __all__ = [
+    "LPS_TO_RAS",
+    "ORIENTATION",
     "PRESET_NAMES",
     "Depth",
     "LungField",
@@ -19,6 +24,7 @@ __all__ = [
     "ScanFrame",
     "SeriesSummary",
     "SlicePreset",
+    "Turn",
     "Window",
     "files_touched",
     "find_preset",
@@ -27,9 +33,11 @@ __all__ = [
     "list_series",
     "load_scan",
     "lung_mask",
+    "oriented",
     "prepare_slices",
     "resample",
     "same_but_statistics",
     "scan_files",
     "slice_preset",
+    "volume_scan",
 ]

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+
+import numpy as np
 
 from monai_mil.errors import ScanReadError
 from monai_mil.scans.dicom import DicomSlice, read_file
 from monai_mil.scans.frame import ScanFrame, describe_spacings
+from monai_mil.scans.orientation import orientation_remarks, oriented
 from monai_mil.scans.pixels import read_hu, same_pixels
 from monai_mil.scans.scan import Scan
 from monai_mil.scans.series import choose_series, kind_of
@@ -19,8 +23,10 @@ from monai_mil.scans.volume import load_volume, volume_suffix
 def load_scan(path: str | Path, *, series_uid: str | None = None, allow_gaps: bool = False) -> Scan:
     """Read a CT scan in Hounsfield units, every slice with its exact place.
 
-    Slices are ordered by their position along the slice normal. Values below -1024 HU (padding) become -1024 HU.
-    Whatever was repaired, left out or assumed stands in ``remarks``.
+    Every scan comes in one orientation: columns run to the patient's left, rows to the back, slices to the head. It is
+    brought there by permuting and mirroring axes, never by resampling; ``frame.source`` and ``frame.to_source`` lead
+    back to the source's own slices. Values below -1024 HU (padding) become -1024 HU. Whatever was repaired, left out or
+    assumed stands in ``remarks``.
 
     Args:
         path: a folder with a DICOM series (files of any name, other objects beside them are left out), an Enhanced CT
@@ -61,7 +67,9 @@ def load_scan(path: str | Path, *, series_uid: str | None = None, allow_gaps: bo
     stack = stack_slices(str(path), slices, same_pixels, allow_gaps)
     frame = _frame(name, path, stack)
     hu, repairs = read_hu(stack.slices)
-    return Scan(frame, hu, patient_id, (*remarks, *stack.remarks, *_geometry_remarks(frame, stack), *repairs))
+    scan = oriented(Scan(frame, hu, patient_id))
+    geometry = [*_geometry_remarks(frame, stack), *orientation_remarks(scan.frame)]
+    return replace(scan, remarks=(*remarks, *stack.remarks, *geometry, *repairs))
 
 
 def _slices_of_file(path: Path) -> tuple[list[DicomSlice], list[str]]:
@@ -122,7 +130,14 @@ def _geometry_remarks(frame: ScanFrame, stack: Stack) -> list[str]:
         remarks.append(
             f"the slices step at {frame.tilt_degrees:.1f} degrees to their normal (gantry tilt): a sheared grid"
         )
-    if len(frame.spacings()) > 1:
+    if not frame.is_regular and frame.is_nearly_even:
+        off = np.linalg.norm(frame.origins - frame.even_origins, axis=1).max()
+        step = np.linalg.norm(frame.even_origins[1] - frame.even_origins[0])
+        remarks.append(
+            f"slice positions lie up to {off:.2g} mm off even steps of {step:.4g} mm, as rounded ones do: a grid "
+            "that is written has even ones"
+        )
+    elif len(frame.spacings()) > 1:
         remarks.append(f"slice distances differ: {describe_spacings(frame.spacings())}; the grid is uneven")
     thickness = Counter(piece.thickness for piece in stack.slices if piece.thickness)
     if len(thickness) > 1:
