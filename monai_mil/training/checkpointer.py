@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import pickle
 import random
 import re
@@ -18,6 +19,8 @@ from torch import nn
 
 from monai_mil.training.distributed import unwrap
 from monai_mil.training.state_files import save_atomically
+
+logger = logging.getLogger(__name__)
 
 
 class Stateful(Protocol):
@@ -103,6 +106,11 @@ class Checkpointer:
                 warnings.warn(f"checkpoint '{path}' cannot be read ({error}); trying the one before", stacklevel=2)
                 continue
             self._restore(content, path, trainer)
+            if trainer.state.max_epochs is not None and trainer.state.epoch >= trainer.state.max_epochs:
+                logger.warning(
+                    "the plan of %d epochs is done: nothing is trained; for more raise max_epochs",
+                    trainer.state.max_epochs,
+                )
             return
         if found:
             raise ValueError(f"no checkpoint in '{self.folder}' can be read; remove them to train from the beginning")
@@ -129,6 +137,7 @@ class Checkpointer:
         for name, value in sorted(self.objects.items(), key=lambda item: isinstance(unwrap(item[1]), nn.Module)):
             # networks last: what checks the run's settings says more than sizes that do not fit
             _warn_of_another_plan(name, value, content["objects"][name])
+            _warn_of_other_steps(path, name, value, content["objects"][name])
             try:
                 unwrap(value).load_state_dict(content["objects"][name])
             except (RuntimeError, ValueError) as error:
@@ -153,6 +162,31 @@ def _warn_of_another_plan(name: str, value: Stateful, saved: Mapping[str, Any]) 
                 "for another length begin a new run",
                 stacklevel=2,
             )
+
+
+def _warn_of_other_steps(path: Path, name: str, value: Stateful, saved: Mapping[str, Any]) -> None:
+    """An optimiser goes on with the learning rate and the like of the checkpoint, whatever the run says now.
+
+    Raises:
+        ValueError: the checkpoint is of another kind of optimiser.
+    """
+    if "param_groups" not in saved:
+        return
+    for number, (new, old) in enumerate(zip(value.state_dict()["param_groups"], saved["param_groups"], strict=False)):
+        kinds = [set(group) - {"params", "initial_lr", "param_names"} for group in (new, old)]
+        if kinds[0] != kinds[1]:
+            raise ValueError(
+                f"checkpoint '{path}': its {name} is of another kind ({', '.join(sorted(kinds[0] ^ kinds[1]))}); "
+                "resume with the optimiser that the run began with, or begin a new run"
+            )
+        planned = "initial_lr" if "initial_lr" in new and "initial_lr" in old else "lr"
+        for key in sorted({planned, *kinds[0]} - ({"lr"} if planned != "lr" else set())):
+            if new[key] != old[key]:
+                warnings.warn(
+                    f"'{name}' continues with {key.removeprefix('initial_')} {old[key]} of the checkpoint, not "
+                    f"{new[key]} (group {number}); for another begin a new run",
+                    stacklevel=2,
+                )
 
 
 def _random_state() -> dict[str, Any]:

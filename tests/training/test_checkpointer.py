@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import random
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 from ignite.engine import Engine
 from torch import nn
@@ -37,3 +39,55 @@ def test_random_numbers_go_on_where_they_were(tmp_path: Path) -> None:
     engine = trainer(tmp_path, 8.0, resume=True)[0]
     engine.run([0], max_epochs=1)
     assert draw() == expected
+
+
+def resumed(folder: Path, kind: type[torch.optim.Optimizer], schedule: bool = False, **settings: float) -> None:
+    """Train an epoch with lr 0.1, or go on with these settings."""
+    network = nn.Linear(2, 1)
+    optimizer = kind(network.parameters(), **({"lr": 0.1} | settings))
+    objects = {"network": network, "optimizer": optimizer}
+    if schedule:
+        objects["scheduler"] = torch.optim.lr_scheduler.StepLR(optimizer, 1, gamma=0.5)
+
+    def step(engine: Engine, batch: int) -> None:
+        optimizer.zero_grad()
+        network(torch.ones(1, 2)).sum().backward()
+        optimizer.step()
+        if schedule:
+            objects["scheduler"].step()
+
+    engine = Engine(step)
+    checkpointer = Checkpointer(folder, objects, resume=True)
+    checkpointer.attach(engine)
+    engine.run([0], max_epochs=1 + len(checkpointer.checkpoints()))
+
+
+@pytest.mark.parametrize("schedule", [False, True])
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [({"lr": 0.01}, "lr 0.1 of the checkpoint, not 0.01"), ({"weight_decay": 0.5}, "weight_decay 0 of the checkpoint")],
+)
+def test_settings_of_the_optimiser_that_do_not_take_effect_are_told(tmp_path, schedule, settings, words) -> None:
+    resumed(tmp_path, torch.optim.SGD, schedule)
+    with pytest.warns(UserWarning, match=f"'optimizer' continues with {words}"):
+        resumed(tmp_path, torch.optim.SGD, schedule, **settings)
+
+
+@pytest.mark.parametrize("schedule", [False, True])
+def test_the_same_settings_are_not_told(tmp_path, schedule, recwarn) -> None:
+    for _ in range(3):
+        resumed(tmp_path, torch.optim.SGD, schedule)
+    assert not [each for each in recwarn if "continues" in str(each.message)]
+
+
+def test_another_kind_of_optimiser_is_refused(tmp_path) -> None:
+    resumed(tmp_path, torch.optim.SGD)
+    with pytest.raises(ValueError, match=r"checkpoint '.*': its optimizer is of another kind \(.*betas"):
+        resumed(tmp_path, torch.optim.Adam)
+
+
+def test_a_run_whose_plan_is_done_says_so(tmp_path, caplog) -> None:
+    trainer(tmp_path, 8.0, resume=False)[0].run([0], max_epochs=2)
+    with caplog.at_level(logging.WARNING):
+        trainer(tmp_path, 8.0, resume=True)[0].run([0], max_epochs=2)
+    assert "the plan of 2 epochs is done: nothing is trained" in caplog.text
