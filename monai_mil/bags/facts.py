@@ -42,7 +42,7 @@ def bag_facts(datalist: Iterable[Mapping[str, Any]]) -> BagFacts:
         >>> from monai_mil.synthetic import make_bag_cohort
         >>> cohort = read_cohort(make_bag_cohort(folder, num_bags=10, width=8, bag_size=(5, 5)))
         >>> bag_facts(cohort.datalist("train", folder / "bags"))
-        BagFacts(encoder='synthetic', width=8, grid=None)
+        BagFacts(encoder='synthetic', width=8, grid=None, encoder_digest='4e3b854d26c011aa')
     """
     first: BagError | None = None
     for item in datalist:
