@@ -263,7 +263,7 @@ def test_bad_bags_are_named_and_the_others_are_done(trained, tmp_path):
 
     options["encoder"] = "uni"
     done = run_bundle(NAME, ["inference"], cwd=tmp_path, check=False, **options)
-    assert "made by encoder 'synthetic', the network was trained with 'uni'" in done.stderr
+    assert "was trained with encoder 'synthetic', and this run says 'uni'" in done.stderr
 
 
 def test_mnist_bags_are_learned_as_published(tmp_path):
