@@ -33,6 +33,21 @@ class FailedCase:
     message: str
 
 
+def write_failures(table: Path, column: str, failures: Sequence[FailedCase]) -> None:
+    """Write ``failed.csv``, one row a case, or remove it where none failed; the names stand under ``column``.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    if not failures:
+        table.unlink(missing_ok=True)
+        return
+    with replacing(table) as partial, partial.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow([column, "status", "message"])
+        writer.writerows((case.case_id, case.status, case.message) for case in failures)
+
+
 class ResilientDataset(IterableDataset):
     """Yields the transformed items of ``data`` in order and leaves out those whose file is unusable.
 
@@ -89,10 +104,7 @@ class ResilientDataset(IterableDataset):
         column = "scan_id" if "scan_id" in item else "slide_id"
         self.failures.append(FailedCase(str(item.get(column, "")), cause.status, str(cause)))
         if self.table is not None:
-            with replacing(self.table) as partial, partial.open("w", encoding="utf-8", newline="") as file:
-                writer = csv.writer(file, lineterminator="\n")
-                writer.writerow([column, "status", "message"])
-                writer.writerows((case.case_id, case.status, case.message) for case in self.failures)
+            write_failures(self.table, column, self.failures)
         return True
 
 

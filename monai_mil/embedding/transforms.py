@@ -118,7 +118,8 @@ class EmbedSlided(MapTransform):
 class EmbedScand(MapTransform):
     """Replace the path of a scan by the features of its slices, in memory; the outcome is as ``LoadBagd``'s.
 
-    A series is chosen by the item's ``series_uid`` where it has one that is not empty; the scan is named by the item's
+    A series is chosen by the item's ``series_uid``, an acquisition in it by its ``acquisition``, where it has one that
+    is not empty; the scan is named by the item's
     ``scan_id`` or ``slide_id``. What the reader repaired or assumed is logged.
 
     Args:
@@ -126,7 +127,9 @@ class EmbedScand(MapTransform):
         encoder: an encoder or its name.
         preset: how slices become the encoder's input: a name, ``"center/width"`` or the path of a ``preset.json``.
         series_uid: the series to take where a folder holds several and the item does not say.
+        acquisition: likewise the acquisition, phase or pass of a series with several that overlap.
         allow_gaps: take scans that lack slices.
+        accept_units: take scans whose values may be no Hounsfield units.
         lungs: blank what is outside the lungs, found by this method (see ``scans.lung_mask``).
         depth: bring every scan to this number of layers; None takes each slice as it is.
         depth_mode: how: ``resize`` or ``middle`` (see ``scans.Depth``).
@@ -147,7 +150,9 @@ class EmbedScand(MapTransform):
         preset: str = "chest_rsna",
         *,
         series_uid: str | None = None,
+        acquisition: str | None = None,
         allow_gaps: bool = False,
+        accept_units: bool = False,
         lungs: Literal["threshold", "lungmask"] | None = None,
         depth: int | None = None,
         depth_mode: Literal["resize", "middle"] = "resize",
@@ -160,9 +165,10 @@ class EmbedScand(MapTransform):
         from monai_mil.encoders import get_encoder
 
         self.encoder = get_encoder(encoder, device=device) if isinstance(encoder, str) else encoder
-        self.settings = ScanSettings(find_preset(preset), allow_gaps, lungs, depth, depth_mode)
+        self.settings = ScanSettings(find_preset(preset), allow_gaps, lungs, depth, depth_mode, accept_units)
         check_preset(self.settings.preset, self.encoder)
         self.series_uid = series_uid
+        self.acquisition = acquisition
         self.chunk = chunk
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
@@ -173,11 +179,15 @@ class EmbedScand(MapTransform):
         embedded, settings = dict(data), self.settings
         for key in self.key_iterator(embedded):
             series_uid = embedded.get("series_uid") or self.series_uid
-            scan = load_scan(embedded[key], series_uid=series_uid, allow_gaps=settings.allow_gaps)
+            acquisition = embedded.get("acquisition") or self.acquisition
+            scan = load_scan(
+                embedded[key], series_uid=series_uid, acquisition=acquisition, allow_gaps=settings.allow_gaps
+            )
+            settings.check_units(scan)
             name = embedded.get("scan_id") or embedded.get("slide_id") or scan.scan_id
             for remark in scan.remarks:
                 logger.info("scan '%s': %s", name, remark)
-            info = settings.info(scan.frame, self.encoder, name, settings.find_lungs(scan))
+            info = settings.info(scan.frame, self.encoder, name, settings.find_lungs(scan), scan.remarks)
             steps = embed_scan(
                 scan, self.encoder, settings.preset, chunk=self.chunk, depth=info.depth, lungs=info.lungs
             )

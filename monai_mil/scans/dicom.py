@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ CT_CLASSES = {
     "1.2.840.10008.5.1.4.1.1.2.2",  # Legacy Converted Enhanced CT
 }
 _CAPTURES = "1.2.840.10008.5.1.4.1.1.7"  # Secondary Capture, and its multi-frame kinds below it
+_MOMENT = re.compile(r"(\d{8})?(\d\d)(\d\d)(\d\d(?:\.\d+)?)?")
 _OF_NUMBERS = set("0123456789+-.eE/NA\\ ")
 _DEFLATED = "1.2.840.10008.1.2.1.99"
 _GEOMETRY = [
@@ -37,10 +39,12 @@ _IDENTITY = [
     "FrameOfReferenceUID",
     "PatientID",
 ]
-_KIND = ["Modality", "ImageType", "InstanceNumber", "AcquisitionNumber", "SliceLocation", "PhotometricInterpretation"]
+_KIND = ["Modality", "ImageType", "InstanceNumber", "SliceLocation", "PhotometricInterpretation"]
+_WHEN = ["AcquisitionNumber", "TemporalPositionIdentifier", "AcquisitionDateTime", "AcquisitionDate", "AcquisitionTime"]
+_PARTS = ["ConcatenationUID", "InConcatenationNumber", "InConcatenationTotalNumber"]
 _BITS = ["Rows", "Columns", "SamplesPerPixel", "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation"]
 _VALUES = ["RescaleSlope", "RescaleIntercept", "RescaleType", "PixelPaddingValue", "PixelPaddingRangeLimit"]
-_KEYWORDS = [*_GEOMETRY, *_FRAMES, *_IDENTITY, *_KIND, *_BITS, *_VALUES]
+_KEYWORDS = [*_GEOMETRY, *_FRAMES, *_IDENTITY, *_KIND, *_WHEN, *_PARTS, *_BITS, *_VALUES]
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,6 +54,10 @@ class DicomFile:
     Attributes:
         pixel_offset: where the file's PixelData element begins.
         syntax: UID of the transfer syntax, or ``""``.
+        image_type: the values of ImageType, in capitals.
+        concatenation_uid: what its parts have in common where one multi-frame image was stored in several files.
+        part: which of those parts it is, from 1, or None.
+        parts: how many there are, or None.
         padding: lowest and highest stored value that stand for "no measurement", or None.
         slices: the CT slices in the file, one a frame; none where it is no CT image.
     """
@@ -62,11 +70,13 @@ class DicomFile:
     study_uid: str
     series_uid: str
     frame_of_reference_uid: str
-    patient_id: str
+    patient_id: str = field(repr=False)
     modality: str
-    is_localizer: bool
+    image_type: tuple[str, ...]
     instance_number: int | None
-    acquisition_number: int | None
+    concatenation_uid: str
+    part: int | None
+    parts: int | None
     frames: int
     rows: int
     columns: int
@@ -77,6 +87,11 @@ class DicomFile:
     signed: bool
     padding: tuple[int, int] | None
     slices: tuple[DicomSlice, ...] = ()
+
+    @property
+    def is_localizer(self) -> bool:
+        """Whether it is a scout."""
+        return "LOCALIZER" in self.image_type
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,6 +105,9 @@ class DicomSlice:
         orientation: ImageOrientationPatient, ``[2, 3]``.
         spacing: PixelSpacing: mm between rows, mm between columns.
         location: SliceLocation, mm.
+        acquisition: AcquisitionNumber.
+        phase: TemporalPositionIdentifier or TemporalPositionIndex.
+        time: when it was acquired, seconds from the beginning of its day, or of some year.
         has_rescaling: whether slope and intercept stand there; else they are 1 and 0.
     """
 
@@ -104,6 +122,9 @@ class DicomSlice:
     slope: float
     intercept: float
     unit: str
+    acquisition: int | None = None
+    phase: int | None = None
+    time: float | None = None
     has_rescaling: bool = True
 
     @property
@@ -197,9 +218,11 @@ def _record(path: Path, dataset: Any, offset: int) -> DicomFile | None:
         frame_of_reference_uid=str(dataset.get("FrameOfReferenceUID") or ""),
         patient_id=str(dataset.get("PatientID") or ""),
         modality=modality,
-        is_localizer="LOCALIZER" in _texts(dataset.get("ImageType")),
+        image_type=tuple(text.strip().upper() for text in _texts(dataset.get("ImageType"))),
         instance_number=_integer(dataset, "InstanceNumber"),
-        acquisition_number=_integer(dataset, "AcquisitionNumber"),
+        concatenation_uid=str(dataset.get("ConcatenationUID") or ""),
+        part=_integer(dataset, "InConcatenationNumber"),
+        parts=_integer(dataset, "InConcatenationTotalNumber"),
         frames=int(dataset.get("NumberOfFrames") or 1),
         rows=int(dataset.get("Rows") or 0),
         columns=int(dataset.get("Columns") or 0),
@@ -236,13 +259,13 @@ def _slices(dataset: Any, file: DicomFile) -> Iterator[DicomSlice]:
     for index in range(file.frames):
         places = (per_frame[index] if per_frame else None, shared)
 
-        def find(sequence: str, keyword: str, places: tuple[Any, ...] = places) -> Any:
+        def find(sequence: str, keyword: str, of_file: str | None = None, places: tuple[Any, ...] = places) -> Any:
             for place in places:
                 item = (place.get(sequence) or [None])[0] if place is not None else None
                 value = None if item is None else _raw(item, keyword)
                 if value is not None:
                     return value
-            return _raw(dataset, keyword)
+            return _raw(dataset, of_file or keyword)
 
         def numbers(sequence: str, keyword: str, count: int, find: Any = find) -> np.ndarray | None:
             return _numbers(file.path, keyword, find(sequence, keyword), count)
@@ -262,6 +285,9 @@ def _slices(dataset: Any, file: DicomFile) -> Iterator[DicomSlice]:
             slope=1.0 if slope is None else float(slope[0]),
             intercept=0.0 if intercept is None else float(intercept[0]),
             unit=str(find("PixelValueTransformationSequence", "RescaleType") or ""),
+            acquisition=_whole(find("FrameContentSequence", "FrameAcquisitionNumber", "AcquisitionNumber")),
+            phase=_whole(find("FrameContentSequence", "TemporalPositionIndex", "TemporalPositionIdentifier")),
+            time=_seconds(dataset, find("FrameContentSequence", "FrameAcquisitionDateTime", "AcquisitionDateTime")),
             has_rescaling=slope is not None and intercept is not None,
         )
 
@@ -334,6 +360,24 @@ def _integer(dataset: Any, keyword: str) -> int | None:
         return None if value is None or value == "" else int(value)
     except (TypeError, ValueError):
         return None
+
+
+def _whole(value: Any) -> int | None:
+    number = _if_number(value)
+    return int(number) if number is not None and number.is_integer() else None
+
+
+def _seconds(dataset: Any, moment: Any) -> float | None:
+    """A time of DICOM, ``YYYYMMDDhhmmss.f`` or else date and time, in seconds; None where there is none."""
+    text = str(moment or "").strip()
+    if not text and (clock := str(_raw(dataset, "AcquisitionTime") or "").strip()):
+        text = str(_raw(dataset, "AcquisitionDate") or "").strip() + clock.replace(":", "")
+    found = _MOMENT.match(text)
+    if found is None:
+        return None
+    day, hours, minutes, seconds = found.groups()
+    days = 0 if day is None else int(day[:4]) * 372 + int(day[4:6]) * 31 + int(day[6:])
+    return days * 86400 + int(hours) * 3600 + int(minutes) * 60 + float(seconds or 0)
 
 
 def _texts(value: Any) -> list[str]:

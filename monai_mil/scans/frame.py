@@ -34,6 +34,7 @@ class ScanFrame:
         series_uid: SeriesInstanceUID, or ``""``.
         frame_of_reference_uid: FrameOfReferenceUID, or ``""``.
         thickness: SliceThickness in mm, or 0 where unknown; the step of a scan with one slice, nothing else.
+        acquisition: which of several acquisitions of the series was chosen, or ``""``.
     """
 
     scan_id: str
@@ -48,6 +49,7 @@ class ScanFrame:
     series_uid: str = ""
     frame_of_reference_uid: str = ""
     thickness: float = 0.0
+    acquisition: str = ""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "orientation", _read_only(self.orientation))

@@ -3,34 +3,41 @@
 from __future__ import annotations
 
 from collections import Counter
-from itertools import pairwise
 from pathlib import Path
 
 from monai_mil.errors import ScanReadError
+from monai_mil.scans.concatenation import with_other_parts
 from monai_mil.scans.dicom import DicomSlice, read_file
 from monai_mil.scans.frame import ScanFrame, describe_spacings
+from monai_mil.scans.kinds import advice_on
 from monai_mil.scans.pixels import read_hu, same_pixels
+from monai_mil.scans.remarks import gravest_first
 from monai_mil.scans.scan import Scan
-from monai_mil.scans.series import choose_series, kind_of
+from monai_mil.scans.series import choose_series, kind_of, one_acquisition
 from monai_mil.scans.stack import Stack, stack_slices
 from monai_mil.scans.volume import load_volume, volume_suffix
 
 
-def load_scan(path: str | Path, *, series_uid: str | None = None, allow_gaps: bool = False) -> Scan:
+def load_scan(
+    path: str | Path, *, series_uid: str | None = None, acquisition: str | None = None, allow_gaps: bool = False
+) -> Scan:
     """Read a CT scan in Hounsfield units, every slice with its exact place.
 
     Slices are ordered by their position along the slice normal. Values below -1024 HU (padding) become -1024 HU.
-    Whatever was repaired, left out or assumed stands in ``remarks``.
+    Whatever was repaired, left out or assumed stands in ``remarks``, the gravest first.
 
     Args:
         path: a folder with a DICOM series (files of any name, other objects beside them are left out), an Enhanced CT
-            file, a NIfTI file (``.nii``, ``.nii.gz``) or an ITK volume (``.mha``, ``.mhd``, ``.nrrd``).
+            file (one part stands for all of a concatenation), a NIfTI file (``.nii``, ``.nii.gz``) or an ITK volume
+            (``.mha``, ``.mhd``, ``.nrrd``).
         series_uid: the series to read where the folder has several.
+        acquisition: the acquisition, phase or pass to read where a series has several that overlap: an
+            AcquisitionNumber, or what the error that lists them calls it.
         allow_gaps: accept a series with missing slices.
 
     Raises:
-        ScanReadError: no CT, several series, several orientations, missing or contradictory slices, damaged pixels;
-            the message lists what was found and what to do.
+        ScanReadError: no CT, several series, acquisitions or orientations, missing or contradictory slices,
+            damaged pixels; the message lists what was found and what to do.
 
     Examples:
         >>> import nibabel
@@ -51,29 +58,39 @@ def load_scan(path: str | Path, *, series_uid: str | None = None, allow_gaps: bo
         return load_volume(path)
     name = path.resolve().name
     if path.is_dir():
-        slices, has_others, remarks = choose_series(path, series_uid)
-        name = f"{name}_{slices[0].file.series_uid}" if has_others else name
+        chosen = choose_series(path, series_uid, acquisition)
+        slices, remarks = chosen.slices, chosen.remarks
+        name = f"{name}_{slices[0].file.series_uid}" if chosen.has_others else name
     else:
-        slices, remarks = _slices_of_file(path)
+        slices, remarks = _slices_of_file(path, acquisition)
         name = path.stem if path.suffix.lower() in (".dcm", ".dicom", ".ima") else name
     patient_id = _one_patient(path, slices)
     _check_one_frame_of_reference(path, slices)
     stack = stack_slices(str(path), slices, same_pixels, allow_gaps)
-    frame = _frame(name, path, stack)
+    frame = _frame(name, path, stack, acquisition)
     hu, repairs = read_hu(stack.slices)
-    return Scan(frame, hu, patient_id, (*remarks, *stack.remarks, *_geometry_remarks(frame, stack), *repairs))
+    said = [*remarks, *stack.remarks, *_geometry_remarks(frame, stack), *repairs]
+    return Scan(frame, hu, patient_id, gravest_first(said))
 
 
-def _slices_of_file(path: Path) -> tuple[list[DicomSlice], list[str]]:
+def _slices_of_file(path: Path, acquisition: str | None) -> tuple[list[DicomSlice], list[str]]:
     file = read_file(path)
     if file is None:
+        advice = advice_on(path)
+        if advice is not None:
+            raise ScanReadError(f"scan '{path}': {advice}")
         raise ScanReadError(
             f"scan '{path}': not a DICOM, NIfTI, MHA or NRRD file; give the folder of a CT series or such a file"
         )
     if not file.slices:
         raise ScanReadError(f"scan '{path}': a DICOM file, but {kind_of(file)}, not CT; give a CT series")
-    single = ["one single-frame file read: give its folder for the whole series"] if file.frames == 1 else []
-    return list(file.slices), single
+    parts = with_other_parts(file)
+    slices, remarks = one_acquisition(str(path), [piece for part in parts for piece in part.slices], acquisition)
+    if len(parts) > 1:
+        remarks.append(f"stored in {len(parts)} files, the parts of a concatenation")
+    elif file.frames == 1:
+        remarks.append("one single-frame file read: give its folder for the whole series")
+    return slices, remarks
 
 
 def _one_patient(path: Path, slices: list[DicomSlice]) -> str:
@@ -96,7 +113,7 @@ def _check_one_frame_of_reference(path: Path, slices: list[DicomSlice]) -> None:
         )
 
 
-def _frame(name: str, path: Path, stack: Stack) -> ScanFrame:
+def _frame(name: str, path: Path, stack: Stack, acquisition: str | None) -> ScanFrame:
     first = stack.slices[0]
     return ScanFrame(
         scan_id=name,
@@ -111,6 +128,7 @@ def _frame(name: str, path: Path, stack: Stack) -> ScanFrame:
         series_uid=first.file.series_uid,
         frame_of_reference_uid=first.file.frame_of_reference_uid,
         thickness=first.thickness or 0.0,
+        acquisition=acquisition or "",
     )
 
 
@@ -148,9 +166,4 @@ def _identity_remarks(stack: Stack) -> list[str]:
     shared = len(stack.slices) - len({(piece.file.sop_uid, piece.frame) for piece in stack.slices})
     if shared:
         remarks.append(f"{shared} slices have the SOPInstanceUID of another one, or none: it does not tell them apart")
-    numbers = [piece.file.acquisition_number for piece in stack.slices if piece.file.acquisition_number is not None]
-    stretches = 1 + sum(number != following for number, following in pairwise(numbers))
-    if stretches > len(set(numbers)) > 1:
-        found = ", ".join(f"{count} of acquisition {number}" for number, count in sorted(Counter(numbers).items())[:4])
-        remarks.append(f"slices of several acquisitions alternate along the scan ({found}): phases may be mixed")
     return remarks

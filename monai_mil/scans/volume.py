@@ -11,6 +11,7 @@ import numpy as np
 from monai_mil.errors import ScanReadError
 from monai_mil.scans.frame import LPS_TO_RAS, ScanFrame
 from monai_mil.scans.pixels import rescale
+from monai_mil.scans.remarks import gravest_first
 from monai_mil.scans.repairs import Repairs, clip_air, remarks_on
 from monai_mil.scans.scan import Scan
 
@@ -18,7 +19,7 @@ NIFTI = (".nii.gz", ".nii")
 ITK = (".mha", ".mhd", ".nrrd", ".nhdr")
 _PLAINLY_THICKER = 1.5
 _FORMS_AGREE_MM = 1.0
-_NIFTI_2 = (b"\x1c\x02\0\0", b"\0\0\x02\x1c")  # the header's length, 540, in either byte order
+NIFTI_2 = (b"\x1c\x02\0\0", b"\0\0\x02\x1c")  # the header's length, 540, in either byte order
 _UNIT_MM = {"meter": 1000.0, "micron": 0.001}
 
 
@@ -39,7 +40,7 @@ def load_volume(path: Path) -> Scan:
     suffix = volume_suffix(path)
     assert suffix is not None
     try:
-        array, slope, intercept, affine, remarks = _nifti(path) if suffix in NIFTI else _itk(path)
+        array, slope, intercept, affine, remarks = _nifti(path) if suffix in NIFTI else read_itk(path)
     except ScanReadError:
         raise
     except Exception as error:  # the libraries raise whatever their parsers meet
@@ -55,15 +56,15 @@ def load_volume(path: Path) -> Scan:
         raise ScanReadError(f"scan '{path}': its affine is not invertible; write the volume with its geometry")
     stack, frame = _as_slices(path, path.name[: -len(suffix)], array, LPS_TO_RAS @ affine)
     hu, more = _volume_hu(stack, slope, intercept)
-    return Scan(frame, hu, "", (*remarks, *more))
+    return Scan(frame, hu, "", gravest_first([*remarks, *more]))
 
 
 def _nifti(path: Path) -> tuple[np.ndarray, float, float, np.ndarray, list[str]]:
     import nibabel
 
-    if _is_gzip(path):
+    if is_gzip(path):
         with gzip.open(path) as stream:
-            kind: Any = nibabel.Nifti2Image if stream.read(4) in _NIFTI_2 else nibabel.Nifti1Image
+            kind: Any = nibabel.Nifti2Image if stream.read(4) in NIFTI_2 else nibabel.Nifti1Image
             stream.seek(0)
             image: Any = kind.from_file_map({"image": nibabel.FileHolder(fileobj=stream)})
             array = np.asarray(image.dataobj.get_unscaled())
@@ -76,7 +77,7 @@ def _nifti(path: Path) -> tuple[np.ndarray, float, float, np.ndarray, list[str]]
     return array, float(image.dataobj.slope), float(image.dataobj.inter), affine, remarks
 
 
-def _is_gzip(path: Path) -> bool:
+def is_gzip(path: Path) -> bool:
     """By its content: some programs write compressed files without the suffix."""
     with path.open("rb") as file:
         return file.read(2) == b"\x1f\x8b"
@@ -99,7 +100,8 @@ def _nifti_affine(image: Any) -> tuple[np.ndarray, list[str]]:
     return affine, remarks
 
 
-def _itk(path: Path) -> tuple[np.ndarray, float, float, np.ndarray, list[str]]:
+def read_itk(path: Path) -> tuple[np.ndarray, float, float, np.ndarray, list[str]]:
+    """The numbers of an ITK file in NIfTI's order of axes, slope and intercept, its affine and remarks."""
     try:
         import itk
     except ImportError as error:

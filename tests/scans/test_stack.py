@@ -275,17 +275,6 @@ def test_slices_of_two_frames_of_reference_are_no_stack(tmp_path):
     assert len(load_scan(write_series(tmp_path / "each", phantom(4), change=anonymous))) == 4
 
 
-def test_acquisitions_that_alternate_are_told_and_those_that_follow_one_another_are_not(tmp_path):
-    def load(name, number):
-        def change(i, dataset):
-            dataset.AcquisitionNumber = number(i)
-
-        return load_scan(write_series(tmp_path / name, phantom(6), change=change)).remarks
-
-    assert any("3 of acquisition 1, 3 of acquisition 2" in remark for remark in load("phases", lambda i: 1 + i % 2))
-    assert load("rotations", lambda i: 1 + i // 2) == ()
-
-
 def test_slices_shifted_within_their_plane_are_no_gantry_tilt(tmp_path):
     origins = [[0, 5.0 * (i % 2), 2.0 * i] for i in range(8)]
     scan = load_scan(write_series(tmp_path, phantom(8), origins))

@@ -1,0 +1,90 @@
+"""Volumes that were made of a DICOM series which was found too."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from monai_mil.errors import ScanReadError
+from monai_mil.scans.frame import LPS_TO_RAS
+from monai_mil.scans.pixels import read_hu
+from monai_mil.scans.series import choose_series
+from monai_mil.scans.volume import load_volume, volume_suffix
+
+if TYPE_CHECKING:
+    from monai_mil.scans.dicom import DicomSlice
+    from monai_mil.scans.find import FoundScan
+    from monai_mil.scans.scan import Scan
+
+_SAME_SHARE = 0.99
+_SAME_HU = 1.0
+
+
+def without_twins(scans: Sequence[FoundScan]) -> tuple[list[FoundScan], list[str]]:
+    """The scans without the volumes that show the same as a series in their folder or one beside, above or below it.
+
+    That they do is proven by the pixels of a slice in the middle.
+
+    Returns:
+        The scans that are left, and a sentence for each volume that is not.
+    """
+    volumes = [scan for scan in scans if volume_suffix(scan.path) is not None and scan.path.is_file()]
+    others = [scan for scan in scans if scan not in volumes]
+    twins: dict[FoundScan, str] = {}
+    for volume in volumes:
+        near = [series for series in others if _are_near(volume.path, series.path)]
+        twin = _twin_of(volume.path, near) if near else None
+        if twin is not None:
+            twins[volume] = f"scan '{volume.path}': made of the series in '{twin.path}', which is read in its place"
+    return [scan for scan in scans if scan not in twins], list(twins.values())
+
+
+def _are_near(volume: Path, series: Path) -> bool:
+    folder = series if series.is_dir() else series.parent
+    return (
+        folder in (volume.parent, *volume.parent.parents)
+        or volume.parent in folder.parents
+        or (folder.parent == volume.parent.parent)
+    )
+
+
+def _twin_of(path: Path, near: Iterable[FoundScan]) -> FoundScan | None:
+    volume: Scan | None = None
+    for series in near:
+        try:
+            slices = choose_series(series.path, series.series_uid).slices if series.path.is_dir() else []
+            volume = volume or load_volume(path)
+            if slices and _fits(volume, slices) and _is_same(volume, slices[len(slices) // 2]):
+                return series
+        except ScanReadError:  # told when it is read
+            continue
+    return None
+
+
+def _fits(volume: Scan, slices: Sequence[DicomSlice]) -> bool:
+    """Whether series and volume are of one size, whichever way the volume is turned."""
+    return sorted(volume.hu.shape) == sorted([len(slices), slices[0].file.rows, slices[0].file.columns])
+
+
+def _is_same(volume: Scan, piece: DicomSlice) -> bool:
+    """Whether the volume has the values of a slice where the slice lies."""
+    if piece.origin is None or piece.orientation is None or piece.spacing is None:
+        return False
+    hu = read_hu([piece])[0][0]
+    row, column = np.indices(hu.shape)
+    points = (
+        piece.origin
+        + column[..., None] * piece.spacing[1] * piece.orientation[0]
+        + row[..., None] * piece.spacing[0] * piece.orientation[1]
+    )
+    to_index = np.linalg.inv(volume.affine) @ LPS_TO_RAS
+    c, r, s = np.moveaxis(np.rint(points @ to_index[:3, :3].T + to_index[:3, 3]).astype(int), -1, 0)
+    n, rows, columns = volume.hu.shape
+    inside = (s >= 0) & (s < n) & (r >= 0) & (r < rows) & (c >= 0) & (c < columns)
+    if inside.mean() < _SAME_SHARE:
+        return False
+    same = np.abs(volume.hu[s[inside], r[inside], c[inside]].astype(float) - hu[inside]) <= _SAME_HU
+    return bool(same.mean() >= _SAME_SHARE and np.ptp(hu) > _SAME_HU)
