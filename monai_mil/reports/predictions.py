@@ -31,6 +31,7 @@ class Predictions:
         operating_points: the probability from which on each class is called, see
             :func:`monai_mil.metrics.thresholds.decisions`; None calls the most probable class, or all of at least
             0.5.
+        remarks: of each scan what its reader assumed, repaired or left out; empty texts of slides.
     """
 
     slide_ids: tuple[str, ...]
@@ -43,6 +44,7 @@ class Predictions:
     label_text: tuple[str, ...]
     noun: str = "slide"
     operating_points: tuple[float, ...] | None = None
+    remarks: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.slide_ids)
@@ -134,6 +136,7 @@ def read_predictions(path: str | Path) -> Predictions:
         tuple(row.get("label") or "" for row in rows),
         noun,
         _operating_points(path, rows, classes),
+        tuple(row.get("remarks") or "" for row in rows),
     )
 
 

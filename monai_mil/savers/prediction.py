@@ -28,6 +28,7 @@ class Prediction:
         operating_points: the probability from which on each class is called, see
             :func:`monai_mil.metrics.thresholds.decisions`; None calls the most probable class, or all of at least
             0.5.
+        remarks: what the reader of a scan assumed, repaired or left out.
     """
 
     slide_id: str
@@ -38,6 +39,7 @@ class Prediction:
     label: int | tuple[float, ...] | None
     id_column: str = "slide_id"
     operating_points: tuple[float, ...] | None = None
+    remarks: str = ""
 
     @property
     def called(self) -> np.ndarray:
@@ -79,7 +81,7 @@ class Prediction:
                 f"operating_point_{name}": f"{point:.6g}"
                 for name, point in zip(self.classes, self.operating_points, strict=True)
             }
-        return row
+        return row | {"remarks": self.remarks} if self.id_column == "scan_id" else row
 
     def attributes(self) -> dict[str, Any]:
         """What a heatmap keeps of it, for titles."""
@@ -121,7 +123,9 @@ def read_prediction(
     points = None
     if operating_points is not None:
         points = fitting_points(case, operating_points, len(classes), multi_label)
-    return Prediction(case.name, case.patient_id, prob, tuple(classes), multi_label, label, case.id_column, points)
+    return Prediction(
+        case.name, case.patient_id, prob, tuple(classes), multi_label, label, case.id_column, points, case.remarks
+    )
 
 
 def answer_attributes(

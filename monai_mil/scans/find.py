@@ -218,7 +218,7 @@ def _without_any(folder: Path, places: list[_Place], above: set[Path], told: lis
     """
     found = []
     for place in places:
-        if place.path != folder and (place.masks or place.not_ct or not all(map(is_of_a_program, place.others))):
+        if place.path != folder and (place.masks or not all(map(is_of_a_program, place.others))):
             top = next(path for path in (place.path, *place.path.parents) if path.parent == folder)
             if top not in above and not any(top == path or top in path.parents for path in told):
                 found.append(top)

@@ -52,7 +52,7 @@ def _files_of(path: Path) -> tuple[Path, ...]:
         return (path,) if file is None else tuple(sorted(part.path for part in with_other_parts(file)))
     if path.suffix.lower() not in _HEADERS:
         return (path,)
-    with path.open("rb") as file:
-        named = _DATA_FILE.search(file.read(1 << 16))
+    with path.open("rb") as stream:
+        named = _DATA_FILE.search(stream.read(1 << 16))
     data = path.parent / named[1].decode("utf-8", "replace") if named else path
     return tuple(sorted({path, data} if data.is_file() else {path}))
