@@ -86,14 +86,21 @@ class ResilientDataset(IterableDataset):
                     raise
                 continue
             yield transformed
+        logger.info("%s", self._count())
 
     def raise_failures(self) -> None:
         """Raise a CohortError that lists every item left out, if any was."""
         if self.failures:
             listed = "\n  ".join(failure.message for failure in self.failures)
             raise CohortError(
-                f"{len(self.failures)} of {len(self.data)} cases failed, the others are done:\n  {listed}"
+                f"{len(self.failures)} of {len(self.data)} cases failed, the others are done:\n  {listed}\n"
+                f"{self._count()}"
             )
+
+    def _count(self) -> str:
+        """How many cases there were and what became of them, the last line of a run."""
+        done = len(self.data) - len(self.failures)
+        return f"{len(self.data)} cases found: {done} done, {len(self.failures)} left out"
 
     def _fail(self, item: Mapping[str, Any], error: Exception) -> bool:
         """Report the case; False where the program itself is at fault."""

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -13,6 +14,7 @@ import numpy as np
 from monai_mil.bags import BagInfo
 from monai_mil.errors import ScanReadError, SettingsError
 from monai_mil.scans import (
+    ITK_SUFFIXES,
     Depth,
     LungField,
     Scan,
@@ -121,6 +123,20 @@ def check_units(scan: Scan, preset: SlicePreset) -> None:
             "Hounsfield units; export it in HU, give a preset whose windows fit (--preset center/width), or pass "
             "accept_units=True (--accept-units)"
         )
+
+
+def check_packages(lungs: str | None, paths: Iterable[Path] = ()) -> None:
+    """Raise a SettingsError if a package is missing without which scans could not be read, once for all of them.
+
+    Args:
+        lungs: the method that finds the lungs.
+        paths: the scans' files and folders.
+    """
+    if lungs == "lungmask" and find_spec("lungmask") is None:
+        raise SettingsError("lungs 'lungmask' need the package lungmask; pip install lungmask, or take 'threshold'")
+    itk = next((path for path in paths if path.name.lower().endswith(ITK_SUFFIXES)), None)
+    if itk is not None and find_spec("itk") is None:
+        raise SettingsError(f"scan '{itk}': MHA and NRRD files need ITK; pip install 'monai-mil[itk]'")
 
 
 def check_preset(preset: SlicePreset, encoder: Encoder) -> None:

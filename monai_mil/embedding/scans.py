@@ -14,7 +14,7 @@ from monai_mil.bags import check_storage
 from monai_mil.cohorts import Cohort, CohortSlide, is_table, read_cohort, scan_datalist
 from monai_mil.embedding.preset import fitted_preset
 from monai_mil.embedding.run import EmbedReport, EmbedRun, reject
-from monai_mil.embedding.scan import ScanSettings, check_preset, check_units
+from monai_mil.embedding.scan import ScanSettings, check_packages, check_preset, check_units
 from monai_mil.embedding.scan_job import SCANS, ScanJob
 from monai_mil.encoders import get_encoder
 from monai_mil.errors import SettingsError
@@ -81,7 +81,7 @@ def embed_scans(
         CohortError: the table is invalid, or a folder holds no scan.
         EncoderError: the encoder is unknown or cannot be loaded.
         SettingsError: the preset does not fit the encoder, or has no statistics and there is no training split;
-            there is no such storage.
+            there is no such storage; a package is missing.
     """
     check_storage(storage)
     cases = _cases(scans)
@@ -94,6 +94,7 @@ def embed_scans(
         training = _training_scans(cases, chosen, acquisition, progress, **reading)
         size = loaded.card.preprocessing.input_size
         chosen = fitted_preset(chosen, out_dir, training, size, overwrite=overwrite)
+    check_packages(lungs, [case.path for case in cases if case.path is not None])
     settings = ScanSettings(chosen, allow_gaps, lungs, depth, depth_mode, accept_units)
     rejected = reject(SCANS, [(case.slide_id, case.path) for case in cases])
     jobs = {

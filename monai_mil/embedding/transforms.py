@@ -140,7 +140,7 @@ class EmbedScand(MapTransform):
     Raises:
         ScanReadError: the scan cannot be read; names it.
         NoLungsError: nothing would be left of the scan outside of its lungs.
-        SettingsError: the preset is unknown, has no statistics or does not fit the encoder.
+        SettingsError: the preset is unknown, has no statistics or does not fit the encoder; a package is missing.
     """
 
     def __init__(
@@ -161,12 +161,13 @@ class EmbedScand(MapTransform):
         allow_missing_keys: bool = False,
     ) -> None:
         super().__init__(keys, allow_missing_keys)
-        from monai_mil.embedding import ScanSettings, check_preset
+        from monai_mil.embedding import ScanSettings, check_packages, check_preset
         from monai_mil.encoders import get_encoder
 
         self.encoder = get_encoder(encoder, device=device) if isinstance(encoder, str) else encoder
         self.settings = ScanSettings(find_preset(preset), allow_gaps, lungs, depth, depth_mode, accept_units)
         check_preset(self.settings.preset, self.encoder)
+        check_packages(lungs)
         self.series_uid = series_uid
         self.acquisition = acquisition
         self.chunk = chunk

@@ -11,9 +11,11 @@ from .scan import Scan
 from .series import SeriesSummary, list_series
 from .slices import fit_statistics, prepare_slices
 from .units import fits_values, has_doubtful_units
+from .volume import ITK_SUFFIXES
 from .windows import PRESET_NAMES, SlicePreset, Window, find_preset, same_but_statistics, slice_preset
 
 __all__ = [
+    "ITK_SUFFIXES",
     "PRESET_NAMES",
     "Depth",
     "FoundScan",

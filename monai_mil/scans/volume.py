@@ -16,7 +16,7 @@ from monai_mil.scans.repairs import Repairs, clip_air, remarks_on
 from monai_mil.scans.scan import Scan
 
 NIFTI = (".nii.gz", ".nii")
-ITK = (".mha", ".mhd", ".nrrd", ".nhdr")
+ITK_SUFFIXES = (".mha", ".mhd", ".nrrd", ".nhdr")
 _PLAINLY_THICKER = 1.5
 _FORMS_AGREE_MM = 1.0
 NIFTI_2 = (b"\x1c\x02\0\0", b"\0\0\x02\x1c")  # the header's length, 540, in either byte order
@@ -25,7 +25,7 @@ _UNIT_MM = {"meter": 1000.0, "micron": 0.001}
 
 def volume_suffix(path: Path) -> str | None:
     """The ending that makes ``path`` a volume file, or None."""
-    return next((suffix for suffix in (*NIFTI, *ITK) if path.name.lower().endswith(suffix)), None)
+    return next((suffix for suffix in (*NIFTI, *ITK_SUFFIXES) if path.name.lower().endswith(suffix)), None)
 
 
 def load_volume(path: Path) -> Scan:

@@ -2,6 +2,7 @@
 
 import csv
 import shutil
+import sys
 
 import nibabel
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 from monai_mil.bags import BagFile, LoadBagd
 from monai_mil.cohorts import read_cohort, scan_datalist
 from monai_mil.embedding import EmbedScand, embed_scans
-from monai_mil.errors import ScanReadError
+from monai_mil.errors import ScanReadError, SettingsError
 from monai_mil.savers import Case
 from monai_mil.savers.prediction import read_prediction
 from tests.embedding.scans import SliceStatistics, write_nifti
@@ -158,3 +159,16 @@ def test_series_over_folders_beside_others_are_embedded_by_their_uid(encoder, tm
     ]
     report = embed_scans(scans, tmp_path / "bags", encoder, progress=False)
     assert [(one.status, one.instances) for one in report.results] == [("embedded", 6), ("embedded", 6)]
+
+
+@pytest.mark.parametrize(
+    ("package", "name", "options"), [("lungmask", "scan.nii.gz", {"lungs": "lungmask"}), ("itk", "scan.mha", {})]
+)
+def test_a_missing_package_is_one_error_before_any_scan_is_read(encoder, tmp_path, monkeypatch, package, name, options):
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(SettingsError, match="pip install"):
+        embed_scans([tmp_path / name] * 2, tmp_path / "bags", encoder, progress=False, **options)
+    if options:
+        with pytest.raises(SettingsError, match="pip install lungmask"):
+            EmbedScand(encoder=encoder, **options)
+    assert not (tmp_path / "bags").exists()
