@@ -55,6 +55,11 @@ class FolderContent:
     others: list[Path]
     broken: list[Path]
 
+    @property
+    def empty(self) -> list[Path]:
+        """The files without any content."""
+        return [path for path in self.others if not path.stat().st_size]
+
 
 @dataclass(frozen=True)
 class ChosenSlices:
@@ -252,6 +257,8 @@ def _left_out(files: list[DicomFile], content: FolderContent) -> list[str]:
             f"{len(content.broken)} links in the folder lead nowhere, as {content.broken[0].name}: slices may be "
             "missing"
         )
+    if content.empty:
+        remarks.append(f"{len(content.empty)} files are empty, as {content.empty[0].name}: slices may be missing")
     if content.others:
         remarks.append(f"{len(content.others)} files that are not DICOM ignored")
     return remarks

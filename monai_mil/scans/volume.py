@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import re
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,13 @@ ITK_SUFFIXES = (".mha", ".mhd", ".nrrd", ".nhdr")
 _PLAINLY_THICKER = 1.5
 _FORMS_AGREE_MM = 1.0
 NIFTI_2 = (b"\x1c\x02\0\0", b"\0\0\x02\x1c")  # the header's length, 540, in either byte order
+_NO_VOLUME = 1e-9
+_NRRD = (".nrrd", ".nhdr")
+_SPACE = re.compile(rb"^space:[ \t]*([\w-]+)", re.MULTILINE | re.IGNORECASE)
+_SPACES = {
+    *(b"right-anterior-superior", b"left-anterior-superior", b"left-posterior-superior"),
+    *(b"ras", b"las", b"lps"),
+}
 _UNIT_MM = {"meter": 1000.0, "micron": 0.001}
 
 
@@ -62,19 +70,31 @@ def load_volume(path: Path) -> Scan:
 def _nifti(path: Path) -> tuple[np.ndarray, float, float, np.ndarray, list[str]]:
     import nibabel
 
+    behind = []
     if is_gzip(path):
         with gzip.open(path) as stream:
             kind: Any = nibabel.Nifti2Image if stream.read(4) in NIFTI_2 else nibabel.Nifti1Image
             stream.seek(0)
             image: Any = kind.from_file_map({"image": nibabel.FileHolder(fileobj=stream)})
             array = np.asarray(image.dataobj.get_unscaled())
-            while stream.read(1 << 20):  # only at its end does the checksum tell whether the file is whole
-                pass
+            behind = _read_to_its_end(stream)
     else:
         image = nibabel.load(path)
         array = np.asarray(image.dataobj.get_unscaled())
     affine, remarks = _nifti_affine(image)
-    return array, float(image.dataobj.slope), float(image.dataobj.inter), affine, remarks
+    return array, float(image.dataobj.slope), float(image.dataobj.inter), affine, [*behind, *remarks]
+
+
+def _read_to_its_end(stream: gzip.GzipFile) -> list[str]:
+    """Read the rest: only at its end does the checksum tell whether a file is whole. A remark on what stands behind."""
+    try:
+        while stream.read(1 << 20):
+            pass
+    except gzip.BadGzipFile as error:
+        if not str(error).startswith("Not a gzipped file"):
+            raise
+        return ["bytes behind the end of the compressed data were ignored"]
+    return []
 
 
 def is_gzip(path: Path) -> bool:
@@ -86,6 +106,10 @@ def is_gzip(path: Path) -> bool:
 def _nifti_affine(image: Any) -> tuple[np.ndarray, list[str]]:
     """The affine in mm, sform before qform, and what is to be said of it."""
     header, affine, remarks = image.header, image.affine, []
+    if header["sform_code"] and abs(np.linalg.det(header.get_sform()[:3, :3])) < _NO_VOLUME:
+        remarks.append("the sform of the NIfTI header maps everything to a plane: it was not taken")
+        header["sform_code"] = 0
+        affine = header.get_best_affine()
     if not (header["sform_code"] or header["qform_code"]):
         remarks.append("the NIfTI header has no orientation: left/right and position in the patient are unknown")
     if header["sform_code"] and header["qform_code"]:
@@ -110,10 +134,22 @@ def read_itk(path: Path) -> tuple[np.ndarray, float, float, np.ndarray, list[str
     direction, spacing = itk.array_from_matrix(image.GetDirection()), np.array(image.GetSpacing())
     if direction.shape != (3, 3):
         raise ScanReadError(f"scan '{path}': {len(spacing)} axes; a CT volume has three")
+    remarks = _nrrd_remarks(path) if path.suffix.lower() in _NRRD else []
     affine = np.eye(4)
     affine[:3, :3] = direction * spacing
     affine[:3, 3] = np.array(image.GetOrigin())
-    return itk.array_from_image(image).T, 1.0, 0.0, LPS_TO_RAS @ affine, []
+    return itk.array_from_image(image).T, 1.0, 0.0, LPS_TO_RAS @ affine, remarks
+
+
+def _nrrd_remarks(path: Path) -> list[str]:
+    """ITK knows the spaces of patients; any other, or none, it takes for LPS."""
+    with path.open("rb") as file:
+        found = _SPACE.search(file.read(1 << 16).partition(b"\n\n")[0])
+    if found is None:
+        return ["the NRRD header names no space: axes taken as LPS, left/right and position may be wrong"]
+    if found[1].lower() not in _SPACES:
+        return ["the space of the NRRD header is none of a patient: axes taken as LPS, left/right may be wrong"]
+    return []
 
 
 def _as_slices(path: Path, name: str, array: np.ndarray, lps: np.ndarray) -> tuple[np.ndarray, ScanFrame]:

@@ -1,6 +1,7 @@
 """NIfTI and ITK volumes: whatever way their axes run, the same scan comes out."""
 
 import itertools
+import struct
 
 import nibabel
 import numpy as np
@@ -141,6 +142,73 @@ def test_forms_of_a_nifti_header_that_disagree_are_told(tmp_path):
     image.set_sform(np.eye(4), code=2)
     nibabel.save(image, tmp_path / "same.nii")
     assert load_scan(tmp_path / "same.nii").remarks == ()
+
+
+@pytest.mark.parametrize("sform", [0, 1, 2, 4])
+@pytest.mark.parametrize("qform", [0, 1, 3])
+def test_every_combination_of_form_codes_gives_the_right_place(tmp_path, sform, qform):
+    affine = np.diag([-0.5, -0.75, 2.0, 1.0])
+    affine[:3, 3] = 10, 20, 30
+    voxels = phantom(6)
+    image = nibabel.Nifti1Image(voxels.T, affine)
+    image.set_sform(affine, sform)
+    image.set_qform(affine, qform)
+    nibabel.save(image, tmp_path / "ct.nii.gz")
+    scan = load_scan(tmp_path / "ct.nii.gz")
+    if sform or qform:
+        assert np.array_equal(scan.hu, voxels)
+        assert scan.affine == pytest.approx(affine)
+        assert scan.remarks == ()
+    else:
+        assert "the NIfTI header has no orientation" in scan.remarks[0]
+
+
+def test_an_sform_of_zeros_is_not_taken(tmp_path):
+    affine = np.diag([-0.5, -0.75, 2.0, 1.0])
+    nibabel.save(nibabel.Nifti1Image(phantom(6).T, affine), tmp_path / "ct.nii")
+    content = bytearray((tmp_path / "ct.nii").read_bytes())
+    content[252:256] = struct.pack("<hh", 1, 1)  # both codes
+    content[280:328] = bytes(48)
+    (tmp_path / "ct.nii").write_bytes(content)
+    scan = load_scan(tmp_path / "ct.nii")
+    assert np.array_equal(scan.hu, phantom(6))
+    assert scan.affine == pytest.approx(affine)
+    assert "sform of the NIfTI header maps everything to a plane" in scan.remarks[0]
+
+
+def test_bytes_behind_the_data_are_told_and_do_no_harm(tmp_path):
+    nibabel.save(nibabel.Nifti1Image(phantom(6).T, np.diag([-0.5, -0.75, 2.0, 1.0])), tmp_path / "ct.nii.gz")
+    whole = (tmp_path / "ct.nii.gz").read_bytes()
+    (tmp_path / "ct.nii.gz").write_bytes(whole + b"Doe^Jane")
+    scan = load_scan(tmp_path / "ct.nii.gz")
+    assert np.array_equal(scan.hu, phantom(6))
+    assert scan.remarks == ("bytes behind the end of the compressed data were ignored",)
+
+
+@pytest.mark.parametrize(
+    ("space", "origin", "told"),
+    [
+        ("space: left-posterior-superior", (-10, -20, 30), None),
+        ("space: LPS", (-10, -20, 30), None),
+        ("space: right-anterior-superior", (10, 20, 30), None),
+        ("space: scanner-xyz", (-10, -20, 30), "none of a patient"),
+        ("space dimension: 3", (-10, -20, 30), "names no space"),
+    ],
+)
+def test_the_space_of_a_nrrd_file_is_followed_or_told(tmp_path, space, origin, told):
+    pytest.importorskip("itk", reason="the extra 'itk' is not installed")
+    sign = -1 if "right" in space else 1
+    directions = f"({0.5 * sign},0,0) (0,{0.75 * sign},0) (0,0,2)"
+    head = (
+        f"NRRD0004\ntype: short\ndimension: 3\n{space}\nsizes: 16 12 6\nspace directions: {directions}\n"
+        f"endian: little\nencoding: raw\nspace origin: ({','.join(map(str, origin))})\n\n"
+    )
+    (tmp_path / "ct.nrrd").write_bytes(head.encode() + phantom(6).tobytes())
+    scan = load_scan(tmp_path / "ct.nrrd")
+    assert np.array_equal(scan.hu, phantom(6))
+    assert scan.frame.origins[0].tolist() == [-10, -20, 30]
+    assert scan.frame.spacing == (0.75, 0.5)
+    assert [told in remark for remark in scan.remarks] == ([] if told is None else [True])
 
 
 def test_a_nifti_header_in_metres_is_read_in_mm(tmp_path):
