@@ -22,6 +22,7 @@ CT_CLASSES = {
 _CAPTURES = "1.2.840.10008.5.1.4.1.1.7"  # Secondary Capture, and its multi-frame kinds below it
 _MOMENT = re.compile(r"(\d{8})?(\d\d)(\d\d)(\d\d(?:\.\d+)?)?")
 _OF_NUMBERS = set("0123456789+-.eE/NA\\ ")
+_OF_UIDS = set("0123456789.")
 _DEFLATED = "1.2.840.10008.1.2.1.99"
 _GEOMETRY = [
     "ImagePositionPatient",
@@ -178,6 +179,11 @@ def uid_name(uid: str) -> str:
 
     known = pydicom.uid.UID(uid, validation_mode=pydicom.config.IGNORE)
     return str(known.name) if known.is_valid and known.name != known else ""
+
+
+def shown_uid(uid: str) -> str:
+    """A UID as messages show it: in a damaged header anything may stand in its place, the patient's name too."""
+    return uid if uid and set(uid) <= _OF_UIDS else "(no valid UID)" if uid else "(no UID)"
 
 
 def _damaged(path: Path) -> ScanReadError:

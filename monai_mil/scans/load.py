@@ -7,7 +7,7 @@ from pathlib import Path
 
 from monai_mil.errors import ScanReadError
 from monai_mil.scans.concatenation import with_other_parts
-from monai_mil.scans.dicom import DicomSlice, read_file
+from monai_mil.scans.dicom import DicomSlice, read_file, shown_uid
 from monai_mil.scans.frame import ScanFrame, describe_spacings
 from monai_mil.scans.kinds import advice_on
 from monai_mil.scans.pixels import read_hu, same_pixels
@@ -16,6 +16,9 @@ from monai_mil.scans.scan import Scan
 from monai_mil.scans.series import choose_series, kind_of, one_acquisition
 from monai_mil.scans.stack import Stack, stack_slices
 from monai_mil.scans.volume import load_volume, volume_suffix
+
+_UNITS = ("US", "OD", "HU_MOD", "PCT", "Z_EFF", "ED", "EDW", "MGML")
+"""RescaleTypes that messages show: in a damaged header anything may stand in their place."""
 
 
 def load_scan(
@@ -106,7 +109,7 @@ def _check_one_frame_of_reference(path: Path, slices: list[DicomSlice]) -> None:
     frames = Counter(piece.file.frame_of_reference_uid for piece in slices if piece.file.frame_of_reference_uid)
     # some de-identification gives every file a UID of its own, which says nothing of where the patient lay
     if 1 < len(frames) < len({piece.file.path for piece in slices}):
-        found = ", ".join(f"{count} of {uid}" for uid, count in frames.most_common(4))
+        found = ", ".join(f"{count} of {shown_uid(uid)}" for uid, count in frames.most_common(4))
         raise ScanReadError(
             f"scan '{path}': slices of {len(frames)} frames of reference in one series ({found}): their positions "
             "cannot be compared; put the files of one into a folder of its own"
@@ -157,7 +160,8 @@ def _geometry_remarks(frame: ScanFrame, stack: Stack) -> list[str]:
         remarks.append("MONOCHROME1: shown inverted by viewers; Hounsfield units are as stored")
     units = {piece.unit for piece in stack.slices} - {"", "HU"}
     if units:
-        remarks.append(f"RescaleType {'/'.join(sorted(units))} rather than HU: the values may be no Hounsfield units")
+        shown = "/".join(sorted({unit if unit in _UNITS else "of no known kind" for unit in units}))
+        remarks.append(f"RescaleType {shown} rather than HU: the values may be no Hounsfield units")
     return remarks
 
 

@@ -62,7 +62,7 @@ def _nifti_values(path: Path) -> Iterator[np.ndarray]:
     with gzip.open(path) if is_gzip(path) else path.open("rb") as stream:
         header: Any = nibabel.Nifti2Header if stream.read(4) in NIFTI_2 else nibabel.Nifti1Header
         stream.seek(0)
-        header = header.from_fileobj(stream)
+        header = header.from_fileobj(stream, check=False)
         kind = header.get_data_dtype()
         if kind.kind not in "iuf":
             return

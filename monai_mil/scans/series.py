@@ -13,12 +13,17 @@ from monai_mil.errors import ScanReadError
 from monai_mil.folders import walk_files
 from monai_mil.scans.acquisitions import choose_acquisition
 from monai_mil.scans.concatenation import check_parts
-from monai_mil.scans.dicom import DicomFile, DicomSlice, read_file, uid_name
+from monai_mil.scans.dicom import DicomFile, DicomSlice, read_file, shown_uid, uid_name
 from monai_mil.scans.kinds import describe_kinds
 from monai_mil.scans.strays import without_strays
 
 _FEW_SERIES = 4
 _SAME_PLACE_MM = 0.01
+_MODALITIES = {
+    "CT", "MR", "PT", "NM", "US", "CR", "DX", "MG", "XA", "RF", "OT", "SC", "SM", "SEG", "SR", "PR", "KO", "REG", "DOC",
+    "RTSTRUCT", "RTDOSE", "RTPLAN", "RTIMAGE", "RTRECORD", "ES", "GM", "XC", "OP", "OPT", "IVUS", "ECG", "FID", "ANN",
+}  # fmt: skip
+"""What messages show: in a damaged header anything may stand in its place."""
 
 
 @dataclass(frozen=True)
@@ -41,10 +46,9 @@ class SeriesSummary:
 
     def __str__(self) -> str:
         thickness = "/".join(f"{mm:g}" for mm in self.thickness[:4])
-        kind = "localizer" if self.is_localizer else self.modality or "no modality"
-        return (
-            f"{self.series_uid or '(no UID)'}: {kind}, {self.slices} slices{f' of {thickness} mm' if thickness else ''}"
-        )
+        modality = self.modality if self.modality in _MODALITIES else "no known modality"
+        kind = "localizer" if self.is_localizer else modality
+        return f"{shown_uid(self.series_uid)}: {kind}, {self.slices} slices{f' of {thickness} mm' if thickness else ''}"
 
 
 @dataclass(frozen=True)
@@ -213,8 +217,8 @@ def kind_of(file: DicomFile) -> str:
     """What a DICOM file is, in a word or two."""
     if file.slices and not file.slices[0].is_captured:
         return "CT localizer" if file.is_localizer else "CT"
-    if file.modality not in ("", "CT", "OT") and file.modality.isalnum():
-        return file.modality[:16]
+    if file.modality in _MODALITIES - {"CT", "OT"}:
+        return file.modality
     return uid_name(file.sop_class) or "DICOM object"
 
 

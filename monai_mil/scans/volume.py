@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import gzip
+import logging
 import re
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -52,8 +56,9 @@ def load_volume(path: Path) -> Scan:
     except ScanReadError:
         raise
     except Exception as error:  # the libraries raise whatever their parsers meet
-        reason = str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
-        raise ScanReadError(f"scan '{path}' cannot be read as {suffix} ({reason}); export or copy it again") from error
+        raise ScanReadError(
+            f"scan '{path}' cannot be read as {suffix} ({_reason(error)}); export or copy it again"
+        ) from None
     while array.ndim > 3 and array.shape[-1] == 1:
         array = array[..., 0]
     if array.ndim != 3 or array.dtype.kind not in "iuf" or 0 in array.shape:
@@ -67,22 +72,56 @@ def load_volume(path: Path) -> Scan:
     return Scan(frame, hu, "", gravest_first([*remarks, *more]))
 
 
+def _reason(error: Exception) -> str:
+    """What a library met, in words of ours: its own may quote the header, and so a patient's name."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    if isinstance(error, MemoryError):
+        return "too large for the memory"
+    if isinstance(error, EOFError | zlib.error | gzip.BadGzipFile):
+        return "its compressed data are damaged or cut off"
+    return f"its header is damaged or the file is cut off, {type(error).__name__}"
+
+
 def _nifti(path: Path) -> tuple[np.ndarray, float, float, np.ndarray, list[str]]:
+    with _quiet_nibabel() as faults:
+        image, array, behind = _nifti_image(path)
+        affine, remarks = _nifti_affine(image)
+    if any("pixdim[1,2,3]" in fault for fault in faults):
+        remarks.append("a voxel size in the NIfTI header is zero or negative: read as 1 mm, or as positive")
+    return array, float(image.dataobj.slope), float(image.dataobj.inter), affine, [*behind, *remarks]
+
+
+@contextmanager
+def _quiet_nibabel() -> Iterator[list[str]]:
+    """Catch what nibabel says of a header, into the list: it prints it, and quotes the header's bytes."""
+    from nibabel.imageglobals import logger
+
+    said: list[str] = []
+
+    def catch(record: logging.LogRecord) -> bool:
+        said.append(record.getMessage())
+        return False
+
+    logger.addFilter(catch)
+    try:
+        yield said
+    finally:
+        logger.removeFilter(catch)
+
+
+def _nifti_image(path: Path) -> tuple[Any, np.ndarray, list[str]]:
+    """The image, its numbers as stored, and remarks."""
     import nibabel
 
-    behind = []
-    if is_gzip(path):
-        with gzip.open(path) as stream:
-            kind: Any = nibabel.Nifti2Image if stream.read(4) in NIFTI_2 else nibabel.Nifti1Image
-            stream.seek(0)
-            image: Any = kind.from_file_map({"image": nibabel.FileHolder(fileobj=stream)})
-            array = np.asarray(image.dataobj.get_unscaled())
-            behind = _read_to_its_end(stream)
-    else:
-        image = nibabel.load(path)
-        array = np.asarray(image.dataobj.get_unscaled())
-    affine, remarks = _nifti_affine(image)
-    return array, float(image.dataobj.slope), float(image.dataobj.inter), affine, [*behind, *remarks]
+    if not is_gzip(path):
+        image: Any = nibabel.load(path)
+        return image, np.asarray(image.dataobj.get_unscaled()), []
+    with gzip.open(path) as stream:
+        kind: Any = nibabel.Nifti2Image if stream.read(4) in NIFTI_2 else nibabel.Nifti1Image
+        stream.seek(0)
+        image = kind.from_file_map({"image": nibabel.FileHolder(fileobj=stream)})
+        return image, np.asarray(image.dataobj.get_unscaled()), _read_to_its_end(stream)
 
 
 def _read_to_its_end(stream: gzip.GzipFile) -> list[str]:
@@ -211,17 +250,19 @@ def _flipped(array: np.ndarray, lps: np.ndarray, axis: int) -> tuple[np.ndarray,
     return np.flip(array, axis), lps
 
 
-def _volume_hu(stack: np.ndarray, slope: float, intercept: float) -> tuple[np.ndarray, list[str]]:
-    """HU as for DICOM, slice by slice; floats that are all whole numbers become int16."""
+def _volume_hu(
+    stack: np.ndarray, slope: float, intercept: float, *, may_be_int16: bool = True
+) -> tuple[np.ndarray, list[str]]:
+    """HU as for DICOM, slice by slice; floats that are all whole numbers become int16 where they fit."""
     stack = stack.astype(stack.dtype.newbyteorder("="), copy=False)
-    whole = slope.is_integer() and intercept.is_integer() and _is_whole(stack)
+    whole = may_be_int16 and slope.is_integer() and intercept.is_integer() and _is_whole(stack)
     hu = np.empty(stack.shape, np.int16 if whole else np.float32)
     repairs = []
     for index in range(len(stack)):
         if not rescale(np.ascontiguousarray(stack[index]), slope, intercept, hu[index]):
-            return _volume_hu(stack.astype(np.float32), slope, intercept)
+            return _volume_hu(stack.astype(np.float32), slope, intercept, may_be_int16=False)
         clipped, lowest = clip_air(hu[index])
-        repairs.append(Repairs(clipped=clipped, lowest=lowest))
+        repairs.append(Repairs(clipped=clipped, lowest=lowest, highest=float(hu[index].max())))
     return hu, remarks_on(repairs, hu[0].size)
 
 
