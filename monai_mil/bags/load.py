@@ -19,7 +19,7 @@ from monai_mil.bags.info import BagInfo
 from monai_mil.bags.storage import MappedFeatures
 from monai_mil.bags.transforms import bag_meta, bag_tensor, instance_places
 from monai_mil.errors import BagError, NoTissueError
-from monai_mil.scans import Depth, SlicePreset, find_preset, same_but_statistics
+from monai_mil.scans import ORIENTATION, Depth, SlicePreset, find_preset, same_but_statistics
 
 logger = logging.getLogger(__name__)
 
@@ -59,9 +59,9 @@ class LoadBagd(MapTransform):
             the file (``mapped``) are always refused.
 
     Raises:
-        BagError: the file is unreadable or empty, of another width, grid, encoder, preset, depth or lungs, made with
-            other weights or preprocessing of the encoder than the first file that was loaded, or holds NaN (see
-            ``non_finite``); names the file.
+        BagError: the file is unreadable or empty, of another width, grid, encoder, preset, depth, lungs or orientation,
+            made with other weights or preprocessing of the encoder than the first file that was loaded, or holds NaN
+            (see ``non_finite``); names the file.
         SettingsError: the preset or the depth is unknown.
         ValueError: ``non_finite`` is none of these.
 
@@ -187,6 +187,7 @@ class LoadBagd(MapTransform):
         if self.preset is not None and bag.info.preset is not None:
             self._check_preset(bag, self.preset, SlicePreset.from_record(bag.info.preset))
         if bag.info.scan is not None:
+            _check_orientation(bag)
             self._check_cut(bag)
 
     def _check_weights(self, bag: BagFile, key: Hashable) -> None:
@@ -223,6 +224,15 @@ class LoadBagd(MapTransform):
                 f"bag '{bag.path}': made with slice preset '{found.name}'{detail}, the network was trained with "
                 f"'{wanted.name}'; embed the scans with that one"
             )
+
+
+def _check_orientation(bag: BagFile) -> None:
+    """Bags of earlier versions hold prone, mirrored or coronal slices as they were stored."""
+    if bag.info.slices_lie != ORIENTATION:
+        raise BagError(
+            f"bag '{bag.path}': made by an earlier version of slices that run {bag.info.slices_lie}; scans are now "
+            f"turned to {ORIENTATION} first, so its features are others: embed the scan again with --overwrite"
+        )
 
 
 def _depth_in_words(depth: Depth | None) -> str:

@@ -19,6 +19,7 @@ from monai_mil.bags.info import BagInfo
 from monai_mil.bags.instances import per_instance
 from monai_mil.bags.tokens import token_mask
 from monai_mil.errors import BagError
+from monai_mil.scans import ScanFrame
 
 logger = logging.getLogger(__name__)
 
@@ -114,4 +115,9 @@ def bag_meta(source: str | os.PathLike[str], info: BagInfo) -> dict[str, Any]:
         "scan_depth": "" if info.depth is None else info.depth.to_json(),
         "scan_lungs": "" if info.lungs is None else info.lungs.to_json(),
         "scan_remarks": "; ".join(info.remarks),
-    }
+    } | ({} if info.scan is None else _source_grid(info.scan.source))
+
+
+def _source_grid(source: ScanFrame) -> dict[str, np.ndarray]:
+    """The grid of the scan's source, by the names of MONAI's images: columns, rows and slices, RAS+."""
+    return {"spatial_shape": np.array(source.shape[::-1]), "original_affine": source.even_affine}

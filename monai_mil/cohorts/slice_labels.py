@@ -23,10 +23,11 @@ class SliceLabelsd(MapTransform):
     """Set ``instance_labels``, int64 ``[n]``: 0 or 1 for every slice of a scan, -1 where the table does not say.
 
     The table is a CSV file with the columns ``sop_uid, label``, or ``scan_id, slice_index, label`` where slices have no
-    UID of their own; ``slice_index`` counts from 0 in the order of the bag, which is that of ascending position along
-    the slices' normal. An empty label is unknown. Every scan must stand in the table, with empty labels if need be:
-    a table of other scans would else pass as one without labels. Where ``scan_id`` stands beside ``sop_uid``, all UIDs
-    given for a scan must be in it. In a bag of another depth than its scan's, layers have the labels of their slices.
+    UID of their own; ``slice_index`` counts from 0 in the order of the bag, which is from the feet to the head. An
+    empty label is unknown. Every scan must stand in the table, with empty labels if need be: a table of other scans
+    would else pass as one without labels. Where ``scan_id`` stands beside ``sop_uid``, all UIDs given for a scan must
+    be in it. Coronal and sagittal series are labelled by the axial slices they are cut into. In a bag of another depth
+    than its scan's, layers have the labels of their slices.
 
     Args:
         keys: keys of scans as ``LoadBagd`` or ``EmbedScand`` leave them.

@@ -15,6 +15,7 @@ from monai_mil.bags import BagInfo
 from monai_mil.errors import ScanReadError, SettingsError
 from monai_mil.scans import (
     ITK_SUFFIXES,
+    ORIENTATION,
     Depth,
     LungField,
     Scan,
@@ -48,7 +49,7 @@ class ScanSettings:
         accept_units: take scans whose values may be no Hounsfield units.
 
     Raises:
-        SettingsError: the preset has no statistics yet, or there is no such method or depth.
+        SettingsError: the preset has no statistics yet, or there is no such method or depth, or no package for it.
     """
 
     preset: SlicePreset
@@ -61,6 +62,8 @@ class ScanSettings:
     def __post_init__(self) -> None:
         if self.lungs not in (None, "threshold", "lungmask"):
             raise SettingsError(f"lungs '{self.lungs}': is none of threshold, lungmask")
+        if self.lungs == "lungmask" and find_spec("lungmask") is None:
+            raise SettingsError("lungs 'lungmask' needs its package: pip install lungmask, or take lungs 'threshold'")
         if self.depth is not None:
             Depth(self.depth, self.depth_mode)
         if self.preset.mean is None or self.preset.std is None:
@@ -110,6 +113,7 @@ class ScanSettings:
             preset=self.preset.record(),
             depth=self.layers,
             lungs=lungs,
+            orientation=ORIENTATION,
             remarks=remarks,
         )
 
@@ -118,22 +122,16 @@ def check_units(scan: Scan, preset: SlicePreset) -> None:
     """Raise a ScanReadError if the scan's values may be no Hounsfield units and the preset's windows lie elsewhere."""
     if has_doubtful_units(scan.hu) and not fits_values(preset, scan.hu):
         low, high = float(scan.hu.min()), float(scan.hu.max())
+        name = scan.frame.path or scan.scan_id
         raise ScanReadError(
-            f"scan '{scan.frame.path}': its values run from {low:g} to {high:g}, without air at -1000: these may be no "
-            "Hounsfield units; export it in HU, give a preset whose windows fit (--preset center/width), or pass "
+            f"scan '{name}': its values run from {low:g} to {high:g}, without air at -1000: these may be no Hounsfield "
+            "units; export it in HU, give a preset whose windows fit (--preset center/width), or pass "
             "accept_units=True (--accept-units)"
         )
 
 
-def check_packages(lungs: str | None, paths: Iterable[Path] = ()) -> None:
-    """Raise a SettingsError if a package is missing without which scans could not be read, once for all of them.
-
-    Args:
-        lungs: the method that finds the lungs.
-        paths: the scans' files and folders.
-    """
-    if lungs == "lungmask" and find_spec("lungmask") is None:
-        raise SettingsError("lungs 'lungmask' need the package lungmask; pip install lungmask, or take 'threshold'")
+def check_packages(paths: Iterable[Path]) -> None:
+    """Raise a SettingsError if a package is missing without which some of these scans cannot be read, once for all."""
     itk = next((path for path in paths if path.name.lower().endswith(ITK_SUFFIXES)), None)
     if itk is not None and find_spec("itk") is None:
         raise SettingsError(f"scan '{itk}': MHA and NRRD files need ITK; pip install 'monai-mil[itk]'")
@@ -172,7 +170,7 @@ def embed_scan(
     resized by itself.
 
     Args:
-        scan: ``n`` slices in Hounsfield units.
+        scan: ``n`` slices in Hounsfield units, oriented as ``load_scan`` and ``oriented`` give them.
         encoder: maps prepared slices ``[m, channels, s, s]`` to features ``[m, d]`` or ``[m, d, h, w]``.
         preset: how slices are prepared, with statistics.
         chunk: slices a step, ``m``; the last step may have fewer.

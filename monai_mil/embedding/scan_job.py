@@ -15,7 +15,7 @@ import numpy as np
 from monai_mil.bags import BagFile, BagInfo
 from monai_mil.embedding.job import CaseKind, EmbedJob, OnInstances, number_type
 from monai_mil.embedding.scan import ScanSettings, embed_scan, scan_coords
-from monai_mil.scans import Depth, files_touched, load_scan, scan_files
+from monai_mil.scans import ORIENTATION, Depth, files_touched, load_scan, scan_files
 
 if TYPE_CHECKING:
     from monai_mil.encoders import Encoder
@@ -43,7 +43,6 @@ class ScanJob(EmbedJob):
         settings.check_units(scan)
         info = dataclasses.replace(
             settings.info(scan.frame, encoder, self.case_id, settings.find_lungs(scan), scan.remarks),
-            orientation=scan.frame.axis_codes,
             encoder_dtype=number_type(encoder),
             source=source,
             source_stamp=stamp,
@@ -69,10 +68,10 @@ class ScanJob(EmbedJob):
         return files_touched(self.path)
 
     def required_settings(self, bag: Path, found: BagInfo) -> dict[str, Any]:
-        """The preset in every detail, depth and lungs, and series and acquisition where one is named."""
+        """The preset in every detail, depth, lungs and orientation, and series and acquisition where one is named."""
         named = {"series_uid": self.series_uid, "acquisition": self.acquisition}
         part = {name: value for name, value in named.items() if value is not None}
-        cut = {"depth": _in_words(self.settings.layers), "lungs": self.settings.lungs}
+        cut = {"depth": _in_words(self.settings.layers), "lungs": self.settings.lungs, "orientation": ORIENTATION}
         return _named(self.settings.preset.record()) | cut | part
 
     def remarks_on(self, found: BagInfo) -> tuple[str, ...]:
@@ -80,12 +79,13 @@ class ScanJob(EmbedJob):
         return found.remarks
 
     def recorded_settings(self, found: BagInfo) -> dict[str, Any]:
-        """The bag's own preset, depth, lungs, series and acquisition."""
+        """The bag's own preset, depth, lungs, series, acquisition and orientation."""
         own = {
             "depth": _in_words(found.depth),
             "lungs": None if found.lungs is None else found.lungs.method,
             "series_uid": None if found.scan is None else found.scan.series_uid,
             "acquisition": None if found.scan is None else found.scan.acquisition,
+            "orientation": found.slices_lie,
         }
         return super().recorded_settings(found) | _named(found.preset or {}) | own
 

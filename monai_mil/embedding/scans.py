@@ -94,7 +94,7 @@ def embed_scans(
         training = _training_scans(cases, chosen, acquisition, progress, **reading)
         size = loaded.card.preprocessing.input_size
         chosen = fitted_preset(chosen, out_dir, training, size, overwrite=overwrite)
-    check_packages(lungs, [case.path for case in cases if case.path is not None])
+    check_packages([case.path for case in cases if case.path is not None])
     settings = ScanSettings(chosen, allow_gaps, lungs, depth, depth_mode, accept_units)
     rejected = reject(SCANS, [(case.slide_id, case.path) for case in cases])
     jobs = {

@@ -1,23 +1,31 @@
-"""Dictionary transforms that turn the path of a slide or a scan into a bag, in memory."""
+"""Dictionary transforms that turn a slide or a scan into a bag, in memory."""
 
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Hashable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
 import torch
 from monai.config import KeysCollection
+from monai.data.meta_tensor import MetaTensor
 from monai.transforms import MapTransform
+from monai.utils.enums import SpaceKeys
 
 from monai_mil.bags import bag_tensor, instance_places
-from monai_mil.scans import find_preset
+from monai_mil.errors import ScanReadError
+from monai_mil.scans import LPS_TO_RAS, Scan, find_preset, load_scan, oriented, volume_scan
 
 if TYPE_CHECKING:
     from monai_mil.encoders import Encoder
     from monai_mil.slides import TissueSettings
 
 logger = logging.getLogger(__name__)
+
+_SUFFIX = re.compile(r"\.(nii(\.gz)?|mha|mhd|nrrd|nhdr)$", re.IGNORECASE)
 
 
 class EmbedSlided(MapTransform):
@@ -116,14 +124,19 @@ class EmbedSlided(MapTransform):
 
 
 class EmbedScand(MapTransform):
-    """Replace the path of a scan by the features of its slices, in memory; the outcome is as ``LoadBagd``'s.
+    """Replace a scan by the features of its slices, in memory; the outcome is as ``LoadBagd``'s.
+
+    A scan is given by its path, or itself: a ``Scan``, or MONAI's image of it, a ``MetaTensor`` ``[i, j, k]`` or
+    ``[1, i, j, k]`` of Hounsfield units with its affine, as ``LoadImaged`` gives it, in any orientation. In the bag's
+    ``meta``, ``spatial_shape`` and ``original_affine`` are the shape and affine (RAS+) of the grid that was given, on
+    which :class:`monai_mil.savers.ScanLabelMapd` makes a label map of the network's answer.
 
     A series is chosen by the item's ``series_uid``, an acquisition in it by its ``acquisition``, where it has one that
-    is not empty; the scan is named by the item's
-    ``scan_id`` or ``slide_id``. What the reader repaired or assumed is logged.
+    is not empty; the scan is named by the item's ``scan_id`` or ``slide_id``. What the reader repaired or assumed is
+    logged.
 
     Args:
-        keys: keys of the paths.
+        keys: keys of the scans.
         encoder: an encoder or its name.
         preset: how slices become the encoder's input: a name, ``"center/width"`` or the path of a ``preset.json``.
         series_uid: the series to take where a folder holds several and the item does not say.
@@ -161,13 +174,12 @@ class EmbedScand(MapTransform):
         allow_missing_keys: bool = False,
     ) -> None:
         super().__init__(keys, allow_missing_keys)
-        from monai_mil.embedding import ScanSettings, check_packages, check_preset
+        from monai_mil.embedding import ScanSettings, check_preset
         from monai_mil.encoders import get_encoder
 
         self.encoder = get_encoder(encoder, device=device) if isinstance(encoder, str) else encoder
         self.settings = ScanSettings(find_preset(preset), allow_gaps, lungs, depth, depth_mode, accept_units)
         check_preset(self.settings.preset, self.encoder)
-        check_packages(lungs)
         self.series_uid = series_uid
         self.acquisition = acquisition
         self.chunk = chunk
@@ -175,14 +187,13 @@ class EmbedScand(MapTransform):
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Embed the scan ``data[key]``; the input dictionary is left as it is."""
         from monai_mil.embedding import embed_scan, scan_coords
-        from monai_mil.scans import load_scan
 
         embedded, settings = dict(data), self.settings
         for key in self.key_iterator(embedded):
-            series_uid = embedded.get("series_uid") or self.series_uid
-            acquisition = embedded.get("acquisition") or self.acquisition
-            scan = load_scan(
-                embedded[key], series_uid=series_uid, acquisition=acquisition, allow_gaps=settings.allow_gaps
+            scan = self._scan(
+                embedded[key],
+                embedded.get("series_uid") or self.series_uid,
+                embedded.get("acquisition") or self.acquisition,
             )
             settings.check_units(scan)
             name = embedded.get("scan_id") or embedded.get("slide_id") or scan.scan_id
@@ -193,6 +204,23 @@ class EmbedScand(MapTransform):
                 scan, self.encoder, settings.preset, chunk=self.chunk, depth=info.depth, lungs=info.lungs
             )
             features = torch.cat([part.cpu() for part in steps])
-            embedded[key] = bag_tensor(str(embedded[key]), features, info)
+            embedded[key] = bag_tensor(info.slide_path or info.slide_id, features, info)
             embedded.update(instance_places(scan_coords(info), info))
         return embedded
+
+    def _scan(self, given: Any, series_uid: str | None, acquisition: str | None) -> Scan:
+        """The scan that an item holds, or the path of which it holds."""
+        if isinstance(given, Scan):
+            return oriented(given)
+        if not isinstance(given, torch.Tensor | np.ndarray):
+            return load_scan(given, series_uid=series_uid, acquisition=acquisition, allow_gaps=self.settings.allow_gaps)
+        if not isinstance(given, MetaTensor):
+            raise ScanReadError(
+                "a scan without its affine: give a MetaTensor as LoadImaged makes it, a Scan, or a path"
+            )
+        file = str(given.meta.get("filename_or_obj") or "")
+        voxels = given.as_tensor().cpu().numpy()
+        affine = np.asarray(given.affine.cpu(), np.float64)
+        affine = LPS_TO_RAS @ affine if given.meta.get("space") == SpaceKeys.LPS else affine
+        name = _SUFFIX.sub("", Path(file).name) or "scan"
+        return volume_scan(voxels[0] if len(voxels) == 1 and voxels.ndim == 4 else voxels, affine, name, file or None)

@@ -12,6 +12,7 @@ import numpy as np
 
 from monai_mil.errors import ScanReadError
 from monai_mil.files import replacing
+from monai_mil.heatmaps.nifti_grid import NiftiGrid
 from monai_mil.heatmaps.scan_heatmap import ScanHeatmap
 from monai_mil.scans import ScanFrame
 
@@ -19,13 +20,18 @@ _MOST_SLICES = 32767
 
 
 def export_nifti(heatmap: ScanHeatmap, path: str | Path, *, smooth: bool = False) -> Path:
-    """Write the scores as float32 voxels on the grid of the scan: columns, rows, slices, with the scan's affine.
+    """Write the scores as float32 voxels on the source's own grid: its columns, rows and slices, with its affine.
 
     Every voxel of a slice has the slice's score, or that of the cell it lies in; outside the lungs, where they are
-    known, cells are 0. Slices are written one by one, so memory does not grow with their number, and no score is
-    rounded. Unevenly spaced slices go on a regular grid with the smallest of their spacings, in which each layer has
-    the scores of the nearest slice; the header's ``descrip`` says so. The file is the same for the same heatmap, byte
-    for byte.
+    known, cells are 0. Slices are written one by one, so memory does not grow with their number unless the source's
+    slices are none of the patient's axial ones, and no score is rounded. The file is the same for the same heatmap,
+    byte for byte.
+
+    The sform is exact; the qform, by which ITK's programs go, places no voxel 0.1 mm or a tenth of a pixel beside it.
+    Where no qform can, as with a tilted gantry, the volume is resampled, within each slice, to a grid with right
+    angles. Unevenly spaced slices go on a regular grid: of as many layers where they lie off it as rounded positions
+    do, else with the smallest of their spacings, in which each layer has the scores of the nearest slice. The header's
+    ``descrip`` says so.
 
     Args:
         heatmap: the scores.
@@ -63,59 +69,52 @@ def _write(
     voxels_of: Callable[[int], np.ndarray],
 ) -> Path:
     """Write voxels of one type, ``[rows, columns]`` a slice, between ``limits``."""
-    import nibabel
-
-    frame = heatmap.frame
-    layers, affine = _layers(frame)
-    if len(layers) > _MOST_SLICES:
+    grid = NiftiGrid.of(heatmap.frame)
+    if len(grid.slices) > _MOST_SLICES:
         raise ScanReadError(
-            f"scan '{frame.scan_id}': a regular grid of its slices has {len(layers)} layers, NIfTI holds at most "
-            f"{_MOST_SLICES}; resample the scan"
+            f"scan '{heatmap.frame.scan_id}': a regular grid of its slices has {len(grid.slices)} layers, NIfTI holds "
+            f"at most {_MOST_SLICES}; resample the scan"
         )
-    rows, columns = frame.size
-    header = nibabel.Nifti1Header()
-    header.set_data_dtype(np.dtype(kind))
-    header.set_data_shape((columns, rows, len(layers)))
-    header.set_xyzt_units("mm")
-    header.set_sform(affine, code="scanner")
-    if abs(frame.tilt_degrees) < 0.01:  # a qform cannot hold the shear of a tilted gantry
-        header.set_qform(affine, code="scanner")
-    header["pixdim"][1:4] = np.linalg.norm(affine[:3, :3], axis=0)
-    header["cal_min"], header["cal_max"] = limits
-    header["vox_offset"] = header.single_vox_offset
-    header["descrip"] = _description(heatmap, regular=frame.is_regular).encode("ascii", "replace")[:79]
+    header = _header(grid, kind, limits, heatmap.name)
+    slice_of = voxels_of if grid.frame is heatmap.frame else _source_slices(heatmap.frame, kind, voxels_of)
     with replacing(path) as temporary, _opened(temporary, compress=path.suffix == ".gz") as file:
-        file.write(header.binaryblock + bytes(header.single_vox_offset - len(header.binaryblock)))
-        written, voxels = -1, b""
-        for index in layers.tolist():
+        file.write(header)
+        written, voxels = -1, np.empty(0)
+        for layer, index in enumerate(grid.slices.tolist()):
             if index != written:
-                written, voxels = index, np.ascontiguousarray(voxels_of(index), kind).tobytes()
-            file.write(voxels)
+                written, voxels = index, slice_of(index)
+            values = grid.resampled(voxels, layer)
+            values = values if kind == "<f4" else np.rint(values)
+            file.write(np.ascontiguousarray(values, kind).tobytes())
     return path
 
 
-def _layers(frame: ScanFrame) -> tuple[np.ndarray, np.ndarray]:
-    """The slice of every layer of the volume, int ``[m]``, and the volume's affine (RAS+ mm)."""
-    if frame.is_regular:
-        return np.arange(len(frame)), frame.affine
-    positions = frame.positions_mm
-    step = float(np.diff(positions).min())
-    at = positions[0] + step * np.arange(round((positions[-1] - positions[0]) / step) + 1)
-    nearest = np.searchsorted((positions[1:] + positions[:-1]) / 2, at)
-    # along the line from slice to slice, not along the normal: with a tilted gantry each slice keeps its own place
-    drift = (frame.origins[-1] - frame.origins[0]) / (positions[-1] - positions[0])
-    if not frame.is_straight:
-        raise ScanReadError(
-            f"scan '{frame.scan_id}': its slices lie up to {frame.off_line_mm:.1f} mm beside one straight line, so no "
-            "grid holds them; resample the scan"
-        )
-    affine = frame.slice_affine(0)
-    affine[:3, 2] = drift * step * (-1, -1, 1)
-    return nearest, affine
+def _header(grid: NiftiGrid, kind: str, limits: tuple[float, float], name: str) -> bytes:
+    import nibabel
+
+    header = nibabel.Nifti1Header()
+    header.set_data_dtype(np.dtype(kind))
+    header.set_data_shape(grid.shape)
+    header.set_xyzt_units("mm")
+    header.set_qform(grid.orthogonal, code="scanner")
+    header.set_sform(grid.affine, code="scanner")
+    header["cal_min"], header["cal_max"] = limits
+    header["vox_offset"] = header.single_vox_offset
+    header["descrip"] = "; ".join([*grid.notes, name]).encode("ascii", "replace")[:79]
+    return bytes(header.binaryblock) + bytes(header.single_vox_offset - len(header.binaryblock))
 
 
-def _description(heatmap: ScanHeatmap, *, regular: bool) -> str:
-    return heatmap.name if regular else f"nearest slice of uneven spacing; {heatmap.name}"
+def _source_slices(frame: ScanFrame, kind: str, voxels_of: Callable[[int], np.ndarray]) -> Callable[[int], np.ndarray]:
+    """What gives the source's slices ``[rows, columns]`` of the values of the patient's."""
+    turn = frame.turn
+    assert turn is not None
+    if turn.keeps_slices:
+        last = len(frame) - 1
+        return lambda index: turn.undo(voxels_of(last - index if turn.flips[0] else index)[None])[0]
+    volume = np.empty(frame.shape, kind)
+    for index in range(len(frame)):
+        volume[index] = voxels_of(index)
+    return turn.undo(volume).__getitem__
 
 
 @contextmanager

@@ -26,7 +26,7 @@ class ScanHeatmap:
     Arrays may be given as tensors or lists; they are kept as below.
 
     Attributes:
-        frame: the scan, of ``n`` slices.
+        frame: the scan, of ``n`` slices in the patient's orientation, and its source's slices where they lie otherwise.
         scores: one score a slice, float32 ``[n]``, or a grid of equal cells over each slice, ``[n, h, w]``, row by
             row. The grid covers the slice padded to a square, the slice in its middle, as ``prepare_slices`` pads it.
         name: what the scores are, as a reader of the figure should see it ("attention").
@@ -75,6 +75,24 @@ class ScanHeatmap:
             return self.scores.max(axis=(1, 2))
         lowest = np.float32(min(0.0, float(self.scores.min())))
         return np.where(self._cells_in_lungs, self.scores, lowest).max(axis=(1, 2))
+
+    @property
+    def instance_scores(self) -> np.ndarray:
+        """One score for each of ``frame.instances``, float32: the slices', or what the map has at most on an instance.
+
+        The latter where the instances were cut across, as coronal ones are: each is a row or column of every slice.
+        """
+        turn = self.frame.turn
+        if turn is None or self.frame.instances is self.frame:
+            return self.slice_scores
+        across = turn.axes.index(0)
+        lowest = np.float32(min(0.0, float(self.scores.min())))
+        highest = np.full(len(self.frame.source), lowest)
+        for index in range(len(self)):
+            values = self.slice_map(index)
+            seen = values if self.lungs is None else np.where(self.lungs.inside(index), values, lowest)
+            np.maximum(highest, seen.max(axis=2 - across), out=highest)
+        return highest[::-1] if turn.flips[across] else highest
 
     @property
     def peak(self) -> int:

@@ -4,6 +4,7 @@ from .case import Case, read_cases
 from .dice import DiceSaver
 from .heatmaps import HeatmapSaver
 from .instance_metrics import InstanceAUROC
+from .label_map import ScanLabelMapd
 from .localisation import LocalisationSaver
 from .operating_point import OperatingPointSaver
 from .predictions import PredictionSaver
@@ -29,6 +30,7 @@ __all__ = [
     "PredictionSaver",
     "ReportSaver",
     "RiskSaver",
+    "ScanLabelMapd",
     "SliceReportSaver",
     "SliceSaver",
     "SurvivalSaver",

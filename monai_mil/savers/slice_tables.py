@@ -11,18 +11,22 @@ from monai_mil.savers.prediction import Prediction
 
 
 def slice_rows(heatmap: ScanHeatmap, scores: Mapping[str, np.ndarray]) -> list[dict[str, str]]:
-    """The rows of a scan's slice table.
+    """The rows of a scan's slice table: one for each of ``frame.instances``.
 
     Args:
-        heatmap: the scan.
-        scores: columns of scores, each ``[n]``.
+        heatmap: the scan. Its attention and labels are those of its slices: cells are empty where these cut across the
+            instances.
+        scores: columns of scores, each one for every instance.
     """
-    frame, values = heatmap.frame, dict(scores)
-    for name, attention in _attentions(heatmap).items():
-        values[f"attention{name}"] = attention
-    columns = {name: [f"{value:.6g}" for value in numbers.tolist()] for name, numbers in values.items()}
+    frame = heatmap.frame.instances
+    columns = {name: [f"{value:.6g}" for value in numbers.tolist()] for name, numbers in scores.items()}
+    of_slices = {
+        f"attention{name}": [f"{value:.6g}" for value in numbers.tolist()]
+        for name, numbers in _attentions(heatmap).items()
+    }
     if heatmap.labels is not None:
-        columns["label"] = ["" if value < 0 else str(value) for value in heatmap.labels.tolist()]
+        of_slices["label"] = ["" if value < 0 else str(value) for value in heatmap.labels.tolist()]
+    columns |= of_slices if frame is heatmap.frame else {name: [""] * len(frame) for name in of_slices}
     return [
         {
             "slice": str(index + 1),
@@ -44,13 +48,14 @@ def scan_row(heatmap: ScanHeatmap, prediction: Prediction | None, scan_id: str) 
     for name, attention in _attentions(heatmap).items():
         (mean,), (std,) = moments_mm(attention[None], heatmap.frame)
         row |= {f"attention_center_mm{name}": f"{mean:.4f}", f"attention_width_mm{name}": f"{std:.4f}"}
-    peak, frame = heatmap.peak, heatmap.frame
+    frame, scores = heatmap.frame.instances, heatmap.instance_scores
+    peak = int(scores.argmax())
     return row | {
         "highest_slice": str(peak + 1),
         "highest_position_mm": f"{frame.positions_mm[peak]:.4f}",
         "highest_sop_uid": frame.sop_uids[peak],
         "highest_frame": str(frame.frame_numbers[peak]),
-        "highest_score": f"{heatmap.slice_scores[peak]:.6g}",
+        "highest_score": f"{scores[peak]:.6g}",
     }
 
 

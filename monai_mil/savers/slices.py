@@ -41,15 +41,18 @@ class SliceSaver(TableSaver):
 
     In ``output_dir``, for every scan:
 
-    - ``slices/<scan_id>.csv``, one row a slice: ``slice`` (counted from 1 along the scan's normal), ``sop_uid``,
-      ``frame`` (within the instance, from 1), ``position_mm``, ``score`` (or ``score_<class>`` where the scores differ
-      by class), ``attention`` (mean of the heads), ``attention_<head>`` where there are several, and ``label`` where
-      slices are labelled (1, 0 or empty);
+    - ``slices/<scan_id>.csv``, one row a slice: ``slice`` (counted from 1, from the feet to the head), ``sop_uid``,
+      ``frame`` (within the instance or the volume's file, from 1), ``position_mm``, ``score`` (or ``score_<class>``
+      where the scores differ by class), ``attention`` (mean of the heads), ``attention_<head>`` where there are
+      several, and ``label`` where slices are labelled (1, 0 or empty);
     - ``heatmaps/<scan_id>.h5`` and, as chosen by ``formats``, ``<scan_id>_curve.png``, ``<scan_id>_montage.png``,
       ``<scan_id>.nii.gz`` (of cells the smooth map) and ``<scan_id>_mask.nii.gz`` (its foreground) beside it;
     - a row of ``scans.csv``: ``scan_id, patient_id, pred, prob_<class>...``, ``attention_center_mm`` and
       ``attention_width_mm`` (mean and standard deviation over the slices' positions; of the heads' mean, then of each
       head where there are several), and number, position, SOPInstanceUID and score of the most suspicious slice.
+
+    Every scan is seen as axial slices. A coronal or sagittal series has a row for each of its own instances: the score
+    is the highest of the map on that instance; attention and label, which are of axial slices, are empty.
 
     Scores of a bag of another depth than its scan's, or of a scan blanked outside the lungs, are brought back to the
     scan's own slices and are 0 outside the lungs.
@@ -163,8 +166,8 @@ class SliceSaver(TableSaver):
     def _write_slices(self, case: Case, heatmap: ScanHeatmap) -> None:
         _, rows, _ = read_score_rows(case, self.key)
         scan = ScanCase.of(case)
-        highest = np.stack([replace(heatmap, scores=scan.scores(row)).slice_scores for row in rows])
-        scores = {"score": heatmap.slice_scores}
+        highest = np.stack([replace(heatmap, scores=scan.scores(row)).instance_scores for row in rows])
+        scores = {"score": heatmap.instance_scores}
         if (highest != highest[0]).any():
             names = self.classes or range(len(rows))
             scores = {f"score_{name}": values for name, values in zip(names, highest, strict=True)}

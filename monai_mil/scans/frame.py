@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 from dataclasses import asdict, dataclass
@@ -10,11 +11,13 @@ from typing import Any
 import numpy as np
 
 from monai_mil.errors import ScanReadError
+from monai_mil.scans.turn import Turn
 
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 _TOLERANCE = 0.02
 _ENDS = ("LR", "PA", "SI")
 _STRAIGHT_PIXELS = 0.5
+_GAP = 1.8
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,8 +36,12 @@ class ScanFrame:
         study_uid: StudyInstanceUID, or ``""``.
         series_uid: SeriesInstanceUID, or ``""``.
         frame_of_reference_uid: FrameOfReferenceUID, or ``""``.
-        thickness: SliceThickness in mm, or 0 where unknown; the step of a scan with one slice, nothing else.
+        thickness: SliceThickness in mm, or 0 where unknown; the step of a scan with one slice, nothing else. Negative
+            in a volume's own grid whose slices step against their normal.
         acquisition: which of several acquisitions of the series was chosen, or ``""``.
+        turned_from: the slices as the source has them, in its own axes and order (those of a volume file along its
+            third axis); None where it has these.
+        turn: what makes these slices of the source's; None likewise.
     """
 
     scan_id: str
@@ -50,6 +57,8 @@ class ScanFrame:
     frame_of_reference_uid: str = ""
     thickness: float = 0.0
     acquisition: str = ""
+    turned_from: ScanFrame | None = None
+    turn: Turn | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "orientation", _read_only(self.orientation))
@@ -75,6 +84,37 @@ class ScanFrame:
         return np.cross(self.orientation[0], self.orientation[1])
 
     @property
+    def shape(self) -> tuple[int, int, int]:
+        """Slices, rows and columns."""
+        return (len(self), *self.size)
+
+    @property
+    def steps(self) -> np.ndarray:
+        """The way from a voxel to the next along slices, rows and columns, ``[3, 3]``, LPS, mm; slices on average."""
+        rows, columns = self.spacing
+        return np.stack([self._mean_step(), self.orientation[1] * rows, self.orientation[0] * columns])
+
+    @property
+    def source(self) -> ScanFrame:
+        """The slices as the source has them: what is written lies on their grid."""
+        return self if self.turned_from is None else self.turned_from
+
+    @property
+    def instances(self) -> ScanFrame:
+        """The slices a table lists: these, or the source's where it has instances and they were cut across."""
+        cut_across = self.turn is not None and not self.turn.keeps_slices and any(self.source.sop_uids)
+        return self.source if cut_across else self
+
+    def to_source(self, volume: np.ndarray) -> np.ndarray:
+        """Values of these voxels ``[n, rows, columns]`` in the order of the source's, :attr:`source`; a view."""
+        return volume if self.turn is None else self.turn.undo(volume)
+
+    def lps_turn(self) -> Turn:
+        """What brings the slices into the patient's orientation; ``Turn()`` where they lie so."""
+        steps = self.steps
+        return Turn.to_patient(steps / np.linalg.norm(steps, axis=1, keepdims=True))
+
+    @property
     def axis_codes(self) -> str:
         """Where columns, rows and slices run in the patient, by the nearest axis: ``"LPS"`` of a usual axial scan."""
         axes = np.stack([self.orientation[0], self.orientation[1], self.normal])
@@ -95,6 +135,25 @@ class ScanFrame:
         return bool(np.abs(self.origins - even).max() <= _TOLERANCE * np.linalg.norm(self._mean_step()))
 
     @property
+    def even_origins(self) -> np.ndarray:
+        """Where the even steps that fit the slices best would put them, float64 ``[n, 3]``."""
+        if self.is_regular:
+            return self.origins
+        index = np.arange(len(self))
+        step, first = np.polyfit(index, self.origins, 1)
+        return np.asarray(first + index[:, None] * step)
+
+    @property
+    def is_nearly_even(self) -> bool:
+        """Whether the slices lie off even steps as rounded positions do: no gap, and each nearest to its own place."""
+        if self.is_regular:
+            return True
+        even = self.even_origins
+        step = float(np.linalg.norm(even[1] - even[0]))
+        off = float(np.linalg.norm(self.origins - even, axis=1).max())
+        return self.is_straight and off < step / 2 and float(np.diff(self.positions_mm).max()) < _GAP * step
+
+    @property
     def affine(self) -> np.ndarray:
         """float64 ``[4, 4]`` from (column, row, slice) indices to RAS+ mm; a gantry tilt is a shear in it.
 
@@ -111,9 +170,19 @@ class ScanFrame:
             )
             raise ScanReadError(
                 f"scan '{self.scan_id}': its slices {how}, so no single affine is right; use slice_affine(i) for each "
-                "slice or resample the scan"
+                "slice or even_affine, or resample the scan"
             )
         return self._affine(0, self._mean_step())
+
+    @property
+    def even_affine(self) -> np.ndarray:
+        """As :attr:`affine`, for every scan: of slices that are not even by the even steps that fit them best."""
+        if self.is_regular:
+            return self.affine
+        even = self.even_origins
+        affine = self._affine(0, even[1] - even[0])
+        affine[:3, 3] = even[0] * (-1, -1, 1)
+        return affine
 
     def slice_affine(self, index: int) -> np.ndarray:
         """float64 ``[4, 4]`` from (column, row, 0) of slice ``index`` to RAS+ mm; exact for every scan."""
@@ -153,16 +222,30 @@ class ScanFrame:
 
     def to_json(self) -> str:
         """The whole frame as one JSON object; floats keep every digit."""
-        fields = asdict(self) | {"orientation": self.orientation.tolist(), "origins": self.origins.tolist()}
-        return json.dumps(fields)
+        return json.dumps(self._record())
+
+    def _record(self) -> dict[str, Any]:
+        fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        fields |= {"orientation": self.orientation.tolist(), "origins": self.origins.tolist()}
+        source, turn = fields.pop("turned_from"), fields.pop("turn")
+        if source is not None and turn is not None:
+            fields |= {"turned_from": source._record(), "turn": asdict(turn)}
+        return fields
 
     @classmethod
     def from_json(cls, text: str) -> ScanFrame:
         """The inverse of :meth:`to_json`."""
-        fields: dict[str, Any] = json.loads(text)
-        arrays = {name: np.array(fields[name], float) for name in ("orientation", "origins")}
-        tuples = {name: tuple(fields[name]) for name in ("size", "spacing", "sop_uids", "frame_numbers")}
-        return cls(**{**fields, **arrays, **tuples})
+        return cls._from_record(json.loads(text))
+
+    @classmethod
+    def _from_record(cls, fields: dict[str, Any]) -> ScanFrame:
+        known = dict(fields)
+        known |= {name: np.array(fields[name], float) for name in ("orientation", "origins")}
+        known |= {name: tuple(fields[name]) for name in ("size", "spacing", "sop_uids", "frame_numbers")}
+        if "turn" in fields:
+            known["turned_from"] = cls._from_record(fields["turned_from"])
+            known["turn"] = Turn(**{name: tuple(values) for name, values in fields["turn"].items()})
+        return cls(**known)
 
     def _mean_step(self) -> np.ndarray:
         if len(self) < 2:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
+
+import numpy as np
 
 from monai_mil.errors import ScanReadError
 from monai_mil.scans.concatenation import with_other_parts
 from monai_mil.scans.dicom import DicomSlice, read_file, shown_uid
 from monai_mil.scans.frame import ScanFrame, describe_spacings
 from monai_mil.scans.kinds import advice_on
+from monai_mil.scans.orientation import orientation_remarks, oriented
 from monai_mil.scans.pixels import read_hu, same_pixels
 from monai_mil.scans.remarks import gravest_first
 from monai_mil.scans.scan import Scan
@@ -26,8 +30,10 @@ def load_scan(
 ) -> Scan:
     """Read a CT scan in Hounsfield units, every slice with its exact place.
 
-    Slices are ordered by their position along the slice normal. Values below -1024 HU (padding) become -1024 HU.
-    Whatever was repaired, left out or assumed stands in ``remarks``, the gravest first.
+    Every scan comes in one orientation: columns run to the patient's left, rows to the back, slices to the head. It is
+    brought there by permuting and mirroring axes, never by resampling; ``frame.source`` and ``frame.to_source`` lead
+    back to the source's own slices. Values below -1024 HU (padding) become -1024 HU. Whatever was repaired, left out or
+    assumed stands in ``remarks``, the gravest first.
 
     Args:
         path: a folder with a DICOM series (files of any name, other objects beside them are left out), an Enhanced CT
@@ -72,8 +78,9 @@ def load_scan(
     stack = stack_slices(str(path), slices, same_pixels, allow_gaps)
     frame = _frame(name, path, stack, acquisition)
     hu, repairs = read_hu(stack.slices)
-    said = [*remarks, *stack.remarks, *_geometry_remarks(frame, stack), *repairs]
-    return Scan(frame, hu, patient_id, gravest_first(said))
+    scan = oriented(Scan(frame, hu, patient_id))
+    geometry = [*_geometry_remarks(frame, stack), *orientation_remarks(scan.frame)]
+    return replace(scan, remarks=gravest_first([*remarks, *stack.remarks, *geometry, *repairs]))
 
 
 def _slices_of_file(path: Path, acquisition: str | None) -> tuple[list[DicomSlice], list[str]]:
@@ -143,7 +150,14 @@ def _geometry_remarks(frame: ScanFrame, stack: Stack) -> list[str]:
         remarks.append(
             f"the slices step at {frame.tilt_degrees:.1f} degrees to their normal (gantry tilt): a sheared grid"
         )
-    if len(frame.spacings()) > 1:
+    if not frame.is_regular and frame.is_nearly_even:
+        off = np.linalg.norm(frame.origins - frame.even_origins, axis=1).max()
+        step = np.linalg.norm(frame.even_origins[1] - frame.even_origins[0])
+        remarks.append(
+            f"slice positions lie up to {off:.2g} mm off even steps of {step:.4g} mm, as rounded ones do: a grid "
+            "that is written has even ones"
+        )
+    elif len(frame.spacings()) > 1:
         remarks.append(f"slice distances differ: {describe_spacings(frame.spacings())}; the grid is uneven")
     thickness = Counter(piece.thickness for piece in stack.slices if piece.thickness)
     if len(thickness) > 1:

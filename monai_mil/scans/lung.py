@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
 from monai_mil.errors import ScanReadError, SettingsError
-from monai_mil.scans.resampling import import_itk
 from monai_mil.scans.scan import Scan
 
 _AIR_HU = -320
@@ -19,6 +18,9 @@ _LUNG_SHARE = 0.5
 _SMALLEST_ML = 15.0
 _SECOND_LUNG = 0.08
 _CLOSING_MM = 8.0
+_SAME_MM = 1e-5
+"""Distances that differ by the rounding of spacings in a file are the same."""
+_SLICES = 64
 _MOST_VOXELS = 1 << 25
 """Labels and distances take dozens of bytes a voxel: a thousand slices of 512 x 512 would need 10 GB."""
 
@@ -31,8 +33,8 @@ def lung_mask(scan: Scan, method: LungMethod = "threshold") -> np.ndarray:
     Args:
         scan: any CT of the chest, or a part of it.
         method: ``threshold`` takes the air inside the body, drops what is connected to the air around it and gas in
-            the bowel, keeps the two largest bodies and closes them over vessels and nodules, all with ITK. Of scans
-            beyond 33 million voxels it looks at every second voxel, or fewer, along their finest axes.
+            the bowel, keeps the two largest bodies and closes them over vessels and nodules. Of scans beyond
+            33 million voxels it looks at every second voxel, or fewer, along their finest axes.
             ``lungmask`` is the network of Hofmanninger et al. 2020, which also finds diseased lung.
 
     Returns:
@@ -40,7 +42,7 @@ def lung_mask(scan: Scan, method: LungMethod = "threshold") -> np.ndarray:
         nor the worst emphysema, and keeps the windpipe with the lungs it leads to.
 
     Raises:
-        ScanReadError: a package is missing; says what to install.
+        ScanReadError: the package of ``lungmask`` is missing; says what to install.
         SettingsError: an unknown method.
     """
     if method == "threshold":
@@ -71,8 +73,9 @@ def _steps(shape: tuple[int, ...], spacing: tuple[float, float, float]) -> list[
 
 
 def _find(hu: np.ndarray, spacing: tuple[float, float, float]) -> np.ndarray:
-    itk = import_itk("a lung mask")
-    labels = _label(itk, hu < _AIR_HU)
+    from scipy.ndimage import label as connected
+
+    labels, _ = connected(hu < _AIR_HU)
     outside = np.unique(np.concatenate([labels[:, edge].ravel() for edge in (0, -1)]))
     outside = np.union1d(outside, np.concatenate([labels[:, :, edge].ravel() for edge in (0, -1)]))
     voxel_ml = float(np.prod(spacing)) / 1000
@@ -87,7 +90,7 @@ def _find(hu: np.ndarray, spacing: tuple[float, float, float]) -> np.ndarray:
     mask = np.isin(labels, lungs)
     if lungs:
         box = _around(mask, spacing)
-        mask[box] = _close(itk, mask[box], spacing)
+        mask[box] = _close(mask[box], spacing)
     return mask
 
 
@@ -102,15 +105,6 @@ def _spacing(scan: Scan) -> tuple[float, float, float]:
     return (float(np.median(steps)) if len(steps) else 1.0, *scan.frame.spacing)
 
 
-def _label(itk: Any, air: np.ndarray) -> np.ndarray:
-    """Connected bodies, numbered from 1; 0 elsewhere."""
-    image = itk.image_from_array(air.astype(np.uint8))
-    kind = itk.Image[itk.UL, 3] if hasattr(itk, "UL") else type(image)
-    found = itk.ConnectedComponentImageFilter[type(image), kind].New(image)
-    found.Update()
-    return np.asarray(itk.array_from_image(found.GetOutput())).astype(np.int64)
-
-
 def _around(mask: np.ndarray, spacing: tuple[float, float, float]) -> tuple[slice, ...]:
     """The box that holds the mask and as much around it as closing may reach."""
     box = []
@@ -121,25 +115,26 @@ def _around(mask: np.ndarray, spacing: tuple[float, float, float]) -> tuple[slic
     return tuple(box)
 
 
-def _close(itk: Any, mask: np.ndarray, spacing: tuple[float, float, float]) -> np.ndarray:
+def _close(mask: np.ndarray, spacing: tuple[float, float, float]) -> np.ndarray:
     """Grow by ``_CLOSING_MM``, shrink by as much, fill what is enclosed; distances are in mm in every direction."""
-    grown = _distance(itk, mask, spacing) <= _CLOSING_MM
-    closed = mask | (_distance(itk, ~grown, spacing) > _CLOSING_MM) if not grown.all() else grown
-    image = itk.image_from_array(closed.astype(np.uint8))
-    return np.asarray(itk.array_from_image(itk.binary_fillhole_image_filter(image, foreground_value=1))) > 0
+    from scipy.ndimage import binary_fill_holes
+
+    grown = _near(mask, spacing)
+    return np.asarray(binary_fill_holes(mask | ~_near(~grown, spacing)))
 
 
-def _distance(itk: Any, mask: np.ndarray, spacing: tuple[float, float, float]) -> np.ndarray:
-    """Mm to the nearest voxel of ``mask``, negative inside it."""
-    image = itk.image_from_array(mask.astype(np.uint8))
-    image.SetSpacing([float(value) for value in reversed(spacing)])
-    return np.asarray(
-        itk.array_from_image(
-            itk.signed_maurer_distance_map_image_filter(
-                image, background_value=0, squared_distance=False, use_image_spacing=True, inside_is_positive=False
-            )
-        )
-    )
+def _near(mask: np.ndarray, spacing: tuple[float, float, float]) -> np.ndarray:
+    """Which voxels have one of ``mask`` within ``_CLOSING_MM``; a few slices at a time, for memory."""
+    from scipy.ndimage import distance_transform_edt
+
+    near, reach = np.zeros_like(mask), math.ceil(_CLOSING_MM / spacing[0]) + 1
+    for start in range(0, len(mask), _SLICES):
+        first, end = max(0, start - reach), min(start + _SLICES, len(mask))
+        part = mask[first : end + reach]
+        if part.any():
+            distance = distance_transform_edt(~part, sampling=spacing)
+            near[start:end] = distance[start - first : end - first] <= _CLOSING_MM + _SAME_MM
+    return near
 
 
 def _network(scan: Scan) -> np.ndarray:

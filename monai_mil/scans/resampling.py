@@ -58,6 +58,8 @@ def resample(scan: Scan, spacing_mm: float | tuple[float, float, float]) -> Scan
         origins=even.frame.origins[0] + np.arange(size[0])[:, None] * along * target[0],
         sop_uids=("",) * int(size[0]),
         frame_numbers=tuple(range(1, int(size[0]) + 1)),
+        turned_from=None,
+        turn=None,
     )
     words = " x ".join(f"{value:g}" for value in target)
     return replace(
@@ -80,7 +82,14 @@ def _even(scan: Scan) -> Scan:
     share = ((wanted - positions[below]) / (positions[below + 1] - positions[below]))[:, None]
     origins = scan.frame.origins[below] * (1 - share) + scan.frame.origins[below + 1] * share
     n = len(wanted)
-    frame = replace(scan.frame, origins=origins, sop_uids=("",) * n, frame_numbers=tuple(range(1, n + 1)))
+    frame = replace(
+        scan.frame,
+        origins=origins,
+        sop_uids=("",) * n,
+        frame_numbers=tuple(range(1, n + 1)),
+        turned_from=None,
+        turn=None,
+    )
     if not frame.is_regular:
         raise ScanReadError(
             f"scan '{scan.scan_id}': its slices do not lie along a straight line, so they cannot be put on one grid"

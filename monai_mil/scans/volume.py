@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import logging
-import re
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +14,7 @@ import numpy as np
 
 from monai_mil.errors import ScanReadError
 from monai_mil.scans.frame import LPS_TO_RAS, ScanFrame
+from monai_mil.scans.orientation import orientation_remarks, turned
 from monai_mil.scans.pixels import rescale
 from monai_mil.scans.remarks import gravest_first
 from monai_mil.scans.repairs import Repairs, clip_air, remarks_on
@@ -22,16 +22,9 @@ from monai_mil.scans.scan import Scan
 
 NIFTI = (".nii.gz", ".nii")
 ITK_SUFFIXES = (".mha", ".mhd", ".nrrd", ".nhdr")
-_PLAINLY_THICKER = 1.5
 _FORMS_AGREE_MM = 1.0
 NIFTI_2 = (b"\x1c\x02\0\0", b"\0\0\x02\x1c")  # the header's length, 540, in either byte order
-_NO_VOLUME = 1e-9
-_NRRD = (".nrrd", ".nhdr")
-_SPACE = re.compile(rb"^space:[ \t]*([\w-]+)", re.MULTILINE | re.IGNORECASE)
-_SPACES = {
-    *(b"right-anterior-superior", b"left-anterior-superior", b"left-posterior-superior"),
-    *(b"ras", b"las", b"lps"),
-}
+_UNITS = {0: "", 1: "meter", 2: "", 3: "micron"}
 _UNIT_MM = {"meter": 1000.0, "micron": 0.001}
 
 
@@ -41,10 +34,7 @@ def volume_suffix(path: Path) -> str | None:
 
 
 def load_volume(path: Path) -> Scan:
-    """Read a volume file; slices lie across its third axis, or across another one that is plainly coarser.
-
-    Rows and columns are turned and mirrored (never resampled) to the way DICOM stores a slice, so that a scan gives
-    the same images in every format: axial rows run to the patient's left and columns to the back.
+    """Read a volume file, in the orientation of all scans (see :func:`oriented`) whatever way its axes run.
 
     Raises:
         ScanReadError: not a three-dimensional volume of numbers, or its affine has no right angles within a slice.
@@ -61,15 +51,52 @@ def load_volume(path: Path) -> Scan:
         ) from None
     while array.ndim > 3 and array.shape[-1] == 1:
         array = array[..., 0]
-    if array.ndim != 3 or array.dtype.kind not in "iuf" or 0 in array.shape:
+    return _scan(f"scan '{path}'", path.name[: -len(suffix)], str(path), array, affine, slope, intercept, remarks)
+
+
+def volume_scan(voxels: np.ndarray, affine: np.ndarray, scan_id: str, path: str | None = None) -> Scan:
+    """A volume in memory as a scan, in the orientation of all scans.
+
+    Args:
+        voxels: Hounsfield units, ``[i, j, k]`` in any order of axes.
+        affine: ``[4, 4]`` from the indices to RAS+ mm.
+        scan_id: its name in tables and files.
+        path: the file it was read from.
+
+    Raises:
+        ScanReadError: no three-dimensional volume of numbers, or an affine that is not invertible or has no right
+            angles within the axial slices.
+
+    Examples:
+        >>> import numpy as np
+        >>> from monai_mil.scans import volume_scan
+        >>> volume_scan(np.zeros((64, 48, 6), np.int16), np.diag([0.8, 0.8, 2.5, 1.0]), "S-1")
+        Scan('S-1', 6 slices of 48 x 64, int16)
+    """
+    return _scan(f"scan '{scan_id}'", scan_id, path, voxels, np.asarray(affine, np.float64), 1.0, 0.0, [])
+
+
+def _scan(
+    what: str,
+    scan_id: str,
+    path: str | None,
+    voxels: np.ndarray,
+    affine: np.ndarray,
+    slope: float,
+    intercept: float,
+    remarks: list[str],
+) -> Scan:
+    if voxels.ndim != 3 or voxels.dtype.kind not in "iuf" or 0 in voxels.shape:
         raise ScanReadError(
-            f"scan '{path}': {array.dtype} of shape {array.shape} is no volume of three axes; extract one CT volume"
+            f"{what}: {voxels.dtype} of shape {voxels.shape} is no volume of three axes; extract one CT volume"
         )
     if not (np.isfinite(affine).all() and abs(np.linalg.det(affine[:3, :3])) > 1e-9):
-        raise ScanReadError(f"scan '{path}': its affine is not invertible; write the volume with its geometry")
-    stack, frame = _as_slices(path, path.name[: -len(suffix)], array, LPS_TO_RAS @ affine)
-    hu, more = _volume_hu(stack, slope, intercept)
-    return Scan(frame, hu, "", gravest_first([*remarks, *more]))
+        raise ScanReadError(f"{what}: its affine is not invertible; write the volume with its geometry")
+    frame = _frame(scan_id, path, voxels.shape, LPS_TO_RAS @ affine)
+    turn = frame.lps_turn()
+    frame = turned(frame, turn)
+    hu, more = _volume_hu(turn.apply(voxels.T), slope, intercept)
+    return Scan(frame, hu, "", gravest_first([*remarks, *orientation_remarks(frame), *more]))
 
 
 def _reason(error: Exception) -> str:
@@ -145,22 +172,35 @@ def is_gzip(path: Path) -> bool:
 def _nifti_affine(image: Any) -> tuple[np.ndarray, list[str]]:
     """The affine in mm, sform before qform, and what is to be said of it."""
     header, affine, remarks = image.header, image.affine, []
-    if header["sform_code"] and abs(np.linalg.det(header.get_sform()[:3, :3])) < _NO_VOLUME:
-        remarks.append("the sform of the NIfTI header maps everything to a plane: it was not taken")
-        header["sform_code"] = 0
-        affine = header.get_best_affine()
-    if not (header["sform_code"] or header["qform_code"]):
+    given = [name for name in ("sform", "qform") if header[f"{name}_code"]]
+    forms = {name: form for name in given if (form := _form(header, name)) is not None}
+    if not given:
         remarks.append("the NIfTI header has no orientation: left/right and position in the patient are unknown")
-    if header["sform_code"] and header["qform_code"]:
+    elif len(forms) == 2:
         corners = np.array([[*corner, 1] for corner in np.ndindex(2, 2, 2)]) * [*np.array(image.shape[:3]) - 1, 1]
-        apart = float(np.linalg.norm(corners @ (header.get_sform() - header.get_qform()).T, axis=1).max())
+        apart = float(np.linalg.norm(corners @ (forms["sform"] - forms["qform"]).T, axis=1).max())
         if apart > _FORMS_AGREE_MM:
             remarks.append(f"sform and qform of the NIfTI header differ by up to {apart:.3g} mm: the sform was taken")
-    unit = header.get_xyzt_units()[0]
+    elif len(given) == 2 and forms:
+        (taken,) = forms
+        affine, broken = forms[taken], next(name for name in given if name != taken)
+        remarks.append(f"the {broken} of the NIfTI header is no invertible matrix: the {taken} was taken")
+    unit = _UNITS.get(int(header["xyzt_units"]) & 7, "unknown unit")
     if unit in _UNIT_MM:
         affine = np.diag([_UNIT_MM[unit]] * 3 + [1.0]) @ affine
         remarks.append(f"the NIfTI header counts in {unit}s: turned to mm")
+    elif unit:
+        remarks.append("the NIfTI header counts in a unit that there is not: taken as mm")
     return affine, remarks
+
+
+def _form(header: Any, name: str) -> np.ndarray | None:
+    """One of the header's two affines; None where it is none."""
+    try:
+        affine = getattr(header, f"get_{name}")()
+    except Exception:  # nibabel raises whatever its arithmetic meets
+        return None
+    return affine if np.isfinite(affine).all() and abs(np.linalg.det(affine[:3, :3])) > 1e-9 else None
 
 
 def read_itk(path: Path) -> tuple[np.ndarray, float, float, np.ndarray, list[str]]:
@@ -173,81 +213,37 @@ def read_itk(path: Path) -> tuple[np.ndarray, float, float, np.ndarray, list[str
     direction, spacing = itk.array_from_matrix(image.GetDirection()), np.array(image.GetSpacing())
     if direction.shape != (3, 3):
         raise ScanReadError(f"scan '{path}': {len(spacing)} axes; a CT volume has three")
-    remarks = _nrrd_remarks(path) if path.suffix.lower() in _NRRD else []
     affine = np.eye(4)
     affine[:3, :3] = direction * spacing
     affine[:3, 3] = np.array(image.GetOrigin())
+    remarks = []
+    if volume_suffix(path) in (".nrrd", ".nhdr") and _nrrd_space(image) != "left-posterior-superior":
+        remarks.append("the NRRD header names no space of the patient: left/right are unknown, taken as LPS")
     return itk.array_from_image(image).T, 1.0, 0.0, LPS_TO_RAS @ affine, remarks
 
 
-def _nrrd_remarks(path: Path) -> list[str]:
-    """ITK knows the spaces of patients; any other, or none, it takes for LPS."""
-    with path.open("rb") as file:
-        found = _SPACE.search(file.read(1 << 16).partition(b"\n\n")[0])
-    if found is None:
-        return ["the NRRD header names no space: axes taken as LPS, left/right and position may be wrong"]
-    if found[1].lower() not in _SPACES:
-        return ["the space of the NRRD header is none of a patient: axes taken as LPS, left/right may be wrong"]
-    return []
+def _nrrd_space(image: Any) -> str:
+    """As ITK says it, which turns every space of the patient into LPS."""
+    known = image.GetMetaDataDictionary()
+    return str(known["NRRD_space"]) if known.HasKey("NRRD_space") else ""
 
 
-def _as_slices(path: Path, name: str, array: np.ndarray, lps: np.ndarray) -> tuple[np.ndarray, ScanFrame]:
-    """The volume as ``[slice, row, column]`` in DICOM's directions, and its frame; ``lps`` maps array indices to mm."""
-    across = _slice_axis(lps)
-    column, row = _in_plane_axes(lps, across)
-    array, lps = array.transpose(across, row, column), lps[:, [across, row, column, 3]]
-    directions = lps[:3, :3] / np.linalg.norm(lps[:3, :3], axis=0)
-    if abs(directions[:, 1] @ directions[:, 2]) > 0.01:
-        raise ScanReadError(f"scan '{path}': its affine is sheared within the slices; resample it to right angles")
-    for axis, target in ((2, _display(directions[:, 2])), (1, _display(directions[:, 1]))):
-        if directions[:, axis] @ target < 0:
-            array, lps = _flipped(array, lps, axis)
-    if np.cross(lps[:3, 2], lps[:3, 1]) @ lps[:3, 0] < 0:
-        array, lps = _flipped(array, lps, 0)
+def _frame(scan_id: str, path: str | None, shape: tuple[int, ...], lps: np.ndarray) -> ScanFrame:
+    """The volume's own grid: columns, rows and slices are its three axes; ``lps`` maps their indices to mm."""
+    columns, rows, n = shape
     spacing = np.linalg.norm(lps[:3, :3], axis=0)
-    n, rows, columns = array.shape
-    frame = ScanFrame(
-        scan_id=name,
-        path=str(path),
+    handed = 1.0 if np.linalg.det(lps[:3, :3]) > 0 else -1.0
+    return ScanFrame(
+        scan_id=scan_id,
+        path=path,
         size=(rows, columns),
-        spacing=(float(spacing[1]), float(spacing[2])),
-        orientation=np.stack([lps[:3, 2] / spacing[2], lps[:3, 1] / spacing[1]]),
-        origins=lps[:3, 3] + np.arange(n)[:, None] * lps[:3, 0],
+        spacing=(float(spacing[1]), float(spacing[0])),
+        orientation=(lps[:3, :2] / spacing[:2]).T,
+        origins=lps[:3, 3] + np.arange(n)[:, None] * lps[:3, 2],
         sop_uids=("",) * n,
         frame_numbers=tuple(range(1, n + 1)),
-        thickness=float(spacing[0]),
+        thickness=handed * float(spacing[2]),
     )
-    return array, frame
-
-
-def _slice_axis(lps: np.ndarray) -> int:
-    sizes = np.linalg.norm(lps[:3, :3], axis=0)
-    coarsest = int(sizes.argmax())
-    others = np.delete(sizes, coarsest)
-    return coarsest if sizes[coarsest] >= _PLAINLY_THICKER * others.max() else 2
-
-
-def _in_plane_axes(lps: np.ndarray, across: int) -> tuple[int, int]:
-    """Array axes that become columns and rows: columns go along the patient's left or, in sagittal slices, back."""
-    first, second = (axis for axis in range(3) if axis != across)
-    world = np.abs(lps[:3, :3] / np.linalg.norm(lps[:3, :3], axis=0))
-    first_is_column = world[:, first].argmax() <= world[:, second].argmax()
-    return (first, second) if first_is_column else (second, first)
-
-
-def _display(direction: np.ndarray) -> np.ndarray:
-    """The sense in which DICOM images run along a direction: to the left, to the back, to the feet."""
-    axis = int(np.abs(direction).argmax())
-    target = np.zeros(3)
-    target[axis] = -1.0 if axis == 2 else 1.0
-    return target
-
-
-def _flipped(array: np.ndarray, lps: np.ndarray, axis: int) -> tuple[np.ndarray, np.ndarray]:
-    lps = lps.copy()
-    lps[:3, 3] += lps[:3, axis] * (array.shape[axis] - 1)
-    lps[:3, axis] *= -1
-    return np.flip(array, axis), lps
 
 
 def _volume_hu(

@@ -5,7 +5,6 @@ import shutil
 
 import nibabel
 import numpy as np
-import pytest
 
 from monai_mil.scans import load_scan
 from tests.bundles.common import rows, run_bundle
@@ -21,7 +20,6 @@ def test_evaluation_reports_the_slices_and_their_baselines(evaluated):
 
 def test_a_real_series_ends_in_a_map_on_its_own_grid(chest_series, head_series, tmp_path):
     """The head has no lungs: it gets a status in place of a prediction, and the run says so at its end."""
-    pytest.importorskip("itk", reason="the extra 'itk' is not installed")
     folder = tmp_path / "scans"
     for name, series in (("chest", chest_series), ("head", head_series)):
         shutil.copytree(series, folder / name)

@@ -2,6 +2,7 @@ import json
 import re
 import shutil
 import signal
+import sys
 import time
 from dataclasses import replace
 
@@ -229,7 +230,6 @@ def test_embedding_in_memory_equals_embedding_to_disk(scans, encoder, tmp_path):
 
 @pytest.mark.parametrize("mode", ["resize", "middle"])
 def test_depth_and_lungs_go_the_same_ways_in_memory_and_through_a_bag(tmp_path, mode):
-    pytest.importorskip("itk", reason="the extra 'itk' is not installed")
     path, encoder = chest(tmp_path), SliceStatistics(tmp_path / "log", grid=(4, 4))
     cut = {"lungs": "threshold", "depth": 10, "depth_mode": mode}
     embed_scans(path, tmp_path / "bags", encoder, "insight", **cut, progress=False)
@@ -379,7 +379,6 @@ def chest(folder, n=24):
 
 
 def test_what_lies_outside_the_lungs_reaches_no_encoder(tmp_path):
-    pytest.importorskip("itk", reason="the extra 'itk' is not installed")
     path, encoder = chest(tmp_path), SliceStatistics(tmp_path / "log", grid=(8, 8))
     embed_scans(path, tmp_path / "bags", encoder, "insight", lungs="threshold", progress=False)
     scan = load_scan(path)
@@ -425,7 +424,6 @@ def test_the_middle_of_a_scan_is_taken_as_it_is(tmp_path, n, first, count):
 
 
 def test_a_bag_of_another_depth_or_of_the_whole_body_is_not_reused(tmp_path):
-    pytest.importorskip("itk", reason="the extra 'itk' is not installed")
     path, encoder = chest(tmp_path), SliceStatistics(tmp_path / "log")
     embed_scans(path, tmp_path / "bags", encoder, lungs="threshold", depth=8, progress=False)
     again = embed_scans(path, tmp_path / "bags", encoder, lungs="threshold", depth=8, progress=False)
@@ -440,7 +438,6 @@ def test_a_bag_of_another_depth_or_of_the_whole_body_is_not_reused(tmp_path):
 
 
 def test_a_scan_without_lungs_fails_with_a_clear_word_and_the_others_go_on(scans, tmp_path):
-    pytest.importorskip("itk", reason="the extra 'itk' is not installed")
     places = [scans / "a.nii.gz", chest(tmp_path)]
     report = embed_scans(places, tmp_path / "bags", SliceStatistics(tmp_path / "log"), lungs="threshold")
     assert [result.status for result in report.results] == ["failed", "embedded"]
@@ -451,10 +448,12 @@ def test_a_scan_without_lungs_fails_with_a_clear_word_and_the_others_go_on(scans
     ("settings", "message"),
     [
         ({"lungs": "lobes"}, "lungs 'lobes': is none of threshold, lungmask"),
+        ({"lungs": "lungmask"}, "lungs 'lungmask' needs its package: pip install lungmask, or take lungs 'threshold'"),
         ({"depth": 0}, "depth 0: must be at least 1 slice"),
         ({"depth": 4, "depth_mode": "crop"}, "depth mode 'crop': is none of resize, middle"),
     ],
 )
-def test_settings_that_fit_no_scan_are_refused_before_any_is_read(tmp_path, settings, message):
+def test_settings_that_fit_no_scan_are_refused_before_any_is_read(tmp_path, monkeypatch, settings, message):
+    monkeypatch.setitem(sys.modules, "lungmask", None)
     with pytest.raises(SettingsError, match=message):
         embed_scans(tmp_path / "gone.nii", tmp_path / "bags", SliceStatistics(tmp_path / "log"), **settings)

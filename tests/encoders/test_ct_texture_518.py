@@ -44,7 +44,6 @@ def test_the_numbers_of_this_version_never_change():
 
 
 def test_tokens_of_the_lungs_are_around_0_with_a_spread_around_1(chest_series):
-    pytest.importorskip("itk", reason="the extra 'itk' is not installed")
     scan = load_scan(chest_series)
     field = LungField.find(scan, "threshold")
     encoder = get_encoder("ct_texture_518", spatial=True)

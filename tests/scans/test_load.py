@@ -43,8 +43,10 @@ def test_a_series_lies_where_highdicom_says(highdicom, tmp_path, name):
     hu = phantom()
     scan = load_scan(write_series(tmp_path / "case", hu, origins, **attributes))
     known = {tuple(origin): values for origin, values in zip(origins.round(6), hu, strict=True)}
-    for i, origin in enumerate(scan.frame.origins.round(6)):
-        assert np.array_equal(scan.hu[i], known[tuple(origin)])
+    stored = scan.frame.to_source(scan.hu)
+    for i, origin in enumerate(scan.frame.source.origins.round(6)):
+        assert np.array_equal(stored[i], known[tuple(origin)])
+    assert scan.frame.axis_codes == "LPS"
     assert np.all(np.diff(scan.frame.positions_mm) > 0)
 
     if name == "gantry tilt":

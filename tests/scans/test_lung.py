@@ -8,8 +8,6 @@ from monai_mil.errors import ScanReadError, SettingsError
 from monai_mil.scans import Scan, ScanFrame, load_scan, lung_mask
 from tests.conftest import shared
 
-pytest.importorskip("itk", reason="the extra 'itk' is not installed")
-
 
 def dice(found: np.ndarray, truth: np.ndarray) -> float:
     return 2 * (found & truth).sum() / (found.sum() + truth.sum())
@@ -108,5 +106,45 @@ def test_unknown_methods_and_missing_packages_say_what_to_do(monkeypatch):
     with pytest.raises(ScanReadError, match="pip install lungmask"):
         lung_mask(scan, "lungmask")
     monkeypatch.setitem(sys.modules, "itk", None)
-    with pytest.raises(ScanReadError, match=r"pip install 'monai-mil\[itk\]'"):
-        lung_mask(scan)
+    assert lung_mask(scan).any(), "this method needs no package of its own"
+
+
+def by_itk(scan: Scan) -> np.ndarray:
+    """The same steps by ITK's filters."""
+    sitk = pytest.importorskip("SimpleITK")
+    spacing = (float(np.median(np.diff(scan.frame.positions_mm))), *scan.frame.spacing)
+
+    def image(mask):
+        made = sitk.GetImageFromArray(mask.astype(np.uint8))
+        made.SetSpacing([float(value) for value in spacing[::-1]])
+        return made
+
+    def distance(mask):
+        return sitk.GetArrayFromImage(
+            sitk.SignedMaurerDistanceMap(image(mask), squaredDistance=False, useImageSpacing=True)
+        )
+
+    labels = sitk.GetArrayFromImage(sitk.ConnectedComponent(image(scan.hu < -320))).astype(int)
+    sizes = np.bincount(labels.ravel())
+    sizes[np.unique(np.concatenate([labels[:, [0, -1]].ravel(), labels[:, :, [0, -1]].ravel(), [0]]))] = 0
+    largest = [label for label in np.argsort(-sizes)[:12] if sizes[label] * np.prod(spacing) >= 15_000]
+    mixed = [
+        one for one in largest if ((scan.hu[labels == one] > -950) & (scan.hu[labels == one] < -500)).mean() >= 0.5
+    ]
+    mask = np.isin(labels, [one for one in mixed[:2] if sizes[one] > 0.08 * sizes[mixed[0]]])
+    grown = distance(mask) <= 8
+    closed = mask | (distance(~grown) > 8)
+    return sitk.GetArrayFromImage(sitk.BinaryFillhole(image(closed))) > 0
+
+
+def test_the_mask_is_the_one_of_itk_s_filters(chest_series):
+    small = load_scan(shared("data/ct_totalsegmentator/example_ct_sm.nii.gz"))
+    for scan in (scan_of(thorax()[0]), small, load_scan(chest_series)):
+        np.testing.assert_array_equal(lung_mask(scan), by_itk(scan))
+
+
+def test_a_long_scan_is_closed_in_parts_as_in_one(monkeypatch):
+    scan = scan_of(np.repeat(thorax()[0], 4, axis=0), spacing=(1.0, 4.0, 4.0))
+    whole = lung_mask(scan)
+    monkeypatch.setattr("monai_mil.scans.lung._SLICES", 7)
+    np.testing.assert_array_equal(lung_mask(scan), whole)

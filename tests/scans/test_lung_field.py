@@ -17,7 +17,6 @@ def test_a_packed_mask_is_the_mask(shape):
 
 
 def test_the_lungs_of_a_patient_take_little_room(chest_series):
-    pytest.importorskip("itk", reason="the extra 'itk' is not installed")
     scan = load_scan(chest_series)
     field = LungField.find(scan, "threshold")
     assert len(field.packed) < 2000 * len(scan)
@@ -26,7 +25,6 @@ def test_the_lungs_of_a_patient_take_little_room(chest_series):
 
 
 def test_a_scan_without_lungs_is_named_and_has_a_status():
-    pytest.importorskip("itk", reason="the extra 'itk' is not installed")
     scan = scan_of(np.full((3, 20, 20), 40, np.int16))
     with pytest.raises(NoLungsError, match=r"scan 'scan': no lungs were found \(method 'threshold'\)") as caught:
         LungField.find(scan, "threshold")

@@ -1,14 +1,13 @@
 """NIfTI and ITK volumes: whatever way their axes run, the same scan comes out."""
 
 import itertools
-import struct
 
 import nibabel
 import numpy as np
 import pytest
 
 from monai_mil.errors import ScanReadError
-from monai_mil.scans import load_scan
+from monai_mil.scans import load_scan, volume_scan
 from tests.scans.conftest import phantom
 
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
@@ -42,12 +41,14 @@ def test_every_order_of_axes_gives_the_same_slices(tmp_path, axes, flips):
     assert scan.frame.sop_uids == ("",) * 5
 
 
-def test_isotropic_volumes_are_cut_along_their_third_axis(tmp_path):
-    array, affine = reoriented(phantom(5, 6, 7).T, np.diag([-1.0, -1, 1, 1]), (0, 2, 1), ())
+def test_volumes_are_cut_into_axial_slices_whatever_their_third_axis(tmp_path):
+    array, affine = reoriented(phantom(5, 6, 7).T, np.diag([-1.0, -1, 1, 1]), (0, 2, 1), (2,))
     scan = load_scan(saved(tmp_path / "a.nii", np.ascontiguousarray(array), affine))
-    assert len(scan) == 6  # coronal
-    assert np.abs(scan.frame.normal).argmax() == 1
-    assert scan.frame.orientation == pytest.approx(np.array([[1.0, 0, 0], [0, 0, -1.0]]))  # head up, as DICOM shows it
+    assert np.array_equal(scan.hu, phantom(5, 6, 7))
+    assert scan.frame.orientation == pytest.approx(np.eye(3)[:2])
+    assert scan.frame.source.affine == pytest.approx(affine)
+    assert np.array_equal(scan.frame.to_source(scan.hu), array.T)
+    assert scan.frame.source.shape == array.T.shape
 
 
 def test_a_sheared_gantry_tilt_survives_nifti(tmp_path):
@@ -147,7 +148,7 @@ def test_forms_of_a_nifti_header_that_disagree_are_told(tmp_path):
 @pytest.mark.parametrize("sform", [0, 1, 2, 4])
 @pytest.mark.parametrize("qform", [0, 1, 3])
 def test_every_combination_of_form_codes_gives_the_right_place(tmp_path, sform, qform):
-    affine = np.diag([-0.5, -0.75, 2.0, 1.0])
+    affine = np.diag([-0.5, -0.5, 2.0, 1.0])
     affine[:3, 3] = 10, 20, 30
     voxels = phantom(6)
     image = nibabel.Nifti1Image(voxels.T, affine)
@@ -163,52 +164,13 @@ def test_every_combination_of_form_codes_gives_the_right_place(tmp_path, sform, 
         assert "the NIfTI header has no orientation" in scan.remarks[0]
 
 
-def test_an_sform_of_zeros_is_not_taken(tmp_path):
-    affine = np.diag([-0.5, -0.75, 2.0, 1.0])
-    nibabel.save(nibabel.Nifti1Image(phantom(6).T, affine), tmp_path / "ct.nii")
-    content = bytearray((tmp_path / "ct.nii").read_bytes())
-    content[252:256] = struct.pack("<hh", 1, 1)  # both codes
-    content[280:328] = bytes(48)
-    (tmp_path / "ct.nii").write_bytes(content)
-    scan = load_scan(tmp_path / "ct.nii")
-    assert np.array_equal(scan.hu, phantom(6))
-    assert scan.affine == pytest.approx(affine)
-    assert "sform of the NIfTI header maps everything to a plane" in scan.remarks[0]
-
-
 def test_bytes_behind_the_data_are_told_and_do_no_harm(tmp_path):
-    nibabel.save(nibabel.Nifti1Image(phantom(6).T, np.diag([-0.5, -0.75, 2.0, 1.0])), tmp_path / "ct.nii.gz")
+    nibabel.save(nibabel.Nifti1Image(phantom(6).T, np.diag([-0.5, -0.5, 2.0, 1.0])), tmp_path / "ct.nii.gz")
     whole = (tmp_path / "ct.nii.gz").read_bytes()
     (tmp_path / "ct.nii.gz").write_bytes(whole + b"Doe^Jane")
     scan = load_scan(tmp_path / "ct.nii.gz")
     assert np.array_equal(scan.hu, phantom(6))
     assert scan.remarks == ("bytes behind the end of the compressed data were ignored",)
-
-
-@pytest.mark.parametrize(
-    ("space", "origin", "told"),
-    [
-        ("space: left-posterior-superior", (-10, -20, 30), None),
-        ("space: LPS", (-10, -20, 30), None),
-        ("space: right-anterior-superior", (10, 20, 30), None),
-        ("space: scanner-xyz", (-10, -20, 30), "none of a patient"),
-        ("space dimension: 3", (-10, -20, 30), "names no space"),
-    ],
-)
-def test_the_space_of_a_nrrd_file_is_followed_or_told(tmp_path, space, origin, told):
-    pytest.importorskip("itk", reason="the extra 'itk' is not installed")
-    sign = -1 if "right" in space else 1
-    directions = f"({0.5 * sign},0,0) (0,{0.75 * sign},0) (0,0,2)"
-    head = (
-        f"NRRD0004\ntype: short\ndimension: 3\n{space}\nsizes: 16 12 6\nspace directions: {directions}\n"
-        f"endian: little\nencoding: raw\nspace origin: ({','.join(map(str, origin))})\n\n"
-    )
-    (tmp_path / "ct.nrrd").write_bytes(head.encode() + phantom(6).tobytes())
-    scan = load_scan(tmp_path / "ct.nrrd")
-    assert np.array_equal(scan.hu, phantom(6))
-    assert scan.frame.origins[0].tolist() == [-10, -20, 30]
-    assert scan.frame.spacing == (0.75, 0.5)
-    assert [told in remark for remark in scan.remarks] == ([] if told is None else [True])
 
 
 def test_a_nifti_header_in_metres_is_read_in_mm(tmp_path):
@@ -218,3 +180,96 @@ def test_a_nifti_header_in_metres_is_read_in_mm(tmp_path):
     scan = load_scan(tmp_path / "scan.nii")
     assert scan.frame.spacings() == ((3, 2.5),)
     assert "meters" in scan.remarks[0]
+
+
+def broken(path, change, sform=1, qform=1):
+    """A volume whose header is changed after it was written."""
+    image = nibabel.Nifti1Image(phantom(5).T.copy(), AFFINE)
+    image.set_qform(AFFINE, qform)
+    image.set_sform(AFFINE, sform)
+    nibabel.save(image, path)
+    content = bytearray(path.read_bytes())
+    header = nibabel.Nifti1Header(bytes(content[:348]), check=False)
+    for name, value in change.items():
+        header[name] = value
+    content[:348] = header.binaryblock
+    path.write_bytes(content)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"srow_x": 0, "srow_y": 0, "srow_z": 0}, "the sform of the NIfTI header is no invertible matrix: the qform"),
+        ({"srow_x": np.nan}, "the sform of the NIfTI header is no invertible matrix: the qform was taken"),
+        ({"quatern_b": 2.0}, "the qform of the NIfTI header is no invertible matrix: the sform was taken"),
+        ({"quatern_b": np.nan}, "the qform of the NIfTI header is no invertible matrix: the sform was taken"),
+        ({"xyzt_units": 7}, "in a unit that there is not: taken as mm"),
+    ],
+)
+def test_one_sound_form_of_a_nifti_header_is_enough(tmp_path, change, told):
+    scan = load_scan(broken(tmp_path / "scan.nii", change))
+    np.testing.assert_allclose(scan.affine, AFFINE, atol=1e-4)
+    assert any(told in remark for remark in scan.remarks)
+
+
+@pytest.mark.parametrize("codes", [(1, 0), (0, 1), (2, 1), (4, 2)])
+def test_either_form_places_a_nifti_volume(tmp_path, codes):
+    scan = load_scan(broken(tmp_path / "scan.nii", {}, *codes))
+    np.testing.assert_allclose(scan.affine, AFFINE, atol=1e-4)
+    assert [remark for remark in scan.remarks if "NIfTI" in remark] == []
+
+
+def test_no_sound_form_of_a_nifti_header_is_an_error(tmp_path):
+    with pytest.raises(ScanReadError, match="not invertible; write the volume with its geometry"):
+        load_scan(broken(tmp_path / "scan.nii", {"srow_x": 0}, qform=0))
+
+
+@pytest.mark.parametrize("space", ["left-posterior-superior", "right-anterior-superior", "LAS", ""])
+def test_a_nrrd_volume_lies_in_its_space_or_says_that_it_names_none(tmp_path, space):
+    pytest.importorskip("itk", reason="the extra 'itk' is not installed")
+    hu = phantom(5, 6, 7)
+    header = f"""NRRD0004
+type: short
+dimension: 3
+{f"space: {space}" if space else "space dimension: 3"}
+sizes: 7 6 5
+space directions: (0.6,0,0) (0,0.9,0) (0,0,3)
+endian: little
+encoding: raw
+space origin: (-50,-70,11)
+
+"""
+    (tmp_path / "a.nrrd").write_bytes(header.encode() + hu.tobytes())
+    scan = load_scan(tmp_path / "a.nrrd")
+    left, back = (space in ("", "left-posterior-superior", "LAS"), space in ("", "left-posterior-superior"))
+    assert np.array_equal(scan.hu, hu[:, :: 1 if back else -1, :: 1 if left else -1])
+    stored = np.diag([-1.0 if left else 1.0, -1.0 if back else 1.0, 1, 1]) @ LPS_TO_RAS @ AFFINE
+    np.testing.assert_allclose(scan.frame.source.affine, stored, atol=1e-9)
+    assert any("names no space of the patient" in remark for remark in scan.remarks) == (not space)
+
+
+def test_a_volume_of_thick_coronal_slices_is_told(tmp_path):
+    array, affine = reoriented(phantom(6, 5, 7).T, LPS_TO_RAS @ np.diag([0.8, 3.0, 0.8, 1]), (2, 0, 1), (1,))
+    scan = load_scan(saved(tmp_path / "a.nii", np.ascontiguousarray(array), affine))
+    assert np.array_equal(scan.hu, phantom(6, 5, 7))
+    assert "acquired in coronal slices: cut into 6 axial ones, without resampling" in scan.remarks
+    assert any("3 mm between rows, 0.8 mm between columns" in remark for remark in scan.remarks)
+
+
+def test_a_volume_of_one_slice_keeps_its_grid(tmp_path):
+    for flips in ((), (0,), (0, 1, 2)):
+        array, affine = reoriented(phantom(1, 6, 7).T, AFFINE, (0, 1, 2), flips)
+        scan = load_scan(saved(tmp_path / "a.nii", np.ascontiguousarray(array), affine))
+        assert np.array_equal(scan.hu, phantom(1, 6, 7))
+        np.testing.assert_allclose(scan.frame.source.affine, affine, atol=1e-5)
+        np.testing.assert_allclose(scan.affine, AFFINE, atol=1e-5)
+
+
+def test_a_volume_in_memory_is_the_scan_of_its_file(tmp_path):
+    array, affine = reoriented(phantom(5, 6, 7).T, AFFINE, (2, 0, 1), (1,))
+    scan = volume_scan(array, affine, "S-1")
+    assert np.array_equal(scan.hu, load_scan(saved(tmp_path / "a.nii", np.ascontiguousarray(array), affine)).hu)
+    assert (scan.scan_id, scan.frame.path) == ("S-1", None)
+    with pytest.raises(ScanReadError, match=r"scan 'S-1': int16 of shape \(2, 5, 7, 6\) is no volume of three axes"):
+        volume_scan(np.stack([array, array]), affine, "S-1")
