@@ -98,19 +98,33 @@ def read_folder(folder: Path) -> FolderContent:
     if not folder.is_dir():
         raise ScanReadError(f"scan '{folder}': no such folder")
     broken: list[Path] = []
-    direct, below = FolderContent([], [], broken), FolderContent([], [], [])
-    for parent, paths in walk_files(folder, _raise_closed, broken.append):
-        content = direct if parent == folder else below
-        for path in paths:
+    closed: list[OSError] = []
+    walk = walk_files(folder, closed.append, broken.append)
+    direct = _read_all(next(walk, (folder, []))[1])
+    if not any(file.rows for file in direct.files):
+        below = _read_all(path for _, paths in walk for path in paths)
+        if closed:
+            raise ScanReadError(f"scan folder '{closed[0].filename}' cannot be read ({closed[0].strerror})")
+        return FolderContent(direct.files + below.files, direct.others + below.others, broken)
+    below = _read_all((path for _, paths in walk for path in paths), pass_over_damaged=True)
+    broken = [path for path in broken if path.parent == folder]
+    return FolderContent(direct.files + _continuing(direct.files, below.files), direct.others, broken)
+
+
+def _read_all(paths: Iterable[Path], *, pass_over_damaged: bool = False) -> FolderContent:
+    files, others = [], []
+    for path in paths:
+        try:
             file = read_file(path)
-            if file is None:
-                content.others.append(path)
-            else:
-                content.files.append(file)
-    if any(file.rows for file in direct.files):
-        broken = [path for path in broken if path.parent == folder]
-        return FolderContent(direct.files + _continuing(direct.files, below.files), direct.others, broken)
-    return FolderContent(direct.files + below.files, direct.others + below.others, broken)
+        except ScanReadError:
+            if not pass_over_damaged:
+                raise
+            continue
+        if file is None:
+            others.append(path)
+        else:
+            files.append(file)
+    return FolderContent(files, others, [])
 
 
 def _continuing(here: list[DicomFile], below: list[DicomFile]) -> list[DicomFile]:
@@ -157,10 +171,6 @@ def continues(some: list[DicomFile], others: list[DicomFile]) -> bool:
 def _shape(piece: DicomSlice) -> tuple[object, ...]:
     turned = None if piece.orientation is None else tuple(piece.orientation.round(2).ravel().tolist())
     return piece.file.rows, piece.file.columns, turned
-
-
-def _raise_closed(error: OSError) -> None:
-    raise ScanReadError(f"scan folder '{error.filename}' cannot be read ({error.strerror})") from error
 
 
 def choose_series(folder: Path, series_uid: str | None = None, acquisition: str | None = None) -> ChosenSlices:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -12,7 +13,7 @@ from monai_mil.errors import ScanReadError
 from monai_mil.scans.frame import LPS_TO_RAS
 from monai_mil.scans.pixels import read_hu
 from monai_mil.scans.series import choose_series
-from monai_mil.scans.volume import load_volume, volume_suffix
+from monai_mil.scans.volume import load_volume, quiet_nibabel, volume_suffix
 
 if TYPE_CHECKING:
     from monai_mil.scans.dicom import DicomSlice
@@ -33,10 +34,13 @@ def without_twins(scans: Sequence[FoundScan]) -> tuple[list[FoundScan], list[str
     """
     volumes = [scan for scan in scans if volume_suffix(scan.path) is not None and scan.path.is_file()]
     others = [scan for scan in scans if scan not in volumes]
+    slices_of = cache(_slices_of)
     twins: dict[FoundScan, str] = {}
     for volume in volumes:
         near = [series for series in others if _are_near(volume.path, series.path)]
-        twin = _twin_of(volume.path, near) if near else None
+        shape = _shape(volume.path) if near else None
+        fitting = [series for series in near if shape is None or shape == _shape_of(slices_of(series))]
+        twin = _twin_of(volume.path, {series: slices_of(series) for series in fitting}) if fitting else None
         if twin is not None:
             twins[volume] = f"scan '{volume.path}': made of the series in '{twin.path}', which is read in its place"
     return [scan for scan in scans if scan not in twins], list(twins.values())
@@ -51,22 +55,46 @@ def _are_near(volume: Path, series: Path) -> bool:
     )
 
 
-def _twin_of(path: Path, near: Iterable[FoundScan]) -> FoundScan | None:
-    volume: Scan | None = None
-    for series in near:
-        try:
-            slices = choose_series(series.path, series.series_uid).slices if series.path.is_dir() else []
-            volume = volume or load_volume(path)
-            if slices and _fits(volume, slices) and _is_same(volume, slices[len(slices) // 2]):
-                return series
-        except ScanReadError:  # told when it is read
-            continue
-    return None
+def _slices_of(series: FoundScan) -> list[DicomSlice]:
+    """The slices of a series; none where it cannot be read, which is told when it is."""
+    try:
+        return choose_series(series.path, series.series_uid).slices if series.path.is_dir() else []
+    except ScanReadError:
+        return []
 
 
-def _fits(volume: Scan, slices: Sequence[DicomSlice]) -> bool:
-    """Whether series and volume are of one size, whichever way the volume is turned."""
-    return sorted(volume.hu.shape) == sorted([len(slices), slices[0].file.rows, slices[0].file.columns])
+def _shape_of(slices: Sequence[DicomSlice]) -> list[int]:
+    """The numbers of slices, rows and columns, ascending: whichever way a volume of them is turned."""
+    return sorted([len(slices), slices[0].file.rows, slices[0].file.columns]) if slices else []
+
+
+def _shape(path: Path) -> list[int] | None:
+    """The same of a NIfTI file by its header; None where it does not say."""
+    import nibabel
+
+    try:
+        with quiet_nibabel():
+            image: Any = nibabel.load(path)
+            return sorted(map(int, image.shape[:3]))
+    except Exception:  # nibabel raises whatever it meets; the file is told where it is read
+        return None
+
+
+def _twin_of(path: Path, near: Mapping[FoundScan, list[DicomSlice]]) -> FoundScan | None:
+    try:
+        volume = load_volume(path)
+        return next(
+            (
+                series
+                for series, slices in near.items()
+                if slices
+                and sorted(volume.hu.shape) == _shape_of(slices)
+                and _is_same(volume, slices[len(slices) // 2])
+            ),
+            None,
+        )
+    except ScanReadError:  # told when it is read
+        return None
 
 
 def _is_same(volume: Scan, piece: DicomSlice) -> bool:

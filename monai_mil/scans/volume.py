@@ -111,7 +111,7 @@ def _reason(error: Exception) -> str:
 
 
 def _nifti(path: Path) -> tuple[np.ndarray, float, float, np.ndarray, list[str]]:
-    with _quiet_nibabel() as faults:
+    with quiet_nibabel() as faults:
         image, array, behind = _nifti_image(path)
         affine, remarks = _nifti_affine(image)
     if any("pixdim[1,2,3]" in fault for fault in faults):
@@ -120,7 +120,7 @@ def _nifti(path: Path) -> tuple[np.ndarray, float, float, np.ndarray, list[str]]
 
 
 @contextmanager
-def _quiet_nibabel() -> Iterator[list[str]]:
+def quiet_nibabel() -> Iterator[list[str]]:
     """Catch what nibabel says of a header, into the list: it prints it, and quotes the header's bytes."""
     from nibabel.imageglobals import logger
 

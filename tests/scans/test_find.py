@@ -82,6 +82,13 @@ def test_a_series_that_goes_on_below_its_folder_is_read_whole(tmp_path):
     assert np.array_equal(load_scan(tmp_path / "case", series_uid=None).hu, hu)
 
 
+def test_damage_below_a_series_folder_is_no_fault_of_the_series(tmp_path):
+    write_series(tmp_path / "case", phantom(3))
+    for path in write_series(tmp_path / "case" / "old", phantom(3, seed=1)).iterdir():
+        path.write_bytes(path.read_bytes()[:-300])
+    assert np.array_equal(load_scan(tmp_path / "case").hu, phantom(3))
+
+
 def test_series_over_folders_beside_others_are_named_by_their_uid(tmp_path):
     first, second = phantom(6), phantom(6, seed=1)
     write_series(tmp_path / "made", first, SeriesInstanceUID="1.2.3", shuffle=False)
