@@ -34,13 +34,14 @@ def without_twins(scans: Sequence[FoundScan]) -> tuple[list[FoundScan], list[str
     """
     volumes = [scan for scan in scans if volume_suffix(scan.path) is not None and scan.path.is_file()]
     others = [scan for scan in scans if scan not in volumes]
-    slices_of = cache(_slices_of)
+    look_at = cache(_look_at)
     twins: dict[FoundScan, str] = {}
     for volume in volumes:
         near = [series for series in others if _are_near(volume.path, series.path)]
         shape = _shape(volume.path) if near else None
-        fitting = [series for series in near if shape is None or shape == _shape_of(slices_of(series))]
-        twin = _twin_of(volume.path, {series: slices_of(series) for series in fitting}) if fitting else None
+        known = {series: one for series in near if (one := look_at(series)) is not None}
+        fitting = {series: piece for series, (size, piece) in known.items() if shape in (None, size)}
+        twin = _twin_of(volume.path, fitting) if fitting else None
         if twin is not None:
             twins[volume] = f"scan '{volume.path}': made of the series in '{twin.path}', which is read in its place"
     return [scan for scan in scans if scan not in twins], list(twins.values())
@@ -55,21 +56,20 @@ def _are_near(volume: Path, series: Path) -> bool:
     )
 
 
-def _slices_of(series: FoundScan) -> list[DicomSlice]:
-    """The slices of a series; none where it cannot be read, which is told when it is."""
+def _look_at(series: FoundScan) -> tuple[list[int], DicomSlice] | None:
+    """The numbers of slices, rows and columns, ascending, and one slice; None of what cannot be read, told then."""
+    if not series.path.is_dir():
+        return None
     try:
-        return choose_series(series.path, series.series_uid).slices if series.path.is_dir() else []
+        slices = choose_series(series.path, series.series_uid).slices
     except ScanReadError:
-        return []
-
-
-def _shape_of(slices: Sequence[DicomSlice]) -> list[int]:
-    """The numbers of slices, rows and columns, ascending: whichever way a volume of them is turned."""
-    return sorted([len(slices), slices[0].file.rows, slices[0].file.columns]) if slices else []
+        return None
+    piece = slices[len(slices) // 2]
+    return sorted([len(slices), piece.file.rows, piece.file.columns]), piece
 
 
 def _shape(path: Path) -> list[int] | None:
-    """The same of a NIfTI file by its header; None where it does not say."""
+    """The lengths of a NIfTI file's axes, ascending; None where its header does not say."""
     import nibabel
 
     try:
@@ -80,19 +80,10 @@ def _shape(path: Path) -> list[int] | None:
         return None
 
 
-def _twin_of(path: Path, near: Mapping[FoundScan, list[DicomSlice]]) -> FoundScan | None:
+def _twin_of(path: Path, series: Mapping[FoundScan, DicomSlice]) -> FoundScan | None:
     try:
         volume = load_volume(path)
-        return next(
-            (
-                series
-                for series, slices in near.items()
-                if slices
-                and sorted(volume.hu.shape) == _shape_of(slices)
-                and _is_same(volume, slices[len(slices) // 2])
-            ),
-            None,
-        )
+        return next((one for one, piece in series.items() if _is_same(volume, piece)), None)
     except ScanReadError:  # told when it is read
         return None
 
