@@ -84,7 +84,7 @@ def search_scans(folder: str | Path) -> ScanSearch:
     spread = spread_series({place.path: place.sampled for place in places if place.has_slices})
     _find_in_each(places, spread)
     whole = [FoundScan(path) for place in places for path in place.scans]
-    scans, twins = without_twins([*whole, *_spread_scans(spread, [scan.path for scan in whole])])
+    scans, twins = without_twins(folder, [*whole, *_spread_scans(spread, [scan.path for scan in whole])])
     scans += map(FoundScan, [*_lost(folder, places, spread), *closed])
     return ScanSearch(
         tuple(sorted(scans, key=lambda scan: (scan.path, scan.series_uid or ""))),

@@ -24,20 +24,26 @@ _SAME_SHARE = 0.99
 _SAME_HU = 1.0
 
 
-def without_twins(scans: Sequence[FoundScan]) -> tuple[list[FoundScan], list[str]]:
+def without_twins(root: Path, scans: Sequence[FoundScan]) -> tuple[list[FoundScan], list[str]]:
     """The scans without the volumes that show the same as a series in their folder or one beside, above or below it.
 
-    That they do is proven by the pixels of a slice in the middle.
+    That they do is proven by the pixels of a slice. Folders directly below ``root`` lie beside each other in this sense
+    only where there are no more than two of them: else they are a cohort's, each of somebody else.
 
     Returns:
         The scans that are left, and a sentence for each volume that is not.
     """
     volumes = [scan for scan in scans if volume_suffix(scan.path) is not None and scan.path.is_file()]
     others = [scan for scan in scans if scan not in volumes]
+    tops = {scan.path.relative_to(root).parts[:1] for scan in scans if scan.path.is_relative_to(root)}
     look_at = cache(_look_at)
     twins: dict[FoundScan, str] = {}
     for volume in volumes:
-        near = [series for series in others if _are_near(volume.path, series.path)]
+        near = [
+            series
+            for series in others
+            if _are_near(volume.path, series.path, root) or (len(tops) <= 2 and root in series.path.parents)
+        ]
         shape = _shape(volume.path) if near else None
         known = {series: one for series in near if (one := look_at(series)) is not None}
         fitting = {series: piece for series, (size, piece) in known.items() if shape in (None, size)}
@@ -47,13 +53,11 @@ def without_twins(scans: Sequence[FoundScan]) -> tuple[list[FoundScan], list[str
     return [scan for scan in scans if scan not in twins], list(twins.values())
 
 
-def _are_near(volume: Path, series: Path) -> bool:
-    folder = series if series.is_dir() else series.parent
-    return (
-        folder in (volume.parent, *volume.parent.parents)
-        or volume.parent in folder.parents
-        or (folder.parent == volume.parent.parent)
-    )
+def _are_near(volume: Path, series: Path, root: Path) -> bool:
+    folder, place = (series if series.is_dir() else series.parent), volume.parent
+    if folder in (place, *place.parents) or place in folder.parents:
+        return True
+    return folder.parent == place.parent != root
 
 
 def _look_at(series: FoundScan) -> tuple[list[int], DicomSlice] | None:

@@ -122,6 +122,17 @@ def test_a_series_and_the_nifti_made_of_it_are_one_scan(tmp_path):
     assert "ct.nii.gz': made of the series in" in told
 
 
+def test_the_same_pixels_in_folders_of_a_cohort_are_scans_of_their_own(tmp_path):
+    series = write_series(tmp_path / "P1", phantom(8))
+    volume = write_nifti(tmp_path / "P2" / "ct.nii.gz", phantom(8).T, load_scan(series).affine)
+    assert find_scans(tmp_path) == [series]  # a folder with DICOM, one with NIfTI: one patient's
+    other = write_series(tmp_path / "P3", phantom(8, seed=1))
+    assert find_scans(tmp_path) == [series, volume, other]
+    beside = write_nifti(tmp_path / "P3.nii.gz", phantom(8, seed=1).T, load_scan(other).affine)
+    assert find_scans(tmp_path) == [series, volume, other]
+    assert str(beside) in search_scans(tmp_path).left_out[0]
+
+
 def empty(folder):
     folder.mkdir(parents=True)
     return folder
