@@ -155,22 +155,29 @@ def by_folder(files: Iterable[DicomFile]) -> dict[Path, list[DicomFile]]:
 
 
 def continues(some: list[DicomFile], others: list[DicomFile]) -> bool:
-    """Whether files of one series in two folders are parts of one scan: slices of one size, each at its own place.
+    """Whether files of one series in two folders are parts of one scan: alike, each with its own place and number.
 
     Slices at the same places are a copy or another phase, in a folder of its own because it is a scan of its own.
+    Numbers that begin anew are another patient's, where an anonymiser gave all series one UID.
     """
     first, second = (
         [piece for file in files for piece in file.slices if piece.origin is not None] for files in (some, others)
     )
-    if not first or not second or {_shape(piece) for piece in first} != {_shape(piece) for piece in second}:
+    if not first or not second or len({_alike(piece) for piece in (*first, *second)}) > 1:
+        return False
+    if {piece.file.instance_number for piece in first} & {piece.file.instance_number for piece in second} - {None}:
+        return False
+    frames = [{piece.file.frame_of_reference_uid for piece in part} for part in (first, second)]
+    if frames[0] != frames[1] and len(frames[0]) == len(frames[1]) == 1:
         return False
     places = np.array([piece.origin for piece in first])
     return all(np.abs(places - piece.origin).max(axis=1).min() > _SAME_PLACE_MM for piece in second)
 
 
-def _shape(piece: DicomSlice) -> tuple[object, ...]:
+def _alike(piece: DicomSlice) -> tuple[object, ...]:
     turned = None if piece.orientation is None else tuple(piece.orientation.round(2).ravel().tolist())
-    return piece.file.rows, piece.file.columns, turned
+    spacing = None if piece.spacing is None else tuple(piece.spacing.round(2).tolist())
+    return piece.file.rows, piece.file.columns, turned, spacing
 
 
 def choose_series(folder: Path, series_uid: str | None = None, acquisition: str | None = None) -> ChosenSlices:

@@ -102,6 +102,12 @@ def test_series_over_folders_beside_others_are_named_by_their_uid(tmp_path):
     assert np.array_equal(load_scan(tmp_path, series_uid="1.2.3").hu, first)
 
 
+def test_an_anonymiser_that_gives_everybody_one_uid_makes_no_scan_of_two_patients(tmp_path):
+    write_series(tmp_path / "a", phantom(4))
+    write_series(tmp_path / "b", phantom(4, seed=1), [[0, 0, 8 + 2 * i] for i in range(4)])  # numbers begin anew
+    assert find_scans(tmp_path) == [tmp_path / "a", tmp_path / "b"]
+
+
 @pytest.mark.parametrize("change", [{"PatientID": "OTHER"}, {}, {"StudyInstanceUID": "1.2.77"}])
 def test_slices_at_the_same_places_in_two_folders_are_two_scans(tmp_path, change):
     write_series(tmp_path / "a", phantom(4))
