@@ -163,7 +163,7 @@ def continues(some: list[DicomFile], others: list[DicomFile]) -> bool:
     first, second = (
         [piece for file in files for piece in file.slices if piece.origin is not None] for files in (some, others)
     )
-    if not first or not second or len({_alike(piece) for piece in (*first, *second)}) > 1:
+    if not first or not second or _usual_kind(first) != _usual_kind(second):
         return False
     if {piece.file.instance_number for piece in first} & {piece.file.instance_number for piece in second} - {None}:
         return False
@@ -174,10 +174,14 @@ def continues(some: list[DicomFile], others: list[DicomFile]) -> bool:
     return all(np.abs(places - piece.origin).max(axis=1).min() > _SAME_PLACE_MM for piece in second)
 
 
-def _alike(piece: DicomSlice) -> tuple[object, ...]:
-    turned = None if piece.orientation is None else tuple(piece.orientation.round(2).ravel().tolist())
-    spacing = None if piece.spacing is None else tuple(piece.spacing.round(2).tolist())
-    return piece.file.rows, piece.file.columns, turned, spacing
+def _usual_kind(slices: list[DicomSlice]) -> tuple[object, ...]:
+    """Size, direction and spacing of most slices."""
+    kinds: Counter[tuple[object, ...]] = Counter()
+    for piece in slices:
+        turned = None if piece.orientation is None else tuple(piece.orientation.round(2).ravel().tolist())
+        spacing = None if piece.spacing is None else tuple(piece.spacing.round(2).tolist())
+        kinds[piece.file.rows, piece.file.columns, turned, spacing] += 1
+    return kinds.most_common(1)[0][0]
 
 
 def choose_series(folder: Path, series_uid: str | None = None, acquisition: str | None = None) -> ChosenSlices:
