@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -12,6 +11,15 @@ from typing import Any
 import numpy as np
 
 from monai_mil.errors import ScanReadError
+from monai_mil.scans.attributes import (
+    number_if_any,
+    numbers_of,
+    raw_value,
+    seconds_of,
+    texts_of,
+    texts_of_numbers,
+    whole_number,
+)
 
 CT_CLASSES = {
     "",  # public challenge files lack it
@@ -20,8 +28,6 @@ CT_CLASSES = {
     "1.2.840.10008.5.1.4.1.1.2.2",  # Legacy Converted Enhanced CT
 }
 _CAPTURES = "1.2.840.10008.5.1.4.1.1.7"  # Secondary Capture, and its multi-frame kinds below it
-_MOMENT = re.compile(r"(\d{8})?(\d\d)(\d\d)(\d\d(?:\.\d+)?)?")
-_OF_NUMBERS = set("0123456789+-.eE/NA\\ ")
 _OF_UIDS = set("0123456789.")
 _DEFLATED = "1.2.840.10008.1.2.1.99"
 _GEOMETRY = [
@@ -224,11 +230,11 @@ def _record(path: Path, dataset: Any, offset: int) -> DicomFile | None:
         frame_of_reference_uid=str(dataset.get("FrameOfReferenceUID") or ""),
         patient_id=str(dataset.get("PatientID") or ""),
         modality=modality,
-        image_type=tuple(text.strip().upper() for text in _texts(dataset.get("ImageType"))),
-        instance_number=_integer(dataset, "InstanceNumber"),
+        image_type=tuple(text.strip().upper() for text in texts_of(dataset.get("ImageType"))),
+        instance_number=whole_number(raw_value(dataset, "InstanceNumber")),
         concatenation_uid=str(dataset.get("ConcatenationUID") or ""),
-        part=_integer(dataset, "InConcatenationNumber"),
-        parts=_integer(dataset, "InConcatenationTotalNumber"),
+        part=whole_number(raw_value(dataset, "InConcatenationNumber")),
+        parts=whole_number(raw_value(dataset, "InConcatenationTotalNumber")),
         frames=int(dataset.get("NumberOfFrames") or 1),
         rows=int(dataset.get("Rows") or 0),
         columns=int(dataset.get("Columns") or 0),
@@ -251,7 +257,7 @@ def _record(path: Path, dataset: Any, offset: int) -> DicomFile | None:
 def _is_placed(dataset: Any) -> bool:
     """Whether a Secondary Capture has all that a CT slice needs: its place, its spacing and its rescaling."""
     needed = ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "RescaleSlope", "RescaleIntercept")
-    return all(_texts_of_numbers(_raw(dataset, keyword)) for keyword in needed)
+    return all(texts_of_numbers(raw_value(dataset, keyword)) for keyword in needed)
 
 
 def _slices(dataset: Any, file: DicomFile) -> Iterator[DicomSlice]:
@@ -268,13 +274,13 @@ def _slices(dataset: Any, file: DicomFile) -> Iterator[DicomSlice]:
         def find(sequence: str, keyword: str, of_file: str | None = None, places: tuple[Any, ...] = places) -> Any:
             for place in places:
                 item = (place.get(sequence) or [None])[0] if place is not None else None
-                value = None if item is None else _raw(item, keyword)
+                value = None if item is None else raw_value(item, keyword)
                 if value is not None:
                     return value
-            return _raw(dataset, of_file or keyword)
+            return raw_value(dataset, of_file or keyword)
 
         def numbers(sequence: str, keyword: str, count: int, find: Any = find) -> np.ndarray | None:
-            return _numbers(file.path, keyword, find(sequence, keyword), count)
+            return numbers_of(file.path, keyword, find(sequence, keyword), count)
 
         orientation = numbers("PlaneOrientationSequence", "ImageOrientationPatient", 6)
         slope = numbers("PixelValueTransformationSequence", "RescaleSlope", 1)
@@ -285,15 +291,15 @@ def _slices(dataset: Any, file: DicomFile) -> Iterator[DicomSlice]:
             origin=numbers("PlanePositionSequence", "ImagePositionPatient", 3),
             orientation=None if orientation is None else orientation.reshape(2, 3),
             spacing=numbers("PixelMeasuresSequence", "PixelSpacing", 2),
-            thickness=_if_number(find("PixelMeasuresSequence", "SliceThickness")),
-            distance=_if_number(find("PixelMeasuresSequence", "SpacingBetweenSlices")),
-            location=_if_number(_raw(dataset, "SliceLocation")),
+            thickness=number_if_any(find("PixelMeasuresSequence", "SliceThickness")),
+            distance=number_if_any(find("PixelMeasuresSequence", "SpacingBetweenSlices")),
+            location=number_if_any(raw_value(dataset, "SliceLocation")),
             slope=1.0 if slope is None else float(slope[0]),
             intercept=0.0 if intercept is None else float(intercept[0]),
             unit=str(find("PixelValueTransformationSequence", "RescaleType") or ""),
-            acquisition=_whole(find("FrameContentSequence", "FrameAcquisitionNumber", "AcquisitionNumber")),
-            phase=_whole(find("FrameContentSequence", "TemporalPositionIndex", "TemporalPositionIdentifier")),
-            time=_seconds(dataset, find("FrameContentSequence", "FrameAcquisitionDateTime", "AcquisitionDateTime")),
+            acquisition=whole_number(find("FrameContentSequence", "FrameAcquisitionNumber", "AcquisitionNumber")),
+            phase=whole_number(find("FrameContentSequence", "TemporalPositionIndex", "TemporalPositionIdentifier")),
+            time=seconds_of(dataset, find("FrameContentSequence", "FrameAcquisitionDateTime", "AcquisitionDateTime")),
             has_rescaling=slope is not None and intercept is not None,
         )
 
@@ -313,80 +319,3 @@ def _as_stored(value: Any, bits: int, signed: bool) -> int | None:
         return None
     modulo = value % (1 << bits)
     return modulo - (1 << bits) if signed and modulo >= 1 << (bits - 1) else modulo
-
-
-def _raw(dataset: Any, keyword: str) -> Any:
-    """The value of an attribute, as it stands in the file where pydicom cannot make a number of it."""
-    try:
-        return dataset.get(keyword)
-    except (ArithmeticError, TypeError, ValueError):
-        value = dataset.get_item(keyword).value
-        return value.decode("ascii", "replace") if isinstance(value, bytes) else value
-
-
-def _texts_of_numbers(value: Any) -> list[str]:
-    """The numbers of a value one by one as text; a decimal comma counts as a point."""
-    if value is None:
-        return []
-    parts = value.split("\\") if isinstance(value, str) else value if np.iterable(value) else [value]
-    found = [str(part).strip(" \0").replace(",", ".") for part in parts]
-    return found if any(found) else []
-
-
-def _numbers(path: Path, keyword: str, value: Any, count: int) -> np.ndarray | None:
-    """The numbers of an attribute, float64 ``[count]``; None where it is missing or empty."""
-    texts = _texts_of_numbers(value)
-    if not texts:
-        return None
-    try:
-        numbers = np.array([float(text) for text in texts])
-    except ValueError:
-        numbers = np.empty(0)
-    if numbers.shape != (count,):
-        shown = "\\".join(texts)[:60]
-        # In a damaged header anything may stand there, the patient's name too.
-        what = f"'{shown}'" if set(shown) <= _OF_NUMBERS else "text"
-        wanted = "a number" if count == 1 else f"{count} numbers"
-        raise ScanReadError(f"scan file '{path}': {keyword} is {what}, not {wanted}; export the series again")
-    return numbers
-
-
-def _if_number(value: Any) -> float | None:
-    """A number that the reader can do without; None where it is none, such as ``N/A``."""
-    try:
-        (text,) = _texts_of_numbers(value)
-        return float(text)
-    except ValueError:
-        return None
-
-
-def _integer(dataset: Any, keyword: str) -> int | None:
-    try:
-        value = dataset.get(keyword)
-        return None if value is None or value == "" else int(value)
-    except (TypeError, ValueError):
-        return None
-
-
-def _whole(value: Any) -> int | None:
-    number = _if_number(value)
-    return int(number) if number is not None and number.is_integer() else None
-
-
-def _seconds(dataset: Any, moment: Any) -> float | None:
-    """A time of DICOM, ``YYYYMMDDhhmmss.f`` or else date and time, in seconds; None where there is none."""
-    text = str(moment or "").strip()
-    if not text and (clock := str(_raw(dataset, "AcquisitionTime") or "").strip()):
-        text = str(_raw(dataset, "AcquisitionDate") or "").strip() + clock.replace(":", "")
-    found = _MOMENT.match(text)
-    if found is None:
-        return None
-    day, hours, minutes, seconds = found.groups()
-    days = 0 if day is None else int(day[:4]) * 372 + int(day[4:6]) * 31 + int(day[6:])
-    return days * 86400 + int(hours) * 3600 + int(minutes) * 60 + float(seconds or 0)
-
-
-def _texts(value: Any) -> list[str]:
-    if value is None:
-        return []
-    return [value] if isinstance(value, str) else [str(text) for text in value]
