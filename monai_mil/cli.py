@@ -410,7 +410,7 @@ def _scan_readers() -> Table:
         ("pydicom", "pydicom", "reads DICOM series and multi-frame CT", "pip install pydicom"),
         ("gdcm", "python-gdcm", "decodes JPEG and JPEG 2000 in DICOM", "pip install python-gdcm"),
         ("nibabel", "nibabel", "reads NIfTI", "pip install nibabel"),
-        ("itk", "itk-io", "reads MHA and NRRD; lung mask, resampling", "optional: pip install 'monai-mil[itk]'"),
+        ("itk", "itk-io", "reads MHA and NRRD; resampling", "optional: pip install 'monai-mil[itk]'"),
         ("lungmask", "lungmask", "lung mask by its network", "optional: pip install lungmask"),
     ):
         try:

@@ -14,7 +14,7 @@ import numpy as np
 
 from monai_mil import __version__
 from monai_mil.names import names_a_file
-from monai_mil.scans import ORIENTATION, Depth, LungField, ScanFrame
+from monai_mil.scans import Depth, LungField, ScanFrame
 from monai_mil.slides import Bounds
 
 _PREFIX = "monai_mil."
@@ -119,13 +119,6 @@ class BagInfo:
         if self.scan is None:
             return None
         return np.arange(len(self.scan)) if self.depth is None else self.depth.indices(len(self.scan))
-
-    @property
-    def slices_lie(self) -> str | None:
-        """Where a scan's columns, rows and slices run: ``ORIENTATION`` unless an old bag's would be turned today."""
-        if self.scan is None:
-            return None
-        return ORIENTATION if self.scan.lps_turn().keeps_all else self.scan.axis_codes
 
     def positions_mm(self) -> np.ndarray | None:
         """Where a scan's instances lie along the normal, float64 ``[n]``; None for a slide."""

@@ -19,7 +19,7 @@ from monai_mil.bags.info import BagInfo
 from monai_mil.bags.storage import MappedFeatures
 from monai_mil.bags.transforms import bag_meta, bag_tensor, instance_places
 from monai_mil.errors import BagError, NoTissueError
-from monai_mil.scans import ORIENTATION, Depth, SlicePreset, find_preset, same_but_statistics
+from monai_mil.scans import ORIENTATION, Depth, ScanFrame, SlicePreset, find_preset, same_but_statistics
 
 logger = logging.getLogger(__name__)
 
@@ -187,7 +187,7 @@ class LoadBagd(MapTransform):
         if self.preset is not None and bag.info.preset is not None:
             self._check_preset(bag, self.preset, SlicePreset.from_record(bag.info.preset))
         if bag.info.scan is not None:
-            _check_orientation(bag)
+            _check_orientation(bag.path, bag.info.scan)
             self._check_cut(bag)
 
     def _check_weights(self, bag: BagFile, key: Hashable) -> None:
@@ -226,12 +226,12 @@ class LoadBagd(MapTransform):
             )
 
 
-def _check_orientation(bag: BagFile) -> None:
+def _check_orientation(path: Path, scan: ScanFrame) -> None:
     """Bags of earlier versions hold prone, mirrored or coronal slices as they were stored."""
-    if bag.info.slices_lie != ORIENTATION:
+    if scan.axis_codes != ORIENTATION:
         raise BagError(
-            f"bag '{bag.path}': made by an earlier version of slices that run {bag.info.slices_lie}; scans are now "
-            f"turned to {ORIENTATION} first, so its features are others: embed the scan again with --overwrite"
+            f"bag '{path}': made by an earlier version of slices that run {scan.axis_codes}; scans are now turned to "
+            f"{ORIENTATION} first, so its features are others: embed the scan again with --overwrite"
         )
 
 

@@ -92,8 +92,8 @@ class Cohort:
         Returns:
             Dictionaries with ``image`` (path of bag, slide or scan), ``label`` (where the cohort has labels),
             ``slide_id`` or ``scan_id``, ``patient_id``, with bags of other programs ``slide_path`` where the cohort
-            says it, and where raw scans are asked for and the cohort names any, ``series_uid`` and ``acquisition``
-            (or ``""``).
+            says it, and where raw slides or scans are asked for and the cohort names any, ``mpp`` (or 0), ``series_uid``
+            and ``acquisition`` (or ``""``).
 
         Raises:
             CohortError: the split is unknown or empty, or a file is missing; names table, row and column.
@@ -107,7 +107,7 @@ class Cohort:
                 "fill it or use split_cohort"
             )
         embed = "embed-scans" if self.case == "scan" else "embed"
-        named = () if bag_dir is not None else self._named_parts()
+        named = [] if bag_dir is not None else self._named("series_uid", "acquisition", "mpp")
         items = []
         for slide in chosen:
             image = _bag(Path(bag_dir), slide.slide_id) if bag_dir is not None else slide.path
@@ -127,7 +127,7 @@ class Cohort:
                 item["label"] = slide.label if isinstance(slide.label, int) else list(slide.label)
             if bag_dir is not None and self.case == "slide" and slide.path is not None and not _is_own(image):
                 item["slide_path"] = str(slide.path)
-            item |= {column: getattr(slide, column) or "" for column in named}
+            item |= {name: getattr(slide, name) or (0.0 if name == "mpp" else "") for name in named}
             items.append(item | {self.id_column: slide.slide_id, "patient_id": slide.patient_id})
         return items
 
@@ -144,20 +144,20 @@ class Cohort:
         path = Path(path)
         table = io.StringIO()
         writer = csv.writer(table, lineterminator="\n")
-        named = self._named_parts()
+        named = self._named("series_uid", "acquisition", "mpp")
         writer.writerow([self.id_column, "patient_id", "path", *named, "split", *self.labels, *(columns or {})])
         rest = zip(*columns.values(), strict=True) if columns else itertools.repeat(())
         for slide, cells in zip(self.slides, rest, strict=False):
             place = "" if slide.path is None else _relative(slide.path, path.parent)
-            whose = [slide.slide_id, slide.patient_id, place, *(getattr(slide, column) or "" for column in named)]
-            writer.writerow([*whose, slide.split or "", *self._label_text(slide), *cells])
+            said = [slide.slide_id, slide.patient_id, place, *(getattr(slide, name) or "" for name in named)]
+            writer.writerow([*said, slide.split or "", *self._label_text(slide), *cells])
         with replacing(path) as partial:
             partial.write_text(table.getvalue(), encoding="utf-8")
         return path
 
-    def _named_parts(self) -> list[str]:
-        """The columns that say which part of a scan's folder is meant, as far as any scan has them."""
-        return [name for name in ("series_uid", "acquisition") if any(getattr(slide, name) for slide in self.slides)]
+    def _named(self, *fields: str) -> list[str]:
+        """Those of the fields that any slide or scan has."""
+        return [name for name in fields if any(getattr(slide, name) for slide in self.slides)]
 
     def _label_text(self, slide: CohortSlide) -> list[str]:
         if isinstance(slide.label, int):

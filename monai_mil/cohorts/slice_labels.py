@@ -85,6 +85,11 @@ class SliceLabelsd(MapTransform):
         """What the table calls each slice."""
         if not self._by_uid:
             return [str(index) for index in range(len(frame))]
+        if frame.instances is not frame:
+            raise CohortError(
+                f"slice labels '{self.table}': scan '{scan_id}' was acquired in slices that are not axial, cut "
+                f"into {len(frame)} axial ones: label these by columns scan_id, slice_index and label"
+            )
         if len(set(frame.sop_uids)) != len(frame):
             raise CohortError(
                 f"slice labels '{self.table}': the slices of scan '{scan_id}' have no SOPInstanceUID of their own; "

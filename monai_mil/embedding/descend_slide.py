@@ -11,7 +11,7 @@ from monai.config import KeysCollection
 from torch import Tensor, nn
 
 from monai_mil.bags import BagInfo
-from monai_mil.embedding.slide import tree_slide
+from monai_mil.embedding.slide import EmbedSettings, tree_slide
 from monai_mil.embedding.stream_slide import SlideFeatures, StreamSlided
 from monai_mil.errors import SettingsError
 from monai_mil.slides import Slide
@@ -61,10 +61,12 @@ class DescendSlided(StreamSlided):
             raise SettingsError(f"encoder '{self.encoder.name}' gives token maps; take it without spatial")
         self.settings = replace(self.settings, levels=levels)
 
-    def _answer(self, slide: Slide) -> tuple[BagInfo, dict[str, Tensor], dict[str, Tensor]]:
-        tree, _ = tree_slide(slide, self.settings)
+    def _answer(
+        self, slide: Slide, name: str, settings: EmbedSettings
+    ) -> tuple[BagInfo, dict[str, Tensor], dict[str, Tensor]]:
+        tree, _ = tree_slide(slide, settings, name)
         sources = [TreeFeatures(self._features(slide, grid)) for grid in tree.grids]
-        info = self.settings.info(slide, tree.grids[-1], self.encoder, level=0)
+        info = settings.info(slide, tree.grids[-1], self.encoder, name, level=0)
         where = {
             name: torch.from_numpy(np.concatenate([getattr(grid, name) for grid in tree.grids]))
             for name in ("coords", "inside", "tissue_fraction")

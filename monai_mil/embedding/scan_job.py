@@ -85,7 +85,7 @@ class ScanJob(EmbedJob):
             "lungs": None if found.lungs is None else found.lungs.method,
             "series_uid": None if found.scan is None else found.scan.series_uid,
             "acquisition": None if found.scan is None else found.scan.acquisition,
-            "orientation": found.slices_lie,
+            "orientation": None if found.scan is None else found.scan.axis_codes,
         }
         return super().recorded_settings(found) | _named(found.preset or {}) | own
 

@@ -12,7 +12,7 @@ from monai.config import KeysCollection
 from torch import Tensor, nn
 
 from monai_mil.bags import BagInfo, bag_tensor, instance_places
-from monai_mil.embedding.slide import embed_slide, tile_slide
+from monai_mil.embedding.slide import EmbedSettings, embed_slide, tile_slide
 from monai_mil.embedding.transforms import EmbedSlided
 from monai_mil.errors import EncoderError, SettingsError
 from monai_mil.slides import Slide, TileGrid
@@ -63,19 +63,22 @@ class StreamSlided(EmbedSlided):
 
         streamed = dict(data)
         for key in self.key_iterator(streamed):
-            with self.settings.open(streamed[key]) as slide, eval_mode(self.network):
+            settings = self._settings(streamed)
+            with settings.open(streamed[key]) as slide, eval_mode(self.network):
                 for remark in slide.remarks:
                     logger.info(remark)
-                info, where, output = self._answer(slide)
+                info, where, output = self._answer(slide, streamed.get("slide_id") or slide.slide_id, settings)
             streamed.update({**where, "streamed": {name: value[0] for name, value in output.items()}})
             nothing = torch.empty(len(where["coords"]), 0, *(self.encoder.grid or ()))
             streamed[key] = bag_tensor(str(info.slide_path), nothing, info)
         return streamed
 
-    def _answer(self, slide: Slide) -> tuple[BagInfo, dict[str, Tensor], dict[str, Tensor]]:
+    def _answer(
+        self, slide: Slide, name: str, settings: EmbedSettings
+    ) -> tuple[BagInfo, dict[str, Tensor], dict[str, Tensor]]:
         """The slide's frame, where its tiles lie, and the network's output."""
-        grid, _ = tile_slide(slide, self.settings)
-        info = self.settings.info(slide, grid, self.encoder)
+        grid, _ = tile_slide(slide, settings, name)
+        info = settings.info(slide, grid, self.encoder, name)
         where = instance_places(grid.coords, info, self.encoder.grid)
         mask = {"mask": where["token_mask"]} if "token_mask" in where else {}
         return info, where, self.network.pool_chunks(self._features(slide, grid), **mask)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import re
 from collections.abc import Hashable, Mapping
@@ -20,6 +21,7 @@ from monai_mil.errors import ScanReadError
 from monai_mil.scans import LPS_TO_RAS, Scan, find_preset, load_scan, oriented, volume_scan
 
 if TYPE_CHECKING:
+    from monai_mil.embedding.slide import EmbedSettings
     from monai_mil.encoders import Encoder
     from monai_mil.slides import TissueSettings
 
@@ -31,7 +33,8 @@ _SUFFIX = re.compile(r"\.(nii(\.gz)?|mha|mhd|nrrd|nhdr)$", re.IGNORECASE)
 class EmbedSlided(MapTransform):
     """Replace the path of a slide by the features of its tiles, in memory; the outcome is as ``LoadBagd``'s.
 
-    What the reader chose or assumed is logged.
+    The item's ``mpp``, where it has one above 0, wins over the setting; its ``slide_id`` names the slide's mask and
+    bag. What the reader chose or assumed is logged.
 
     Args:
         keys: keys of the paths.
@@ -42,7 +45,7 @@ class EmbedSlided(MapTransform):
         overlap: overlap of neighbouring tiles in pixels.
         min_tissue: least share of tissue in a tile.
         tissue: how tissue is found.
-        masks: folder of tissue masks to take instead, named as the slides' files are (see ``slides.read_tissue``).
+        masks: folder of tissue masks to take instead, ``<slide_id>.png`` or ``.geojson`` (see ``slides.read_tissue``).
         series: which image of files that hold several; default the largest.
         plane: which focal plane of files that hold several; default the middle one.
         icc: ``"apply"`` turns pixels into sRGB by the slides' ICC profiles.
@@ -111,16 +114,23 @@ class EmbedSlided(MapTransform):
 
         embedded = dict(data)
         for key in self.key_iterator(embedded):
-            with self.settings.open(embedded[key]) as slide:
+            settings = self._settings(embedded)
+            with settings.open(embedded[key]) as slide:
                 for remark in slide.remarks:
                     logger.info(remark)
-                grid, _ = tile_slide(slide, self.settings)
+                name = embedded.get("slide_id") or slide.slide_id
+                grid, _ = tile_slide(slide, settings, name)
                 batches = embed_slide(slide, grid, self.encoder, batch_size=self.batch_size, device=self.device)
                 features = torch.cat([batch.cpu() for batch in batches])
-                info = self.settings.info(slide, grid, self.encoder)
+                info = settings.info(slide, grid, self.encoder, name)
             embedded[key] = bag_tensor(info.slide_path or info.slide_id, features, info)
             embedded.update(instance_places(grid.coords, info, self.encoder.grid))
         return embedded
+
+    def _settings(self, item: Mapping[Hashable, Any]) -> EmbedSettings:
+        """The settings for an item, with its own pixel size where it has one."""
+        mpp = item.get("mpp")
+        return dataclasses.replace(self.settings, mpp=float(mpp)) if mpp else self.settings
 
 
 class EmbedScand(MapTransform):

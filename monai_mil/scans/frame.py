@@ -15,7 +15,7 @@ from monai_mil.scans.turn import Turn
 
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 _TOLERANCE = 0.02
-_ENDS = ("LR", "PA", "SI")
+_ENDS = ("SI", "PA", "LR")
 _STRAIGHT_PIXELS = 0.5
 _GAP = 1.8
 
@@ -117,9 +117,9 @@ class ScanFrame:
     @property
     def axis_codes(self) -> str:
         """Where columns, rows and slices run in the patient, by the nearest axis: ``"LPS"`` of a usual axial scan."""
-        axes = np.stack([self.orientation[0], self.orientation[1], self.normal])
-        nearest = np.abs(axes).argmax(axis=1)
-        return "".join(_ENDS[axis][int(axes[row, axis] < 0)] for row, axis in enumerate(nearest.tolist()))
+        turn = self.lps_turn()
+        nearest = [turn.axes.index(axis) for axis in (2, 1, 0)]
+        return "".join(_ENDS[place][turn.flips[place]] for place in nearest)
 
     @property
     def positions_mm(self) -> np.ndarray:

@@ -73,9 +73,11 @@ def _steps(shape: tuple[int, ...], spacing: tuple[float, float, float]) -> list[
 
 
 def _find(hu: np.ndarray, spacing: tuple[float, float, float]) -> np.ndarray:
+    from scipy.ndimage import find_objects
     from scipy.ndimage import label as connected
 
     labels, _ = connected(hu < _AIR_HU)
+    boxes = find_objects(labels)
     outside = np.unique(np.concatenate([labels[:, edge].ravel() for edge in (0, -1)]))
     outside = np.union1d(outside, np.concatenate([labels[:, :, edge].ravel() for edge in (0, -1)]))
     voxel_ml = float(np.prod(spacing)) / 1000
@@ -85,7 +87,7 @@ def _find(hu: np.ndarray, spacing: tuple[float, float, float]) -> np.ndarray:
     lungs: list[int] = []
     for label in np.argsort(-sizes)[:12]:
         large = sizes[label] * voxel_ml >= _SMALLEST_ML and (not lungs or sizes[label] > _SECOND_LUNG * sizes[lungs[0]])
-        if large and len(lungs) < 2 and _is_lung(hu[labels == label]):
+        if large and len(lungs) < 2 and _is_lung(hu[boxes[label - 1]][labels[boxes[label - 1]] == label]):
             lungs.append(int(label))
     mask = np.isin(labels, lungs)
     if lungs:

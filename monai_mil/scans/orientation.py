@@ -79,9 +79,9 @@ def turned(frame: ScanFrame, turn: Turn) -> ScanFrame:
 def orientation_remarks(frame: ScanFrame) -> list[str]:
     """What is to be said of the slices the network sees: of a frame in the patient's orientation."""
     remarks = []
-    plane = _plane_of_acquisition(frame)
+    plane = _plane(frame)
     if plane:
-        remarks.append(f"acquired in {plane} slices: cut into {len(frame)} axial ones, without resampling")
+        remarks.append(f"comes in {plane} slices: cut into {len(frame)} axial ones, without resampling")
     steps = frame.steps[::-1]
     off = math.degrees(math.acos(np.clip((np.diagonal(steps) / np.linalg.norm(steps, axis=1)).min(), -1, 1)))
     if off > _STRONGLY_OBLIQUE:
@@ -95,12 +95,11 @@ def orientation_remarks(frame: ScanFrame) -> list[str]:
     return remarks
 
 
-def _plane_of_acquisition(frame: ScanFrame) -> str:
-    """Coronal or sagittal by the axis of the instances or, in a volume file, of plainly thicker voxels; else empty."""
-    if any(frame.source.sop_uids):
-        axis = 0 if frame.turn is None else frame.turn.axes.index(0)
-    else:
-        sizes = np.linalg.norm(frame.steps, axis=1)
-        axis = int(sizes.argmax())
-        axis = axis if sizes[axis] >= _PLAINLY_THICKER * np.delete(sizes, axis).max() else 0
+def _plane(frame: ScanFrame) -> str:
+    """Coronal or sagittal where the source's slices are, or the voxels of a volume file plainly thicker; else empty."""
+    axis = 0 if frame.turn is None else frame.turn.axes.index(0)
+    sizes = np.linalg.norm(frame.steps, axis=1)
+    thickest = int(sizes.argmax())
+    if not any(frame.source.sop_uids) and sizes[thickest] >= _PLAINLY_THICKER * np.delete(sizes, thickest).max():
+        axis = thickest
     return _PLANES[axis] if axis else ""

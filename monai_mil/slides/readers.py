@@ -26,6 +26,7 @@ import numpy as np
 from monai_mil.errors import SlideReadError
 from monai_mil.slides import colour, pixel_size
 from monai_mil.slides.dicom import DicomReader, downsample_of, levels_of, openslide_is_right
+from monai_mil.slides.focal_planes import hidden_planes
 from monai_mil.slides.pages import fit_level, without_padding
 from monai_mil.slides.tiff import SettledError, TiffPyramid, first_description, one_line
 
@@ -180,7 +181,7 @@ class OpenSlideReader:
         pairs = zip(stored, self.downsamples, strict=True)
         self.sizes = [without_padding(stored[0], size, downsample) for size, downsample in pairs]
         self.icc_profile = None if profile is None else profile.tobytes()
-        self.remarks: tuple[str, ...] = ()
+        self.remarks = hidden_planes(path, self.properties)
         self.convert: Callable[[np.ndarray], None] | None = None
 
     def _downsample(self, level: int, sizes: list[tuple[int, int]]) -> tuple[float, float]:

@@ -14,8 +14,9 @@ from monai.data import MetaTensor
 from monai.transforms import Compose, EnsureChannelFirstd, LoadImaged, Orientationd
 
 from monai_mil.bags import BagFile, LoadBagd
+from monai_mil.cohorts import SliceLabelsd
 from monai_mil.embedding import EmbedScand, embed_scans
-from monai_mil.errors import BagError, ScanReadError
+from monai_mil.errors import BagError, CohortError, ScanReadError
 from monai_mil.savers import ScanLabelMapd, SliceSaver
 from monai_mil.scans import Turn, load_scan
 from monai_mil.training import UnpackOutputd
@@ -160,6 +161,11 @@ def test_a_scan_in_memory_gives_the_bag_of_its_file(tmp_path, plain, embed):
         embed({"image": image["image"].as_tensor()})
 
 
+def table(folder, rows):
+    (folder / "labels.csv").write_text("sop_uid,label\n" + "".join(f"{row['sop_uid']},0\n" for row in rows))
+    return folder / "labels.csv"
+
+
 def test_a_sagittal_series_has_the_scores_of_its_own_instances(tmp_path, embed):
     folder = turned_series(tmp_path / "scan", "sagittal")
     scan = load_scan(folder)
@@ -177,6 +183,8 @@ def test_a_sagittal_series_has_the_scores_of_its_own_instances(tmp_path, embed):
     with (tmp_path / "scans.csv").open() as file:
         (row,) = csv.DictReader(file)
     assert row["highest_sop_uid"] == scan.frame.source.sop_uids[int(highest.argmax())]
+    with pytest.raises(CohortError, match="cut into 24 axial ones: label these by columns scan_id, slice_index"):
+        SliceLabelsd("image", table(tmp_path, rows))(embed({"image": folder}))
     written = nibabel.load(tmp_path / "heatmaps" / "scan.nii.gz")
     assert written.shape == (64, 24, 64)
     assert np.array_equal(written.get_fdata().max(axis=(0, 1)).astype(np.float16), highest)

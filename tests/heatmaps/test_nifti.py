@@ -153,6 +153,7 @@ ACQUISITIONS = {
     "prone": {"iop": (-1, 0, 0, 0, -1, 0)},
     "coronal": {"iop": (1, 0, 0, 0, 0, -1), "n": 40},
     "sagittal": {"iop": (0, 1, 0, 0, 0, -1), "n": 48},
+    "coronal with a tilted gantry": {"iop": (1, 0, 0, 0, 0, -1), "n": 40, "drift": (0, 0, -0.2)},
     "oblique": {"iop": (*LONG, *np.cross(NORMAL, LONG))},
     "gantry tilt": {"iop": (1, 0, 0, 0, COS, SIN), "drift": (0, SIN, 1 / COS - COS)},
 }

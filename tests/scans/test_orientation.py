@@ -73,7 +73,7 @@ def test_a_turned_series_is_the_plain_one(plain, tmp_path, name):
     again = type(scan.frame).from_json(scan.frame.to_json())
     assert again.to_json() == scan.frame.to_json()
     assert np.array_equal(again.to_source(scan.hu), hu(points(again.source)))
-    told = [remark for remark in scan.remarks if f"acquired in {name} slices" in remark]
+    told = [remark for remark in scan.remarks if f"comes in {name} slices" in remark]
     assert bool(told) == (name in ("sagittal", "coronal"))
 
 
@@ -133,8 +133,10 @@ def test_oblique_scans_and_pixels_that_are_not_square_are_told(tmp_path):
     cos, sin = np.cos(np.deg2rad(40)), np.sin(np.deg2rad(40))
     oblique = load_scan(write_dicom(tmp_path / "oblique", iop=(cos, sin, 0, -sin, cos, 0)))
     assert any("strongly oblique: its axes lie up to 40 degrees" in remark for remark in oblique.remarks)
-    sagittal = load_scan(write_volume(tmp_path / "scan.nii", axes=(0, 2, 1)))
-    assert sagittal.remarks == (), "a volume whose axes are only permuted is an ordinary one"
+    volume = load_scan(write_volume(tmp_path / "scan.nii", axes=(1, 0, 2), flips=(0, 2)))
+    assert volume.remarks == (), "still axial slices"
+    across = load_scan(write_volume(tmp_path / "scan.nii", axes=(2, 1, 0)))
+    assert across.remarks == ("comes in sagittal slices: cut into 24 axial ones, without resampling",)
     tall = turned_series(tmp_path / "coronal", "coronal")
     scan = load_scan(tall)
     assert not any("not square" in remark for remark in scan.remarks), "3 x 3 mm once they are axial"

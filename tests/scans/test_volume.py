@@ -253,7 +253,7 @@ def test_a_volume_of_thick_coronal_slices_is_told(tmp_path):
     array, affine = reoriented(phantom(6, 5, 7).T, LPS_TO_RAS @ np.diag([0.8, 3.0, 0.8, 1]), (2, 0, 1), (1,))
     scan = load_scan(saved(tmp_path / "a.nii", np.ascontiguousarray(array), affine))
     assert np.array_equal(scan.hu, phantom(6, 5, 7))
-    assert "acquired in coronal slices: cut into 6 axial ones, without resampling" in scan.remarks
+    assert "comes in coronal slices: cut into 6 axial ones, without resampling" in scan.remarks
     assert any("3 mm between rows, 0.8 mm between columns" in remark for remark in scan.remarks)
 
 
