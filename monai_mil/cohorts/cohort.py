@@ -92,8 +92,8 @@ class Cohort:
         Returns:
             Dictionaries with ``image`` (path of bag, slide or scan), ``label`` (where the cohort has labels),
             ``slide_id`` or ``scan_id``, ``patient_id``, with bags of other programs ``slide_path`` where the cohort
-            says it, and where raw slides or scans are asked for and the cohort names any, ``mpp`` (or 0), ``series_uid``
-            and ``acquisition`` (or ``""``).
+            says it, and where raw slides or scans are asked for and the cohort names any, ``mpp`` (or 0),
+            ``series_uid`` and ``acquisition`` (or ``""``).
 
         Raises:
             CohortError: the split is unknown or empty, or a file is missing; names table, row and column.

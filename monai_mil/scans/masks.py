@@ -16,13 +16,13 @@ _WORDS = {"mask", "masks", "seg", "segs", "segmentation", "segmentations", "labe
 _FOLDERS = {*_WORDS, "labelstr", "labelsts", "labelsval", "annotations", "groundtruth", "ground_truth", "gt"}
 _MOST_LABELS = 128
 """A picture of 8 bits has more grey values, and no atlas of organs has so many labels."""
-_CHUNK = 1 << 20
+_CHUNK = 1 << 18
 
 
 def is_mask(path: Path, below: Path) -> bool:
     """Whether a volume file is a mask: whole numbers from 0 upwards, and few of them.
 
-    Where its name or that of a folder between it and ``below`` says so, the first million voxels decide that it is no
+    Where its name or that of a folder between it and ``below`` says so, the first slices (262,144 voxels) decide that it is no
     CT; else all of them, and a volume of one single value is none. What cannot be read is no mask, so that it is told.
     """
     named = _is_named_so(path, below)
@@ -56,7 +56,7 @@ def _is_named_so(path: Path, below: Path) -> bool:
 
 
 def _nifti_values(path: Path) -> Iterator[np.ndarray]:
-    """The numbers of a NIfTI file as they mean, a million at a time; nothing where they are no plain numbers."""
+    """The numbers of a NIfTI file as they mean, a few slices at a time; nothing where they are no plain numbers."""
     import nibabel
 
     with gzip.open(path) if is_gzip(path) else path.open("rb") as stream:
