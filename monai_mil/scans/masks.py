@@ -22,8 +22,9 @@ _CHUNK = 1 << 18
 def is_mask(path: Path, below: Path) -> bool:
     """Whether a volume file is a mask: whole numbers from 0 upwards, and few of them.
 
-    Where its name or that of a folder between it and ``below`` says so, the first slices (262,144 voxels) decide that it is no
-    CT; else all of them, and a volume of one single value is none. What cannot be read is no mask, so that it is told.
+    Where its name or that of a folder between it and ``below`` says so, the first slices (262,144 voxels) decide that
+    it is no CT; else all of them, and a volume of one single value is none. What cannot be read is no mask, so that it
+    is told.
     """
     named = _is_named_so(path, below)
     suffix = volume_suffix(path)
