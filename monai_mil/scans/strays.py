@@ -45,11 +45,11 @@ def without_strays(slices: list[DicomSlice]) -> tuple[list[DicomSlice], list[str
     slices = _without_hole(slices, _of_another_plane(slices), "of another orientation than most", remarks)
     derived = {piece for piece in slices if _is_derived(piece)}
     slices = _without_hole(slices, derived & _unlike_most(slices, _size), "derived, and of another size", remarks)
+    slices = _without_hole(slices, derived & _unlike_most(slices, _is_placed), "derived, without a place", remarks)
     slices = _without_hole(slices, _at_taken_places(slices, derived), "derived, where a slice lies already", remarks)
-    thick = _unlike_most(slices, _thickness)
-    return _without_hole(
-        slices, _between(slices, thick), "of another SliceThickness, between the others", remarks
-    ), remarks
+    thick = _of_their_acquisition(slices, _unlike_most(slices, _thickness))
+    slices = _without_hole(slices, _between(slices, thick), "of another SliceThickness, between the others", remarks)
+    return slices, remarks
 
 
 def _without(
@@ -117,6 +117,12 @@ def _at_taken_places(slices: list[DicomSlice], derived: set[DicomSlice]) -> set[
     }
 
 
+def _of_their_acquisition(slices: list[DicomSlice], few: set[DicomSlice]) -> set[DicomSlice]:
+    """Those of a few slices that name no acquisition but one of the others': another one is somebody's to choose."""
+    known = {piece.acquisition for piece in slices if piece not in few} | {None}
+    return {piece for piece in few if piece.acquisition in known}
+
+
 def _between(slices: list[DicomSlice], few: set[DicomSlice]) -> set[DicomSlice]:
     """Those of a few slices that lie within the stretch of all others: a zone of its own lies beside it."""
     others = _places([piece for piece in slices if piece not in few])
@@ -128,6 +134,10 @@ def _between(slices: list[DicomSlice], few: set[DicomSlice]) -> set[DicomSlice]:
 
 def _size(piece: DicomSlice) -> Hashable:
     return piece.file.rows, piece.file.columns
+
+
+def _is_placed(piece: DicomSlice) -> Hashable:
+    return piece.origin is not None and piece.orientation is not None
 
 
 def _thickness(piece: DicomSlice) -> Hashable:

@@ -29,6 +29,10 @@ REFORMAT = {"ImageType": ["DERIVED", "SECONDARY", "REFORMATTED", "AVERAGE"], "Im
     [
         ([{"ImageType": ["ORIGINAL", "PRIMARY", "LOCALIZER"]}], "1 x CT localizer beside the slices ignored"),
         ([DOSE], "1 images of the series left out, dose pages or screen saves: stray0"),
+        (
+            [{"ImageType": ["DERIVED", "SECONDARY"], "ImagePositionPatient": None}],
+            "derived, without a place: stray0",
+        ),
         ([SCREEN], "dose pages or screen saves: stray0"),
         ([REFORMAT, REFORMAT], "2 images of the series left out, reformats or projections (ImageType): stray0, stray1"),
         ([{"ImageOrientationPatient": CORONAL}], "of another orientation than most: stray0"),
@@ -65,6 +69,20 @@ def test_zones_of_another_thickness_stay(tmp_path):
     assert len(scan) == len(z)
 
 
+def test_an_acquisition_of_another_thickness_is_to_be_chosen_and_not_left_out(tmp_path):
+    hu = phantom(8)
+    strays = [{"SliceThickness": 5.0, "ImagePositionPatient": [0, 0, z], "AcquisitionNumber": 2} for z in (2.5, 7.5)]
+
+    def first(i, dataset):
+        dataset.AcquisitionNumber = 1
+
+    with_strays(tmp_path, hu, strays, change=first)
+    with pytest.raises(ScanReadError, match=r"8 of acquisition 1 .*, 2 of acquisition 2"):
+        load_scan(tmp_path)
+    assert np.array_equal(load_scan(tmp_path, acquisition="1").hu, hu)
+    assert len(load_scan(tmp_path, acquisition="2")) == 2
+
+
 def test_an_image_that_would_leave_a_hole_is_no_stray_but_at_fault(tmp_path):
     def turned(i, dataset):
         if i == 4:
@@ -72,3 +90,20 @@ def test_an_image_that_would_leave_a_hole_is_no_stray_but_at_fault(tmp_path):
 
     with pytest.raises(ScanReadError, match="2 orientations"):
         load_scan(write_series(tmp_path, phantom(8), change=turned))
+
+
+def test_a_series_with_everything_in_it_lists_its_phases_and_each_is_exact(tmp_path):
+    first, second = phantom(8), phantom(8, seed=1)
+
+    def numbered(number):
+        return lambda i, dataset: setattr(dataset, "AcquisitionNumber", number)
+
+    with_strays(tmp_path, first, [DOSE, SCREEN, REFORMAT, {"ImageOrientationPatient": CORONAL}], change=numbered(1))
+    for path in write_series(tmp_path / "more", second, change=numbered(2)).iterdir():
+        path.rename(tmp_path / f"more_{path.name}")
+    with pytest.raises(ScanReadError, match=r"8 of acquisition 1 .*, 8 of acquisition 2"):
+        load_scan(tmp_path)
+    assert np.array_equal(load_scan(tmp_path, acquisition="1").hu, first)
+    scan = load_scan(tmp_path, acquisition="2")
+    assert np.array_equal(scan.hu, second)
+    assert len([remark for remark in scan.remarks if "images of the series left out" in remark]) == 3
