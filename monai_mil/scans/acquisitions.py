@@ -143,14 +143,16 @@ def _merged(groups: list[_Group], places: dict[DicomSlice, float]) -> list[_Grou
 
 
 def _overlap(first: list[float], second: list[float]) -> bool:
-    """Whether several slices of one lie within the stretch of the other; a single one is the seam of two blocks."""
+    """Whether several slices of one lie within the stretch of the other, or one deep in it: else it is their seam."""
 
     def within(some: list[float], others: list[float]) -> int:
         low, high = min(others) - _SAME_PLACE_MM, max(others) + _SAME_PLACE_MM
         return sum(low <= place <= high for place in some)
 
-    if len(first) == 1 or len(second) == 1:  # has no stretch: only the very same place counts
-        return min(abs(one - other) for one in first for other in second) <= _SAME_PLACE_MM
+    few, many = sorted((sorted(first), sorted(second)), key=len)
+    if len(few) == 1:
+        is_deep = len(many) > 3 and many[1] < few[0] < many[-2]
+        return is_deep or min(abs(few[0] - place) for place in many) <= _SAME_PLACE_MM
     return max(within(first, second), within(second, first)) > 1
 
 

@@ -124,3 +124,15 @@ def test_blocks_that_share_a_seam_are_one_scan(tmp_path):
 
     z = [0, 5, 10, 15, 14, 19, 24, 29, 28, 33, 38, 43]
     assert len(load_scan(write_series(tmp_path, phantom(12), [[0, 0, value] for value in z], change=change))) == 12
+
+
+def test_a_single_slice_of_another_acquisition_amid_the_others_is_not_woven_in(tmp_path):
+    z = [*np.arange(0, 20, 2.0), 9.3]
+
+    def change(i, dataset):
+        dataset.AcquisitionNumber = 1 + (i == 10)
+
+    folder = write_series(tmp_path, phantom(11), [[0, 0, value] for value in z], change=change)
+    with pytest.raises(ScanReadError, match=r"10 of acquisition 1 .*, 1 of acquisition 2"):
+        load_scan(folder)
+    assert np.array_equal(load_scan(folder, acquisition="1").hu, phantom(11)[:10])
