@@ -89,11 +89,11 @@ def list_series(folder: str | Path) -> list[SeriesSummary]:
     return _summaries(read_folder(Path(folder)).files)
 
 
-def read_folder(folder: Path) -> FolderContent:
+def read_folder(folder: Path, series_uid: str | None = None) -> FolderContent:
     """What lies in a folder.
 
     Where no image lies in the folder itself (a disc with a DICOMDIR), all folders below it are read. Else of those
-    only what goes on with a series of the folder itself.
+    only what goes on with a series of the folder itself, and the series asked for where it lies below alone.
     """
     if not folder.is_dir():
         raise ScanReadError(f"scan '{folder}': no such folder")
@@ -108,7 +108,10 @@ def read_folder(folder: Path) -> FolderContent:
         return FolderContent(direct.files + below.files, direct.others + below.others, broken)
     below = _read_all((path for _, paths in walk for path in paths), pass_over_damaged=True)
     broken = [path for path in broken if path.parent == folder]
-    return FolderContent(direct.files + _continuing(direct.files, below.files), direct.others, broken)
+    further = _continuing(direct.files, below.files)
+    if series_uid is not None and not any(file.series_uid == series_uid for file in direct.files):
+        further = [file for file in below.files if file.series_uid == series_uid]
+    return FolderContent(direct.files + further, direct.others, broken)
 
 
 def _read_all(paths: Iterable[Path], *, pass_over_damaged: bool = False) -> FolderContent:
@@ -191,7 +194,7 @@ def choose_series(folder: Path, series_uid: str | None = None, acquisition: str 
         ScanReadError: there is no CT, or there are several series and ``series_uid`` names none of them; likewise of
             acquisitions.
     """
-    content = read_folder(folder)
+    content = read_folder(folder, series_uid)
     images = [file for file in content.files if file.slices and not file.is_localizer]
     acquired = [file for file in images if not file.slices[0].is_captured]
     images = acquired or images

@@ -82,6 +82,19 @@ def test_a_series_that_goes_on_below_its_folder_is_read_whole(tmp_path):
     assert np.array_equal(load_scan(tmp_path / "case", series_uid=None).hu, hu)
 
 
+def test_a_series_over_folders_below_another_series_is_found_by_its_uid(tmp_path):
+    write_series(tmp_path, phantom(3, seed=3), SeriesInstanceUID="1.2.9")
+    made = write_series(tmp_path / "made", phantom(6), SeriesInstanceUID="1.2.3")
+    for index, path in enumerate(sorted(made.iterdir())):
+        (tmp_path / f"DIR{index // 3}").mkdir(exist_ok=True)
+        path.rename(tmp_path / f"DIR{index // 3}" / path.name)
+    made.rmdir()
+    found = [(scan.path, scan.series_uid) for scan in search_scans(tmp_path).scans]
+    assert found == [(tmp_path, None), (tmp_path, "1.2.3")]
+    assert len(load_scan(tmp_path)) == 3
+    assert np.array_equal(load_scan(tmp_path, series_uid="1.2.3").hu, phantom(6))
+
+
 def test_damage_below_a_series_folder_is_no_fault_of_the_series(tmp_path):
     write_series(tmp_path / "case", phantom(3))
     for path in write_series(tmp_path / "case" / "old", phantom(3, seed=1)).iterdir():

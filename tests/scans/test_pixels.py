@@ -226,6 +226,17 @@ def test_truncated_pixels_are_an_error_that_names_the_file(tmp_path, syntax):
         load_scan(folder)
 
 
+@pytest.mark.parametrize("syntax", ["", "RLELossless"])
+def test_bytes_behind_the_pixels_do_no_harm(tmp_path, syntax):
+    hu = phantom(2)
+    folder = write_series(tmp_path / "case", hu)
+    for path in folder.iterdir():
+        if syntax:
+            compress(path, syntax)
+        path.write_bytes(path.read_bytes() + b"what a broken export left behind")
+    assert np.array_equal(load_scan(folder).hu, hu)
+
+
 def test_a_header_without_pixels_is_an_error_that_names_the_file(tmp_path):
     def strip(i, dataset):
         if i == 1:
