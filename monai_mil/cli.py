@@ -226,7 +226,8 @@ def embed_scans(
         bool, typer.Option("--spatial", help="Keep the token map of each slice, not one vector.")
     ] = False,
     acquisition: Annotated[
-        str | None, typer.Option(help="Which acquisition, phase or pass to take of series with several that overlap.")
+        str | None,
+        typer.Option(help="Which acquisition, phase or pass to take; a DICOM series without it fails. Or a column."),
     ] = None,
     allow_gaps: Annotated[bool, typer.Option("--allow-gaps", help="Take series with missing slices.")] = False,
     accept_units: Annotated[

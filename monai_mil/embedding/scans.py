@@ -58,8 +58,8 @@ def embed_scans(
         out_dir: folder of the bags.
         encoder: an encoder or its name.
         preset: how slices become the encoder's input: a preset, its name, ``"center/width"`` or a ``preset.json``.
-        acquisition: the acquisition, phase or pass to take of series with several that overlap, where the cohort does
-            not say.
+        acquisition: the acquisition, phase or pass to take, of series with several that overlap, where the cohort does
+            not say; a DICOM series without it fails.
         allow_gaps: take scans that lack slices.
         accept_units: take scans whose values may be no Hounsfield units.
         lungs: blank what is outside the lungs, found by this method; a scan without any fails.
