@@ -44,7 +44,7 @@ class NiftiGrid:
         0.1 mm, or a tenth of a pixel, is replaced by one with right angles.
 
         Raises:
-            ScanReadError: the slices do not lie on one straight line.
+            ScanReadError: the slices do not lie on one straight line, or are uneven, sheared and not axial.
         """
         source = frame.source
         slices, affine, notes = _layers(source)
@@ -54,6 +54,11 @@ class NiftiGrid:
         most = min(_MOST_OFF_MM, _MOST_OFF_PIXELS * min(source.spacing))
         if _apart(affine, orthogonal, shape) <= most:
             return cls(source, slices, shape, affine, orthogonal, None, notes)
+        if frame.turn is not None and not frame.turn.keeps_slices and not source.is_nearly_even:
+            raise ScanReadError(
+                f"scan '{frame.scan_id}': its slices are uneven, sheared and not axial, so no grid holds them; "
+                "resample the scan"
+            )
         return cls._resampled(frame)
 
     @classmethod

@@ -20,7 +20,6 @@ _SECOND_LUNG = 0.08
 _CLOSING_MM = 8.0
 _SAME_MM = 1e-5
 """Distances that differ by the rounding of spacings in a file are the same."""
-_SLICES = 64
 _MOST_VOXELS = 1 << 25
 """Labels and distances take dozens of bytes a voxel: a thousand slices of 512 x 512 would need 10 GB."""
 
@@ -38,8 +37,9 @@ def lung_mask(scan: Scan, method: LungMethod = "threshold") -> np.ndarray:
             ``lungmask`` is the network of Hofmanninger et al. 2020, which also finds diseased lung.
 
     Returns:
-        bool ``[n, rows, columns]``; all False where there is no lung. ``threshold`` does not find consolidated lung
-        nor the worst emphysema, and keeps the windpipe with the lungs it leads to.
+        bool ``[n, rows, columns]``, ``scan.frame.to_source`` of which lies on the source's own grid; all False where
+        there is no lung. ``threshold`` does not find consolidated lung nor the worst emphysema, and keeps the windpipe
+        with the lungs it leads to.
 
     Raises:
         ScanReadError: the package of ``lungmask`` is missing; says what to install.
@@ -126,17 +126,20 @@ def _close(mask: np.ndarray, spacing: tuple[float, float, float]) -> np.ndarray:
 
 
 def _near(mask: np.ndarray, spacing: tuple[float, float, float]) -> np.ndarray:
-    """Which voxels have one of ``mask`` within ``_CLOSING_MM``; a few slices at a time, for memory."""
-    from scipy.ndimage import distance_transform_edt
+    """Which voxels have one of ``mask`` within ``_CLOSING_MM``: a dilation by a ball, slice by slice of the ball."""
+    import cv2
 
-    near, reach = np.zeros_like(mask), math.ceil(_CLOSING_MM / spacing[0]) + 1
-    for start in range(0, len(mask), _SLICES):
-        first, end = max(0, start - reach), min(start + _SLICES, len(mask))
-        part = mask[first : end + reach]
-        if part.any():
-            distance = distance_transform_edt(~part, sampling=spacing)
-            near[start:end] = distance[start - first : end - first] <= _CLOSING_MM + _SAME_MM
-    return near
+    reach = _CLOSING_MM + _SAME_MM
+    rows, columns = (np.arange(-int(reach / mm), int(reach / mm) + 1) * mm for mm in spacing[1:])
+    in_plane = rows[:, None] ** 2 + columns**2
+    near = np.zeros(mask.shape, np.uint8)
+    for offset in range(int(reach / spacing[0]) + 1):
+        disc = (in_plane <= reach**2 - (offset * spacing[0]) ** 2).astype(np.uint8)
+        for index in np.flatnonzero(mask.any(axis=(1, 2))).tolist():
+            grown = cv2.dilate(mask[index].astype(np.uint8), disc)
+            for place in {index - offset, index + offset} & set(range(len(mask))):
+                np.maximum(near[place], grown, out=near[place])
+    return near.astype(bool)
 
 
 def _network(scan: Scan) -> np.ndarray:

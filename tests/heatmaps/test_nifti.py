@@ -14,7 +14,7 @@ from monai_mil.scans import Turn, load_scan
 from monai_mil.scans.orientation import turned
 from tests.conftest import shared
 from tests.heatmaps.examples import scan_frame, scan_heatmap
-from tests.scans.chest import LESION, write_dicom, write_volume
+from tests.scans.chest import LESION, slice_origins, write_dicom, write_volume
 
 COS, SIN = np.cos(np.deg2rad(15)), np.sin(np.deg2rad(15))
 NORMAL = np.array([SIN * COS, -SIN, COS * COS])
@@ -147,6 +147,21 @@ def test_a_volume_s_heatmap_lies_on_its_own_grid(tmp_path, cut):
     assert np.array_equal(image.get_fdata(), source.get_fdata())
     mask = nibabel.load(export_nifti_mask(replace(heatmap, threshold=500.0), tmp_path / "mask.nii.gz"))
     assert np.array_equal(mask.get_fdata(), source.get_fdata() > 500)
+
+
+def test_uneven_slices_that_are_sheared_and_not_axial_are_refused(tmp_path):
+    iop, kept = (1, 0, 0, 0, 0, -1), [*range(12), *range(12, 24, 2)]
+    scans = {
+        name: load_scan(write_dicom(tmp_path / name, iop, origins=slice_origins(iop, drift=drift)[kept]))
+        for name, drift in (("upright", (0, 0, 0)), ("tilted", (0, 0, -0.2)))
+    }
+    upright, tilted = (ScanHeatmap(scan.frame, scan.frame.positions_mm) for scan in scans.values())
+    with pytest.raises(ScanReadError, match="uneven, sheared and not axial"):
+        export_nifti(tilted, tmp_path / "a.nii.gz")
+    voxels, affine = by_simpleitk(export_nifti(upright, tmp_path / "a.nii.gz"))
+    assert voxels.shape == (23, 64, 64)
+    row, place = 10, affine @ [0, 10, 5, 1]
+    assert voxels[5, row, 0] == pytest.approx(place[2], abs=1e-3)
 
 
 ACQUISITIONS = {
