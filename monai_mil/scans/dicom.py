@@ -29,6 +29,7 @@ CT_CLASSES = {
 }
 _CAPTURES = "1.2.840.10008.5.1.4.1.1.7"  # Secondary Capture, and its multi-frame kinds below it
 _OF_UIDS = set("0123456789.")
+_COLOURS = ("PALETTE", "RGB", "YBR", "HSV", "ARGB", "CMYK")
 _DEFLATED = "1.2.840.10008.1.2.1.99"
 _GEOMETRY = [
     "ImagePositionPatient",
@@ -51,7 +52,8 @@ _WHEN = ["AcquisitionNumber", "TemporalPositionIdentifier", "AcquisitionDateTime
 _PARTS = ["ConcatenationUID", "InConcatenationNumber", "InConcatenationTotalNumber"]
 _BITS = ["Rows", "Columns", "SamplesPerPixel", "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation"]
 _VALUES = ["RescaleSlope", "RescaleIntercept", "RescaleType", "PixelPaddingValue", "PixelPaddingRangeLimit"]
-_KEYWORDS = [*_GEOMETRY, *_FRAMES, *_IDENTITY, *_KIND, *_WHEN, *_PARTS, *_BITS, *_VALUES]
+_LOSSES = ["LossyImageCompression"]
+_KEYWORDS = [*_GEOMETRY, *_FRAMES, *_IDENTITY, *_KIND, *_WHEN, *_PARTS, *_BITS, *_VALUES, *_LOSSES]
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,6 +68,7 @@ class DicomFile:
         part: which of those parts it is, from 1, or None.
         parts: how many there are, or None.
         padding: lowest and highest stored value that stand for "no measurement", or None.
+        is_lossy: whether its values were once compressed with losses.
         slices: the CT slices in the file, one a frame; none where it is no CT image.
     """
 
@@ -93,7 +96,13 @@ class DicomFile:
     high_bit: int
     signed: bool
     padding: tuple[int, int] | None
+    is_lossy: bool = False
     slices: tuple[DicomSlice, ...] = ()
+
+    @property
+    def is_grey(self) -> bool:
+        """Whether its values mean grey, not the colours of a palette."""
+        return not self.photometric.startswith(_COLOURS)
 
     @property
     def is_localizer(self) -> bool:
@@ -235,19 +244,20 @@ def _record(path: Path, dataset: Any, offset: int) -> DicomFile | None:
         concatenation_uid=str(dataset.get("ConcatenationUID") or ""),
         part=whole_number(raw_value(dataset, "InConcatenationNumber")),
         parts=whole_number(raw_value(dataset, "InConcatenationTotalNumber")),
-        frames=int(dataset.get("NumberOfFrames") or 1),
+        frames=whole_number(raw_value(dataset, "NumberOfFrames")) or 1,
         rows=int(dataset.get("Rows") or 0),
         columns=int(dataset.get("Columns") or 0),
-        photometric=str(dataset.get("PhotometricInterpretation") or "MONOCHROME2"),
+        photometric=str(dataset.get("PhotometricInterpretation") or "MONOCHROME2").strip().upper(),
         bits_allocated=allocated,
         bits_stored=stored,
         high_bit=int(dataset.get("HighBit") or stored - 1),
         signed=bool(dataset.get("PixelRepresentation")),
         padding=_padding(dataset, allocated),
+        is_lossy=str(dataset.get("LossyImageCompression") or "").strip() == "01",
     )
     if sop_class and sop_class in CT_CLASSES and not (modality and file.rows and file.columns):
         raise _damaged(path)
-    is_image = file.rows > 0 and file.columns > 0 and int(dataset.get("SamplesPerPixel") or 1) == 1
+    is_image = file.rows > 0 and file.columns > 0 and file.is_grey and int(dataset.get("SamplesPerPixel") or 1) == 1
     is_captured = sop_class.startswith(_CAPTURES) and _is_placed(dataset)
     if modality == "CT" and (sop_class in CT_CLASSES or is_captured) and is_image:
         object.__setattr__(file, "slices", tuple(_slices(dataset, file)))

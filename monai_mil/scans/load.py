@@ -172,6 +172,8 @@ def _geometry_remarks(frame: ScanFrame, stack: Stack) -> list[str]:
         remarks.append("stored as Secondary Capture, with the place and rescaling of CT slices: read as CT")
     if any(piece.file.photometric == "MONOCHROME1" for piece in stack.slices):
         remarks.append("MONOCHROME1: shown inverted by viewers; Hounsfield units are as stored")
+    if any(piece.file.is_lossy for piece in stack.slices):
+        remarks.append("compressed with losses (LossyImageCompression): Hounsfield units are approximate")
     units = {piece.unit for piece in stack.slices} - {"", "HU"}
     if units:
         shown = "/".join(sorted({unit if unit in _UNITS else "of no known kind" for unit in units}))

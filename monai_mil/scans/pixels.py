@@ -149,8 +149,13 @@ def stored_frames(file: DicomFile, frames: list[int]) -> list[np.ndarray]:
     Raises:
         ScanReadError: pixels are missing, truncated or cannot be decoded.
     """
+    if file.bits_allocated not in (8, 16, 32):
+        raise ScanReadError(
+            f"scan file '{file.path}': BitsAllocated is {file.bits_allocated}; CT is read from 8, 16 or 32 bits, "
+            "export the series again"
+        )
     try:
-        if file.syntax in _NATIVE and file.bits_allocated in (8, 16, 32):
+        if file.syntax in _NATIVE:
             return _native_frames(file, frames)
         return _decoded_frames(file, frames)
     except OSError as error:

@@ -241,6 +241,8 @@ def kind_of(file: DicomFile) -> str:
     """What a DICOM file is, in a word or two."""
     if file.slices and not file.slices[0].is_captured:
         return "CT localizer" if file.is_localizer else "CT"
+    if file.rows and not file.is_grey:
+        return "colour picture"
     if file.modality in _MODALITIES - {"CT", "OT"}:
         return file.modality
     return uid_name(file.sop_class) or "DICOM object"

@@ -237,6 +237,11 @@ def test_bytes_behind_the_pixels_do_no_harm(tmp_path, syntax):
     assert np.array_equal(load_scan(folder).hu, hu)
 
 
+def test_bits_that_no_ct_has_are_named(tmp_path):
+    with pytest.raises(ScanReadError, match="BitsAllocated is 12; CT is read from 8, 16 or 32 bits"):
+        load_scan(write_series(tmp_path, phantom(1), BitsAllocated=12))
+
+
 def test_a_header_without_pixels_is_an_error_that_names_the_file(tmp_path):
     def strip(i, dataset):
         if i == 1:

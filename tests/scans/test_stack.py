@@ -100,6 +100,27 @@ def test_scouts_segmentations_and_reports_beside_a_series_are_left_out_with_a_re
         assert kind in told
 
 
+def test_pictures_in_colour_are_no_slices(tmp_path):
+    folder = write_series(tmp_path / "case", phantom(4))
+    for number, kind in enumerate(("PALETTE COLOR", "RGB")):
+        made = write_series(tmp_path / "made" / kind, phantom(1), PhotometricInterpretation=kind)
+        shutil.copy(next(made.iterdir()), folder / f"colour{number}")
+    scan = load_scan(folder)
+    assert np.array_equal(scan.hu, phantom(4))
+    assert "2 x colour picture beside the slices ignored" in scan.remarks
+
+
+def test_a_number_of_frames_that_is_none_and_losses_do_no_harm(tmp_path):
+    folder = write_series(tmp_path, phantom(3), NumberOfFrames="1", LossyImageCompression="01")
+    for path in folder.iterdir():
+        content = path.read_bytes()
+        at = content.index(b"\x28\x00\x08\x00IS")
+        path.write_bytes(content[: at + 8] + b"- " + content[at + 10 :])
+    scan = load_scan(folder)
+    assert np.array_equal(scan.hu, phantom(3))
+    assert scan.remarks == ("compressed with losses (LossyImageCompression): Hounsfield units are approximate",)
+
+
 def test_a_disc_with_a_dicomdir_is_read_from_its_folders(tmp_path):
     directory = write_series(
         tmp_path / "made", phantom(1), SOPClassUID="1.2.840.10008.1.3.10", Modality=None, Rows=None, Columns=None
