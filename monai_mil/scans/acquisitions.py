@@ -13,6 +13,8 @@ from monai_mil.scans.dicom import DicomSlice
 
 _SAME_PLACE_MM = 0.01
 _SAME_STEP = 0.05
+_FEWEST_OF_A_COMB = 3
+_PLAINLY_NEARER = 0.7
 _MOST_SHOWN = 12
 
 
@@ -54,7 +56,8 @@ def passes(slices: list[DicomSlice]) -> list[Pass]:
     """The passes of a series, one where its slices follow one another.
 
     Numbers of acquisitions and of phases tell them apart where their stretches overlap. Times and the order of
-    InstanceNumber do where, besides, the slices together lie unevenly or at the same places.
+    InstanceNumber do where, besides, the slices together lie unevenly or at the same places; at last the places alone,
+    where two even combs of slices stand in one another.
     """
     whole = [Pass("1", tuple(slices))]
     places = _places(slices)
@@ -72,8 +75,12 @@ def passes(slices: list[DicomSlice]) -> list[Pass]:
         if all(one.numbers for one in groups):
             merged = _merged(groups if len(groups) <= len(slices) / 2 else _runs(groups, places), places)
             if len(merged) > 1 and _are_more_even(merged, places):
-                return [Pass(f"pass-{index}", one.slices) for index, one in enumerate(merged, 1)]
-    return whole
+                return _unnamed(merged)
+    return _unnamed(_combs(places)) or whole
+
+
+def _unnamed(groups: Iterable[_Group]) -> list[Pass]:
+    return [Pass(f"pass-{index}", group.slices) for index, group in enumerate(groups, 1)]
 
 
 @dataclass(frozen=True)
@@ -140,6 +147,34 @@ def _merged(groups: list[_Group], places: dict[DicomSlice, float]) -> list[_Grou
         else:
             merged.append(group)
     return merged
+
+
+def _combs(places: dict[DicomSlice, float]) -> list[_Group]:
+    """Two combs of slices, each with the same even steps, that stand in one another; none where there is anything else.
+
+    Where they do, neighbours lie at two distances in turn: by less than a third they differ where places are rounded.
+    """
+    ordered = sorted(places, key=lambda piece: places[piece])
+    z = np.array([places[piece] for piece in ordered])
+    steps = np.diff(z)
+    if len(z) < 2 * _FEWEST_OF_A_COMB:
+        return []
+    for step in (steps[0], steps[0] + steps[1], steps[-1], steps[-1] + steps[-2]):
+        offset = np.abs((z - z[0] + step / 2) % step - step / 2)
+        combs = [np.flatnonzero(part) for part in (offset <= _SAME_STEP * step, offset > _SAME_STEP * step)]
+        if all(_is_comb(z[comb], step) for comb in combs) and _stand_in_one_another(z, z[combs[0]], z[combs[1]]):
+            return [_Group((), tuple(ordered[index] for index in comb)) for comb in combs]
+    return []
+
+
+def _stand_in_one_another(z: np.ndarray, first: np.ndarray, second: np.ndarray) -> bool:
+    both = z[(z >= max(first[0], second[0])) & (z <= min(first[-1], second[-1]))]
+    steps = np.diff(both)
+    return len(steps) > 1 and bool(steps.min() < _PLAINLY_NEARER * steps.max())
+
+
+def _is_comb(z: np.ndarray, step: float) -> bool:
+    return len(z) >= _FEWEST_OF_A_COMB and bool(np.abs(np.diff(z) - step).max() <= _SAME_STEP * step)
 
 
 def _overlap(first: list[float], second: list[float]) -> bool:

@@ -95,6 +95,37 @@ def test_without_acquisition_numbers_phases_times_and_order_tell_passes_apart(tm
     assert np.array_equal(load_scan(folder, acquisition=name).hu, hu[10:])
 
 
+def test_places_alone_tell_two_combs_apart(tmp_path):
+    first, second = np.arange(-48, 2, 4.0), np.arange(-16.5, 48, 4.0)
+
+    def unnumbered(which, i, dataset):
+        del dataset.InstanceNumber
+
+    folder, hu = two_ways(tmp_path / "case", first, second, unnumbered)
+    with pytest.raises(ScanReadError, match=r"13 of acquisition pass-1 \(-48 to 0 mm\), 17 of acquisition pass-2"):
+        load_scan(folder)
+    assert np.array_equal(load_scan(folder, acquisition="pass-2").hu, hu[13:])
+
+
+@pytest.mark.parametrize(
+    "z",
+    [
+        np.round(0.625 * np.arange(40), 1),
+        np.round(0.75 * np.arange(40), 1),
+        [*range(0, 56, 4), 53.08, *np.arange(60.08, 110, 7)],
+        [0, 5, 10, 11, 16, 21, 22, 27, 32],
+        [*range(0, 40, 5), *range(40, 60), *range(60, 100, 5)],
+    ],
+)
+def test_places_that_are_rounded_or_lie_in_zones_and_blocks_are_one_scan(tmp_path, z):
+    def unnumbered(i, dataset):
+        del dataset.InstanceNumber
+
+    hu = phantom(len(z), 4, 4)
+    folder = write_series(tmp_path, hu, [[0, 0, float(value)] for value in z], change=unnumbered)
+    assert len(load_scan(folder, allow_gaps=True)) == len(z)
+
+
 def test_a_pass_on_the_way_back_begins_where_it_turns(tmp_path):
     z = np.arange(0, 20, 2.0)
     folder, hu = two_ways(tmp_path / "case", z, (z + 0.7)[::-1])
