@@ -3,7 +3,9 @@
 import json
 import re
 import shutil
+import sys
 import tarfile
+from importlib.metadata import PackageNotFoundError
 
 import pytest
 from typer.testing import CliRunner
@@ -11,6 +13,8 @@ from typer.testing import CliRunner
 from monai_mil import __version__
 from monai_mil.bags import BagFile
 from monai_mil.cli import app
+from monai_mil.encoders.cards import CARDS
+from monai_mil.encoders.weights import url_file
 from monai_mil.files import write_json
 from monai_mil.metrics import survival_report
 from monai_mil.synthetic import make_bag_cohort
@@ -48,6 +52,33 @@ def test_doctor_says_what_works_and_what_to_do_for_the_rest():
         r"texture\s+│ yes",
         r"vit_b16_ct\s+│ (no .*download:|yes .*on this machine)",
         r"uni\s+│ no .*gated: MahmoodLab/UNI",
+    ):
+        assert re.search(line, shown), line
+
+
+def test_doctor_says_what_is_missing_and_what_is_here_already(tmp_path, monkeypatch):
+    def known(package):
+        if package in ("dask", "nibabel"):
+            raise PackageNotFoundError(package)
+        return "1.2.3"
+
+    monkeypatch.setattr("importlib.metadata.version", known)
+    for module in ("timm", "lungmask"):
+        monkeypatch.setitem(sys.modules, module, None)
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    weights = url_file(CARDS["vit_b16_ct"].url)
+    weights.parent.mkdir(parents=True)
+    weights.touch()
+    shown = CliRunner().invoke(app, ["doctor"]).stdout
+    for line in (
+        r"torch\s+│ 1\.2\.3",
+        r"dask\s+│ not installed",
+        r"nibabel\s+│ yes\s+│ unknown",
+        r"pydicom\s+│ yes\s+│ 1\.2\.3",
+        r"lungmask\s+│ no .*optional: pip install lungmask",
+        r"vit_b16_ct\s+│ no .*on this machine",
+        r"missing: timm cannot be imported .*install it with pip install 'monai-mil\[encoders\]'",
     ):
         assert re.search(line, shown), line
 

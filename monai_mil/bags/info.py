@@ -148,10 +148,7 @@ def _with_paths(info: BagInfo, change: Callable[[str], str]) -> BagInfo:
 
 def _relative(path: Path, folder: Path) -> str:
     """The path as seen from the folder, links to folders resolved, for ``..`` leads out of what they point at."""
-    try:
-        seen = Path(os.path.relpath(path.parent.resolve() / path.name, folder.resolve())).as_posix()
-    except ValueError:  # another drive
-        return path.name
+    seen = Path(os.path.relpath(path.parent.resolve() / path.name, folder.resolve())).as_posix()
     return seen if seen.startswith(_FROM_FOLDER) else f"./{seen}"
 
 

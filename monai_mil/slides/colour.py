@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 
 GREY_INVERTED, GREY, RGB, PALETTE, CMYK, YCBCR, CIELAB, ICCLAB = 0, 1, 2, 3, 5, 6, 8, 9
+BYTE_CODECS = (1, 5, 8, 32946, 32773, 50000)
+"""None, LZW, Deflate, PackBits and Zstandard, which know nothing of pixels."""
 _COLOURS = {GREY_INVERTED: 1, GREY: 1, RGB: 3, PALETTE: 1, CMYK: 4, YCBCR: 3, CIELAB: 3, ICCLAB: 3}
 """Samples of a pixel that are colour; what follows them is opacity or nothing known."""
 _MOST_EXTRAS = 2
@@ -48,6 +50,11 @@ def refusal(page: Any) -> str | None:
         )
     if not page.is_tiled:
         return f"its pixels are not stored as tiles; convert it, for example with {convert}"
+    if is_subsampled(page) and page.predictor != 1:
+        return (
+            f"its YCbCr of coarse chroma has predictor {page.predictor}, which means nothing there; export it as 8-bit "
+            "RGB in JPEG or LZW tiles from the program that wrote it"
+        )
     if page.photometric in (CIELAB, ICCLAB) and (page.bitspersample not in (8, 16) or _illuminant(page) is None):
         return f"its CIELAB colours are of a kind not known here; convert it, for example with {convert}"
     return None
@@ -74,6 +81,11 @@ def is_plain_rgb(page: Any) -> bool:
         and page.imagedepth == 1
         and (page.photometric == RGB or (page.photometric == YCBCR and page.compression == 7))
     )
+
+
+def is_subsampled(page: Any) -> bool:
+    """Whether a page's tag has YCbCr of coarse chroma, by a codec that knows nothing of it."""
+    return page.photometric == YCBCR and page.is_subsampled and page.compression in BYTE_CODECS
 
 
 @dataclass(frozen=True, eq=False)

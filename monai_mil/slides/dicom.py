@@ -95,7 +95,7 @@ class Instance:
     def openslide_colours(self) -> Colours | None:
         """What OpenSlide takes the frames for; None where it refuses them."""
         if self.photometric == "YBR_FULL_422":
-            return None if self.syntax in _JPEG_2000 else "YBR"
+            return "YBR" if self.syntax in _JPEG else None
         return "RGB" if self.photometric in ("RGB", "YBR_ICT", "YBR_RCT") else None
 
     @cached_property
@@ -210,7 +210,7 @@ def openslide_is_right(levels: list[Instance]) -> bool:
             raise
         except Exception:  # OpenSlide tells what is damaged
             return True
-        if colours != "GREY" and instance.openslide_colours != colours:
+        if instance.openslide_colours != colours:
             return False
     return True
 
@@ -267,6 +267,11 @@ class DicomReader:
             raise SlideReadError(f"slide '{self._path}': frames in {name}, which no reader here decodes")
         if instance.header.get("BitsAllocated") != 8 or instance.header.get("PlanarConfiguration", 0) != 0:
             raise SlideReadError(f"slide '{self._path}': its pixels are not 8-bit colours side by side")
+        if instance.syntax in _NATIVE and instance.photometric == "YBR_FULL_422":
+            raise SlideReadError(f"slide '{self._path}': uncompressed YBR_FULL_422, which no reader here decodes")
+        paths = int(instance.header.get("NumberOfOpticalPaths", 1) or 1)
+        if instance.header_colours == "GREY" and paths > 1:
+            raise SettledError(f"slide '{self._path}': it has {paths} optical paths in grey, which are no colours")
         return _Level(instance, instance.colours(), _frames_of(instance, plane))
 
     def read(self, level: int, x: int, y: int, width: int, height: int) -> np.ndarray:
@@ -348,8 +353,6 @@ def _decoded(instance: Instance, data: bytes, colours: Colours) -> np.ndarray:
     else:
         if instance.syntax in _JPEG_2000:
             pixels = imagecodecs.jpeg2k_decode(data)
-        elif instance.photometric == "YBR_FULL_422":
-            raise ValueError("uncompressed YBR_FULL_422")
         else:
             pixels = np.frombuffer(data, np.uint8).reshape(height, width, -1)
         if colours == "YBR":

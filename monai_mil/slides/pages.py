@@ -117,7 +117,8 @@ def _ome_scenes(tiff: Any, pages: Sequence[Any]) -> list[Scene]:
             [level.pages[plane] for level in series.levels if plane < len(level.pages)]
             for plane in range(math.prod(leading.values()) if channels == 1 else 1)
         ]
-        found = [[page.aspage() for page in plane if page is not None] for plane in planes]
+        here = [[page for page in plane if page is not None and page.parent is tiff] for plane in planes]
+        found = [[page.aspage() for page in plane] for plane in here]
         found = [plane for plane in found if plane]
         if not found:
             continue

@@ -5,7 +5,7 @@ imagecodecs 2026.3 on files of every codec:
 
 * cuCIM reads uncompressed, LZW and JPEG tiles of RGB exactly. It ends the process when it opens a file in which any
   page has Deflate with a predictor or lacks its table of offsets, refuses files by their suffix, sees only level 0 of
-  OME pyramids, and returns damaged JPEG tiles white.
+  OME pyramids, and returns damaged tiles white (JPEG) or as noise (LZW), and tiles that were never stored black.
 * OpenSlide reads nearly every vendor's format, DICOM included, and blends neighbouring pixels at levels whose
   downsample is not a whole number.
 * imagecodecs decodes JPEG to cuCIM's very pixels, Deflate exactly and JPEG 2000 as OpenSlide does, in less time, and
@@ -242,8 +242,6 @@ def choose_reader(path: Path, *, series: int | None = None, plane: int | None = 
             magic = file.read(4)
     except FileNotFoundError:
         raise SlideReadError(f"slide '{path}': no such file; check the path") from None
-    except IsADirectoryError:
-        raise SlideReadError(f"slide '{path}': is a folder; name the slide's file") from None
     except OSError as error:
         raise SlideReadError(f"slide '{path}': cannot be read ({error.strerror}); check the file") from error
     if not magic:
@@ -326,6 +324,7 @@ def _suits_cucim(tiff: TiffPyramid) -> bool:
     return (
         not (tiff.has_deflate or tiff.has_gaps or tiff.has_sub_ifds)
         and tiff.is_first_pages
+        and all(level.byte_counts.all() for level in tiff.levels)
         and all(_is_cucim_s(level.page, level.jpeg_colours) for level in tiff.levels)
     )
 

@@ -19,12 +19,10 @@ from monai_mil.slides.colour import Colours
 from monai_mil.slides.pages import LevelPage, Scene, find_scenes
 
 JPEG = 7
+_LZW = 5
 _DEFLATE = (8, 32946)
 _ICC_PROFILE = 34675
-_YCBCR = 6
-_BYTE_CODECS = (1, 5, 8, 32946, 32773, 50000)
-"""None, LZW, Deflate, PackBits and Zstandard, which know nothing of pixels."""
-_PLAIN_CODECS = (*_BYTE_CODECS, JPEG, 33005, 50001)
+_PLAIN_CODECS = (*colour.BYTE_CODECS, JPEG, 33005, 50001)
 
 
 # What is wrong with a file is told by an error of our own; without a handler tifffile's log would go to the terminal.
@@ -171,7 +169,7 @@ class TiffPyramid:
         page = level.page
         if page.compression != JPEG or not colour.is_plain_rgb(page):
             return level
-        colours = "YCBCR" if page.photometric == _YCBCR else "RGB"
+        colours = "YCBCR" if page.photometric == colour.YCBCR else "RGB"
         stored = np.flatnonzero(level.byte_counts)
         if colours == "RGB" and len(stored):
             data = os.pread(self._file.fileno(), int(level.byte_counts[stored[0]]), int(level.offsets[stored[0]]))
@@ -274,11 +272,9 @@ class TiffPyramid:
             planes = [data, *(self.encoded(level, tile + stored.tiles * k) for k in range(1, page.samplesperpixel))]
             tables = page.jpegtables
             return np.concatenate([page.decode(plane, tile, jpegtables=tables)[0][0] for plane in planes], axis=-1)
-        if is_subsampled(page):
+        if colour.is_subsampled(page):
             import tifffile
 
-            if page.predictor != 1:
-                raise ValueError(f"predictor {page.predictor} of YCbCr with coarse chroma")
             decompress = tifffile.TIFF.DECOMPRESSORS[page.compression]
             size = page.tilelength * page.tilewidth * 3
             data = data if page.compression == 1 else decompress(data, out=size)
@@ -289,11 +285,16 @@ class TiffPyramid:
         return samples
 
     def check(self, level: int, x: int, y: int, width: int, height: int) -> None:
-        """Raise :class:`SlideReadError` if a JPEG tile in this region of ``level`` is cut short or overwritten.
+        """Raise :class:`SlideReadError` if a JPEG or LZW tile in this region of ``level`` is cut short or overwritten.
 
-        cuCIM returns such tiles white without a word.
+        cuCIM returns such tiles white or as noise without a word.
         """
-        if self.levels[level].page.compression != JPEG:
+        stored = self.levels[level]
+        if stored.page.compression == _LZW:
+            pixels = pixel_buffer((stored.tile_height, stored.tile_width, 3))
+            for tile, _, _ in self.tiles_in(level, x, y, width, height):
+                self.decode(level, tile, pixels)
+        if stored.page.compression != JPEG:
             return
         for tile, _, _ in self.tiles_in(level, x, y, width, height):
             try:
@@ -378,11 +379,6 @@ def jpeg_is_subsampled(data: bytes) -> bool:
             return data[at + 9] == 3 and data[at + 11] != data[at + 14] == data[at + 17]
         at += 2 + length
     return False
-
-
-def is_subsampled(page: Any) -> bool:
-    """Whether a page's tag has YCbCr of coarse chroma, by a codec that knows nothing of it."""
-    return page.photometric == _YCBCR and page.is_subsampled and page.compression in _BYTE_CODECS
 
 
 def _stored_level(level: LevelPage, size: tuple[int, int]) -> StoredLevel:

@@ -223,6 +223,16 @@ def test_clam_s_patch_size_counts_pixels_of_the_patch_level(tmp_path):
         assert bag.info.level0_size == (4000, 2000)
 
 
+def test_clam_s_tiles_are_as_large_as_their_distance_where_the_level_s_downsample_is_missing(tmp_path):
+    coords = np.array([[0, 0], [0, 1024], [0, 2048], [1024, 0], [1024, 5000]])
+    for name, places, edge in (("many", coords, 1024.0), ("one", coords[:1], None), ("a_row", coords[::3], None)):
+        with h5py.File(tmp_path / f"{name}.h5", "w") as file:
+            file["features"], file["coords"] = np.ones((len(places), 8)), places
+            file["coords"].attrs.update({"patch_size": 256, "patch_level": 1})
+        with BagFile(tmp_path / f"{name}.h5") as bag:
+            assert (bag.info.slide_id, bag.info.tile_size, bag.info.tile_size_level0) == (name, 256, edge)
+
+
 def test_a_clam_user_reads_our_export(tmp_path):
     features, coords = bag_arrays()
     BagFile.write(tmp_path / "slide.h5", features, coords, INFO)
@@ -408,6 +418,39 @@ def test_a_truncated_file_is_an_error_that_names_it(tmp_path, share):
         bag.features()
 
 
+def test_a_bag_that_was_compressed_and_damaged_since_is_an_error_that_names_it(tmp_path):
+    path = tmp_path / "bag.h5"
+    BagFile.write(path, *bag_arrays(500), INFO)
+    with h5py.File(path, "r+") as file:
+        features, attributes = file["features"][:], dict(file["features"].attrs)
+        del file["features"]
+        stored = file.create_dataset("features", data=features, chunks=(250, 8), compression="gzip")
+        stored.attrs.update(attributes)
+        place = stored.id.get_chunk_info(1).byte_offset
+    with BagFile(path) as bag:
+        bag.verify()
+        np.testing.assert_array_equal(bag.features(), features)
+    content = bytearray(path.read_bytes())
+    content[place : place + 100] = bytes(100)
+    path.write_bytes(content)
+    with BagFile(path) as bag:
+        np.testing.assert_array_equal(bag.features(slice(0, 250)), features[:250])
+        for rows in (None, slice(200, 300), [499, 3]):
+            with pytest.raises(BagError, match=r"bag\.h5': features cannot be read \(.*\); embed it again"):
+                bag.features(rows)
+        with pytest.raises(BagError, match=r"bag\.h5': 'features' cannot be read \(.*\); embed it again"):
+            bag.verify()
+
+
+def test_an_extra_that_is_not_there_is_told_with_those_that_are(tmp_path):
+    BagFile.write(tmp_path / "bag.h5", *bag_arrays(), INFO, {"instance_labels": np.zeros(5)})
+    with (
+        BagFile(tmp_path / "bag.h5") as bag,
+        pytest.raises(BagError, match=r"no dataset 'labels' \(it has \['coords', 'features', 'instance_labels'\]\)"),
+    ):
+        bag.extra("labels")
+
+
 def test_missing_and_foreign_files_are_errors_that_name_them(tmp_path):
     with pytest.raises(BagError, match=r"nothing\.h5.*no such file"):
         BagFile(tmp_path / "nothing.h5")
@@ -436,31 +479,6 @@ def test_a_full_disk_is_one_clear_error_and_leaves_the_old_bag(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["bag.h5"]
     with BagFile(tmp_path / "bag.h5") as bag:
         assert bag.n == 2
-
-
-@pytest.mark.usefixtures("fork_server")
-def test_what_a_full_disk_did_not_take_reads_back_as_hdf5_wrote_it(tmp_path):
-    path = tmp_path / "sparse"
-    path.write_bytes(bytes(1 << 14))  # as on a memory disk, whose files are longer than what fits
-    script = f"""
-    import resource
-    from pathlib import Path
-    from monai_mil.files import _ErrorKeepingFile
-    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 10, 1 << 10))
-    with _ErrorKeepingFile(Path({str(path)!r}), "r+") as file:
-        file.write(b"fits")
-        file.seek(9000)
-        assert file.write(b"does not fit") == 12
-        file.seek(9005)
-        file.write(b"NOT")
-        file.seek(8998)
-        read = bytearray(16)
-        assert file.readinto(read) == 16
-        print(bytes(read), file.error.strerror)
-    """
-    done = run("-c", textwrap.dedent(script))
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.strip() == r"b'\x00\x00does NOT fit\x00\x00' File too large"
 
 
 def test_every_float16_that_is_not_finite_is_found_and_no_other():

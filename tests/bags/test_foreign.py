@@ -94,6 +94,9 @@ def test_atlaspatch_s_groups_hold_the_features_of_an_encoder_each(tmp_path):
         BagFile(path)
     with BagFile(path, encoder="uni") as bag:
         assert same(bag)
+    deeper = write(tmp_path / "deeper.h5", {"features/uni/layer_9": FEATURES, "coords": coords})
+    with pytest.raises(BagError, match=r"deeper\.h5': 'features/uni' is no dataset; not a feature file"):
+        BagFile(deeper)
     assert LoadBagd(encoder="uni")({"image": str(path)})["image"].meta["encoder"] == "uni"
 
 
@@ -135,6 +138,15 @@ def test_clam_s_tensor_finds_its_coordinates_where_clam_keeps_them(tmp_path):
     with BagFile(path) as bag:
         assert same(bag)
         assert bag.info.tile_size_level0 == 256.0
+
+
+def test_a_file_of_torch_that_holds_no_features_is_named(tmp_path):
+    with pytest.raises(BagError, match=r"missing\.pt': no such file; embed the slide or scan first"):
+        BagFile(tmp_path / "missing.pt")
+    for content in ([torch.ones(2)], {"features": torch.ones(2, 3), "epoch": 3}, 1.5):
+        torch.save(content, tmp_path / "S.pt")
+        with pytest.raises(BagError, match=r"S\.pt': holds neither a tensor of features nor a dictionary of tensors"):
+            BagFile(tmp_path / "S.pt")
 
 
 def test_a_pickle_of_a_stranger_is_not_run(tmp_path):

@@ -77,6 +77,7 @@ def test_several_label_columns_are_a_multi_label_cohort_with_unknown_values(tabl
         ("slide_id;label\na;x\n", r"row 1: columns are separated by ';'"),
         ("slide_id\tlabel\na\tx\n", r"row 1: columns are separated by '\\t'"),
         ("slide_id,label,label\na,x,y\n", r"row 1, column 'label': stands there twice"),
+        ('slide_id,label\na,x\nb,"y\n', r"row 3: not CSV \(.*\); look for a quotation mark without its partner"),
         ("slide_id,label\na,x\nb\n", r"row 3, column 'slide_id': 1 cells, not 2"),
         ("slide_id,label\na,x,y\n", r"row 2, column 'label': 3 cells, not 2"),
         ("slide_id,label\na,x\nb,\n", r"row 3, column 'label': no label"),
@@ -120,6 +121,12 @@ def test_a_table_that_is_not_utf_8_is_named(table):
         read_cohort("nowhere.csv")
 
 
+def test_a_table_that_is_a_folder_is_named(tmp_path):
+    (tmp_path / "cohort.csv").mkdir()
+    with pytest.raises(CohortError, match=r"cohort\.csv': cannot be read \(Is a directory\); check the file"):
+        read_cohort(tmp_path / "cohort.csv")
+
+
 def test_inference_takes_slides_without_labels(table):
     cohort = read_cohort(table("slide_id,label\na,tumor\nb,\n"), classes=["normal", "tumor"], unlabelled=True)
     assert [slide.label for slide in cohort.slides] == [1, -1]
@@ -160,6 +167,14 @@ def test_a_multi_label_data_list_is_read(table):
         ("3", "neither a list nor sections"),
         ('{"training": {"image": "a"}}', "'training' is not a list"),
         ('{"training": ["a"]}', r"training\[0\]: not a dictionary"),
+        (
+            '[{"image": "a.svs", "label": 1}, {"image": ["b.svs", "c.svs"], "label": 0}]',
+            r"data\[1\], column 'image': a list; give one item for every slide or scan",
+        ),
+        (
+            '[{"image": "a.svs", "label": [1, 0]}, {"image": "b.svs", "label": [1]}]',
+            r"data\[1\], column 'label': 1 values for the 2 classes",
+        ),
         ('{"training": [{"label": 1}]}', r"training\[0\], column 'slide_id': empty"),
         ('{"training": [{"image": "a.svs", "label": null}]}', r"training\[0\], column 'label': no label"),
     ],

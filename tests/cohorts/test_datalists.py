@@ -1,8 +1,11 @@
+import numpy as np
 import pydicom
 import pytest
 
+from monai_mil.bags import BagFile, BagInfo
 from monai_mil.cohorts import bag_datalist, find_slides, named_slides, read_cohort, slide_datalist
 from monai_mil.errors import CohortError
+from monai_mil.names import file_stem
 
 
 @pytest.fixture
@@ -77,6 +80,12 @@ def test_a_dicom_slide_is_found_once_however_many_files_it_has(tmp_path):
     assert names == ["one", "single/1.2.4.55", "two/c.dcm", "two/dd.dcm"]
 
 
+def test_a_damaged_dicom_file_is_found_so_that_it_is_reported(tmp_path):
+    (tmp_path / "a.dcm").write_bytes(bytes(128) + b"DICM\x02\x00\x00\x00UL\x04\x00\xff")
+    write_dicom(tmp_path / "b.dcm", "1.2.1")
+    assert [path.name for path in find_slides(tmp_path)] == ["a.dcm", "b.dcm"]
+
+
 def test_links_are_followed_round_no_circle_and_told_where_they_are_broken(folder, tmp_path_factory):
     elsewhere = tmp_path_factory.mktemp("elsewhere")
     (elsewhere / "linked.svs").touch()
@@ -106,8 +115,20 @@ def test_bags_are_those_of_the_folder_itself(folder):
     assert bag_datalist(folder, "scan_id") == [{"image": str(folder / "x.y.h5"), "scan_id": "x.y"}]
 
 
+def test_a_bag_of_a_shortened_name_says_its_own_unless_it_is_damaged(tmp_path):
+    name = "S" * 251
+    BagFile.write(tmp_path / f"{file_stem(name)}.h5", np.ones((1, 2)), np.zeros((1, 2), int), BagInfo(name))
+    assert [item["slide_id"] for item in bag_datalist(tmp_path)] == [name]
+    (tmp_path / f"{file_stem(name)}.h5").write_bytes(b"no bag")
+    assert [item["slide_id"] for item in bag_datalist(tmp_path)] == [file_stem(name)]
+
+
 def test_folders_without_slides_or_bags_are_named(tmp_path):
     with pytest.raises(CohortError, match=r"no slides \(files ending with \.svs"):
         find_slides(tmp_path)
-    with pytest.raises(CohortError, match="nowhere' is no folder"):
+    with pytest.raises(CohortError, match=r"no bags \(files ending with \.h5, or CLAM's \.pt\)"):
+        bag_datalist(tmp_path)
+    with pytest.raises(CohortError, match="nowhere' is no folder; name the folder that holds the bags"):
         bag_datalist(tmp_path / "nowhere")
+    with pytest.raises(CohortError, match="nowhere' is no folder; name the folder that holds the slides"):
+        find_slides(tmp_path / "nowhere")

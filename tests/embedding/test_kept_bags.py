@@ -146,6 +146,8 @@ def test_the_files_of_a_slide_are_all_that_its_formats_spread_it_over(tmp_path):
     )
     names = {path.name for path in slide_files(tmp_path / "case.vms")}
     assert names == {"case.vms", "case-0.jpg", "case-1.jpg", "case-map.jpg"}
+    (tmp_path / "damaged.vms").write_text("[Virtual Microscope Specimen]\ncase-0.jpg\n")
+    assert slide_files(tmp_path / "damaged.vms") == (tmp_path / "damaged.vms",)
 
 
 def test_the_files_of_a_dicom_slide_are_the_instances_of_its_series(tmp_path):
@@ -158,6 +160,9 @@ def test_the_files_of_a_dicom_slide_are_the_instances_of_its_series(tmp_path):
     (tmp_path / "notes.txt").write_text("no DICOM")
     assert slide_files(tmp_path / "a.dcm") == (tmp_path / "a.dcm", tmp_path / "b")
     assert slide_files(tmp_path / "c.dcm") == (tmp_path / "c.dcm",)
+    (tmp_path / "damaged.dcm").write_bytes(bytes(128) + b"DICM\x02\x00\x00\x00UL\x04\x00\xff")
+    assert slide_files(tmp_path / "damaged.dcm") == (tmp_path / "damaged.dcm",)
+    assert slide_files(tmp_path) == tuple(tmp_path / name for name in ("a.dcm", "b", "c.dcm", "damaged.dcm"))
 
 
 def test_scans_are_told_apart_by_their_slices(tmp_path):

@@ -123,6 +123,17 @@ def test_without_timm_the_error_says_what_to_install(monkeypatch, absent):
     assert get_encoder("texture").name == "texture"
 
 
+def test_a_torchvision_of_another_torch_is_told(monkeypatch, tmp_path):
+    (tmp_path / "timm.py").write_text("raise RuntimeError('operator torchvision::nms does not exist')")
+    for module in [m for m in sys.modules if m.split(".")[0] == "timm"]:
+        monkeypatch.delitem(sys.modules, module)
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(
+        EncoderError, match=r"torchvision does not fit torch .* \(operator torchvision::nms .*install the"
+    ):
+        get_encoder("resnet18")
+
+
 def test_unknown_names_are_answered_with_the_known_ones(timm):
     with pytest.raises(EncoderError, match=r"'unni': unknown; use one of texture, .*uni,.*'timm:<model>'"):
         get_encoder("unni")

@@ -1,5 +1,7 @@
+import hashlib
 import math
 import pickle
+import sys
 from dataclasses import replace
 
 import pytest
@@ -8,10 +10,10 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 
 from monai_mil.encoders import get_encoder
-from monai_mil.encoders.backbones import _from_transformers, architecture
+from monai_mil.encoders.backbones import _adapt, _from_transformers, architecture
 from monai_mil.encoders.cards import CARDS
 from monai_mil.encoders.conch import AttentionPool, resample_positions
-from monai_mil.encoders.weights import read_weights
+from monai_mil.encoders.weights import read_weights, weight_file
 from monai_mil.errors import EncoderError
 from tests.encoders.conftest import random_tiles
 
@@ -149,7 +151,68 @@ def test_weights_are_taken_from_the_hub_s_cache(timm, resnet18_file, monkeypatch
     assert get_encoder("resnet18").digest == get_encoder("resnet18", weights=resnet18_file).digest
 
 
-def test_transformers_names_become_timm_s(timm):
+def test_a_card_without_a_place_needs_a_file(resnet18_file):
+    card = replace(CARDS["resnet18"], repo=None)
+    with pytest.raises(EncoderError, match="'resnet18': no place to download weights from is known; pass weights=FILE"):
+        weight_file(card, None)
+    assert weight_file(card, resnet18_file) == resnet18_file
+
+
+def test_without_the_hub_s_library_the_error_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    with pytest.raises(EncoderError, match=r"'uni': downloading needs huggingface-hub; .*'monai-mil\[encoders\]'"):
+        weight_file(CARDS["uni"], None)
+
+
+def test_a_repository_s_files_are_tried_in_turn(monkeypatch, tmp_path):
+    from huggingface_hub.errors import EntryNotFoundError
+
+    asked = []
+
+    def hub(repo, name):
+        asked.append((repo, name))
+        if name != there:
+            raise EntryNotFoundError(f"{name} is not there")
+        return str(tmp_path / name)
+
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", hub)
+    card = replace(CARDS["resnet18"], files=("a.safetensors", "b.bin", "c.bin"))
+    there = "b.bin"
+    assert weight_file(card, None) == tmp_path / "b.bin"
+    assert asked == [(card.repo, "a.safetensors"), (card.repo, "b.bin")]
+    there = "none of them"
+    with pytest.raises(EncoderError, match=r"\(EntryNotFoundError\).*fetch a.safetensors or b.bin or c.bin elsewhere"):
+        weight_file(card, None)
+
+
+def test_a_hub_that_refuses_is_asked_once(monkeypatch):
+    asked = []
+
+    def hub(repo, name):
+        asked.append(name)
+        raise PermissionError("401")
+
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", hub)
+    with pytest.raises(
+        EncoderError, match=r"\(PermissionError\); request access on the repository's page, log in with"
+    ):
+        weight_file(CARDS["uni"], None)
+    assert len(asked) == 1
+
+
+def test_a_file_of_a_url_is_downloaded_once(monkeypatch, tmp_path):
+    content = b"weights"
+    served = tmp_path / f"net-{hashlib.sha256(content).hexdigest()[:8]}.pth"
+    served.write_bytes(content)
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "home"))
+    card = replace(CARDS["vit_b16_ct"], url=served.as_uri())
+    found = weight_file(card, None)
+    assert (found.name, found.read_bytes()) == (served.name, content)
+    served.unlink()
+    assert weight_file(card, None) == found
+
+
+def test_transformers_names_become_timm_s(timm, tmp_path):
     """Phikon-v2 is published in transformers' names; its query, key and value are separate there."""
     torch.manual_seed(2)
     network = timm.create_model("vit_tiny_patch16_224", pretrained=False, num_classes=0, init_values=1e-5)
@@ -175,6 +238,13 @@ def test_transformers_names_become_timm_s(timm):
     back = _from_transformers(theirs)
     assert set(back) == set(ours)
     assert all(torch.equal(back[key], ours[key]) for key in ours)
+    small = {"architecture": "vit_tiny_patch16_224", "width": 192, "options": {"init_values": 1e-5}}
+    digests = set()
+    for name, state in (("theirs", theirs), ("ours", ours)):
+        path = tmp_path / f"{name}.safetensors"
+        save_file({key: value.contiguous() for key, value in state.items()}, path)
+        digests.add(get_encoder(replace(CARDS["phikon_v2"], **small), weights=path).digest)
+    assert len(digests) == 1
 
 
 def test_conch_pools_as_published():
@@ -218,4 +288,6 @@ def test_conch_positions_grow_from_14_to_28():
     expected_shift = (torch.arange(4, 24) + 0.5) * (14 / 28.1 - 14 / 28)
     assert float((middle - exact).mean()) == pytest.approx(float(expected_shift.mean()), rel=0.1)
     assert resample_positions(grown) is grown
+    adapted = _adapt({"trunk.pos_embed": positions}, torch.nn.Module(), CARDS["conch_v15"])
+    assert torch.equal(adapted["trunk.pos_embed"], grown)
     assert math.isclose(float(grown[0, 1:, 0].view(28, 28).std(1).max()), 0, abs_tol=1e-5)

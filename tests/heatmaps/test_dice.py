@@ -80,6 +80,22 @@ def test_ground_truth_where_no_tile_lies_counts():
     assert found.lesions == (DiceCounts(10_000, 10_000, 10_000), DiceCounts(0, 0, 10_000))
 
 
+def test_far_from_the_tiles_only_ground_truth_counts():
+    size = (2000, 400)
+    mask = np.zeros(size[::-1], bool)
+    mask[0:100, 0:50] = mask[0:100, 1800:1900] = True
+    canvas, truth = stitch(assemble(np.ones((1, 10, 10)), [[0, 0]], frame(size, 100.0))), ArrayTruth(Path("m"), mask, 1)
+    grid = BlockGrid(size, 1.0, 128)
+    found = slide_dice(canvas, 0.5, find_lesions(truth, grid))
+    assert found.whole == DiceCounts(5_000, 10_000, 15_000)
+    assert found.lesions == (DiceCounts(5_000, 5_000, 5_000), DiceCounts(0, 0, 10_000))
+    assert dice_counts(canvas, np.array([0.5, 0.9, 1.0]), truth, grid).tolist() == [
+        [5_000, 10_000, 15_000],
+        [5_000, 10_000, 15_000],
+        [0, 0, 15_000],
+    ]
+
+
 def test_other_lesions_in_a_crop_are_left_out():
     mask = np.zeros((SIZE[1], SIZE[0]), bool)
     mask[100:200, 100:200] = mask[100:200, 220:320] = True

@@ -103,6 +103,26 @@ def test_a_slide_without_foreground_has_no_regions_however_they_are_asked_for(tm
     assert features(heatmap, tmp_path, tiles=False, **options) == []
 
 
+@pytest.mark.parametrize("percentile", [0.0, 50.0, 99.0])
+def test_a_percentile_is_of_the_slide_s_own_tiles(percentile):
+    heatmap = grid_heatmap(6, 5)
+    above = heatmap.percentiles() >= percentile
+    regions = find_regions(heatmap, percentile, percentile=True)
+    assert sum(region.area for region in regions) == above.sum() * 100 * 100
+    assert max(region.maximum for region in regions) == heatmap.scores.max()
+    assert find_regions(heatmap, 100.5, percentile=True) == []
+
+
+@pytest.mark.parametrize(("overlap", "score"), [("max", 0.9), ("mean", 0.6)])
+def test_tiles_at_one_place_are_one_region_in_pixels_of_a_sixteenth(overlap, score):
+    heatmap = assemble([0.3, 0.9, 0.7, 0.2], [[32, 0], [32, 0], [64, 32], [0, 64]], frame((95, 95), 32.0))
+    regions = find_regions(heatmap, 0.5, overlap=overlap)
+    assert [(region.area, round(region.mean, 6)) for region in regions] == [(32 * 32, score), (31 * 32, 0.7)]
+    (outline,), (cut,) = regions[0].rings, regions[1].rings
+    assert (outline.min(axis=0).tolist(), outline.max(axis=0).tolist()) == ([32, 0], [64, 32])
+    assert (cut.min(axis=0).tolist(), cut.max(axis=0).tolist()) == ([64, 32], [95, 64])
+
+
 def test_the_cells_of_a_block_make_regions_of_their_own():
     scores = np.zeros((2, 2, 2), np.float32)
     scores[0, :, 1] = scores[1, :, 0] = 1

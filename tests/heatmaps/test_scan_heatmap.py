@@ -4,7 +4,7 @@ import torch
 
 from monai_mil.errors import BagError
 from monai_mil.heatmaps import Heatmap, ScanHeatmap, load_heatmap
-from monai_mil.scans import SlicePreset, prepare_slices
+from monai_mil.scans import LungField, SlicePreset, prepare_slices
 from tests.heatmaps.examples import grid_heatmap, scan_frame, scan_heatmap
 
 LABELS = [0, 0, 1, 1, 0, 0, 0, 0, -1, -1]
@@ -67,6 +67,17 @@ def test_cells_of_another_number_than_pixels_cover_the_slice_evenly():
     assert heatmap.slice_scores.tolist() == np.arange(3, 40, 4).tolist()
 
 
+def test_foreground_is_above_the_threshold_and_needs_one():
+    scores = np.arange(10.0).repeat(4).reshape(10, 2, 2)
+    lungs = np.zeros((10, 24, 32), bool)
+    lungs[:, :12] = True
+    heatmap = scan_heatmap(scores=scores, threshold=4.0, lungs=LungField.pack(lungs, "threshold"))
+    np.testing.assert_array_equal(heatmap.foreground(5), lungs[5])
+    assert not heatmap.foreground(4).any()
+    with pytest.raises(ValueError, match="heatmap of 'scan': no foreground without a threshold"):
+        scan_heatmap().foreground(5)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -77,6 +88,11 @@ def test_cells_of_another_number_than_pixels_cover_the_slice_evenly():
         ({"attention": -np.ones(10)}, "attention is negative"),
         ({"attention": np.zeros(10)}, "all 0"),
         ({"labels": np.zeros(9)}, r"labels have shape \[9\]; expected \[10\]"),
+        ({"threshold": np.nan}, "the threshold is not a number"),
+        (
+            {"lungs": LungField.pack(np.ones((10, 24, 31), bool), "threshold")},
+            r"lungs of shape \(10, 24, 31\); expected \(10, 24, 32\)",
+        ),
     ],
 )
 def test_what_does_not_fit_the_scan_is_refused(changes, message):

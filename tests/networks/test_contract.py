@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 import io
+from collections.abc import Callable
 
 import onnxruntime
 import pytest
@@ -16,6 +17,8 @@ from torch import Tensor, nn
 
 import monai_mil.networks
 from monai_mil.networks import HAGMIL, MILNetwork, contract, instance_scores
+from monai_mil.networks.contract import ChunkedNetwork
+from monai_mil.networks.feature_pooling import FeaturePooling
 
 CHANNELS, CLASSES = 12, 3
 EXPORTED = [getattr(monai_mil.networks, name) for name in monai_mil.networks.__all__]
@@ -165,6 +168,21 @@ def test_an_empty_bag_is_refused(network: nn.Module, instance: tuple[int, ...]) 
         network(bag(instance, 0))
     with pytest.raises(ValueError, match="without instances"):
         network(*padded(bag(instance, 3), 0))
+
+
+def test_what_has_not_the_shape_of_a_bag_is_refused(network: nn.Module, instance: tuple[int, ...]) -> None:
+    for shape in ((instance[0], 4), (1, instance[0], 4, 1)):
+        with pytest.raises(ValueError, match=r"a bag must be \[b, d, n\] or \[b, d, n, h, w\], got \[") as caught:
+            network(torch.zeros(shape))
+        assert str(caught.value).endswith(str(list(shape)))
+
+
+@pytest.mark.parametrize("base", [lambda: ChunkedNetwork(1), lambda: FeaturePooling(2, 1)])
+def test_a_network_that_lacks_its_own_part_says_so_at_once(base: Callable[[], ChunkedNetwork]) -> None:
+    with pytest.raises(NotImplementedError):
+        base()(torch.zeros(1, 2, 3))
+    with pytest.raises(NotImplementedError):
+        base().pool_chunks([torch.zeros(3, 2)])
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])

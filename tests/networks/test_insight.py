@@ -285,6 +285,24 @@ def test_a_scripted_network_takes_codes_and_masks_of_tokens() -> None:
         torch.testing.assert_close(expected[1:], network(codes[1:], mask[1:], scale=scale[1:], offset=offset[1:]))
 
 
+def test_a_trace_takes_codes_of_bags_of_any_size() -> None:
+    class OfCodes(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.network = network
+
+        def forward(self, codes: Tensor, scale: Tensor, offset: Tensor) -> Tensor:
+            return self.network(codes, scale=scale, offset=offset)
+
+    network = small(chunk_instances=4).eval()
+    bags = [codes_of(torch.randn(1, 10, n, 5, 4, dtype=torch.double)) for n in (3, 9)]
+    with torch.no_grad():
+        traced = torch.jit.trace(OfCodes(), bags[0])
+        for codes, scale, offset in bags:
+            expected = network(codes, scale=scale, offset=offset)
+            torch.testing.assert_close(traced(codes, scale, offset), expected)
+
+
 def vit_like(n: int, channels: int) -> np.ndarray:
     """Tokens ``[n, d, 14, 14]`` as vision transformers give them: smooth, a few channels a hundred times the others."""
     rng = np.random.default_rng(0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import nn
 from torch.nn import functional as F
 
 from monai_mil.networks import FeatureMaxPooling, FeatureMeanPooling, SliceABMIL, SliceClassifier, instance_scores
@@ -54,6 +55,14 @@ def test_a_slice_scores_the_share_of_features_it_gives_the_maximum() -> None:
     output = FeatureMaxPooling(4, 2)(image, return_dict=True)
     torch.testing.assert_close(output["bag"], torch.tensor([[5.0, 9.0, 3.0, 6.0]]))
     torch.testing.assert_close(instance_scores(output), torch.tensor([0.25, 0.5, 0.25]).expand(1, 2, 3))
+
+
+@pytest.mark.parametrize("network_class", [FeatureMeanPooling, FeatureMaxPooling])
+def test_the_reference_s_classifier_gives_the_reference_s_logits(network_class: type[nn.Module]) -> None:
+    classifier, image = nn.Linear(4, 3), torch.randn(2, 4, 9)
+    network = network_class.from_reference({f"clf.{k}": v for k, v in classifier.state_dict().items()})
+    pooled = image.mean(2) if network_class is FeatureMeanPooling else image.amax(2)
+    torch.testing.assert_close(network(image), classifier(pooled))
 
 
 def test_mean_pooling_finds_nothing() -> None:

@@ -15,7 +15,9 @@ from monai.data import MetaTensor
 
 from monai_mil import savers
 from monai_mil.errors import CohortError
+from monai_mil.heatmaps import SlideFrame
 from monai_mil.savers import Case, CaseSaver, HeatmapSaver, ReportSaver, RiskSaver, SliceReportSaver, SurvivalSaver
+from monai_mil.slides import write_pyramid
 
 
 def item(name: str, risk: float = 0.0, count: int = 4, **keys: Any) -> dict[str, Any]:
@@ -112,6 +114,31 @@ def test_a_key_that_is_not_listed_loses_its_padding_or_is_refused() -> None:
     assert padded_case(own=own[:, :4]).values("own").tolist() == own[:, :4].tolist(), "nothing in it is so long"
     with pytest.raises(CohortError, match=r"axes \[0, 1\] of 'own' \[5, 5\] are as long as the padded bag"):
         padded_case(own=torch.ones(5, 5)).values("own")
+
+
+def test_what_a_foreign_bag_leaves_out_is_read_from_the_slide(tmp_path: Path) -> None:
+    path = tmp_path / "a.tif"
+    write_pyramid(path, np.full((96, 160, 3), 200, np.uint8), mpp=0.5)
+    known = {"slide_id": "a", "tile_size_level0": torch.tensor(64.0)}
+
+    def frame(**meta: Any) -> SlideFrame:
+        return Case.of({"image": MetaTensor(torch.zeros(2, 3), meta=known | meta)}).frame
+
+    read = frame(slide_path=str(path))
+    assert (read.level0_size, read.mpp, read.tile_size_level0) == ((160, 96), pytest.approx(0.5), 64.0)
+    given = frame(slide_path=str(path), mpp=0.25)
+    assert (given.level0_size, given.mpp) == ((160, 96), 0.25)
+    with pytest.raises(
+        CohortError, match=r"slide 'a': its bag does not say mpp, level0_size; embed it with .*, or name"
+    ):
+        frame(slide_path=str(tmp_path / "missing.tif"))
+
+
+def test_handlers_need_items_one_by_one(tmp_path: Path) -> None:
+    engine = Engine(lambda engine, batch: {"pred": torch.zeros(2, 2)})
+    RiskSaver(str(tmp_path), [0, 2, 9]).attach(engine)
+    with pytest.raises(ValueError, match="savers need decollated items: keep decollate=True of the evaluator"):
+        engine.run([[{"slide_id": "a"}, {"slide_id": "b"}]])
 
 
 def test_a_case_that_comes_twice_counts_once_in_the_metrics(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from monai_mil.errors import AnnotationError
 from monai_mil.slides import find_truth, open_truth, write_pyramid
 from monai_mil.slides.polygons import Polygon, rasterise
 from tests.conftest import shared
+from tests.slides.conftest import overwrite_tile
 
 SQUARE = [[10, 10], [60, 10], [60, 50], [10, 50]]
 HOLE = [[20, 20], [40, 20], [40, 40], [20, 40]]
@@ -181,6 +182,47 @@ def test_boxes_of_a_mask_hold_all_of_it_and_leave_the_empty_parts_out(tmp_path):
             covered[y0:y1, x0:x1] = True
         assert covered[mask > 0].all()
         assert covered.mean() < 0.1
+
+
+@pytest.mark.parametrize(
+    ("pixels", "options", "message"),
+    [
+        (np.zeros((64, 64), np.float32), {}, "its pixels are no whole numbers; save it as 8-bit grey"),
+        (
+            np.zeros((3, 64, 64), np.uint8),
+            {"photometric": "rgb", "planarconfig": "separate"},
+            "its colours are stored apart; save it as 8-bit grey",
+        ),
+    ],
+)
+def test_a_tiff_that_is_no_mask_is_refused(tmp_path, pixels, options, message):
+    tifffile.imwrite(tmp_path / "a.tif", pixels, tile=(64, 64), metadata=None, **options)
+    with pytest.raises(AnnotationError, match=rf"mask '.*a\.tif': {message}"):
+        open_truth(tmp_path / "a.tif")
+
+
+def test_a_damaged_tile_of_a_mask_is_named(tmp_path):
+    mask = blobs((128, 128)).astype(np.uint8)
+    path = overwrite_tile(write_mask(tmp_path / "whole.tif", mask, (1,)), tmp_path / "a.tif", 3, b"\x55")
+    truth = open_truth(path)
+    np.testing.assert_array_equal(truth.window(0, 0, 64, 64, (64, 64)), mask[:64, :64] > 0)
+    with pytest.raises(AnnotationError, match=r"mask '.*a\.tif': damaged, tile 3 \(.*\); copy it again"):
+        truth.window(0, 0, 128, 128, (128, 128))
+
+
+def test_a_window_beside_a_mask_is_empty(tmp_path):
+    truth = open_truth(write_mask(tmp_path / "a.tif", np.ones((64, 64), np.uint8), (1,)))
+    assert not truth.window(64, 0, 128, 64, (16, 16)).any()
+    assert not truth.window(0, -64, 64, 0, (16, 16)).any()
+
+
+def test_a_mask_padded_by_a_hundredth_keeps_its_whole_scale(tmp_path):
+    """Level-0 pixels a pixel of the mask: 4 where 4 is meant, else the ratio of the widths."""
+    path = write_mask(tmp_path / "a.tif", np.ones((300, 300), np.uint8), (1,))
+    for size, edge in (((1190, 1191), 1200), ((1290, 1300), 1290)):
+        truth = open_truth(path, level0_size=size)
+        assert truth.window(edge - 1, 0, edge, 1, (1, 1)).all()
+        assert not truth.window(edge, 0, edge + 1, 1, (1, 1)).any()
 
 
 def test_a_value_of_the_mask_may_be_the_finding(tmp_path):

@@ -18,7 +18,7 @@ import pytest
 import torch
 from pydicom.dataset import Dataset
 from pydicom.encaps import encapsulate
-from pydicom.uid import JPEG2000, ExplicitVRLittleEndian, JPEGBaseline8Bit, generate_uid
+from pydicom.uid import JPEG2000, ExplicitVRLittleEndian, JPEGBaseline8Bit, JPEGLSLossless, generate_uid
 
 from monai_mil.errors import SlideReadError
 from monai_mil.slides import TileGrid, open_slide, stream_tiles
@@ -72,6 +72,14 @@ def jpeg_2000(image: np.ndarray, transform: bool) -> list[bytes]:
     return [imagecodecs.jpeg2k_encode(t, codecformat="j2k", level=0, mct=transform) for t in tiles(image)]
 
 
+def without_markers(stream: bytes) -> bytes:
+    """A JPEG that no longer says which colours it holds."""
+    at = 2
+    while stream[at + 1] in (0xE0, 0xEE):  # of JFIF and Adobe
+        at += 2 + int.from_bytes(stream[at + 2 : at + 4], "big")
+    return stream[:2] + stream[at:]
+
+
 def jpeg(image: np.ndarray, stored: str) -> list[bytes]:
     how = {"level": 98, "colorspace": "RGB", "outcolorspace": stored, "subsampling": "444"}
     return [imagecodecs.jpeg8_encode(tile, **how) for tile in tiles(image)]
@@ -93,6 +101,8 @@ def jpeg(image: np.ndarray, stored: str) -> list[bytes]:
         (jpeg(IMAGE, "YCBCR"), JPEGBaseline8Bit, "RGB", False),
         (jpeg(IMAGE, "RGB"), JPEGBaseline8Bit, "RGB", True),
         (jpeg(IMAGE, "RGB"), JPEGBaseline8Bit, "YBR_FULL_422", False),
+        (list(map(without_markers, jpeg(IMAGE, "YCBCR"))), JPEGBaseline8Bit, "YBR_FULL", True),
+        (list(map(without_markers, jpeg(IMAGE, "RGB"))), JPEGBaseline8Bit, "YBR_FULL_422", False),
         ([tile.tobytes() for tile in tiles(IMAGE)], ExplicitVRLittleEndian, "RGB", True),
         ([tile.tobytes() for tile in tiles(YCBCR)], ExplicitVRLittleEndian, "YBR_FULL", True),
     ],
@@ -113,6 +123,69 @@ def test_the_colours_are_what_the_frames_hold_whatever_the_header_says(
         grid = TileGrid.cover(slide, None, tile_size=100, target_mpp=0.5)
         for (x, y), tile in zip(grid.coords, torch.cat(list(stream_tiles(slide, grid))), strict=True):
             np.testing.assert_array_equal(tile.permute(1, 2, 0).numpy(), slide.read(x, y, (100, 100)))
+
+
+GREY = IMAGE[..., :1]
+GREY_TILES = [tile[..., 0].copy() for tile in tiles(IMAGE)]
+GREY_BYTES = [tile.tobytes() for tile in GREY_TILES]
+GREY_JPEG_2000 = [imagecodecs.jpeg2k_encode(tile, codecformat="j2k", level=0) for tile in GREY_TILES]
+GREY_JPEG = [imagecodecs.jpeg8_encode(tile, level=98) for tile in GREY_TILES]
+
+
+@pytest.mark.parametrize(
+    ("frames", "syntax", "photometric", "expected", "tolerance"),
+    [
+        (GREY_BYTES, ExplicitVRLittleEndian, "MONOCHROME2", GREY, 0),
+        (GREY_BYTES, ExplicitVRLittleEndian, "MONOCHROME1", 255 - GREY, 0),
+        (GREY_JPEG_2000, JPEG2000, "MONOCHROME2", GREY, 0),
+        (GREY_JPEG, JPEGBaseline8Bit, "MONOCHROME2", GREY, 6),
+    ],
+)
+def test_frames_without_colours_are_grey(
+    tmp_path: Path, frames: list[bytes], syntax: str, photometric: str, expected: np.ndarray, tolerance: int
+) -> None:
+    with open_slide(write(tmp_path / "a.dcm", frames, syntax, photometric, SamplesPerPixel=1)) as slide:
+        assert slide.remarks == ()
+        shown = slide.read(0, 0, slide.size).astype(int)
+    assert (shown == shown[..., :1]).all()
+    assert np.abs(shown - expected).max() <= tolerance
+
+
+YBR = [tile.tobytes() for tile in tiles(YCBCR)]
+
+
+@pytest.mark.parametrize(
+    ("frames", "syntax", "photometric", "tags", "message"),
+    [
+        (YBR, JPEGLSLossless, "YBR_FULL", {}, "frames in JPEG-LS Lossless Image Compression, which no reader here"),
+        (YBR, ExplicitVRLittleEndian, "YBR_FULL", {"PlanarConfiguration": 1}, "not 8-bit colours side by side"),
+        (YBR, ExplicitVRLittleEndian, "YBR_FULL", {"BitsAllocated": 16}, "not 8-bit colours side by side"),
+        (YBR, ExplicitVRLittleEndian, "YBR_FULL_422", {}, "uncompressed YBR_FULL_422, which no reader here"),
+        (YBR, ExplicitVRLittleEndian, "MONOCHROME2", {"NumberOfOpticalPaths": 3}, "3 optical paths in grey"),
+        (
+            YBR[:11],
+            ExplicitVRLittleEndian,
+            "YBR_FULL",
+            {},
+            r"damaged \(11 frames are too few for 4 x 3 tiles\); copy it again",
+        ),
+    ],
+)
+def test_frames_that_cannot_be_shown_are_refused_at_once(
+    tmp_path: Path, frames: list[bytes], syntax: str, photometric: str, tags: dict[str, Any], message: str
+) -> None:
+    path = write(tmp_path / "a.dcm", frames, syntax, photometric, **tags)
+    with pytest.raises(SlideReadError, match=rf"a.dcm': (its pixels are |it has )?{message}"):
+        open_slide(path)
+
+
+def test_what_the_header_leaves_out_is_missing(tmp_path: Path) -> None:
+    bare = {"SharedFunctionalGroupsSequence": [], "OpticalPathSequence": []}
+    path = write(tmp_path / "a.dcm", YBR, ExplicitVRLittleEndian, "YBR_FULL", **bare)
+    with pytest.raises(SlideReadError, match=r"a.dcm': no pixel size \(mpp\) in the file; pass --mpp"):
+        open_slide(path)
+    with open_slide(path, mpp=0.25) as slide:
+        assert (slide.mpp, slide.icc_profile) == (0.25, None)
 
 
 @pytest.mark.parametrize("photometric", ["YBR_ICT", "YBR_RCT"])
@@ -205,11 +278,16 @@ def test_a_padded_level_is_where_its_pixel_spacing_puts_it(tmp_path: Path, photo
         assert difference.mean() < 2  # OpenSlide blends a little of the next pixel in
 
 
-def test_a_frame_that_is_damaged_is_named_by_its_position(tmp_path: Path) -> None:
+@pytest.mark.parametrize("damage", ["cut short", "of another size"])
+def test_a_frame_that_is_damaged_is_named_by_its_position(tmp_path: Path, damage: str) -> None:
     frames = jpeg(IMAGE, "RGB")
-    frames[5] = frames[5][:200] + bytes(len(frames[5]) - 200)
+    other = imagecodecs.jpeg8_encode(IMAGE[:32, :48], level=98, outcolorspace="RGB")
+    frames[5] = frames[5][:200] + bytes(len(frames[5]) - 200) if damage == "cut short" else other
+    reason = r"a frame of \[32, 48, 3\] is not RGB of 64 x 64 px" if damage == "of another size" else ""
     with (
         open_slide(write(tmp_path / "a.dcm", frames, JPEGBaseline8Bit, "YBR_FULL_422")) as slide,
-        pytest.raises(SlideReadError, match=r"a.dcm': the tile at level-0 position \(64, 64\) cannot be decoded"),
+        pytest.raises(
+            SlideReadError, match=rf"a.dcm': the tile at level-0 position \(64, 64\) cannot be decoded.*{reason}"
+        ),
     ):
         slide.read(70, 70, (8, 8))

@@ -9,12 +9,15 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageCms
+from pydicom.dataset import Dataset
+from pydicom.uid import ExplicitVRLittleEndian
 
 from monai_mil.errors import SlideReadError
 from monai_mil.slides import Slide, TileGrid, open_slide, stream_tiles
 from tests.conftest import shared
 from tests.slides.conftest import textured
 from tests.slides.drawn import FLAGGED, Page, reduced, write_pages
+from tests.slides.test_dicom import tiles, write
 
 IMAGE = textured(300, 200, seed=8)
 
@@ -91,11 +94,27 @@ def test_openslide_s_profile_is_told_and_applied() -> None:
         np.testing.assert_array_equal(pixels_of(applied), np.asarray(expected))
 
 
+def test_dicom_that_openslide_does_not_show_has_its_profile_applied(tmp_path: Path) -> None:
+    optical_path = Dataset()
+    optical_path.ICCProfile = PROFILE
+    frames = [tile.tobytes() for tile in tiles(IMAGE)]
+    planes = {"size": (300, 200), "TotalPixelMatrixFocalPlanes": 2, "OpticalPathSequence": [optical_path]}
+    path = write(tmp_path / "a.dcm", frames * 2, ExplicitVRLittleEndian, "RGB", **planes)
+    with open_slide(path, icc="apply") as slide:
+        assert slide.reader == "pydicom"
+        np.testing.assert_array_equal(pixels_of(slide), in_srgb(IMAGE))
+
+
 def test_a_slide_without_a_profile_stays_as_it_is_and_says_so(tmp_path: Path) -> None:
     with open_slide(write_pages(tmp_path / "a.tif", [Page(IMAGE)]), icc="apply") as slide:
         assert slide.icc_profile is None
         assert "a.tif': has no ICC profile" in slide.remarks[0]
         np.testing.assert_array_equal(pixels_of(slide), IMAGE)
+
+
+def test_nothing_but_apply_can_be_done_with_a_profile(slide_path: Path) -> None:
+    with pytest.raises(SlideReadError, match=r"a.tif': icc 'embed' is not 'apply'"):
+        open_slide(slide_path, icc="embed")  # type: ignore[arg-type]
 
 
 def test_a_damaged_profile_is_an_error_only_where_it_is_wanted(tmp_path: Path) -> None:

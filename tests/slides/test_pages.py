@@ -8,6 +8,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+import tifffile
 import torch
 
 from monai_mil.errors import SlideReadError
@@ -130,6 +131,73 @@ def test_each_scene_has_its_own_levels_and_pixel_size(tmp_path: Path, slide_imag
         with open_slide(path, series=series) as slide:
             assert slide.mpp == mpp
             np.testing.assert_array_equal(slide.read_level(0, 0, sizes(slide)[1], 1), reduced(image, factor))
+
+
+OME = {"axes": "YXS", "PhysicalSizeX": 0.5, "PhysicalSizeY": 0.5}
+
+
+def test_a_coarser_image_of_ome_is_a_level(tmp_path: Path, slide_image: np.ndarray) -> None:
+    """As some programs write pyramids: every level an image of its own."""
+    coarse = OME | {"PhysicalSizeX": 1.0, "PhysicalSizeY": 1.0}
+    pages = [Page(slide_image, 0.5, {"metadata": OME}), Page(reduced(slide_image, 2), 1.0, {"metadata": coarse})]
+    with open_slide(write_pages(tmp_path / "a.ome.tif", pages[::-1], ome=True)) as slide:
+        assert (sizes(slide), slide.mpp, slide.remarks) == ([(700, 500), (350, 250)], 0.5, ())
+        np.testing.assert_array_equal(slide.read_level(0, 0, (350, 250), 1), pages[1].pixels)
+
+
+@pytest.mark.parametrize("name", ["label", "Macro image", "slide_thumbnail"])
+def test_a_label_of_ome_is_not_the_slide_unless_there_is_nothing_else(
+    tmp_path: Path, slide_image: np.ndarray, name: str
+) -> None:
+    label = Page(textured(900, 600), 30.0, {"metadata": OME | {"Name": name}})
+    slide_page = Page(slide_image, 0.5, {"metadata": OME | {"Name": "slide"}})
+    with open_slide(write_pages(tmp_path / "a.ome.tif", [label, slide_page], ome=True)) as slide:
+        assert (sizes(slide), slide.remarks) == ([(700, 500)], ())
+        np.testing.assert_array_equal(slide.read(0, 0, slide.size), slide_image)
+    with open_slide(write_pages(tmp_path / "b.ome.tif", [label], ome=True)) as slide:
+        assert sizes(slide) == [(900, 600)]
+
+
+@pytest.mark.parametrize("is_there", [False, True])
+def test_an_image_of_ome_that_lies_in_another_file_is_passed_over(
+    tmp_path: Path, slide_image: np.ndarray, is_there: bool
+) -> None:
+    if is_there:
+        write_pages(tmp_path / "b.ome.tif", [Page(255 - slide_image, options={"metadata": OME})], ome=True)
+    path = write_pages(tmp_path / "a.ome.tif", [Page(slide_image, options={"metadata": OME})], ome=True)
+    with tifffile.TiffFile(path, mode="r+b") as tiff:
+        tag = tiff.pages[0].tags["ImageDescription"]
+        whole = tag.value
+        start, stop = whole.index("<Image "), whole.index("</Image>") + len("</Image>")
+        elsewhere = '<TiffData IFD="0" PlaneCount="1"><UUID FileName="b.ome.tif">urn:uuid:b</UUID></TiffData>'
+        other = whole[start:stop].replace("Image:0", "Image:1").replace("Pixels:0", "Pixels:1")
+        other = other[: other.index("<TiffData")] + elsewhere + "</Pixels></Image>"
+        tag.overwrite(whole[:start] + other + whole[start:])
+    with open_slide(path) as slide:
+        assert (sizes(slide), slide.remarks) == ([(700, 500)], ())
+        np.testing.assert_array_equal(slide.read(0, 0, slide.size), slide_image)
+
+
+@pytest.mark.parametrize("mpp", [None, 0.5])
+def test_images_of_one_size_are_scenes_whatever_their_resolution(
+    tmp_path: Path, slide_image: np.ndarray, mpp: float | None
+) -> None:
+    other = textured(700, 500, seed=9)
+    path = write_pages(tmp_path / "a.tif", [Page(slide_image, mpp), Page(other, mpp)])
+    with open_slide(path, mpp=0.5, series=1) as slide:
+        np.testing.assert_array_equal(slide.read(0, 0, slide.size), other)
+    with open_slide(path, mpp=0.5) as slide:
+        assert "holds 2 images" in slide.remarks[0]
+
+
+def test_a_resolution_of_0_says_nothing(tmp_path: Path, slide_image: np.ndarray) -> None:
+    options = {"resolution": (0, 0), "resolutionunit": "CENTIMETER"}
+    pages = [Page(slide_image, None, options), Page(reduced(slide_image, 4), None, options | FLAGGED)]
+    path = write_pages(tmp_path / "a.tif", pages)
+    with pytest.raises(SlideReadError, match="no pixel size"):
+        open_slide(path)
+    with open_slide(path, mpp=0.5) as slide:
+        assert sizes(slide) == [(700, 500), (175, 125)]
 
 
 def test_of_focal_planes_the_middle_one_is_read_and_another_can_be_chosen(tmp_path: Path) -> None:

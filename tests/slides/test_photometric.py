@@ -171,6 +171,31 @@ def test_ycbcr_of_coarse_chroma(tmp_path: Path, subsampling: tuple[int, int], co
         assert np.abs(slide.read(0, 0, slide.size).astype(int) - expected).max() <= 1
 
 
+def test_ycbcr_whose_tag_says_coarse_chroma_falsely(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.tif", YCBCR, compression="lzw", photometric="ycbcr")
+    with open_slide(path) as slide:
+        expected = slide.read(0, 0, slide.size)
+    with tifffile.TiffFile(path, mode="r+b") as tiff:
+        tiff.pages[0].tags["YCbCrSubSampling"].overwrite((2, 2))
+    np.testing.assert_array_equal(shown(path), expected)
+
+
+def test_a_predictor_of_ycbcr_of_coarse_chroma_is_refused(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.tif", YCBCR, compression="lzw", photometric="ycbcr", predictor=2)
+    with tifffile.TiffFile(path, mode="r+b") as tiff:
+        tiff.pages[0].tags["YCbCrSubSampling"].overwrite((2, 2))
+    with pytest.raises(SlideReadError, match=r"a.tif': its YCbCr of coarse chroma has predictor 2.*export it"):
+        open_slide(path)
+
+
+def test_a_grey_image_of_which_no_tile_was_stored_is_white(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.tif", GREY, compression="deflate", photometric="minisblack")
+    with tifffile.TiffFile(path, mode="r+b") as tiff:
+        tag = tiff.pages[0].tags["TileByteCounts"]
+        tag.overwrite([0] * len(tag.value))
+    assert (shown(path) == 255).all()
+
+
 def test_ycbcr_of_video_range_and_other_luma(tmp_path: Path) -> None:
     red, green, blue = 0.2126, 0.7152, 0.0722
     r, g, b = np.moveaxis(IMAGE.astype(float), 2, 0)

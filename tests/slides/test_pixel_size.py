@@ -11,6 +11,7 @@ import pytest
 from monai_mil.errors import SlideReadError
 from monai_mil.slides import open_slide
 from monai_mil.slides.pixel_size import from_ome, from_properties, from_resolution, micrometres
+from monai_mil.slides.tiff import first_description
 from tests.slides.drawn import Page, write_pages
 
 GLASS = np.full((64, 64, 3), 240, np.uint8)
@@ -151,3 +152,10 @@ def test_pixels_that_are_not_square_are_refused_and_never_averaged(tmp_path: Pat
         assert "0.25 x 0.5" in slide.remarks[0]
     with open_slide(write_pages(tmp_path / "b.tif", [Page(GLASS, (0.2500, 0.2504))])) as slide:
         assert slide.mpp == pytest.approx(0.2502)
+
+
+def test_a_description_that_cannot_be_read_says_no_pixel_size(tmp_path: Path) -> None:
+    page = Page(GLASS, options={"description": "of the first page"})
+    assert first_description(write_pages(tmp_path / "a.tif", [page])) == "of the first page"
+    (tmp_path / "b.scn").write_bytes(b"II*\0" + bytes(60))
+    assert first_description(tmp_path / "b.scn") == ""

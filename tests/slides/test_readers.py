@@ -1,24 +1,30 @@
 from __future__ import annotations
 
+import os
 import shutil
+import struct
+import sys
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 from typing import Any
 
 import cucim.clara
+import cv2
 import numpy as np
 import openslide
 import pytest
 import tifffile
 
 from monai_mil.errors import SlideReadError
-from monai_mil.slides import open_slide, reader_report, write_pyramid
+from monai_mil.slides import open_slide, reader_report, readers, slide_files, write_pyramid
 from monai_mil.slides.pixel_size import from_ome
 from tests.conftest import shared
 from tests.processes import run
 from tests.slides.conftest import overwrite_tile
 from tests.slides.drawn import Page, write_pages
+from tests.slides.scn import write_scn
 
 
 def write_tiff(path: Path, image: np.ndarray, **options: Any) -> Path:
@@ -69,6 +75,30 @@ def test_cucim_never_opens_a_file_with_deflate(
     with open_slide(path) as slide:
         assert slide.reader == "tifffile"
         assert slide.read(0, 0, (64, 64)).shape == (64, 64, 3)
+
+
+@pytest.mark.parametrize("compression", ["lzw", "jpeg", "deflate"])
+def test_a_tile_that_was_never_stored_is_white(tmp_path: Path, image: np.ndarray, compression: str) -> None:
+    flat = np.full((128, 192, 3), 90, np.uint8)
+    path = write_pages(tmp_path / "a.tif", [Page(flat, options={"compression": compression})])
+    with tifffile.TiffFile(path, mode="r+b") as tiff:
+        for name in ("TileOffsets", "TileByteCounts"):
+            tag = tiff.pages[0].tags[name]
+            tag.overwrite([0 if index == 1 else value for index, value in enumerate(tag.value)])
+    flat[:64, 64:128] = 255
+    with open_slide(path) as slide:
+        assert slide.reader == "tifffile"
+        np.testing.assert_array_equal(slide.read(0, 0, slide.size), flat)
+
+
+def test_a_slide_of_a_disk_that_fails_is_named(tmp_path: Path, image: np.ndarray, monkeypatch: Any) -> None:
+    def fail(*arguments: object) -> bytes:
+        raise OSError(5, "Input/output error")
+
+    with open_slide(write_tiff(tmp_path / "a.tif", image[:300, :300], compression="zstd")) as slide:
+        monkeypatch.setattr(os, "pread", fail)
+        with pytest.raises(SlideReadError, match=r"a.tif': cannot be read \(Input/output error\); check the disk"):
+            slide.read(0, 0, (8, 8))
 
 
 def test_what_no_reader_decodes_says_how_to_convert(tmp_path: Path, image: np.ndarray) -> None:
@@ -176,11 +206,13 @@ def test_bad_files_give_one_clear_error_each(tmp_path: Path, jpeg_slide: Path) -
 
 
 @pytest.mark.parametrize("content", [None, b"\x55"], ids=["cut short", "overwritten"])
+@pytest.mark.parametrize("kind", ["jpeg_slide", "lossless_slide"])
 def test_a_damaged_tile_is_an_error_that_names_its_position(
-    tmp_path: Path, jpeg_slide: Path, content: bytes | None
+    request: pytest.FixtureRequest, tmp_path: Path, kind: str, content: bytes | None
 ) -> None:
-    path = overwrite_tile(jpeg_slide, tmp_path / "a.tif", 7, content)
+    path = overwrite_tile(request.getfixturevalue(kind), tmp_path / "a.tif", 7, content)
     with open_slide(path) as slide:
+        assert slide.reader == "cucim"
         slide.read(0, 0, (256, 256))
         with pytest.raises(SlideReadError, match=r"a.tif.*\(256, 256\)"):
             slide.read(200, 200, (256, 256))
@@ -268,6 +300,35 @@ def test_a_file_without_permission_is_named(jpeg_slide: Path, monkeypatch: pytes
         open_slide(jpeg_slide)
 
 
+@pytest.fixture
+def _fresh_report() -> Iterator[None]:
+    """What was found out before is asked again, and forgotten afterwards."""
+    readers._report.cache_clear()
+    yield
+    readers._report.cache_clear()
+
+
+@pytest.mark.usefixtures("_fresh_report")
+def test_report_says_what_to_install_for_a_reader_that_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "cucim", None)
+    name, available, release, note = reader_report()[0]
+    assert (name, available, release) == ("cucim", False, "")
+    assert note.endswith("pip install cucim-cu12")
+
+
+@pytest.mark.usefixtures("_fresh_report")
+def test_report_has_the_version_of_a_reader_that_pip_did_not_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unknown(distribution: str) -> str:
+        raise PackageNotFoundError(distribution)
+
+    monkeypatch.setattr(readers, "version", unknown)
+    assert {name: release for name, _, release, _ in reader_report()} == {
+        "cucim": cucim.__version__,
+        "openslide": openslide.__version__,
+        "tifffile": tifffile.__version__,
+    }
+
+
 def test_report_names_every_reader() -> None:
     assert {name: available for name, available, _, _ in reader_report()} == {
         "cucim": True,
@@ -305,3 +366,62 @@ def test_what_no_reader_opens_is_told_with_what_each_said(tmp_path: Path) -> Non
     (tmp_path / "S.tif").write_bytes(b"II*\0" + bytes(200))
     with pytest.raises(SlideReadError, match=r"slide '.*S\.tif': "):
         open_slide(tmp_path / "S.tif")
+
+
+def test_a_file_that_is_cut_short_while_it_is_open_is_named(tmp_path: Path, image: np.ndarray) -> None:
+    path = write_tiff(tmp_path / "a.tif", image[:300, :300], compression=None)
+    with open_slide(path) as slide:
+        assert slide.reader == "cucim"
+        os.truncate(path, 1000)
+        with pytest.raises(SlideReadError, match=r"a.tif': 40 x 30 px at \(260, 5\) of level 0 cannot be decoded"):
+            slide.read(260, 5, (40, 30))
+
+
+def write_vmu(path: Path, image: np.ndarray) -> Path:
+    """An uncompressed Hamamatsu slide at 0.5 mpp: a key file, and two images of 12 bits in columns."""
+    key = {"NoLayers": 1, "PhysicalWidth": 500 * image.shape[1], "PhysicalHeight": 500 * image.shape[0]}
+    key |= {"BitsPerPixel": 36, "PixelOrder": "RGB"}
+    for name, factor in {"ImageFile": 1, "MapFile": 8}.items():
+        (height, width), column = image[::factor, ::factor].shape[:2], 64 // factor
+        key[name] = f"{name}.ngr"
+        with (path.parent / key[name]).open("wb") as file:
+            file.write(struct.pack("<2sHiii8si", b"GN", 0, width, height, column, b"", 28))
+            for x in range(0, image.shape[1], 64):
+                file.write((image[::factor, x : x + 64 : factor].astype("<u2") << 4).tobytes())
+    path.write_text("\n".join(["[Uncompressed Virtual Microscope Specimen]", *(f"{k}={v}" for k, v in key.items())]))
+    return path
+
+
+def test_a_slide_of_several_files_that_are_no_tiff_is_openslide_s(tmp_path: Path, image: np.ndarray) -> None:
+    path = write_vmu(tmp_path / "a.vmu", image[:128, :256])
+    assert slide_files(path) == (tmp_path / "ImageFile.ngr", tmp_path / "MapFile.ngr", path)
+    with open_slide(path) as slide:
+        assert (slide.reader, slide.mpp, slide.size) == ("openslide", 0.5, (256, 128))
+        np.testing.assert_array_equal(slide.read(0, 0, slide.size), image[:128, :256])
+
+
+def test_jpeg_2000_in_aperio_s_ycbcr_is_openslide_s(tmp_path: Path, image: np.ndarray) -> None:
+    ycbcr = cv2.cvtColor(image[:300, :300], cv2.COLOR_RGB2YCrCb)[..., [0, 2, 1]]
+    options = {"compression": "aperio_jp2000_ycbc", "description": "Aperio Image Library v1|AppMag = 20|MPP = 0.5"}
+    with open_slide(write_pages(tmp_path / "a.svs", [Page(np.ascontiguousarray(ycbcr), options=options)])) as slide:
+        assert (slide.reader, slide.mpp) == ("openslide", 0.5)
+        assert np.abs(slide.read(0, 0, slide.size).astype(int) - image[:300, :300]).max() <= 2
+
+
+@pytest.mark.parametrize(
+    ("kind", "choice", "message"),
+    [
+        (write_scn, {"series": 1}, "OpenSlide, which reads it, shows one series and one focal plane only"),
+        (write_scn, {"plane": 1}, "OpenSlide, which reads it, shows one series and one focal plane only"),
+        (dicom, {"series": 1}, "a DICOM slide is one series; name a file of another"),
+        (dicom, {"plane": 1}, "no focal plane 1; it has one"),
+    ],
+)
+def test_a_series_or_plane_that_is_not_there_is_refused(
+    tmp_path: Path, image: np.ndarray, kind: Callable[[Path, np.ndarray], Path], choice: dict[str, int], message: str
+) -> None:
+    path = kind(tmp_path / "slide", image[:300, :300])
+    with open_slide(path, mpp=0.5) as slide:
+        assert slide.reader == "openslide"
+    with pytest.raises(SlideReadError, match=f"slide': {message}"):
+        open_slide(path, mpp=0.5, **choice)

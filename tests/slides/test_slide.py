@@ -48,6 +48,11 @@ def test_cucim_and_stored_tiles_agree_when_the_downsample_is_not_whole(tmp_path:
             np.testing.assert_array_equal(slide.read_level(x, 9, (16, 16), 1), slide.tiff.read(1, x, 9, 16, 16))
 
 
+def test_a_slide_tells_what_it_is(lossless_slide: Path) -> None:
+    with open_slide(lossless_slide) as slide:
+        assert repr(slide) == f"Slide('{lossless_slide}', 1501 x 1203 px, 0.5 mpp, read by cucim)"
+
+
 def test_reads_are_the_callers_own(lossless_slide: Path) -> None:
     with open_slide(lossless_slide) as slide:
         first = slide.read(0, 0, (64, 64))

@@ -1,0 +1,71 @@
+"""Files are whole or absent, and what the disk did not take is told in one line."""
+
+from __future__ import annotations
+
+import errno
+import json
+from pathlib import Path
+
+import pytest
+
+from monai_mil.errors import OutputError
+from monai_mil.files import _ErrorKeepingFile, make_folder, replacing, write_error, write_json
+from tests.full_disk import full_after
+
+
+def test_a_file_is_replaced_as_a_whole_or_stays_as_it_was(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "a.txt"
+    with replacing(path) as partial:
+        partial.write_text("first")
+    with full_after(4), pytest.raises(OutputError) as caught, replacing(path) as partial:
+        partial.write_text("second")
+    assert str(caught.value) == f"'{path}' cannot be written (File too large); free some space and run again"
+    with pytest.raises(UnicodeEncodeError), replacing(path) as partial:
+        partial.write_text("third \udc80", encoding="utf-8")
+    assert {found.name: found.read_text() for found in path.parent.iterdir()} == {"a.txt": "first"}
+
+
+def test_what_a_full_disk_did_not_take_reads_back_as_hdf5_wrote_it(tmp_path: Path) -> None:
+    path = tmp_path / "sparse"
+    path.write_bytes(bytes(1 << 14))  # as on a memory disk, whose files are longer than what fits
+    with full_after(1 << 10), _ErrorKeepingFile(path, "r+") as file:
+        file.write(b"fits")
+        file.seek(9000)
+        assert file.write(b"does not fit") == 12
+        file.seek(9005)
+        file.write(b"NOT")
+        file.seek(8998)
+        read = bytearray(16)
+        assert file.readinto(read) == 16
+        assert bytes(read) == b"\0\0does NOT fit\0\0"
+        assert file.truncate(1 << 15) == 1 << 15
+        assert file.error is not None
+        assert file.error.strerror == "File too large"
+
+
+def test_the_reason_is_the_system_s_wherever_a_library_put_it(tmp_path: Path) -> None:
+    try:
+        try:
+            raise OSError(errno.ENOSPC, "no more")
+        except OSError:
+            raise RuntimeError("unexpected pos 64 vs 0")  # noqa: B904  (as torch does)
+    except RuntimeError as error:
+        told = str(write_error(tmp_path / "a", error))
+    assert told == f"'{tmp_path / 'a'}' cannot be written (No space left on device); free some space and run again"
+    told = str(write_error(tmp_path / "a", RuntimeError("no reason")))
+    assert told == f"'{tmp_path / 'a'}' cannot be written (no reason); check the folder and run again"
+
+
+def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+    (tmp_path / "a").touch()
+    with pytest.raises(OutputError, match=r"a/b' cannot be written \(Not a directory\); check the folder"):
+        make_folder(tmp_path / "a" / "b")
+
+
+def test_json_has_null_for_what_is_no_number(tmp_path: Path) -> None:
+    write_json({"a": [float("nan"), 1.5], "b": {"c": float("nan")}, "d": "é"}, tmp_path / "a.json")
+    assert json.loads((tmp_path / "a.json").read_text(encoding="utf-8")) == {
+        "a": [None, 1.5],
+        "b": {"c": None},
+        "d": "é",
+    }
