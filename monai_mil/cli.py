@@ -204,7 +204,8 @@ def embed(
     "monai-mil embed-scans chest.nii.gz --out bags/ --preset=-600/1500\n\n"
     "monai-mil embed-scans chest/ --out bags/ --encoder dinov2_vitl14_reg --spatial --preset insight --lungs threshold "
     "--depth 32\n\n"
-    "A table has the columns scan_id and path, and where a folder holds several series, series_uid.",
+    "A table has the columns scan_id and path, where a folder holds several series series_uid, and where a series has "
+    "several acquisitions acquisition.",
 )
 def embed_scans(
     scans: Annotated[
@@ -224,7 +225,14 @@ def embed_scans(
     spatial: Annotated[
         bool, typer.Option("--spatial", help="Keep the token map of each slice, not one vector.")
     ] = False,
+    acquisition: Annotated[
+        str | None,
+        typer.Option(help="Which acquisition, phase or pass to take; a DICOM series without it fails. Or a column."),
+    ] = None,
     allow_gaps: Annotated[bool, typer.Option("--allow-gaps", help="Take series with missing slices.")] = False,
+    accept_units: Annotated[
+        bool, typer.Option("--accept-units", help="Take scans whose values may be no Hounsfield units.")
+    ] = False,
     lungs: Annotated[
         Literal["threshold", "lungmask"] | None,
         typer.Option(help="Blank what is outside the lungs, found by this method."),
@@ -249,7 +257,9 @@ def embed_scans(
         out,
         get_encoder(encoder, spatial=spatial, weights=weights, device=device),
         preset,
+        acquisition=acquisition,
         allow_gaps=allow_gaps,
+        accept_units=accept_units,
         lungs=lungs,
         depth=depth,
         depth_mode=depth_mode,

@@ -1,6 +1,6 @@
 from .clam import export_clam
 from .collate import collate_bags
-from .dataset import ResilientDataset
+from .dataset import FailedCase, ResilientDataset, write_failures
 from .facts import BagFacts, bag_facts
 from .file import BagFile, level_folder
 from .info import BAG_FORMAT, BagInfo, info_attributes
@@ -15,6 +15,7 @@ __all__ = [
     "BagFacts",
     "BagFile",
     "BagInfo",
+    "FailedCase",
     "LoadBagd",
     "LoadTreed",
     "MappedFeatures",
@@ -30,4 +31,5 @@ __all__ = [
     "instance_places",
     "level_folder",
     "token_mask",
+    "write_failures",
 ]

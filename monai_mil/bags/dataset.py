@@ -33,6 +33,21 @@ class FailedCase:
     message: str
 
 
+def write_failures(table: Path, column: str, failures: Sequence[FailedCase]) -> None:
+    """Write ``failed.csv``, one row a case, or remove it where none failed; the names stand under ``column``.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    if not failures:
+        table.unlink(missing_ok=True)
+        return
+    with replacing(table) as partial, partial.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow([column, "status", "message"])
+        writer.writerows((case.case_id, case.status, case.message) for case in failures)
+
+
 class ResilientDataset(IterableDataset):
     """Yields the transformed items of ``data`` in order and leaves out those whose file is unusable.
 
@@ -71,14 +86,21 @@ class ResilientDataset(IterableDataset):
                     raise
                 continue
             yield transformed
+        logger.info("%s", self._count())
 
     def raise_failures(self) -> None:
         """Raise a CohortError that lists every item left out, if any was."""
         if self.failures:
             listed = "\n  ".join(failure.message for failure in self.failures)
             raise CohortError(
-                f"{len(self.failures)} of {len(self.data)} cases failed, the others are done:\n  {listed}"
+                f"{len(self.failures)} of {len(self.data)} cases failed, the others are done:\n  {listed}\n"
+                f"{self._count()}"
             )
+
+    def _count(self) -> str:
+        """How many cases there were and what became of them, the last line of a run."""
+        done = len(self.data) - len(self.failures)
+        return f"{len(self.data)} cases found: {done} done, {len(self.failures)} left out"
 
     def _fail(self, item: Mapping[str, Any], error: Exception) -> bool:
         """Report the case; False where the program itself is at fault."""
@@ -89,10 +111,7 @@ class ResilientDataset(IterableDataset):
         column = "scan_id" if "scan_id" in item else "slide_id"
         self.failures.append(FailedCase(str(item.get(column, "")), cause.status, str(cause)))
         if self.table is not None:
-            with replacing(self.table) as partial, partial.open("w", encoding="utf-8", newline="") as file:
-                writer = csv.writer(file, lineterminator="\n")
-                writer.writerow([column, "status", "message"])
-                writer.writerows((case.case_id, case.status, case.message) for case in self.failures)
+            write_failures(self.table, column, self.failures)
         return True
 
 

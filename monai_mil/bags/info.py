@@ -69,6 +69,7 @@ class BagInfo:
         bounds: x, y, width and height of the scanned part of the slide, as ``slides.slide_bounds`` gives it.
         orientation: of a scan, where columns, rows and slices of what the encoder saw run in the patient, for example
             ``"LPS"``.
+        remarks: what the reader of a scan assumed, repaired or left out, the gravest first.
         digests: SHA-256 of the datasets' bytes as stored, by name; see ``BagFile.verify``.
 
     Examples:
@@ -110,6 +111,7 @@ class BagInfo:
     given_mpp: float | None = None
     bounds: Bounds | None = None
     orientation: str | None = None
+    remarks: tuple[str, ...] = ()
     digests: dict[str, str] = field(default_factory=dict, compare=False, repr=False)
 
     def scan_instances(self) -> np.ndarray | None:
@@ -158,6 +160,7 @@ def info_attributes(info: BagInfo) -> dict[str, Any]:
     """HDF5 attributes of the file itself: every known field under ``monai_mil.<field>``."""
     values = {f.name: getattr(info, f.name) for f in fields(info)} | {
         "tissue": json.dumps(info.tissue),
+        "remarks": json.dumps(info.remarks) if info.remarks else None,
         "digests": json.dumps(info.digests) if info.digests else None,
         "icc_profile": None if info.icc_profile is None else base64.b64encode(info.icc_profile).decode(),
         "scan": None if info.scan is None else info.scan.to_json(),
@@ -232,6 +235,7 @@ def _own_info(attributes: dict[str, Any]) -> BagInfo:
     known: dict[str, Any] = {f.name: attributes.get(_PREFIX + f.name) for f in fields(BagInfo)}
     known["format"] = known["format"] or 1
     known["tissue"] = json.loads(known["tissue"] or "{}")
+    known["remarks"] = tuple(json.loads(known["remarks"] or "[]"))
     known["digests"] = json.loads(known["digests"] or "{}")
     known["icc_profile"] = None if known["icc_profile"] is None else base64.b64decode(known["icc_profile"])
     known["scan"] = None if known["scan"] is None else ScanFrame.from_json(known["scan"])

@@ -41,6 +41,7 @@ class CohortSlide:
         row: where the table names it, for error messages.
         series_uid: which series to take where a scan's folder holds several, or None.
         mpp: micrometres per level-0 pixel of a slide, whatever its file says, or None.
+        acquisition: which acquisition to take where a series has several, or None.
     """
 
     slide_id: str
@@ -51,6 +52,7 @@ class CohortSlide:
     row: str = ""
     series_uid: str | None = None
     mpp: float | None = None
+    acquisition: str | None = None
 
 
 @dataclass(frozen=True)
@@ -92,8 +94,8 @@ class Cohort:
         Returns:
             Dictionaries with ``image`` (path of bag, slide or scan), ``label`` (where the cohort has labels),
             ``slide_id`` or ``scan_id``, ``patient_id``, with bags of other programs ``slide_path`` where the cohort
-            says it, and where raw slides or scans are asked for and the cohort names any, ``mpp`` (or 0) and
-            ``series_uid`` (or ``""``).
+            says it, and where raw slides or scans are asked for and the cohort names any, ``mpp`` (or 0),
+            ``series_uid`` and ``acquisition`` (or ``""``).
 
         Raises:
             CohortError: the split is unknown or empty, or a file is missing; names table, row and column.
@@ -107,8 +109,7 @@ class Cohort:
                 "fill it or use split_cohort"
             )
         embed = "embed-scans" if self.case == "scan" else "embed"
-        with_series = bag_dir is None and any(slide.series_uid for slide in self.slides)
-        with_mpp = bag_dir is None and any(slide.mpp for slide in self.slides)
+        named = [] if bag_dir is not None else self._named("series_uid", "acquisition", "mpp")
         items, missing = [], []
         for slide in chosen:
             image = _bag(Path(bag_dir), slide.slide_id) if bag_dir is not None else slide.path
@@ -124,10 +125,7 @@ class Cohort:
                 item["label"] = slide.label if isinstance(slide.label, int) else list(slide.label)
             if bag_dir is not None and self.case == "slide" and slide.path is not None and not _is_own(image):
                 item["slide_path"] = str(slide.path)
-            if with_series:
-                item["series_uid"] = slide.series_uid or ""
-            if with_mpp:
-                item["mpp"] = slide.mpp or 0.0
+            item |= {name: getattr(slide, name) or (0.0 if name == "mpp" else "") for name in named}
             items.append(item | {self.id_column: slide.slide_id, "patient_id": slide.patient_id})
         if missing:
             first, image = missing[0]
@@ -160,7 +158,7 @@ class Cohort:
         path = Path(path)
         table = io.StringIO()
         writer = csv.writer(table, lineterminator="\n")
-        named = [name for name in ("series_uid", "mpp") if any(getattr(slide, name) for slide in self.slides)]
+        named = self._named("series_uid", "acquisition", "mpp")
         writer.writerow([self.id_column, "patient_id", "path", *named, "split", *self.labels, *(columns or {})])
         rest = zip(*columns.values(), strict=True) if columns else itertools.repeat(())
         for slide, cells in zip(self.slides, rest, strict=False):
@@ -170,6 +168,10 @@ class Cohort:
         with replacing(path) as partial:
             partial.write_text(table.getvalue(), encoding="utf-8")
         return path
+
+    def _named(self, *fields: str) -> list[str]:
+        """Those of the fields that any slide or scan has."""
+        return [name for name in fields if any(getattr(slide, name) for slide in self.slides)]
 
     def _label_text(self, slide: CohortSlide) -> list[str]:
         if isinstance(slide.label, int):

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from pathlib import Path
 
 from monai_mil.cohorts.slide_search import named_slides
 from monai_mil.errors import CohortError
 from monai_mil.names import composed, is_shortened
-from monai_mil.scans import find_scans
+from monai_mil.scans import FoundScan, ScanSearch, search_scans
+
+logger = logging.getLogger(__name__)
 
 _VOLUME_SUFFIXES = (".nii.gz", ".nii", ".mha", ".mhd", ".nrrd", ".nhdr", ".dcm", ".dicom", ".ima")
 
@@ -31,21 +34,33 @@ def scan_datalist(place: str | os.PathLike[str]) -> list[dict[str, str]]:
     """MONAI data list (``image``, ``scan_id``) of the scans below a folder, or of one series folder or volume file.
 
     A scan is named by where it lies below the folder, so that a scan that is added renames no other: the series folder
-    ``patient/study/series`` is ``patient_study_series``.
+    ``patient/study/series`` is ``patient_study_series``. Where a series has to be named, because its slices lie in
+    several folders with other scans among them, all items have a ``series_uid`` (or ``""``). Masks and volumes made of
+    a series that is there are left out and logged; what may hold somebody's scan and cannot be read stands in the list
+    and fails when it is read (see ``scans.search_scans``).
 
     Raises:
         CohortError: there is no scan, or two get one name.
     """
     place = Path(place)
-    scans = find_scans(place) if place.is_dir() else [place]
-    if not scans:
-        raise CohortError(f"folder '{place}': no scans (DICOM series, NIfTI, MHA or NRRD files)")
-    first: dict[str, Path] = {}
-    for path in scans:
-        name = _scan_id(path, place)
-        if first.setdefault(name, path) != path:
-            raise CohortError(f"scans '{first[name]}' and '{path}' get one name, '{name}'; rename one of them")
-    return [{"image": str(path), "scan_id": name} for name, path in first.items()]
+    search = search_scans(place) if place.is_dir() else ScanSearch((FoundScan(place),), ())
+    for sentence in search.left_out:
+        logger.warning("%s", sentence)
+    if not search.scans:
+        beside = f"; {'; '.join(search.left_out)}" if search.left_out else ""
+        raise CohortError(f"folder '{place}': no scans (DICOM series, NIfTI, MHA or NRRD files){beside}")
+    with_series = any(scan.series_uid for scan in search.scans)
+    first: dict[str, FoundScan] = {}
+    for scan in search.scans:
+        name = _scan_id(scan.path, place) + (f"_{scan.series_uid}" if scan.series_uid else "")
+        if first.setdefault(name, scan) != scan:
+            raise CohortError(
+                f"scans '{first[name].path}' and '{scan.path}' get one name, '{name}'; rename one of them"
+            )
+    return [
+        {"image": str(scan.path), "scan_id": name} | ({"series_uid": scan.series_uid or ""} if with_series else {})
+        for name, scan in first.items()
+    ]
 
 
 def _scan_id(path: Path, folder: Path) -> str:

@@ -27,7 +27,7 @@ _SECTIONS = {
     "test": "test",
     "data": None,
 }
-_PLAIN = ("image", "path", "slide_id", "scan_id", "patient_id", "series_uid")
+_PLAIN = ("image", "path", "slide_id", "scan_id", "patient_id", "series_uid", "acquisition")
 """Columns in which a data list may hold no list."""
 _SHOWN_PROBLEMS = 10
 _NAN = "nan"
@@ -83,9 +83,10 @@ def read_cohort(
 
     A CSV table has the columns ``slide_id`` (or ``scan_id``), the label columns, and where wanted ``path`` (relative to
     the table), ``patient_id`` (default: the slide id), ``split`` (train, val, test), ``series_uid`` (of scans whose
-    folder holds several series) and ``mpp`` (micrometres per level-0 pixel, whatever the slide's file says). A MONAI
-    data list (JSON) is a list of dictionaries, or lists under ``training``, ``validation`` and ``testing``; their
-    ``image`` is the path and the slide id defaults to its name.
+    folder holds several series), ``acquisition`` (of scans whose series has several that overlap) and ``mpp``
+    (micrometres per level-0 pixel, whatever the slide's file says). A MONAI data list (JSON) is a list of dictionaries,
+    or lists under ``training``, ``validation`` and ``testing``; their ``image`` is the path and the slide id defaults
+    to its name.
 
     Args:
         path: the table or data list.
@@ -287,6 +288,7 @@ def _slide(
         label=_label(table, row, cells, labels, classes, unlabelled),
         row=row,
         series_uid=cells.get("series_uid") or None,
+        acquisition=_text(cells.get("acquisition")).removesuffix(".0") or None,
         mpp=_pixel_size(table, row, cells),
     )
 

@@ -1,7 +1,7 @@
 from .descend_slide import DescendSlided
 from .job import CaseResult
 from .run import EmbedReport
-from .scan import ScanSettings, check_preset, embed_scan, scan_coords
+from .scan import ScanSettings, check_packages, check_preset, embed_scan, scan_coords
 from .scans import embed_scans
 from .slide import EmbedSettings, embed_slide, tile_slide, tree_slide
 from .slides import embed_cohort
@@ -17,6 +17,7 @@ __all__ = [
     "EmbedSlided",
     "ScanSettings",
     "StreamSlided",
+    "check_packages",
     "check_preset",
     "embed_cohort",
     "embed_scan",

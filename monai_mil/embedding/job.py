@@ -42,7 +42,7 @@ class CaseKind:
 class CaseResult:
     """What became of one case: ``embedded`` now, ``kept`` from an earlier run, or ``failed`` with its ``error``.
 
-    ``remarks`` are what its reader repaired, left out or assumed.
+    ``remarks`` are what its reader repaired, left out or assumed; ``cause`` says in two words why a case failed.
     """
 
     case_id: str
@@ -52,6 +52,7 @@ class CaseResult:
     seconds: float = 0.0
     error: str | None = None
     remarks: tuple[str, ...] = ()
+    cause: str | None = None
 
 
 @dataclass(frozen=True)
@@ -165,7 +166,9 @@ def run_job(job: EmbedJob, encoder: Encoder, on_instances: OnInstances, *, wait:
         return None
     except Exception as error:
         message = str(error) if isinstance(error, MonaiMILError) else f"{job.kind.case} '{job.path}': {error!r}"
-        return CaseResult(job.case_id, str(job.path), "failed", seconds=time.perf_counter() - start, error=message)
+        cause = error.status if isinstance(error, MonaiMILError) else MonaiMILError.status
+        seconds = time.perf_counter() - start
+        return CaseResult(job.case_id, str(job.path), "failed", seconds=seconds, error=message, cause=cause)
 
 
 def _remove_left_by_killed_runs(job: EmbedJob) -> None:

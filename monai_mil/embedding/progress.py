@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable
 from types import TracebackType
 
@@ -12,6 +12,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from monai_mil.embedding.job import CaseKind, CaseResult
+from monai_mil.scans import gravity
 
 _SHOWN_REMARKS = 10
 _NUMBER = re.compile(r"\d+(?:\.\d+)?(?:e[+-]?\d+)?")
@@ -30,6 +31,7 @@ class EmbedProgress:
         self._instances = self._bar.add_task(kind.instances, total=None, visible=False)
         self._failed: list[CaseResult] = []
         self._remarked: list[CaseResult] = []
+        self._done: Counter[str] = Counter()
 
     def __enter__(self) -> EmbedProgress:
         self._bar.start()
@@ -46,6 +48,17 @@ class EmbedProgress:
         if self._failed:
             self._console.print(f"[bold red]{len(self._failed)} of {self._num_cases} {self._kind.cases} failed:[/]")
             self._list(result.error or "" for result in self._failed)
+        if kind is None:
+            self._console.print(self._count(), highlight=False)
+
+    def _count(self) -> str:
+        """How many cases there were and what became of them, the last line of a run."""
+        kept = f", {self._done['kept']} kept" if self._done["kept"] else ""
+        return (
+            f"{self._num_cases} {self._kind.cases if self._num_cases != 1 else self._kind.case} found: "
+            f"{self._done['embedded']} embedded{kept}, {self._num_cases - self._done.total() + self._done['failed']} "
+            "left out"
+        )
 
     def _list(self, lines: Iterable[str]) -> None:
         for line in lines:
@@ -62,6 +75,7 @@ class EmbedProgress:
     def finish(self, result: CaseResult) -> None:
         """Count a case that is done, kept or failed."""
         self._bar.advance(self._cases)
+        self._done[result.status] += 1
         if result.status == "failed":
             self._failed.append(result)
         if result.remarks:
@@ -69,7 +83,7 @@ class EmbedProgress:
 
 
 def _remark_lines(results: Iterable[CaseResult], kind: CaseKind) -> list[str]:
-    """One line a kind of remark, the rarest first, so that what is usual in a cohort drowns nothing.
+    """One line a kind of remark, the gravest first, of the same gravity the rarest, so that nothing grave is drowned.
 
     Remarks are of one kind where they differ by numbers only.
     """
@@ -78,9 +92,13 @@ def _remark_lines(results: Iterable[CaseResult], kind: CaseKind) -> list[str]:
         for remark in result.remarks:
             kinds[_NUMBER.sub("0", remark)].append((result.case_id, remark))
     lines = []
-    for said in sorted(kinds.values(), key=len)[:_SHOWN_REMARKS]:
+    for said in sorted(kinds.values(), key=_weight)[:_SHOWN_REMARKS]:
         case_id, remark = said[0]
         lines.append(f"{case_id}: {remark}" if len(said) == 1 else f"{len(said)} {kind.cases}, as {case_id}: {remark}")
     if len(kinds) > _SHOWN_REMARKS or len(lines) < sum(map(len, kinds.values())):
         lines.append("all of them stand in the newest file of runs/")
     return lines
+
+
+def _weight(said: list[tuple[str, str]]) -> tuple[int, int]:
+    return gravity(said[0][1]), len(said)

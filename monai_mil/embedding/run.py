@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,9 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from monai_mil import __version__
+from monai_mil.bags import FailedCase, write_failures
 from monai_mil.embedding.job import CaseKind, CaseResult, EmbedJob, run_job
 from monai_mil.embedding.progress import EmbedProgress
-from monai_mil.errors import OutputError
+from monai_mil.errors import CohortError, OutputError
 from monai_mil.files import replacing
 
 if TYPE_CHECKING:
@@ -43,6 +45,8 @@ class EmbedReport:
 @dataclass(frozen=True)
 class EmbedRun:
     """Runs the jobs of a cohort, in this process or on Dask workers, and reports on all.
+
+    The cases that failed stand in ``<out_dir>/failed.csv`` too, which is there if, and only if, there are any.
 
     Attributes:
         kind: slides or scans.
@@ -77,7 +81,15 @@ class EmbedRun:
                 if result.status != "kept":
                     manifest.write(results)
         ordered = tuple(results[index] for index in sorted(results))
-        return EmbedReport(self.out_dir, ordered, manifest.write(results))
+        report = EmbedReport(self.out_dir, ordered, manifest.write(results))
+        self._write_failures(report)
+        return report
+
+    def _write_failures(self, report: EmbedReport) -> None:
+        """``failed.csv``, one row a failed case; like the manifest it must not hide the results where it cannot be."""
+        failures = [FailedCase(one.case_id, one.cause or "failed", one.error or "") for one in report.failed]
+        with contextlib.suppress(OutputError):
+            write_failures(self.out_dir / "failed.csv", f"{self.kind.case}_id", failures)
 
     def _finished(self, jobs: Mapping[int, EmbedJob], bar: EmbedProgress) -> Iterator[tuple[int, CaseResult]]:
         if self.workers > 1 or self.scheduler is not None:
@@ -99,7 +111,7 @@ def reject(kind: CaseKind, cases: Sequence[tuple[str, Path | None]]) -> dict[int
         else:
             first[name] = path
             continue
-        rejected[index] = CaseResult(name, str(path or ""), "failed", error=error)
+        rejected[index] = CaseResult(name, str(path or ""), "failed", error=error, cause=CohortError.status)
     return rejected
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -12,14 +12,17 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from monai_mil.bags import BagInfo
-from monai_mil.errors import SettingsError
+from monai_mil.errors import ScanReadError, SettingsError
 from monai_mil.scans import (
+    ITK_SUFFIXES,
     ORIENTATION,
     Depth,
     LungField,
     Scan,
     ScanFrame,
     SlicePreset,
+    fits_values,
+    has_doubtful_units,
     prepare_slices,
     slice_preset,
 )
@@ -43,6 +46,7 @@ class ScanSettings:
             leaves the scan whole.
         depth: bring every scan to this number of layers; None takes each slice as it is.
         depth_mode: how: ``resize`` or ``middle`` (see ``scans.Depth``).
+        accept_units: take scans whose values may be no Hounsfield units.
 
     Raises:
         SettingsError: the preset has no statistics yet, or there is no such method or depth, or no package for it.
@@ -53,6 +57,7 @@ class ScanSettings:
     lungs: Literal["threshold", "lungmask"] | None = None
     depth: int | None = None
     depth_mode: Literal["resize", "middle"] = "resize"
+    accept_units: bool = False
 
     def __post_init__(self) -> None:
         if self.lungs not in (None, "threshold", "lungmask"):
@@ -72,6 +77,14 @@ class ScanSettings:
         """How the slices become the bag's instances; None where each is one."""
         return None if self.depth is None else Depth(self.depth, self.depth_mode)
 
+    def check_units(self, scan: Scan) -> None:
+        """Raise a ScanReadError if the scan's values may be no Hounsfield units and nobody said that they are fine.
+
+        A preset whose windows lie where the values do says so too.
+        """
+        if not self.accept_units:
+            check_units(scan, self.preset)
+
     def find_lungs(self, scan: Scan) -> LungField | None:
         """Where the scan is not blanked; None if nowhere.
 
@@ -81,8 +94,15 @@ class ScanSettings:
         """
         return None if self.lungs is None else LungField.find(scan, self.lungs)
 
-    def info(self, frame: ScanFrame, encoder: Encoder, scan_id: str, lungs: LungField | None = None) -> BagInfo:
-        """The frame of the bag that these settings give for a scan with these lungs."""
+    def info(
+        self,
+        frame: ScanFrame,
+        encoder: Encoder,
+        scan_id: str,
+        lungs: LungField | None = None,
+        remarks: tuple[str, ...] = (),
+    ) -> BagInfo:
+        """The frame of the bag that these settings give for a scan with these lungs and its reader's remarks."""
         path = None if frame.path is None else str(Path(frame.path).absolute())
         return BagInfo(
             slide_id=scan_id,
@@ -94,7 +114,27 @@ class ScanSettings:
             depth=self.layers,
             lungs=lungs,
             orientation=ORIENTATION,
+            remarks=remarks,
         )
+
+
+def check_units(scan: Scan, preset: SlicePreset) -> None:
+    """Raise a ScanReadError if the scan's values may be no Hounsfield units and the preset's windows lie elsewhere."""
+    if has_doubtful_units(scan.hu) and not fits_values(preset, scan.hu):
+        low, high = float(scan.hu.min()), float(scan.hu.max())
+        name = scan.frame.path or scan.scan_id
+        raise ScanReadError(
+            f"scan '{name}': its values run from {low:g} to {high:g}, without air at -1000: these may be no Hounsfield "
+            "units; export it in HU, give a preset whose windows fit (--preset center/width), or pass "
+            "accept_units=True (--accept-units)"
+        )
+
+
+def check_packages(paths: Iterable[Path]) -> None:
+    """Raise a SettingsError if a package is missing without which some of these scans cannot be read, once for all."""
+    itk = next((path for path in paths if path.name.lower().endswith(ITK_SUFFIXES)), None)
+    if itk is not None and find_spec("itk") is None:
+        raise SettingsError(f"scan '{itk}': MHA and NRRD files need ITK; pip install 'monai-mil[itk]'")
 
 
 def check_preset(preset: SlicePreset, encoder: Encoder) -> None:

@@ -32,13 +32,17 @@ class ScanJob(EmbedJob):
     settings: ScanSettings
     chunk: int
     series_uid: str | None = None
+    acquisition: str | None = None
 
     def embed(self, encoder: Encoder, on_instances: OnInstances) -> tuple[int, tuple[str, ...]]:
         """Read the scan and write its bag; returns the number of slices and the scan's remarks."""
         settings, (source, stamp) = self.settings, self.source()
-        scan = load_scan(self.path, series_uid=self.series_uid, allow_gaps=settings.allow_gaps)
+        scan = load_scan(
+            self.path, series_uid=self.series_uid, acquisition=self.acquisition, allow_gaps=settings.allow_gaps
+        )
+        settings.check_units(scan)
         info = dataclasses.replace(
-            settings.info(scan.frame, encoder, self.case_id, settings.find_lungs(scan)),
+            settings.info(scan.frame, encoder, self.case_id, settings.find_lungs(scan), scan.remarks),
             encoder_dtype=number_type(encoder),
             source=source,
             source_stamp=stamp,
@@ -57,24 +61,30 @@ class ScanJob(EmbedJob):
 
     def source_files(self) -> tuple[Path, ...]:
         """The files of the scan's slices."""
-        return scan_files(self.path, self.series_uid)
+        return scan_files(self.path, self.series_uid, self.acquisition)
 
     def touched_files(self) -> tuple[Path, ...]:
         """All files of the scan's folder: which of them are its slices their headers say."""
         return files_touched(self.path)
 
     def required_settings(self, bag: Path, found: BagInfo) -> dict[str, Any]:
-        """The preset in every detail, depth, lungs and orientation, and the series where one is named."""
-        series = {} if self.series_uid is None else {"series_uid": self.series_uid}
+        """The preset in every detail, depth, lungs and orientation, and series and acquisition where one is named."""
+        named = {"series_uid": self.series_uid, "acquisition": self.acquisition}
+        part = {name: value for name, value in named.items() if value is not None}
         cut = {"depth": _in_words(self.settings.layers), "lungs": self.settings.lungs, "orientation": ORIENTATION}
-        return _named(self.settings.preset.record()) | cut | series
+        return _named(self.settings.preset.record()) | cut | part
+
+    def remarks_on(self, found: BagInfo) -> tuple[str, ...]:
+        """What the reader said when the bag was made."""
+        return found.remarks
 
     def recorded_settings(self, found: BagInfo) -> dict[str, Any]:
-        """The bag's own preset, depth, lungs, series and orientation."""
+        """The bag's own preset, depth, lungs, series, acquisition and orientation."""
         own = {
             "depth": _in_words(found.depth),
             "lungs": None if found.lungs is None else found.lungs.method,
             "series_uid": None if found.scan is None else found.scan.series_uid,
+            "acquisition": None if found.scan is None else found.scan.acquisition,
             "orientation": None if found.scan is None else found.scan.axis_codes,
         }
         return super().recorded_settings(found) | _named(found.preset or {}) | own

@@ -14,7 +14,7 @@ from monai_mil.bags import check_storage
 from monai_mil.cohorts import Cohort, CohortSlide, is_table, read_cohort, scan_datalist
 from monai_mil.embedding.preset import fitted_preset
 from monai_mil.embedding.run import EmbedReport, EmbedRun, reject
-from monai_mil.embedding.scan import ScanSettings, check_preset
+from monai_mil.embedding.scan import ScanSettings, check_packages, check_preset, check_units
 from monai_mil.embedding.scan_job import SCANS, ScanJob
 from monai_mil.encoders import get_encoder
 from monai_mil.errors import SettingsError
@@ -30,7 +30,9 @@ def embed_scans(
     encoder: Encoder | str = "ct_texture",
     preset: SlicePreset | str | os.PathLike[str] = "chest_rsna",
     *,
+    acquisition: str | None = None,
     allow_gaps: bool = False,
+    accept_units: bool = False,
     lungs: Literal["threshold", "lungmask"] | None = None,
     depth: int | None = None,
     depth_mode: Literal["resize", "middle"] = "resize",
@@ -56,7 +58,10 @@ def embed_scans(
         out_dir: folder of the bags.
         encoder: an encoder or its name.
         preset: how slices become the encoder's input: a preset, its name, ``"center/width"`` or a ``preset.json``.
+        acquisition: the acquisition, phase or pass to take, of series with several that overlap, where the cohort does
+            not say; a DICOM series without it fails.
         allow_gaps: take scans that lack slices.
+        accept_units: take scans whose values may be no Hounsfield units.
         lungs: blank what is outside the lungs, found by this method; a scan without any fails.
         depth: instances of every scan; None takes each slice as one.
         depth_mode: how slices become them: ``resize`` or ``middle`` (see ``scans.Depth``).
@@ -76,7 +81,7 @@ def embed_scans(
         CohortError: the table is invalid, or a folder holds no scan.
         EncoderError: the encoder is unknown or cannot be loaded.
         SettingsError: the preset does not fit the encoder, or has no statistics and there is no training split;
-            there is no such storage.
+            there is no such storage; a package is missing.
     """
     check_storage(storage)
     cases = _cases(scans)
@@ -85,10 +90,12 @@ def embed_scans(
     chosen = find_preset(preset)
     check_preset(chosen, loaded)
     if chosen.mean is None:
-        training = _training_scans(cases, chosen, allow_gaps, progress)
+        reading = {"allow_gaps": allow_gaps, "accept_units": accept_units}
+        training = _training_scans(cases, chosen, acquisition, progress, **reading)
         size = loaded.card.preprocessing.input_size
         chosen = fitted_preset(chosen, out_dir, training, size, overwrite=overwrite)
-    settings = ScanSettings(chosen, allow_gaps, lungs, depth, depth_mode)
+    check_packages([case.path for case in cases if case.path is not None])
+    settings = ScanSettings(chosen, allow_gaps, lungs, depth, depth_mode, accept_units)
     rejected = reject(SCANS, [(case.slide_id, case.path) for case in cases])
     jobs = {
         index: ScanJob(
@@ -100,6 +107,7 @@ def embed_scans(
             settings,
             chunk,
             case.series_uid,
+            case.acquisition or acquisition,
             storage=storage,
         )
         for index, case in enumerate(cases)
@@ -116,14 +124,27 @@ def _cases(scans: Cohort | str | os.PathLike[str] | Sequence[str | os.PathLike[s
     if isinstance(scans, Cohort):
         return scans.slides
     found = [item for place in scans for item in scan_datalist(place)]
-    return [CohortSlide(item["scan_id"], item["scan_id"], Path(item["image"])) for item in found]
+    return [
+        CohortSlide(item["scan_id"], item["scan_id"], Path(item["image"]), series_uid=item.get("series_uid") or None)
+        for item in found
+    ]
 
 
 def _training_scans(
-    cases: Sequence[CohortSlide], preset: SlicePreset, allow_gaps: bool, progress: bool
+    cases: Sequence[CohortSlide],
+    preset: SlicePreset,
+    acquisition: str | None,
+    progress: bool,
+    *,
+    allow_gaps: bool,
+    accept_units: bool,
 ) -> Iterator[Scan]:
     """The scans of the training split that can be read, one at a time; the others fail, and are told, as jobs."""
-    training = [(case.path, case.series_uid) for case in cases if case.split == "train" and case.path is not None]
+    training = [
+        (case.path, case.series_uid, case.acquisition or acquisition)
+        for case in cases
+        if case.split == "train" and case.path is not None
+    ]
     if not training:
         raise SettingsError(
             f"preset '{preset.name}' needs the statistics of a training split: give a cohort table with a column "
@@ -132,9 +153,11 @@ def _training_scans(
     console = Console(stderr=True)
     shown = track(training, "statistics of the training scans", console=console, disable=not progress)
     unread = []
-    for path, series_uid in shown:
+    for path, series_uid, part in shown:
         try:
-            scan = load_scan(path, series_uid=series_uid, allow_gaps=allow_gaps)
+            scan = load_scan(path, series_uid=series_uid, acquisition=part, allow_gaps=allow_gaps)
+            if not accept_units:
+                check_units(scan, preset)
         except Exception as error:
             unread.append(str(error))
             continue

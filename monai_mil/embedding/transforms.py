@@ -141,15 +141,18 @@ class EmbedScand(MapTransform):
     ``meta``, ``spatial_shape`` and ``original_affine`` are the shape and affine (RAS+) of the grid that was given, on
     which :class:`monai_mil.savers.ScanLabelMapd` makes a label map of the network's answer.
 
-    A series is chosen by the item's ``series_uid`` where it has one that is not empty; the scan is named by the item's
-    ``scan_id`` or ``slide_id``. What the reader repaired or assumed is logged.
+    A series is chosen by the item's ``series_uid``, an acquisition in it by its ``acquisition``, where it has one that
+    is not empty; the scan is named by the item's ``scan_id`` or ``slide_id``. What the reader repaired or assumed is
+    logged.
 
     Args:
         keys: keys of the scans.
         encoder: an encoder or its name.
         preset: how slices become the encoder's input: a name, ``"center/width"`` or the path of a ``preset.json``.
         series_uid: the series to take where a folder holds several and the item does not say.
+        acquisition: likewise the acquisition, phase or pass of a series with several that overlap.
         allow_gaps: take scans that lack slices.
+        accept_units: take scans whose values may be no Hounsfield units.
         lungs: blank what is outside the lungs, found by this method (see ``scans.lung_mask``).
         depth: bring every scan to this number of layers; None takes each slice as it is.
         depth_mode: how: ``resize`` or ``middle`` (see ``scans.Depth``).
@@ -160,7 +163,7 @@ class EmbedScand(MapTransform):
     Raises:
         ScanReadError: the scan cannot be read; names it.
         NoLungsError: nothing would be left of the scan outside of its lungs.
-        SettingsError: the preset is unknown, has no statistics or does not fit the encoder.
+        SettingsError: the preset is unknown, has no statistics or does not fit the encoder; a package is missing.
     """
 
     def __init__(
@@ -170,7 +173,9 @@ class EmbedScand(MapTransform):
         preset: str = "chest_rsna",
         *,
         series_uid: str | None = None,
+        acquisition: str | None = None,
         allow_gaps: bool = False,
+        accept_units: bool = False,
         lungs: Literal["threshold", "lungmask"] | None = None,
         depth: int | None = None,
         depth_mode: Literal["resize", "middle"] = "resize",
@@ -183,9 +188,10 @@ class EmbedScand(MapTransform):
         from monai_mil.encoders import get_encoder
 
         self.encoder = get_encoder(encoder, device=device) if isinstance(encoder, str) else encoder
-        self.settings = ScanSettings(find_preset(preset), allow_gaps, lungs, depth, depth_mode)
+        self.settings = ScanSettings(find_preset(preset), allow_gaps, lungs, depth, depth_mode, accept_units)
         check_preset(self.settings.preset, self.encoder)
         self.series_uid = series_uid
+        self.acquisition = acquisition
         self.chunk = chunk
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
@@ -194,11 +200,16 @@ class EmbedScand(MapTransform):
 
         embedded, settings = dict(data), self.settings
         for key in self.key_iterator(embedded):
-            scan = self._scan(embedded[key], embedded.get("series_uid") or self.series_uid)
+            scan = self._scan(
+                embedded[key],
+                embedded.get("series_uid") or self.series_uid,
+                embedded.get("acquisition") or self.acquisition,
+            )
+            settings.check_units(scan)
             name = embedded.get("scan_id") or embedded.get("slide_id") or scan.scan_id
             for remark in scan.remarks:
                 logger.info("scan '%s': %s", name, remark)
-            info = settings.info(scan.frame, self.encoder, name, settings.find_lungs(scan))
+            info = settings.info(scan.frame, self.encoder, name, settings.find_lungs(scan), scan.remarks)
             steps = embed_scan(
                 scan, self.encoder, settings.preset, chunk=self.chunk, depth=info.depth, lungs=info.lungs
             )
@@ -207,12 +218,12 @@ class EmbedScand(MapTransform):
             embedded.update(instance_places(scan_coords(info), info))
         return embedded
 
-    def _scan(self, given: Any, series_uid: str | None) -> Scan:
+    def _scan(self, given: Any, series_uid: str | None, acquisition: str | None) -> Scan:
         """The scan that an item holds, or the path of which it holds."""
         if isinstance(given, Scan):
             return oriented(given)
         if not isinstance(given, torch.Tensor | np.ndarray):
-            return load_scan(given, series_uid=series_uid, allow_gaps=self.settings.allow_gaps)
+            return load_scan(given, series_uid=series_uid, acquisition=acquisition, allow_gaps=self.settings.allow_gaps)
         if not isinstance(given, MetaTensor):
             raise ScanReadError(
                 "a scan without its affine: give a MetaTensor as LoadImaged makes it, a Scan, or a path"

@@ -207,7 +207,12 @@ def _open(heatmap: ScanHeatmap, scan: Scan | str | Path | None) -> Scan:
         source = scan or frame.path
         if source is None or not Path(source).exists():
             raise ScanReadError(f"scan '{frame.scan_id}': its file or folder was not found; give the path of the scan")
-        scan = load_scan(source, series_uid=frame.series_uid or None, allow_gaps=True)
+        scan = load_scan(
+            source,
+            series_uid=frame.series_uid or None,
+            acquisition=frame.acquisition or None,
+            allow_gaps=True,
+        )
     same_slices = scan.frame.size == frame.size and scan.frame.sop_uids == frame.sop_uids and len(scan) == len(frame)
     if not same_slices or not np.allclose(scan.frame.origins, frame.origins, atol=_SAME_PLACE_MM):
         raise ScanReadError(

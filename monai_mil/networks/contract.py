@@ -95,6 +95,7 @@ KEYS: Mapping[str, Key] = MappingProxyType(
         "patient_id": Key("b", "whose it is"),
         "slide_path": Key("b", "the slide's file, of bags that do not say it"),
         "series_uid": Key("b", "which series of a scan's folder to read"),
+        "acquisition": Key("b", "which acquisition of a series that has several"),
         "level0_size": Key("b 2", "width and height of the slide in level-0 pixels"),
         "mpp": Key("b", "micrometres a level-0 pixel"),
         "tile_size_level0": Key("b", "edge of a tile in level-0 pixels"),

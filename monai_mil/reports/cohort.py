@@ -97,7 +97,9 @@ def write_report(
         figures_note=figures_note,
         colour_bar=colour_bar() if figures else "",
         columns=[{"name": name, "kind": ""} for name in (table.noun, "patient", "label", "predicted")]
-        + [{"name": f"p({name})", "kind": "num"} for name in table.classes],
+        + [{"name": f"p({name})", "kind": "num"} for name in table.classes]
+        + ([{"name": "remarks", "kind": ""}] if any(table.remarks) else []),
+        with_remarks=any(table.remarks),
         rows=[_row(table, index) | {"figure": numbers.get(table.slide_ids[index])} for index in range(len(table))],
         settings=footer(predictions_csv, {**_model(table), **(settings or {}), "bootstrap seed": str(seed)}),
     )
@@ -219,6 +221,7 @@ def _row(table: Predictions, index: int) -> dict[str, Any]:
         "pred": table.pred_text[index],
         "verdict": ("bad" if table.wrong[index] else "good") if known else "",
         "probs": table.prob[index].tolist(),
+        "remarks": table.remarks[index] if table.remarks else "",
     }
 
 

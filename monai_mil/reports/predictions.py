@@ -32,6 +32,7 @@ class Predictions:
             :func:`monai_mil.metrics.thresholds.decisions`; None calls the most probable class, or all of at least
             0.5.
         model: digest of the model's weights, or None where the table does not say.
+        remarks: of each scan what its reader assumed, repaired or left out; empty texts of slides.
     """
 
     slide_ids: tuple[str, ...]
@@ -45,6 +46,7 @@ class Predictions:
     noun: str = "slide"
     operating_points: tuple[float, ...] | None = None
     model: str | None = None
+    remarks: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.slide_ids)
@@ -137,6 +139,7 @@ def read_predictions(path: str | Path) -> Predictions:
         noun,
         _operating_points(path, rows, classes),
         _model(path, rows),
+        tuple(row.get("remarks") or "" for row in rows),
     )
 
 

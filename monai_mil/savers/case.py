@@ -91,6 +91,11 @@ class Case:
         )
 
     @property
+    def remarks(self) -> str:
+        """What the reader of a scan assumed, repaired or left out, the gravest first; empty where nothing."""
+        return str(self.meta.get("scan_remarks") or "")
+
+    @property
     def text(self) -> str:
         """The case as an error names it."""
         return f"{self.id_column.removesuffix('_id')} '{self.name}'"

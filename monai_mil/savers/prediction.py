@@ -29,6 +29,7 @@ class Prediction:
         operating_points: the probability from which on each class is called, see
             :func:`monai_mil.metrics.thresholds.decisions`; None calls the most probable class, or all of at least
             0.5.
+        remarks: what the reader of a scan assumed, repaired or left out.
     """
 
     slide_id: str
@@ -39,6 +40,7 @@ class Prediction:
     label: int | tuple[float, ...] | None
     id_column: str = "slide_id"
     operating_points: tuple[float, ...] | None = None
+    remarks: str = ""
 
     @property
     def called(self) -> np.ndarray:
@@ -80,7 +82,7 @@ class Prediction:
                 f"operating_point_{name}": f"{point:.6g}"
                 for name, point in zip(self.classes, self.operating_points, strict=True)
             }
-        return row
+        return row | {"remarks": self.remarks} if self.id_column == "scan_id" else row
 
     def attributes(self) -> dict[str, Any]:
         """What a heatmap keeps of it, for titles."""
@@ -123,7 +125,15 @@ def read_prediction(
     if operating_points is not None:
         points = fitting_points(case, operating_points, len(classes), multi_label)
     return Prediction(
-        case.name, case.patient_id, prob, tuple(map(str, classes)), multi_label, label, case.id_column, points
+        case.name,
+        case.patient_id,
+        prob,
+        tuple(map(str, classes)),
+        multi_label,
+        label,
+        case.id_column,
+        points,
+        case.remarks,
     )
 
 

@@ -15,9 +15,10 @@ class PredictionSaver(TableSaver):
 
     Columns: ``slide_id`` (or ``scan_id``), ``patient_id, label, pred, prob_<class>...``; multi-label cohorts also have
     ``label_<class>`` (1, 0 or empty) and join names in ``label`` and ``pred`` by ``;``; with operating points there is
-    ``operating_point_<class>`` of each; ``model`` is the digest of the network's weights. While the engine runs,
-    finished rows stand in ``predictions.partial.csv``, so a run that is killed loses nothing but its last case. Under
-    DistributedDataParallel the rows of all processes come together in one table.
+    ``operating_point_<class>`` of each; of scans ``remarks`` says what their reader assumed, repaired or left out.
+    ``model`` is the digest of the network's weights. While the engine runs, finished rows stand in
+    ``predictions.partial.csv``, so a run that is killed loses nothing but its last case. Under DistributedDataParallel
+    the rows of all processes come together in one table.
 
     Args:
         output_dir: the run's folder.

@@ -4,13 +4,22 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from monai_mil.errors import ScanReadError
+from monai_mil.scans.attributes import (
+    number_if_any,
+    numbers_of,
+    raw_value,
+    seconds_of,
+    texts_of,
+    texts_of_numbers,
+    whole_number,
+)
 
 CT_CLASSES = {
     "",  # public challenge files lack it
@@ -19,7 +28,8 @@ CT_CLASSES = {
     "1.2.840.10008.5.1.4.1.1.2.2",  # Legacy Converted Enhanced CT
 }
 _CAPTURES = "1.2.840.10008.5.1.4.1.1.7"  # Secondary Capture, and its multi-frame kinds below it
-_OF_NUMBERS = set("0123456789+-.eE/NA\\ ")
+_OF_UIDS = set("0123456789.")
+_COLOURS = ("PALETTE", "RGB", "YBR", "HSV", "ARGB", "CMYK")
 _DEFLATED = "1.2.840.10008.1.2.1.99"
 _GEOMETRY = [
     "ImagePositionPatient",
@@ -37,10 +47,13 @@ _IDENTITY = [
     "FrameOfReferenceUID",
     "PatientID",
 ]
-_KIND = ["Modality", "ImageType", "InstanceNumber", "AcquisitionNumber", "SliceLocation", "PhotometricInterpretation"]
+_KIND = ["Modality", "ImageType", "InstanceNumber", "SliceLocation", "PhotometricInterpretation"]
+_WHEN = ["AcquisitionNumber", "TemporalPositionIdentifier", "AcquisitionDateTime", "AcquisitionDate", "AcquisitionTime"]
+_PARTS = ["ConcatenationUID", "InConcatenationNumber", "InConcatenationTotalNumber"]
 _BITS = ["Rows", "Columns", "SamplesPerPixel", "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation"]
 _VALUES = ["RescaleSlope", "RescaleIntercept", "RescaleType", "PixelPaddingValue", "PixelPaddingRangeLimit"]
-_KEYWORDS = [*_GEOMETRY, *_FRAMES, *_IDENTITY, *_KIND, *_BITS, *_VALUES]
+_LOSSES = ["LossyImageCompression"]
+_KEYWORDS = [*_GEOMETRY, *_FRAMES, *_IDENTITY, *_KIND, *_WHEN, *_PARTS, *_BITS, *_VALUES, *_LOSSES]
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,7 +63,12 @@ class DicomFile:
     Attributes:
         pixel_offset: where the file's PixelData element begins.
         syntax: UID of the transfer syntax, or ``""``.
+        image_type: the values of ImageType, in capitals.
+        concatenation_uid: what its parts have in common where one multi-frame image was stored in several files.
+        part: which of those parts it is, from 1, or None.
+        parts: how many there are, or None.
         padding: lowest and highest stored value that stand for "no measurement", or None.
+        is_lossy: whether its values were once compressed with losses.
         slices: the CT slices in the file, one a frame; none where it is no CT image.
     """
 
@@ -62,11 +80,13 @@ class DicomFile:
     study_uid: str
     series_uid: str
     frame_of_reference_uid: str
-    patient_id: str
+    patient_id: str = field(repr=False)
     modality: str
-    is_localizer: bool
+    image_type: tuple[str, ...]
     instance_number: int | None
-    acquisition_number: int | None
+    concatenation_uid: str
+    part: int | None
+    parts: int | None
     frames: int
     rows: int
     columns: int
@@ -76,7 +96,18 @@ class DicomFile:
     high_bit: int
     signed: bool
     padding: tuple[int, int] | None
+    is_lossy: bool = False
     slices: tuple[DicomSlice, ...] = ()
+
+    @property
+    def is_grey(self) -> bool:
+        """Whether its values mean grey, not the colours of a palette."""
+        return not self.photometric.startswith(_COLOURS)
+
+    @property
+    def is_localizer(self) -> bool:
+        """Whether it is a scout."""
+        return "LOCALIZER" in self.image_type
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,6 +121,9 @@ class DicomSlice:
         orientation: ImageOrientationPatient, ``[2, 3]``.
         spacing: PixelSpacing: mm between rows, mm between columns.
         location: SliceLocation, mm.
+        acquisition: AcquisitionNumber.
+        phase: TemporalPositionIdentifier or TemporalPositionIndex.
+        time: when it was acquired, seconds from the beginning of its day, or of some year.
         has_rescaling: whether slope and intercept stand there; else they are 1 and 0.
     """
 
@@ -104,6 +138,9 @@ class DicomSlice:
     slope: float
     intercept: float
     unit: str
+    acquisition: int | None = None
+    phase: int | None = None
+    time: float | None = None
     has_rescaling: bool = True
 
     @property
@@ -159,6 +196,11 @@ def uid_name(uid: str) -> str:
     return str(known.name) if known.is_valid and known.name != known else ""
 
 
+def shown_uid(uid: str) -> str:
+    """A UID as messages show it: in a damaged header anything may stand in its place, the patient's name too."""
+    return uid if uid and set(uid) <= _OF_UIDS else "(no valid UID)" if uid else "(no UID)"
+
+
 def _damaged(path: Path) -> ScanReadError:
     return ScanReadError(f"scan file '{path}': its DICOM header is damaged; remove the file or export it again")
 
@@ -197,22 +239,25 @@ def _record(path: Path, dataset: Any, offset: int) -> DicomFile | None:
         frame_of_reference_uid=str(dataset.get("FrameOfReferenceUID") or ""),
         patient_id=str(dataset.get("PatientID") or ""),
         modality=modality,
-        is_localizer="LOCALIZER" in _texts(dataset.get("ImageType")),
-        instance_number=_integer(dataset, "InstanceNumber"),
-        acquisition_number=_integer(dataset, "AcquisitionNumber"),
-        frames=int(dataset.get("NumberOfFrames") or 1),
+        image_type=tuple(text.strip().upper() for text in texts_of(dataset.get("ImageType"))),
+        instance_number=whole_number(raw_value(dataset, "InstanceNumber")),
+        concatenation_uid=str(dataset.get("ConcatenationUID") or ""),
+        part=whole_number(raw_value(dataset, "InConcatenationNumber")),
+        parts=whole_number(raw_value(dataset, "InConcatenationTotalNumber")),
+        frames=whole_number(raw_value(dataset, "NumberOfFrames")) or 1,
         rows=int(dataset.get("Rows") or 0),
         columns=int(dataset.get("Columns") or 0),
-        photometric=str(dataset.get("PhotometricInterpretation") or "MONOCHROME2"),
+        photometric=str(dataset.get("PhotometricInterpretation") or "MONOCHROME2").strip().upper(),
         bits_allocated=allocated,
         bits_stored=stored,
         high_bit=int(dataset.get("HighBit") or stored - 1),
         signed=bool(dataset.get("PixelRepresentation")),
         padding=_padding(dataset, allocated),
+        is_lossy=str(dataset.get("LossyImageCompression") or "").strip() == "01",
     )
     if sop_class and sop_class in CT_CLASSES and not (modality and file.rows and file.columns):
         raise _damaged(path)
-    is_image = file.rows > 0 and file.columns > 0 and int(dataset.get("SamplesPerPixel") or 1) == 1
+    is_image = file.rows > 0 and file.columns > 0 and file.is_grey and int(dataset.get("SamplesPerPixel") or 1) == 1
     is_captured = sop_class.startswith(_CAPTURES) and _is_placed(dataset)
     if modality == "CT" and (sop_class in CT_CLASSES or is_captured) and is_image:
         object.__setattr__(file, "slices", tuple(_slices(dataset, file)))
@@ -222,7 +267,7 @@ def _record(path: Path, dataset: Any, offset: int) -> DicomFile | None:
 def _is_placed(dataset: Any) -> bool:
     """Whether a Secondary Capture has all that a CT slice needs: its place, its spacing and its rescaling."""
     needed = ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "RescaleSlope", "RescaleIntercept")
-    return all(_texts_of_numbers(_raw(dataset, keyword)) for keyword in needed)
+    return all(texts_of_numbers(raw_value(dataset, keyword)) for keyword in needed)
 
 
 def _slices(dataset: Any, file: DicomFile) -> Iterator[DicomSlice]:
@@ -236,16 +281,16 @@ def _slices(dataset: Any, file: DicomFile) -> Iterator[DicomSlice]:
     for index in range(file.frames):
         places = (per_frame[index] if per_frame else None, shared)
 
-        def find(sequence: str, keyword: str, places: tuple[Any, ...] = places) -> Any:
+        def find(sequence: str, keyword: str, of_file: str | None = None, places: tuple[Any, ...] = places) -> Any:
             for place in places:
                 item = (place.get(sequence) or [None])[0] if place is not None else None
-                value = None if item is None else _raw(item, keyword)
+                value = None if item is None else raw_value(item, keyword)
                 if value is not None:
                     return value
-            return _raw(dataset, keyword)
+            return raw_value(dataset, of_file or keyword)
 
         def numbers(sequence: str, keyword: str, count: int, find: Any = find) -> np.ndarray | None:
-            return _numbers(file.path, keyword, find(sequence, keyword), count)
+            return numbers_of(file.path, keyword, find(sequence, keyword), count)
 
         orientation = numbers("PlaneOrientationSequence", "ImageOrientationPatient", 6)
         slope = numbers("PixelValueTransformationSequence", "RescaleSlope", 1)
@@ -256,12 +301,15 @@ def _slices(dataset: Any, file: DicomFile) -> Iterator[DicomSlice]:
             origin=numbers("PlanePositionSequence", "ImagePositionPatient", 3),
             orientation=None if orientation is None else orientation.reshape(2, 3),
             spacing=numbers("PixelMeasuresSequence", "PixelSpacing", 2),
-            thickness=_if_number(find("PixelMeasuresSequence", "SliceThickness")),
-            distance=_if_number(find("PixelMeasuresSequence", "SpacingBetweenSlices")),
-            location=_if_number(_raw(dataset, "SliceLocation")),
+            thickness=number_if_any(find("PixelMeasuresSequence", "SliceThickness")),
+            distance=number_if_any(find("PixelMeasuresSequence", "SpacingBetweenSlices")),
+            location=number_if_any(raw_value(dataset, "SliceLocation")),
             slope=1.0 if slope is None else float(slope[0]),
             intercept=0.0 if intercept is None else float(intercept[0]),
             unit=str(find("PixelValueTransformationSequence", "RescaleType") or ""),
+            acquisition=whole_number(find("FrameContentSequence", "FrameAcquisitionNumber", "AcquisitionNumber")),
+            phase=whole_number(find("FrameContentSequence", "TemporalPositionIndex", "TemporalPositionIdentifier")),
+            time=seconds_of(dataset, find("FrameContentSequence", "FrameAcquisitionDateTime", "AcquisitionDateTime")),
             has_rescaling=slope is not None and intercept is not None,
         )
 
@@ -281,62 +329,3 @@ def _as_stored(value: Any, bits: int, signed: bool) -> int | None:
         return None
     modulo = value % (1 << bits)
     return modulo - (1 << bits) if signed and modulo >= 1 << (bits - 1) else modulo
-
-
-def _raw(dataset: Any, keyword: str) -> Any:
-    """The value of an attribute, as it stands in the file where pydicom cannot make a number of it."""
-    try:
-        return dataset.get(keyword)
-    except (ArithmeticError, TypeError, ValueError):
-        value = dataset.get_item(keyword).value
-        return value.decode("ascii", "replace") if isinstance(value, bytes) else value
-
-
-def _texts_of_numbers(value: Any) -> list[str]:
-    """The numbers of a value one by one as text; a decimal comma counts as a point."""
-    if value is None:
-        return []
-    parts = value.split("\\") if isinstance(value, str) else value if np.iterable(value) else [value]
-    found = [str(part).strip(" \0").replace(",", ".") for part in parts]
-    return found if any(found) else []
-
-
-def _numbers(path: Path, keyword: str, value: Any, count: int) -> np.ndarray | None:
-    """The numbers of an attribute, float64 ``[count]``; None where it is missing or empty."""
-    texts = _texts_of_numbers(value)
-    if not texts:
-        return None
-    try:
-        numbers = np.array([float(text) for text in texts])
-    except ValueError:
-        numbers = np.empty(0)
-    if numbers.shape != (count,):
-        shown = "\\".join(texts)[:60]
-        # In a damaged header anything may stand there, the patient's name too.
-        what = f"'{shown}'" if set(shown) <= _OF_NUMBERS else "text"
-        wanted = "a number" if count == 1 else f"{count} numbers"
-        raise ScanReadError(f"scan file '{path}': {keyword} is {what}, not {wanted}; export the series again")
-    return numbers
-
-
-def _if_number(value: Any) -> float | None:
-    """A number that the reader can do without; None where it is none, such as ``N/A``."""
-    try:
-        (text,) = _texts_of_numbers(value)
-        return float(text)
-    except ValueError:
-        return None
-
-
-def _integer(dataset: Any, keyword: str) -> int | None:
-    try:
-        value = dataset.get(keyword)
-        return None if value is None or value == "" else int(value)
-    except (TypeError, ValueError):
-        return None
-
-
-def _texts(value: Any) -> list[str]:
-    if value is None:
-        return []
-    return [value] if isinstance(value, str) else [str(text) for text in value]

@@ -38,6 +38,7 @@ class ScanFrame:
         frame_of_reference_uid: FrameOfReferenceUID, or ``""``.
         thickness: SliceThickness in mm, or 0 where unknown; the step of a scan with one slice, nothing else. Negative
             in a volume's own grid whose slices step against their normal.
+        acquisition: which of several acquisitions of the series was chosen, or ``""``.
         turned_from: the slices as the source has them, in its own axes and order (those of a volume file along its
             third axis); None where it has these.
         turn: what makes these slices of the source's; None likewise.
@@ -55,6 +56,7 @@ class ScanFrame:
     series_uid: str = ""
     frame_of_reference_uid: str = ""
     thickness: float = 0.0
+    acquisition: str = ""
     turned_from: ScanFrame | None = None
     turn: Turn | None = None
 

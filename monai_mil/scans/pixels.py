@@ -7,6 +7,7 @@ import struct
 from collections import defaultdict
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 
@@ -15,6 +16,7 @@ from monai_mil.scans.dicom import DicomFile, DicomSlice, uid_name
 from monai_mil.scans.repairs import AIR, Repairs, clean_bits, clip_air, padding_above_tissue, remarks_on, unwrap_12_bits
 
 _NATIVE = ("", "1.2.840.10008.1.2", "1.2.840.10008.1.2.1")  # little endian; files without a header name none
+_HTJ2K = ("1.2.840.10008.1.2.4.201", "1.2.840.10008.1.2.4.202", "1.2.840.10008.1.2.4.203")
 _UNDEFINED_LENGTH = 0xFFFFFFFF
 _LONG_VR = (b"OB", b"OW", b"OD", b"OF", b"OL", b"OV", b"UN")
 _INT16 = np.iinfo(np.int16)
@@ -147,8 +149,13 @@ def stored_frames(file: DicomFile, frames: list[int]) -> list[np.ndarray]:
     Raises:
         ScanReadError: pixels are missing, truncated or cannot be decoded.
     """
+    if file.bits_allocated not in (8, 16, 32):
+        raise ScanReadError(
+            f"scan file '{file.path}': BitsAllocated is {file.bits_allocated}; CT is read from 8, 16 or 32 bits, "
+            "export the series again"
+        )
     try:
-        if file.syntax in _NATIVE and file.bits_allocated in (8, 16, 32):
+        if file.syntax in _NATIVE:
             return _native_frames(file, frames)
         return _decoded_frames(file, frames)
     except OSError as error:
@@ -192,7 +199,8 @@ def _decoded_frames(file: DicomFile, frames: list[int]) -> list[np.ndarray]:
             raise ScanReadError(
                 f"scan file '{file.path}': it has no pixel data, or they are truncated; copy or export the file again"
             )
-        pixels = np.asarray(dataset.pixel_array).reshape(file.frames, file.rows, file.columns)
+        decoded = _htj2k_frames(dataset, file) if file.syntax in _HTJ2K else dataset.pixel_array
+        pixels = np.asarray(decoded).reshape(file.frames, file.rows, file.columns)
     except ScanReadError:
         raise
     except Exception as error:  # every decoder has its own; their text may quote the header, so it is not passed on
@@ -200,6 +208,23 @@ def _decoded_frames(file: DicomFile, frames: list[int]) -> list[np.ndarray]:
     pixels = pixels.astype(pixels.dtype.newbyteorder("="), copy=False)
     kind = np.dtype(f"{'i' if file.signed else 'u'}{pixels.itemsize}")
     return [np.ascontiguousarray(pixels[frame - 1]).view(kind) for frame in frames]
+
+
+def _htj2k_frames(dataset: Any, file: DicomFile) -> list[np.ndarray]:
+    """High-Throughput JPEG 2000, for which pydicom has no decoder that comes with it."""
+    import imagecodecs
+    from pydicom import encaps
+
+    if not imagecodecs.HTJ2K.available:
+        raise ScanReadError(
+            f"scan file '{file.path}': imagecodecs {imagecodecs.__version__} has no decoder for High-Throughput JPEG "
+            "2000; pip install --upgrade imagecodecs"
+        )
+    if hasattr(encaps, "generate_frames"):
+        encoded = encaps.generate_frames(dataset.PixelData, number_of_frames=file.frames)
+    else:  # pydicom 2
+        encoded = encaps.generate_pixel_data_frame(dataset.PixelData, file.frames)
+    return [imagecodecs.htj2k_decode(frame) for frame in encoded]
 
 
 def _decoding_error(file: DicomFile, reason: str) -> ScanReadError:

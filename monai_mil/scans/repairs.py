@@ -11,7 +11,7 @@ from monai_mil.scans.dicom import DicomSlice
 
 AIR = -1024
 _HIGHEST_TISSUE = 3071
-_SURELY_AIR = -500
+SURELY_AIR = -500
 _LEAST_AIR = 0.02
 _HIGHEST_OF_CT = 31_743
 """The highest value of the extended scale of 16 bits with an intercept of -1024."""
@@ -166,7 +166,7 @@ def remarks_on(repairs: Iterable[Repairs], pixels_per_slice: int) -> list[str]:
             f"{share:.3g} % of the pixels were padding or below {AIR} HU (lowest {lowest:g}): set to {AIR} HU"
         )
     darkest = min(one.lowest for one in done)
-    if darkest > _SURELY_AIR:
+    if darkest > SURELY_AIR:
         remarks.append(f"no pixel is darker than {darkest:g} HU, air would be -1000: these may be no Hounsfield units")
     brightest = max(one.highest for one in done)
     if brightest > _HIGHEST_OF_CT:

@@ -3,16 +3,27 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
+
+import numpy as np
 
 from monai_mil.errors import ScanReadError
 from monai_mil.folders import walk_files
-from monai_mil.scans.dicom import DicomFile, DicomSlice, read_file, uid_name
+from monai_mil.scans.acquisitions import choose_acquisition
+from monai_mil.scans.concatenation import check_parts
+from monai_mil.scans.dicom import DicomFile, DicomSlice, read_file, shown_uid, uid_name
+from monai_mil.scans.kinds import describe_kinds
+from monai_mil.scans.strays import without_strays
 
 _FEW_SERIES = 4
+_SAME_PLACE_MM = 0.01
+_MODALITIES = {
+    "CT", "MR", "PT", "NM", "US", "CR", "DX", "MG", "XA", "RF", "OT", "SC", "SM", "SEG", "SR", "PR", "KO", "REG", "DOC",
+    "RTSTRUCT", "RTDOSE", "RTPLAN", "RTIMAGE", "RTRECORD", "ES", "GM", "XC", "OP", "OPT", "IVUS", "ECG", "FID", "ANN",
+}  # fmt: skip
+"""What messages show: in a damaged header anything may stand in its place."""
 
 
 @dataclass(frozen=True)
@@ -35,10 +46,38 @@ class SeriesSummary:
 
     def __str__(self) -> str:
         thickness = "/".join(f"{mm:g}" for mm in self.thickness[:4])
-        kind = "localizer" if self.is_localizer else self.modality or "no modality"
-        return (
-            f"{self.series_uid or '(no UID)'}: {kind}, {self.slices} slices{f' of {thickness} mm' if thickness else ''}"
-        )
+        modality = self.modality if self.modality in _MODALITIES else "no known modality"
+        kind = "localizer" if self.is_localizer else modality
+        return f"{shown_uid(self.series_uid)}: {kind}, {self.slices} slices{f' of {thickness} mm' if thickness else ''}"
+
+
+@dataclass(frozen=True)
+class FolderContent:
+    """The DICOM files of a folder, its other files, and links that lead nowhere."""
+
+    files: list[DicomFile]
+    others: list[Path]
+    broken: list[Path]
+
+    @property
+    def empty(self) -> list[Path]:
+        """The files without any content."""
+        return [path for path in self.others if not path.stat().st_size]
+
+
+@dataclass(frozen=True)
+class ChosenSlices:
+    """The slices a scan is made of, in no special order.
+
+    Attributes:
+        slices: at least one.
+        has_others: whether there are further CT series beside them.
+        remarks: on all that was left out.
+    """
+
+    slices: list[DicomSlice]
+    has_others: bool
+    remarks: list[str]
 
 
 def list_series(folder: str | Path) -> list[SeriesSummary]:
@@ -47,44 +86,120 @@ def list_series(folder: str | Path) -> list[SeriesSummary]:
     Raises:
         ScanReadError: no such folder, or a damaged CT header.
     """
-    files, _ = read_folder(Path(folder))
-    return _summaries(files)
+    return _summaries(read_folder(Path(folder)).files)
 
 
-def read_folder(folder: Path) -> tuple[list[DicomFile], int]:
-    """Every DICOM file of ``folder``, and how many other files lie there.
+def read_folder(folder: Path, series_uid: str | None = None) -> FolderContent:
+    """What lies in a folder.
 
-    Where no image lies in the folder itself (a disc with a DICOMDIR), all folders below it are read.
+    Where no image lies in the folder itself (a disc with a DICOMDIR), all folders below it are read. Else of those
+    only what goes on with a series of the folder itself, and the series asked for where it lies below alone.
     """
     if not folder.is_dir():
         raise ScanReadError(f"scan '{folder}': no such folder")
-    folders = walk_files(folder, _raise_closed)
-    direct = _read_all(path for _, paths in islice(folders, 1) for path in paths)
-    if any(file.rows for file in direct[0]):
-        return direct
-    below = _read_all(path for _, paths in folders for path in paths)
-    return direct[0] + below[0], direct[1] + below[1]
+    broken: list[Path] = []
+    closed: list[OSError] = []
+    walk = walk_files(folder, closed.append, broken.append)
+    direct = _read_all(next(walk, (folder, []))[1])
+    if not any(file.rows for file in direct.files):
+        below = _read_all(path for _, paths in walk for path in paths)
+        if closed:
+            raise ScanReadError(f"scan folder '{closed[0].filename}' cannot be read ({closed[0].strerror})")
+        return FolderContent(direct.files + below.files, direct.others + below.others, broken)
+    below = _read_all((path for _, paths in walk for path in paths), pass_over_damaged=True)
+    broken = [path for path in broken if path.parent == folder]
+    further = _continuing(direct.files, below.files)
+    if series_uid is not None and not any(file.series_uid == series_uid for file in direct.files):
+        further = [file for file in below.files if file.series_uid == series_uid]
+    return FolderContent(direct.files + further, direct.others, broken)
 
 
-def _raise_closed(error: OSError) -> None:
-    raise ScanReadError(f"scan folder '{error.filename}' cannot be read ({error.strerror})") from error
+def _read_all(paths: Iterable[Path], *, pass_over_damaged: bool = False) -> FolderContent:
+    files, others = [], []
+    for path in paths:
+        try:
+            file = read_file(path)
+        except ScanReadError:
+            if not pass_over_damaged:
+                raise
+            continue
+        if file is None:
+            others.append(path)
+        else:
+            files.append(file)
+    return FolderContent(files, others, [])
 
 
-def choose_series(folder: Path, series_uid: str | None) -> tuple[list[DicomSlice], bool, list[str]]:
-    """The CT slices of the one series to read.
+def _continuing(here: list[DicomFile], below: list[DicomFile]) -> list[DicomFile]:
+    """The files below a folder that go on with a series in it."""
+    found: list[DicomFile] = []
+    for uid, group in by_series(here).items():
+        for rest in by_folder(by_series(below).get(uid, [])).values():
+            if continues(group, rest):
+                found += rest
+    return found
 
-    Returns:
-        The slices in no special order, whether the folder has further CT series, and remarks on all that was left out.
+
+def by_series(files: Iterable[DicomFile]) -> dict[tuple[str, str, str], list[DicomFile]]:
+    """CT files by patient, study and series; those that name no series are left out."""
+    groups: dict[tuple[str, str, str], list[DicomFile]] = defaultdict(list)
+    for file in files:
+        if file.slices and not file.is_localizer and file.series_uid:
+            groups[file.patient_id, file.study_uid, file.series_uid].append(file)
+    return groups
+
+
+def by_folder(files: Iterable[DicomFile]) -> dict[Path, list[DicomFile]]:
+    """Files by the folder they lie in."""
+    groups: dict[Path, list[DicomFile]] = defaultdict(list)
+    for file in files:
+        groups[file.path.parent].append(file)
+    return groups
+
+
+def continues(some: list[DicomFile], others: list[DicomFile]) -> bool:
+    """Whether files of one series in two folders are parts of one scan: alike, each with its own place and number.
+
+    Slices at the same places are a copy or another phase, in a folder of its own because it is a scan of its own.
+    Numbers that begin anew are another patient's, where an anonymiser gave all series one UID.
+    """
+    first, second = (
+        [piece for file in files for piece in file.slices if piece.origin is not None] for files in (some, others)
+    )
+    if not first or not second or _usual_kind(first) != _usual_kind(second):
+        return False
+    if {piece.file.instance_number for piece in first} & {piece.file.instance_number for piece in second} - {None}:
+        return False
+    frames = [{piece.file.frame_of_reference_uid for piece in part} for part in (first, second)]
+    if frames[0] != frames[1] and len(frames[0]) == len(frames[1]) == 1:
+        return False
+    places = np.array([piece.origin for piece in first])
+    return all(np.abs(places - piece.origin).max(axis=1).min() > _SAME_PLACE_MM for piece in second)
+
+
+def _usual_kind(slices: list[DicomSlice]) -> tuple[object, ...]:
+    """Size, direction and spacing of most slices."""
+    kinds: Counter[tuple[object, ...]] = Counter()
+    for piece in slices:
+        turned = None if piece.orientation is None else tuple(piece.orientation.round(2).ravel().tolist())
+        spacing = None if piece.spacing is None else tuple(piece.spacing.round(2).tolist())
+        kinds[piece.file.rows, piece.file.columns, turned, spacing] += 1
+    return kinds.most_common(1)[0][0]
+
+
+def choose_series(folder: Path, series_uid: str | None = None, acquisition: str | None = None) -> ChosenSlices:
+    """The CT slices of the one series, and of the one acquisition in it, to read.
 
     Raises:
-        ScanReadError: there is no CT, or there are several series and ``series_uid`` names none of them.
+        ScanReadError: there is no CT, or there are several series and ``series_uid`` names none of them; likewise of
+            acquisitions.
     """
-    files, not_dicom = read_folder(folder)
-    images = [file for file in files if file.slices and not file.is_localizer]
+    content = read_folder(folder, series_uid)
+    images = [file for file in content.files if file.slices and not file.is_localizer]
     acquired = [file for file in images if not file.slices[0].is_captured]
     images = acquired or images
     if not images:
-        raise ScanReadError(f"scan '{folder}': no CT slices; {_found(files, not_dicom)}")
+        raise ScanReadError(f"scan '{folder}': no CT slices; {_found(content)}")
     uids = sorted({file.series_uid for file in images})
     if series_uid is None and len(uids) == len(images) > _FEW_SERIES:
         raise ScanReadError(
@@ -103,23 +218,34 @@ def choose_series(folder: Path, series_uid: str | None) -> tuple[list[DicomSlice
             + "; ".join(str(summary) for summary in _summaries(images))
         )
     slices = [piece for file in images if file.series_uid == chosen for piece in file.slices]
-    others = [file for file in files if file not in images]
-    return slices, len(uids) > 1, _left_out(others, not_dicom)
+    one, strays = one_acquisition(str(folder), slices, acquisition)
+    others = [file for file in content.files if file not in images]
+    return ChosenSlices(one, len(uids) > 1, [*_places_of(slices), *strays, *_left_out(others, content)])
+
+
+def one_acquisition(name: str, slices: list[DicomSlice], acquisition: str | None) -> tuple[list[DicomSlice], list[str]]:
+    """The slices of one acquisition of a series, without images that are none of its slices; remarks on those.
+
+    Raises:
+        ScanReadError: there are several acquisitions, or none of that name; a part of a concatenation is missing.
+    """
+    check_parts({piece.file for piece in slices})
+    slices, remarks = without_strays(slices)
+    chosen = choose_acquisition(name, slices, acquisition)
+    if len(chosen) < len(slices):
+        remarks.append(f"acquisition {acquisition} was chosen: {len(slices) - len(chosen)} slices of others left out")
+    return chosen, remarks
 
 
 def kind_of(file: DicomFile) -> str:
     """What a DICOM file is, in a word or two."""
     if file.slices and not file.slices[0].is_captured:
         return "CT localizer" if file.is_localizer else "CT"
-    if file.modality not in ("", "CT", "OT") and file.modality.isalnum():
-        return file.modality[:16]
+    if file.rows and not file.is_grey:
+        return "colour picture"
+    if file.modality in _MODALITIES - {"CT", "OT"}:
+        return file.modality
     return uid_name(file.sop_class) or "DICOM object"
-
-
-def _read_all(paths: Iterator[Path]) -> tuple[list[DicomFile], int]:
-    records = [read_file(path) for path in paths]
-    files = [record for record in records if record is not None]
-    return files, len(records) - len(files)
 
 
 def _summaries(files: list[DicomFile]) -> list[SeriesSummary]:
@@ -136,18 +262,33 @@ def _summaries(files: list[DicomFile]) -> list[SeriesSummary]:
     return sorted(summaries, key=lambda one: (one.modality != "CT", one.is_localizer, -one.slices, one.series_uid))
 
 
-def _found(files: list[DicomFile], not_dicom: int) -> str:
-    if not files and not not_dicom:
+def _found(content: FolderContent) -> str:
+    if not (content.files or content.others or content.broken):
         return "the folder is empty"
-    kinds = Counter(kind_of(file) for file in files)
-    if not_dicom:
-        kinds["not DICOM"] = not_dicom
-    return "found " + ", ".join(f"{count} x {kind}" for kind, count in sorted(kinds.items()))
+    kinds = Counter(kind_of(file) for file in content.files)
+    listed = [f"{count} x {kind}" for kind, count in sorted(kinds.items())]
+    if content.broken:
+        listed.append(f"{len(content.broken)} x link that leads nowhere, as {content.broken[0].name}")
+    if content.others:
+        listed.append(f"{len(content.others)} x not DICOM: {describe_kinds(content.others)}")
+    return "found " + ", ".join(listed)
 
 
-def _left_out(files: list[DicomFile], not_dicom: int) -> list[str]:
+def _places_of(slices: list[DicomSlice]) -> list[str]:
+    folders = {piece.file.path.parent for piece in slices}
+    return [f"its slices lie in {len(folders)} folders"] if len(folders) > 1 else []
+
+
+def _left_out(files: list[DicomFile], content: FolderContent) -> list[str]:
     counts = Counter(kind_of(file) for file in files)
     remarks = [f"{count} x {kind} beside the slices ignored" for kind, count in sorted(counts.items())]
-    if not_dicom:
-        remarks.append(f"{not_dicom} files that are not DICOM ignored")
+    if content.broken:
+        remarks.append(
+            f"{len(content.broken)} links in the folder lead nowhere, as {content.broken[0].name}: slices may be "
+            "missing"
+        )
+    if content.empty:
+        remarks.append(f"{len(content.empty)} files are empty, as {content.empty[0].name}: slices may be missing")
+    if content.others:
+        remarks.append(f"{len(content.others)} files that are not DICOM ignored")
     return remarks

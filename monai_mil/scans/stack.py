@@ -203,7 +203,7 @@ def _without_duplicates(
         else:
             kept.append(i)
     if different:
-        acquisitions = Counter(piece.file.acquisition_number for piece in slices)
+        acquisitions = Counter(piece.acquisition for piece in slices)
         found = _counted((f"acquisition {'unnumbered' if a is None else a}", n) for a, n in acquisitions.most_common(8))
         shown = ", ".join(f"{positions[i]:g}" for i in different[:5])
         raise ScanReadError(

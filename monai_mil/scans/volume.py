@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import gzip
+import logging
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,20 +16,21 @@ from monai_mil.errors import ScanReadError
 from monai_mil.scans.frame import LPS_TO_RAS, ScanFrame
 from monai_mil.scans.orientation import orientation_remarks, turned
 from monai_mil.scans.pixels import rescale
+from monai_mil.scans.remarks import gravest_first
 from monai_mil.scans.repairs import Repairs, clip_air, remarks_on
 from monai_mil.scans.scan import Scan
 
 NIFTI = (".nii.gz", ".nii")
-ITK = (".mha", ".mhd", ".nrrd", ".nhdr")
+ITK_SUFFIXES = (".mha", ".mhd", ".nrrd", ".nhdr")
 _FORMS_AGREE_MM = 1.0
-_NIFTI_2 = (b"\x1c\x02\0\0", b"\0\0\x02\x1c")  # the header's length, 540, in either byte order
+NIFTI_2 = (b"\x1c\x02\0\0", b"\0\0\x02\x1c")  # the header's length, 540, in either byte order
 _UNITS = {0: "", 1: "meter", 2: "", 3: "micron"}
 _UNIT_MM = {"meter": 1000.0, "micron": 0.001}
 
 
 def volume_suffix(path: Path) -> str | None:
     """The ending that makes ``path`` a volume file, or None."""
-    return next((suffix for suffix in (*NIFTI, *ITK) if path.name.lower().endswith(suffix)), None)
+    return next((suffix for suffix in (*NIFTI, *ITK_SUFFIXES) if path.name.lower().endswith(suffix)), None)
 
 
 def load_volume(path: Path) -> Scan:
@@ -37,12 +42,13 @@ def load_volume(path: Path) -> Scan:
     suffix = volume_suffix(path)
     assert suffix is not None
     try:
-        array, slope, intercept, affine, remarks = _nifti(path) if suffix in NIFTI else _itk(path)
+        array, slope, intercept, affine, remarks = _nifti(path) if suffix in NIFTI else read_itk(path)
     except ScanReadError:
         raise
     except Exception as error:  # the libraries raise whatever their parsers meet
-        reason = str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
-        raise ScanReadError(f"scan '{path}' cannot be read as {suffix} ({reason}); export or copy it again") from error
+        raise ScanReadError(
+            f"scan '{path}' cannot be read as {suffix} ({_reason(error)}); export or copy it again"
+        ) from None
     while array.ndim > 3 and array.shape[-1] == 1:
         array = array[..., 0]
     return _scan(f"scan '{path}'", path.name[: -len(suffix)], str(path), array, affine, slope, intercept, remarks)
@@ -90,28 +96,74 @@ def _scan(
     turn = frame.lps_turn()
     frame = turned(frame, turn)
     hu, more = _volume_hu(turn.apply(voxels.T), slope, intercept)
-    return Scan(frame, hu, "", (*remarks, *orientation_remarks(frame), *more))
+    return Scan(frame, hu, "", gravest_first([*remarks, *orientation_remarks(frame), *more]))
+
+
+def _reason(error: Exception) -> str:
+    """What a library met, in words of ours: its own may quote the header, and so a patient's name."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    if isinstance(error, MemoryError):
+        return "too large for the memory"
+    if isinstance(error, EOFError | zlib.error | gzip.BadGzipFile):
+        return "its compressed data are damaged or cut off"
+    return f"its header is damaged or the file is cut off, {type(error).__name__}"
 
 
 def _nifti(path: Path) -> tuple[np.ndarray, float, float, np.ndarray, list[str]]:
+    with quiet_nibabel() as faults:
+        image, array, behind = _nifti_image(path)
+        affine, remarks = _nifti_affine(image)
+    if any("pixdim[1,2,3]" in fault for fault in faults):
+        remarks.append("a voxel size in the NIfTI header is zero or negative: read as 1 mm, or as positive")
+    return array, float(image.dataobj.slope), float(image.dataobj.inter), affine, [*behind, *remarks]
+
+
+@contextmanager
+def quiet_nibabel() -> Iterator[list[str]]:
+    """Catch what nibabel says of a header, into the list: it prints it, and quotes the header's bytes."""
+    from nibabel.imageglobals import logger
+
+    said: list[str] = []
+
+    def catch(record: logging.LogRecord) -> bool:
+        said.append(record.getMessage())
+        return False
+
+    logger.addFilter(catch)
+    try:
+        yield said
+    finally:
+        logger.removeFilter(catch)
+
+
+def _nifti_image(path: Path) -> tuple[Any, np.ndarray, list[str]]:
+    """The image, its numbers as stored, and remarks."""
     import nibabel
 
-    if _is_gzip(path):
-        with gzip.open(path) as stream:
-            kind: Any = nibabel.Nifti2Image if stream.read(4) in _NIFTI_2 else nibabel.Nifti1Image
-            stream.seek(0)
-            image: Any = kind.from_file_map({"image": nibabel.FileHolder(fileobj=stream)})
-            array = np.asarray(image.dataobj.get_unscaled())
-            while stream.read(1 << 20):  # only at its end does the checksum tell whether the file is whole
-                pass
-    else:
-        image = nibabel.load(path)
-        array = np.asarray(image.dataobj.get_unscaled())
-    affine, remarks = _nifti_affine(image)
-    return array, float(image.dataobj.slope), float(image.dataobj.inter), affine, remarks
+    if not is_gzip(path):
+        image: Any = nibabel.load(path)
+        return image, np.asarray(image.dataobj.get_unscaled()), []
+    with gzip.open(path) as stream:
+        kind: Any = nibabel.Nifti2Image if stream.read(4) in NIFTI_2 else nibabel.Nifti1Image
+        stream.seek(0)
+        image = kind.from_file_map({"image": nibabel.FileHolder(fileobj=stream)})
+        return image, np.asarray(image.dataobj.get_unscaled()), _read_to_its_end(stream)
 
 
-def _is_gzip(path: Path) -> bool:
+def _read_to_its_end(stream: gzip.GzipFile) -> list[str]:
+    """Read the rest: only at its end does the checksum tell whether a file is whole. A remark on what stands behind."""
+    try:
+        while stream.read(1 << 20):
+            pass
+    except gzip.BadGzipFile as error:
+        if not str(error).startswith("Not a gzipped file"):
+            raise
+        return ["bytes behind the end of the compressed data were ignored"]
+    return []
+
+
+def is_gzip(path: Path) -> bool:
     """By its content: some programs write compressed files without the suffix."""
     with path.open("rb") as file:
         return file.read(2) == b"\x1f\x8b"
@@ -151,7 +203,8 @@ def _form(header: Any, name: str) -> np.ndarray | None:
     return affine if np.isfinite(affine).all() and abs(np.linalg.det(affine[:3, :3])) > 1e-9 else None
 
 
-def _itk(path: Path) -> tuple[np.ndarray, float, float, np.ndarray, list[str]]:
+def read_itk(path: Path) -> tuple[np.ndarray, float, float, np.ndarray, list[str]]:
+    """The numbers of an ITK file in NIfTI's order of axes, slope and intercept, its affine and remarks."""
     try:
         import itk
     except ImportError as error:
@@ -193,17 +246,19 @@ def _frame(scan_id: str, path: str | None, shape: tuple[int, ...], lps: np.ndarr
     )
 
 
-def _volume_hu(stack: np.ndarray, slope: float, intercept: float) -> tuple[np.ndarray, list[str]]:
-    """HU as for DICOM, slice by slice; floats that are all whole numbers become int16."""
+def _volume_hu(
+    stack: np.ndarray, slope: float, intercept: float, *, may_be_int16: bool = True
+) -> tuple[np.ndarray, list[str]]:
+    """HU as for DICOM, slice by slice; floats that are all whole numbers become int16 where they fit."""
     stack = stack.astype(stack.dtype.newbyteorder("="), copy=False)
-    whole = slope.is_integer() and intercept.is_integer() and _is_whole(stack)
+    whole = may_be_int16 and slope.is_integer() and intercept.is_integer() and _is_whole(stack)
     hu = np.empty(stack.shape, np.int16 if whole else np.float32)
     repairs = []
     for index in range(len(stack)):
         if not rescale(np.ascontiguousarray(stack[index]), slope, intercept, hu[index]):
-            return _volume_hu(stack.astype(np.float32), slope, intercept)
+            return _volume_hu(stack.astype(np.float32), slope, intercept, may_be_int16=False)
         clipped, lowest = clip_air(hu[index])
-        repairs.append(Repairs(clipped=clipped, lowest=lowest))
+        repairs.append(Repairs(clipped=clipped, lowest=lowest, highest=float(hu[index].max())))
     return hu, remarks_on(repairs, hu[0].size)
 
 

@@ -28,6 +28,7 @@ def test_a_real_series_ends_in_a_map_on_its_own_grid(chest_series, head_series, 
     done = run_bundle(NAME, ["inference", "inference_scans"], cwd=tmp_path, check=False, **options)
     assert done.returncode != 0
     assert "1 of 2 cases failed" in done.stderr
+    assert "2 cases found: 1 done, 1 left out" in done.stderr
     assert {row["scan_id"]: row["status"] for row in rows(out / "failed.csv")} == {"head": "no lungs"}
     assert [row["scan_id"] for row in rows(out / "predictions.csv")] == ["chest"]
 

@@ -122,11 +122,13 @@ def test_real_series_go_from_dicom_to_slice_scores(chest_series, head_series, ab
         shutil.copytree(series, folder / name)
     done = infer_scans(folder, tmp_path, slice_formats="['curve','montage','nifti']")
     assert "scan 'head': the slices step at 18.5 degrees to their normal (gantry tilt)" in done.stdout + done.stderr
+    assert "3 cases found: 3 done, 0 left out" in done.stdout + done.stderr
     predictions = {row["scan_id"]: row for row in rows(tmp_path / "eval" / "predictions.csv")}
     located = {row["scan_id"]: row for row in rows(tmp_path / "eval" / "scans.csv")}
     assert predictions.keys() == located.keys() == {"chest", "head", "abdomen"}
     for name in predictions:
         scan = load_scan(folder / name)
+        assert predictions[name]["remarks"] == "; ".join(scan.remarks)
         slices = rows(tmp_path / "eval" / "slices" / f"{name}.csv")
         assert [row["sop_uid"] for row in slices] == list(scan.frame.sop_uids)
         attention, positions = (np.array([float(row[key]) for row in slices]) for key in ("attention", "position_mm"))

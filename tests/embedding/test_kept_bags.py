@@ -182,7 +182,7 @@ def test_scans_are_told_apart_by_their_slices(tmp_path):
 def test_a_volume_of_the_same_name_is_another_scan(tmp_path):
     for number, folder in enumerate("ab"):
         (tmp_path / folder).mkdir()
-        voxels = np.full((40, 40, 4), number, np.int16)
+        voxels = np.full((40, 40, 4), number - 1000, np.int16)
         nibabel.save(nibabel.Nifti1Image(voxels, np.diag([1, 1, 2, 1])), tmp_path / folder / "scan.nii.gz")
     out = tmp_path / "bags"
     assert embed_scans([tmp_path / "a" / "scan.nii.gz"], out, progress=False).results[0].status == "embedded"

@@ -137,9 +137,11 @@ def test_a_raw_series_has_its_montage_and_its_uids(tmp_path):
     assert row["highest_sop_uid"] == frame.sop_uids[heatmap.peak]
 
     (tmp_path / "predictions.csv").write_text(
-        f"scan_id,pred,prob_negative,prob_positive\n{frame.scan_id},positive,0,1\n"
+        f"scan_id,pred,prob_negative,prob_positive,remarks\n{frame.scan_id},positive,0,1,3 slices stored twice\n"
     )
     page = write_report(tmp_path / "predictions.csv", tmp_path / "heatmaps", tmp_path / "a.html", tiles=3).read_text()
+    assert "Remarks of the reader: 3 slices stored twice" in page
+    assert '<td class="small">3 slices stored twice</td>' in page
     assert "window (centre/width) -600/1500 HU" in page
     assert page.count("data:image/jpeg;base64,") == 1
 

@@ -2,10 +2,12 @@
 
 from pathlib import Path
 
+import imagecodecs
 import numpy as np
 import pydicom
 import pytest
-from pydicom.uid import ExplicitVRBigEndian, ImplicitVRLittleEndian, RLELossless
+from pydicom.encaps import encapsulate
+from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, ImplicitVRLittleEndian, RLELossless
 
 from monai_mil.errors import ScanReadError
 from monai_mil.scans import load_scan
@@ -81,6 +83,45 @@ def test_implicit_and_big_endian_files_are_read(tmp_path):
     dataset = slice_dataset(stored.astype(">u2"))
     dataset.file_meta.TransferSyntaxUID = ExplicitVRBigEndian
     assert np.array_equal(load_scan(save(dataset, tmp_path / "big" / "a")).hu, hu)
+
+
+def test_deflated_files_and_files_without_any_header_are_read(tmp_path):
+    hu = phantom(2)
+    stored = (hu.astype(int) + 1024).astype(np.uint16)
+    deflated = slice_dataset(stored[0], ImagePositionPatient=[0, 0, 0])
+    deflated.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
+    save(deflated, tmp_path / "a")
+    bare = slice_dataset(stored[1], ImagePositionPatient=[0, 0, 2.0])
+    bare.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian
+    save(bare, tmp_path / "b", preamble=False)
+    assert np.array_equal(load_scan(tmp_path).hu, hu)
+
+
+@pytest.mark.parametrize("syntax", [201, 202, 203])
+@pytest.mark.parametrize("signed", [False, True])
+def test_high_throughput_jpeg_2000_decodes(tmp_path, syntax, signed):
+    hu = phantom(3)
+    stored = hu if signed else (hu.astype(int) + 1024).astype(np.uint16)
+    for index, pixels in enumerate(stored):
+        dataset = slice_dataset(
+            pixels, ImagePositionPatient=[0, 0, 2.0 * index], RescaleIntercept=0 if signed else -1024
+        )
+        dataset.PixelData = encapsulate([imagecodecs.htj2k_encode(pixels, reversible=True)])
+        dataset["PixelData"].VR, dataset["PixelData"].is_undefined_length = "OB", True
+        dataset.file_meta.TransferSyntaxUID = f"1.2.840.10008.1.2.4.{syntax}"
+        save(dataset, tmp_path / f"{index}")
+    assert np.array_equal(load_scan(tmp_path).hu, hu)
+
+
+def test_a_missing_decoder_of_high_throughput_jpeg_2000_names_its_package(tmp_path, monkeypatch):
+    dataset = slice_dataset(np.zeros((4, 4), np.uint16))
+    dataset.PixelData = encapsulate([imagecodecs.htj2k_encode(np.zeros((4, 4), np.uint16))])
+    dataset["PixelData"].VR, dataset["PixelData"].is_undefined_length = "OB", True
+    dataset.file_meta.TransferSyntaxUID = "1.2.840.10008.1.2.4.201"
+    save(dataset, tmp_path / "a")
+    monkeypatch.setattr(imagecodecs.HTJ2K, "available", False)
+    with pytest.raises(ScanReadError, match="pip install --upgrade imagecodecs"):
+        load_scan(tmp_path)
 
 
 def test_sign_bits_left_out_are_restored(tmp_path):
@@ -183,6 +224,22 @@ def test_truncated_pixels_are_an_error_that_names_the_file(tmp_path, syntax):
     path.write_bytes(path.read_bytes()[: -path.stat().st_size // 3])
     with pytest.raises(ScanReadError, match=r"IM0001.*truncated"):
         load_scan(folder)
+
+
+@pytest.mark.parametrize("syntax", ["", "RLELossless"])
+def test_bytes_behind_the_pixels_do_no_harm(tmp_path, syntax):
+    hu = phantom(2)
+    folder = write_series(tmp_path / "case", hu)
+    for path in folder.iterdir():
+        if syntax:
+            compress(path, syntax)
+        path.write_bytes(path.read_bytes() + b"what a broken export left behind")
+    assert np.array_equal(load_scan(folder).hu, hu)
+
+
+def test_bits_that_no_ct_has_are_named(tmp_path):
+    with pytest.raises(ScanReadError, match="BitsAllocated is 12; CT is read from 8, 16 or 32 bits"):
+        load_scan(write_series(tmp_path, phantom(1), BitsAllocated=12))
 
 
 def test_a_header_without_pixels_is_an_error_that_names_the_file(tmp_path):

@@ -100,6 +100,27 @@ def test_scouts_segmentations_and_reports_beside_a_series_are_left_out_with_a_re
         assert kind in told
 
 
+def test_pictures_in_colour_are_no_slices(tmp_path):
+    folder = write_series(tmp_path / "case", phantom(4))
+    for number, kind in enumerate(("PALETTE COLOR", "RGB")):
+        made = write_series(tmp_path / "made" / kind, phantom(1), PhotometricInterpretation=kind)
+        shutil.copy(next(made.iterdir()), folder / f"colour{number}")
+    scan = load_scan(folder)
+    assert np.array_equal(scan.hu, phantom(4))
+    assert "2 x colour picture beside the slices ignored" in scan.remarks
+
+
+def test_a_number_of_frames_that_is_none_and_losses_do_no_harm(tmp_path):
+    folder = write_series(tmp_path, phantom(3), NumberOfFrames="1", LossyImageCompression="01")
+    for path in folder.iterdir():
+        content = path.read_bytes()
+        at = content.index(b"\x28\x00\x08\x00IS")
+        path.write_bytes(content[: at + 8] + b"- " + content[at + 10 :])
+    scan = load_scan(folder)
+    assert np.array_equal(scan.hu, phantom(3))
+    assert scan.remarks == ("compressed with losses (LossyImageCompression): Hounsfield units are approximate",)
+
+
 def test_a_disc_with_a_dicomdir_is_read_from_its_folders(tmp_path):
     directory = write_series(
         tmp_path / "made", phantom(1), SOPClassUID="1.2.840.10008.1.3.10", Modality=None, Rows=None, Columns=None
@@ -273,17 +294,6 @@ def test_slices_of_two_frames_of_reference_are_no_stack(tmp_path):
         dataset.FrameOfReferenceUID = f"1.2.3.{i}"
 
     assert len(load_scan(write_series(tmp_path / "each", phantom(4), change=anonymous))) == 4
-
-
-def test_acquisitions_that_alternate_are_told_and_those_that_follow_one_another_are_not(tmp_path):
-    def load(name, number):
-        def change(i, dataset):
-            dataset.AcquisitionNumber = number(i)
-
-        return load_scan(write_series(tmp_path / name, phantom(6), change=change)).remarks
-
-    assert any("3 of acquisition 1, 3 of acquisition 2" in remark for remark in load("phases", lambda i: 1 + i % 2))
-    assert load("rotations", lambda i: 1 + i // 2) == ()
 
 
 def test_slices_shifted_within_their_plane_are_no_gantry_tilt(tmp_path):

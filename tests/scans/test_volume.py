@@ -145,6 +145,34 @@ def test_forms_of_a_nifti_header_that_disagree_are_told(tmp_path):
     assert load_scan(tmp_path / "same.nii").remarks == ()
 
 
+@pytest.mark.parametrize("sform", [0, 1, 2, 4])
+@pytest.mark.parametrize("qform", [0, 1, 3])
+def test_every_combination_of_form_codes_gives_the_right_place(tmp_path, sform, qform):
+    affine = np.diag([-0.5, -0.5, 2.0, 1.0])
+    affine[:3, 3] = 10, 20, 30
+    voxels = phantom(6)
+    image = nibabel.Nifti1Image(voxels.T, affine)
+    image.set_sform(affine, sform)
+    image.set_qform(affine, qform)
+    nibabel.save(image, tmp_path / "ct.nii.gz")
+    scan = load_scan(tmp_path / "ct.nii.gz")
+    if sform or qform:
+        assert np.array_equal(scan.hu, voxels)
+        assert scan.affine == pytest.approx(affine)
+        assert scan.remarks == ()
+    else:
+        assert "the NIfTI header has no orientation" in scan.remarks[0]
+
+
+def test_bytes_behind_the_data_are_told_and_do_no_harm(tmp_path):
+    nibabel.save(nibabel.Nifti1Image(phantom(6).T, np.diag([-0.5, -0.5, 2.0, 1.0])), tmp_path / "ct.nii.gz")
+    whole = (tmp_path / "ct.nii.gz").read_bytes()
+    (tmp_path / "ct.nii.gz").write_bytes(whole + b"Doe^Jane")
+    scan = load_scan(tmp_path / "ct.nii.gz")
+    assert np.array_equal(scan.hu, phantom(6))
+    assert scan.remarks == ("bytes behind the end of the compressed data were ignored",)
+
+
 def test_a_nifti_header_in_metres_is_read_in_mm(tmp_path):
     image = nibabel.Nifti1Image(phantom(4).T, np.diag([0.001, 0.001, 0.0025, 1]))
     image.header.set_xyzt_units("meter")
