@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,8 +12,10 @@ import ignite.distributed as idist
 from ignite.engine import Engine, Events
 from torch import nn
 
+from monai_mil.files import write_json
 from monai_mil.model_card import ModelCard, weights_digest
 from monai_mil.training.distributed import unwrap
+from monai_mil.training.own_metadata import own_metadata
 from monai_mil.training.scores import Mode, key_score
 from monai_mil.training.state_files import save_atomically
 
@@ -35,6 +38,8 @@ class BestModel:
         settings: the run's settings that a later use of the weights must share; they are written beside the weights as
             ``model.json`` (:class:`monai_mil.model_card.ModelCard`). None writes no such file.
         training_data: digest of the training split, for the same file.
+        metadata_file: the bundle's ``metadata.json``; beside the weights is written what of it is true of them, for
+            exports. None, or a file that is not there, writes none.
         paper_rule_trainer: a trainer whose key metric, of the same epoch, must be better than the validation's for an
             epoch to be chosen, the first of equally good ones: the selection of Normal Guidance. As long as no epoch
             qualifies the best validation is kept all the same, and a warning is logged when training ends so.
@@ -54,6 +59,7 @@ class BestModel:
         *,
         settings: Mapping[str, Any] | None = None,
         training_data: str | None = None,
+        metadata_file: str | Path | None = None,
     ) -> None:
         self.network = network
         self.path = Path(path)
@@ -61,6 +67,7 @@ class BestModel:
         self.paper_rule_trainer = paper_rule_trainer
         self.settings = settings
         self.training_data = training_data
+        self.metadata_file = None if metadata_file is None else Path(metadata_file)
         self.best: float | None = None
         self.best_epoch = -1
         self.qualified = paper_rule_trainer is None
@@ -90,7 +97,13 @@ class BestModel:
             digest = weights_digest(weights)
             ModelCard(self.settings, digest, self._digest, self.training_data, path=self.path).write()
             self._digest = digest
+            self._write_metadata(self.settings)
         save_atomically(weights, self.path)
+
+    def _write_metadata(self, settings: Mapping[str, Any]) -> None:
+        if self.metadata_file is not None and self.metadata_file.is_file():
+            metadata = json.loads(self.metadata_file.read_text(encoding="utf-8"))
+            write_json(own_metadata(metadata, settings), self.path.with_name("metadata.json"))
 
     def _qualifies(self, score: float | None) -> bool:
         if self.paper_rule_trainer is None:

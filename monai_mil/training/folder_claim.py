@@ -10,6 +10,7 @@ from monai_mil.errors import SettingsError
 from monai_mil.model_card import card_path
 
 _WEIGHTS, _CHECKPOINTS = "model.pt", "checkpoints/checkpoint_epoch=*.pt"
+_BESIDE = ("time_bins.json", "metadata.json")
 
 
 def claim_folder(folder: str | Path, resume: bool = False, overwrite: bool = False) -> None:
@@ -29,7 +30,7 @@ def claim_folder(folder: str | Path, resume: bool = False, overwrite: bool = Fal
         return
     if overwrite:
         if idist.get_rank() == 0:
-            for path in (*checkpoints, weights, card_path(weights), folder / "time_bins.json"):
+            for path in (*checkpoints, weights, card_path(weights), *(folder / name for name in _BESIDE)):
                 path.unlink(missing_ok=True)
         return
     if weights.exists() or checkpoints:
