@@ -6,13 +6,7 @@ import copy
 from collections.abc import Mapping
 from typing import Any
 
-_OF_THE_SHIPPED_MODEL = (
-    "eval_metrics",
-    "operating_points",
-    "operating_points_model",
-    "operating_point_rule",
-    "intended_use",
-)
+_OF_THE_SHIPPED_MODEL = ("eval_metrics", "operating_points", "operating_points_model", "operating_point_rule")
 
 
 def own_metadata(metadata: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -31,7 +25,8 @@ def own_metadata(metadata: Mapping[str, Any], settings: Mapping[str, Any]) -> di
         >>> from monai_mil.training import own_metadata
         >>> pred = {"num_channels": 2, "channel_def": {"0": "normal", "1": "tumor"}}
         >>> form = {"inputs": {"image": {"num_channels": 76, "spatial_shape": ["*"]}}, "outputs": {"pred": pred}}
-        >>> own = own_metadata({"network_data_format": form}, {"class_names": ["low", "mid", "high"], "in_channels": 512})
+        >>> settings = {"class_names": ["low", "mid", "high"], "in_channels": 512}
+        >>> own = own_metadata({"network_data_format": form}, settings)
         >>> own["network_data_format"]["outputs"]["pred"]["channel_def"]
         {'0': 'low', '1': 'mid', '2': 'high'}
     """

@@ -10,7 +10,7 @@ from monai_mil.networks import ABMIL
 from monai_mil.training import BestModel, own_metadata
 from tests.bundles.common import BUNDLES, NAMES, metadata
 
-SHIPPED_ALONE = {"eval_metrics", "operating_points", "operating_points_model", "operating_point_rule", "intended_use"}
+SHIPPED_ALONE = {"eval_metrics", "operating_points", "operating_points_model", "operating_point_rule"}
 
 
 def settings(name):
