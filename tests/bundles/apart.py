@@ -236,6 +236,9 @@ FILES = [
         (
             "in_channels",
             "class_names",
+            "encoder",
+            "encoder_digest",
+            "best_model::training_data",
             "method",
             "network_def",
             "optimizer::_target_",
