@@ -98,7 +98,7 @@ def test_guidance_finds_the_slices_better_at_no_cost_for_the_scan(tmp_path):
     """The smallest form of the paper's claim: one seed of the docs' experiment, ABMIL, half its epochs and scans."""
     cohort = tmp_path / "cohort"
     recipe = ShiftedMean(window=12, width=64, delta=1.0)
-    make_shifted_mean_cohort(cohort, recipe, scans=(400, 50, 150), seeds=(1001, 1002, 1003))
+    make_shifted_mean_cohort(cohort, recipe, scans=(300, 50, 150), seeds=(1001, 1002, 1003))
     options = {"in_channels": 64, "batch_size": 32, "optimizer::lr": 0.01, "l1_alpha": 0.001, "seed": 1001}
     found = {}
     for weight in (0.0, 1.0):
