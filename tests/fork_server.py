@@ -19,7 +19,7 @@ import sys
 import threading
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 LIBRARIES = ("monai.bundle", "torch._dynamo", "sklearn.metrics", "matplotlib.pyplot")
 INSTALLED = sys.path[1:]  # without the folder of this file
@@ -29,39 +29,51 @@ def main() -> None:
     for library in LIBRARIES:
         importlib.import_module(library)
     gc.freeze()
-    with socket.socket(fileno=int(sys.argv[1])) as requests:
-        requests.send(b"ready")
-        run = serve(requests)
+    with socket.socket(fileno=int(sys.argv[1])) as door:
+        run = serve(door)
     if run is not None:
         leave(exit_code(run))
 
 
-def serve(requests: socket.socket) -> dict[str, Any] | None:
+def serve(door: socket.socket) -> dict[str, Any] | None:
     """Fork for every request and answer with the process's number, later with its exit code.
 
-    Returns None once nobody can ask any more and all runs have ended; in a fork, the run that it is to become.
+    Returns None once all who came through the door have gone and all runs have ended; in a fork, the run that it is to
+    become.
     """
     running: dict[int, tuple[int, socket.socket]] = {}
+    clients: set[socket.socket] = set()
     with selectors.DefaultSelector() as selector:
-        selector.register(requests, selectors.EVENT_READ)
-        while selector.get_map():
+        selector.register(door, selectors.EVENT_READ)
+        while True:
             for key, _ in selector.select():
-                if key.fileobj is not requests:
+                if key.fileobj is door:
+                    client = door.accept()[0]
+                    client.send(b"ready")
+                    clients.add(client)
+                    selector.register(client, selectors.EVENT_READ)
+                    continue
+                if key.fileobj not in clients:
                     process, answers = running.pop(key.fd)
                     selector.unregister(key.fd)
                     os.close(key.fd)
                     tell(answers, os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]))
                     answers.close()
                     continue
-                message, descriptors, _, _ = socket.recv_fds(requests, 1 << 20, 3)
+                client = cast(socket.socket, key.fileobj)
+                message, descriptors, _, _ = socket.recv_fds(client, 1 << 20, 3)
                 if not message:
-                    selector.unregister(requests)
+                    selector.unregister(client)
+                    clients.remove(client)
+                    client.close()
                     continue
                 process = os.fork()
                 if process == 0:
                     for descriptor, (_, answers) in running.items():
                         os.close(descriptor)
                         answers.close()
+                    for client in clients:
+                        client.close()
                     os.close(descriptors[0])
                     return {**json.loads(message), "streams": descriptors[1:]}
                 for stream in descriptors[1:]:
@@ -71,7 +83,8 @@ def serve(requests: socket.socket) -> dict[str, Any] | None:
                 ended = os.pidfd_open(process)
                 running[ended] = process, answers
                 selector.register(ended, selectors.EVENT_READ)
-    return None
+            if not clients and not running:
+                return None
 
 
 def tell(answers: socket.socket, number: int) -> None:

@@ -15,6 +15,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import filelock
+
 from tests.conftest import ROOT
 
 _servers: list[socket.socket] = []
@@ -28,23 +30,51 @@ def environment_of(**more: Any) -> dict[str, str]:
 
 @contextmanager
 def fork_server() -> Iterator[None]:
-    """A process that :func:`start` can fork from while this lasts."""
-    ours, theirs = socket.socketpair(type=socket.SOCK_SEQPACKET)
-    command = [sys.executable, str(Path(__file__).with_name("fork_server.py")), str(theirs.fileno())]
-    environment = environment_of()
-    del environment["PYTHONPATH"]
-    with tempfile.TemporaryFile("w+") as said:
-        streams = {"stdin": subprocess.DEVNULL, "stdout": said, "stderr": said}
-        server = subprocess.Popen(command, env=environment, pass_fds=[theirs.fileno()], **streams)
-        theirs.close()
-        if not ours.recv(100):
-            said.seek(0)
-            raise RuntimeError(f"the process to fork from did not start:\n{said.read()[-3000:]}")
+    """A process that :func:`start` can fork from while this lasts; pytest's workers share one."""
+    session = os.environ.get("PYTEST_XDIST_TESTRUNUID", str(os.getpid()))
+    path = Path(tempfile.gettempdir(), f"forks-{session}")
+    with filelock.FileLock(f"{path}.lock"):
+        ours, server = _connected(path), None
+        if ours is None:
+            ours, server = _started(path)
+    with ours:
         _servers.append(ours)
         yield
         _servers.remove(ours)
-        ours.close()
+    if server is not None:  # it serves the other workers until they have done
         server.wait()
+        path.unlink(missing_ok=True)
+
+
+def _connected(path: Path) -> socket.socket | None:
+    """The way to a process to fork from, if there is one that is not just leaving."""
+    ours = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    try:
+        ours.connect(str(path))
+        if ours.recv(100):
+            return ours
+    except OSError:
+        pass
+    ours.close()
+    return None
+
+
+def _started(path: Path) -> tuple[socket.socket, subprocess.Popen[bytes]]:
+    path.unlink(missing_ok=True)
+    environment = environment_of()
+    del environment["PYTHONPATH"]
+    with tempfile.TemporaryFile("w+") as said, socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as door:
+        door.bind(str(path))
+        door.listen()
+        command = [sys.executable, str(Path(__file__).with_name("fork_server.py")), str(door.fileno())]
+        streams = {"stdin": subprocess.DEVNULL, "stdout": said, "stderr": said}
+        server = subprocess.Popen(command, env=environment, pass_fds=[door.fileno()], **streams)
+        door.close()
+        ours = _connected(path)
+        if ours is None:
+            said.seek(0)
+            raise RuntimeError(f"the process to fork from did not start:\n{said.read()[-3000:]}")
+    return ours, server
 
 
 class Process:
