@@ -1,8 +1,11 @@
 import csv
+import re
 import weakref
+from pathlib import Path
 
 import numpy as np
 import pytest
+from torch.utils.data import DataLoader
 
 from monai_mil.bags import BagFile, BagInfo, LoadBagd, ResilientDataset
 from monai_mil.cohorts import read_cohort
@@ -102,3 +105,32 @@ def test_a_fault_of_the_program_is_no_bad_case(items):
 
     with pytest.raises(KeyError, match="programming error"):
         list(ResilientDataset(items, broken))
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_worker_processes_read_every_case_once_and_lose_no_failure(items, workers, tmp_path):
+    alone = ResilientDataset(items, LoadBagd(width=8), tmp_path / "alone")
+    expected = [item["image"].tolist() for item in alone]
+    shared = ResilientDataset(items, LoadBagd(width=8), tmp_path / "shared")
+    options = {"batch_size": None, "num_workers": workers, "persistent_workers": True}
+    loader = DataLoader(shared, **options)
+    for _ in range(2):  # persistent workers begin a second pass
+        found = [item["image"].tolist() for item in loader]
+        assert sorted(found) == sorted(expected)
+        with pytest.raises(CohortError) as raised:
+            shared.raise_failures()
+        assert shared.failures == alone.failures
+        with pytest.raises(CohortError, match=re.escape(str(raised.value).splitlines()[0])):
+            alone.raise_failures()
+        tables = [(tmp_path / name / "failed.csv").read_text() for name in ("alone", "shared")]
+        assert tables[0] == tables[1]
+    assert [item["image"].tolist() for item in shared] == expected, "and none of them are counted twice afterwards"
+    assert shared.failures == alone.failures
+
+
+def test_notes_of_workers_leave_nothing_behind(items):
+    dataset = ResilientDataset(items, LoadBagd(width=8))
+    folder = Path(dataset._notes)
+    assert folder.is_dir()
+    del dataset
+    assert not folder.exists()
