@@ -32,25 +32,24 @@ def environment_of(**more: Any) -> dict[str, str]:
 def fork_server() -> Iterator[None]:
     """A process that :func:`start` can fork from while this lasts; pytest's workers share one."""
     session = os.environ.get("PYTEST_XDIST_TESTRUNUID", str(os.getpid()))
-    path = Path(tempfile.gettempdir(), f"forks-{session}")
-    with filelock.FileLock(f"{path}.lock"):
-        ours, server = _connected(path), None
+    address = f"\0monai-mil-forks-{session}"  # Linux's own name space: no file, whose path might be too long
+    with filelock.FileLock(Path(tempfile.gettempdir(), f"forks-{session}.lock")):
+        ours, server = _connected(address), None
         if ours is None:
-            ours, server = _started(path)
+            ours, server = _started(address)
     with ours:
         _servers.append(ours)
         yield
         _servers.remove(ours)
     if server is not None:  # it serves the other workers until they have done
         server.wait()
-        path.unlink(missing_ok=True)
 
 
-def _connected(path: Path) -> socket.socket | None:
+def _connected(address: str) -> socket.socket | None:
     """The way to a process to fork from, if there is one that is not just leaving."""
     ours = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     try:
-        ours.connect(str(path))
+        ours.connect(address)
         if ours.recv(100):
             return ours
     except OSError:
@@ -59,18 +58,17 @@ def _connected(path: Path) -> socket.socket | None:
     return None
 
 
-def _started(path: Path) -> tuple[socket.socket, subprocess.Popen[bytes]]:
-    path.unlink(missing_ok=True)
+def _started(address: str) -> tuple[socket.socket, subprocess.Popen[bytes]]:
     environment = environment_of()
     del environment["PYTHONPATH"]
     with tempfile.TemporaryFile("w+") as said, socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as door:
-        door.bind(str(path))
+        door.bind(address)
         door.listen()
         command = [sys.executable, str(Path(__file__).with_name("fork_server.py")), str(door.fileno())]
         streams = {"stdin": subprocess.DEVNULL, "stdout": said, "stderr": said}
         server = subprocess.Popen(command, env=environment, pass_fds=[door.fileno()], **streams)
         door.close()
-        ours = _connected(path)
+        ours = _connected(address)
         if ours is None:
             said.seek(0)
             raise RuntimeError(f"the process to fork from did not start:\n{said.read()[-3000:]}")
