@@ -13,7 +13,7 @@ from tests.conftest import ROOT
 from tests.processes import run
 
 pytestmark = pytest.mark.usefixtures("fork_server")
-SLIDES = 30
+SLIDES = 20
 
 
 def demo(folder, *options):

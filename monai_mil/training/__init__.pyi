@@ -18,7 +18,7 @@ from .inferers import FullOutputInferer, StreamedInferer
 from .labels import check_labels
 from .last_word import tell_errors_last, users_error
 from .method import build_network, describe_network
-from .own_metadata import own_metadata
+from .model_metadata import own_metadata
 from .seeding import EpochSeeder
 from .skip_non_finite import SkipNonFinite
 from .survival import SurvivalRiskd

@@ -15,7 +15,7 @@ from torch import nn
 from monai_mil.files import write_json
 from monai_mil.model_card import ModelCard, weights_digest
 from monai_mil.training.distributed import unwrap
-from monai_mil.training.own_metadata import own_metadata
+from monai_mil.training.model_metadata import own_metadata
 from monai_mil.training.scores import Mode, key_score
 from monai_mil.training.state_files import save_atomically
 

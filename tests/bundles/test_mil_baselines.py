@@ -273,12 +273,12 @@ def test_bad_bags_are_named_and_the_others_are_done(trained, tmp_path):
 def test_mnist_bags_are_learned_as_published_and_attention_finds_the_nines(tmp_path):
     options = {"dataset_dir": shared("data/mnist"), "ckpt_dir": tmp_path, "output_dir": tmp_path}
     options |= {"train::trainer::max_epochs": 6, "val_interval": 6}
-    options["validate::dataset::data"] = "$datasets.make_mnist_bags(@mnist, split='test', num_bags=300, seed=@seed)"
+    options["validate::dataset::data"] = "$datasets.make_mnist_bags(@mnist, split='test', num_bags=200, seed=@seed)"
     log = run_bundle(NAME, ["train", "mnist_bags"], cwd=tmp_path, **options).stdout
     assert aurocs(log)[-1] >= 0.95
     network = InstanceEncoderMIL(LeNetEncoder(), ABMIL(800, 2, hidden_dim=500, attention_dim=128)).eval()
     network.load_state_dict(torch.load(tmp_path / "model.pt", weights_only=True))
-    bags = make_mnist_bags(shared("data/mnist/mnist.npz"), split="test", num_bags=300, mean_size=10, std_size=2)
+    bags = make_mnist_bags(shared("data/mnist/mnist.npz"), split="test", num_bags=200, mean_size=10, std_size=2)
     with torch.no_grad():
         attention = [instance_scores(network(bag["image"][None], return_dict=True))[0, 1].numpy() for bag in bags]
     assert instance_auroc(attention, [bag["instance_labels"].numpy() for bag in bags]) >= 0.95

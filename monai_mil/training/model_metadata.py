@@ -33,21 +33,19 @@ def own_metadata(metadata: Mapping[str, Any], settings: Mapping[str, Any]) -> di
     own = copy.deepcopy({key: value for key, value in metadata.items() if key not in _OF_THE_SHIPPED_MODEL})
     names = [str(name) for name in settings["class_names"]]
     form = own["network_data_format"]
-    image, shape = form["inputs"]["image"], _shape(settings)
-    image["num_channels"] = settings["in_channels"]
-    image["spatial_shape"] = shape or image["spatial_shape"]
+    taken, shape = form["inputs"]["image"], _shape(settings)
+    taken["num_channels"] = settings["in_channels"]
+    taken["spatial_shape"] = shape or taken["spatial_shape"]
     is_single = form["outputs"]["pred"]["num_channels"] == 1 and not settings.get("multi_label", False)
     spoken = names[-1:] if is_single else names
     for part in ("outputs", "post_processed_outputs"):
-        for kind, output in form.get(part, {}).items():
+        for kind, given in form.get(part, {}).items():
             if kind in ("pred", "heatmap"):
                 said = spoken if kind == "pred" else [f"how much a token speaks for {name}" for name in spoken]
-                output["num_channels"], output["channel_def"] = (
-                    len(spoken),
-                    {str(i): text for i, text in enumerate(said)},
-                )
-            if shape and output.get("spatial_shape"):
-                output["spatial_shape"] = shape
+                given["num_channels"] = len(spoken)
+                given["channel_def"] = {str(index): text for index, text in enumerate(said)}
+            if shape and given.get("spatial_shape"):
+                given["spatial_shape"] = shape
     own["label_classes"] = ", ".join(f"{index} is {name}" for index, name in enumerate(names))
     own["pred_classes"] = f"probability of {spoken[0]}" if is_single else "probability of each class"
     own["data_source"] = "The cohort that this model was trained on"
