@@ -1,7 +1,9 @@
 """Cohorts and trained models of the bundles, made once a session."""
 
+import os
 import shutil
 
+import filelock
 import pytest
 
 from tests.bundles.common import EXAMPLES, network_width, train
@@ -13,47 +15,66 @@ def _forks(fork_server):
 
 
 @pytest.fixture(scope="session")
-def cohort_of(tmp_path_factory):
-    """``cohort_of(bundle)`` is the folder of the synthetic cohort that bundle runs on."""
-    made = {}
+def made_once(tmp_path_factory):
+    """``made_once(what, make)`` is a folder that ``make`` has filled, in whichever of pytest's workers asked first."""
+    root = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        root = root.parent
 
-    def folder(name):
-        if name not in made:
-            if name not in EXAMPLES:
-                pytest.fail(f"tests/bundles/common.py has no example for the bundle '{name}'")
-            made[name] = EXAMPLES[name].cohort(tmp_path_factory.mktemp(name), network_width(name)).parent
-        return made[name]
+    def folder(what, make):
+        place, done = root / what, root / f"{what}.done"
+        with filelock.FileLock(root / f"{what}.lock"):
+            if not done.exists():
+                shutil.rmtree(place, ignore_errors=True)  # of a worker that failed
+                place.mkdir()
+                make(place)
+                done.touch()
+        return place
 
     return folder
 
 
 @pytest.fixture(scope="session")
-def trained_of(cohort_of, tmp_path_factory):
-    """``trained_of(bundle)`` is the folder of a run of three epochs on that cohort, and what it printed."""
-    made = {}
+def cohort_of(made_once):
+    """``cohort_of(bundle)`` is the folder of the synthetic cohort that bundle runs on."""
 
-    def run(name):
-        if name not in made:
-            folder = tmp_path_factory.mktemp(f"{name}_trained")
-            made[name] = folder, train(name, folder, cohort_of(name), epochs=3).stdout
-        return made[name]
+    def folder(name):
+        if name not in EXAMPLES:
+            pytest.fail(f"tests/bundles/common.py has no example for the bundle '{name}'")
+        return made_once(f"{name}_cohort", lambda place: EXAMPLES[name].cohort(place, network_width(name)))
 
-    return run
+    return folder
 
 
 @pytest.fixture(scope="session")
-def evaluated_of(trained_of, cohort_of, tmp_path_factory):
-    """``evaluated_of(bundle)`` is the folder of that model and of its evaluation on the test split."""
-    made = {}
+def trained_of(cohort_of, made_once):
+    """``trained_of(bundle)`` is the folder of a run of three epochs on that cohort, and what it printed."""
 
     def run(name):
-        if name not in made:
-            made[name] = tmp_path_factory.mktemp(f"{name}_evaluated")
-            shutil.copytree(trained_of(name)[0] / "models", made[name] / "models")
-            train(name, made[name], cohort_of(name), epochs=3, files=("train", "evaluate"))
-        return made[name]
+        folder = made_once(f"{name}_trained", lambda place: _train(name, place, cohort_of(name)))
+        return folder, (folder / "stdout").read_text()
 
     return run
+
+
+def _train(name, folder, cohort):
+    (folder / "stdout").write_text(train(name, folder, cohort, epochs=3).stdout)
+
+
+@pytest.fixture(scope="session")
+def evaluated_of(trained_of, cohort_of, made_once):
+    """``evaluated_of(bundle)`` is the folder of that model and of its evaluation on the test split."""
+
+    def run(name):
+        models = trained_of(name)[0] / "models"
+        return made_once(f"{name}_evaluated", lambda place: _evaluate(name, place, cohort_of(name), models))
+
+    return run
+
+
+def _evaluate(name, folder, cohort, models):
+    shutil.copytree(models, folder / "models")
+    train(name, folder, cohort, epochs=3, files=("train", "evaluate"))
 
 
 @pytest.fixture

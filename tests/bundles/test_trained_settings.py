@@ -2,13 +2,12 @@
 
 import json
 import shutil
-from functools import cache
 
 import pytest
 from monai.bundle import ConfigWorkflow
 
 from monai_mil.errors import SettingsError
-from tests.bundles.common import BUNDLES, EXAMPLES, NAMES, config, network_width
+from tests.bundles.common import BUNDLES, NAMES, config
 
 OTHER = {
     "label_columns": ["outcome"],
@@ -44,17 +43,6 @@ def contradictions(name):
     return other | {key: value for key, value in OTHER.items() if key in own}
 
 
-@pytest.fixture(scope="module")
-def cohorts(tmp_path_factory):
-    @cache
-    def made(name):
-        folder = tmp_path_factory.mktemp(name)
-        EXAMPLES[name].cohort(folder, network_width(name))
-        return folder
-
-    return made
-
-
 def refusal(name, files, options):
     """What the workflow says instead of beginning."""
     kind = "inference" if files == ["inference"] else "train"
@@ -70,11 +58,11 @@ def refusal(name, files, options):
 
 
 @pytest.mark.parametrize(("name", "use"), USES)
-def test_every_setting_that_contradicts_the_model_is_refused(name, use, cohorts, tmp_path):
+def test_every_setting_that_contradicts_the_model_is_refused(name, use, cohort_of, tmp_path):
     own, folder = trained_settings(name), tmp_path / "models"
     shutil.copytree(BUNDLES / name / "models", folder)
     files = [use] if use == "inference" else ["train"] if use == "resume" else ["train", use]
-    options = {"bundle_root": BUNDLES / name, "dataset_dir": cohorts(name), "output_dir": tmp_path / "out"}
+    options = {"bundle_root": BUNDLES / name, "dataset_dir": cohort_of(name), "output_dir": tmp_path / "out"}
     options |= {"ckpt_path": folder / "model.pt"} if use == "inference" else {"ckpt_dir": folder}
     texts = {key: str(value) for key, value in options.items()} | ({"resume": True} if use == "resume" else {})
     assert set(own) - {"network"} == set(contradictions(name)), "every setting has another value here"
