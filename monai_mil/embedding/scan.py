@@ -123,9 +123,10 @@ def check_units(scan: Scan, preset: SlicePreset) -> None:
     if has_doubtful_units(scan.hu) and not fits_values(preset, scan.hu):
         low, high = float(scan.hu.min()), float(scan.hu.max())
         name = scan.frame.path or scan.scan_id
+        why = "".join(f" ({remark})" for remark in scan.remarks if "RescaleSlope" in remark)
         raise ScanReadError(
             f"scan '{name}': its values run from {low:g} to {high:g}, without air at -1000: these may be no Hounsfield "
-            "units; export it in HU, give a preset whose windows fit (--preset center/width), or pass "
+            f"units{why}; export it in HU, give a preset whose windows fit (--preset center/width), or pass "
             "accept_units=True (--accept-units)"
         )
 

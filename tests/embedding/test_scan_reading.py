@@ -83,6 +83,15 @@ def test_values_that_may_be_no_hounsfield_units_are_an_error_unless_accepted_or_
     assert len(EmbedScand(encoder=encoder, accept_units=True)({"image": path})["coords"]) == 4
 
 
+def test_a_series_without_rescaling_is_told_why_its_values_are_in_doubt(encoder, tmp_path):
+    def change(i, dataset):
+        del dataset.RescaleSlope, dataset.RescaleIntercept
+
+    folder = write_series(tmp_path / "scan", phantom(4) + 1024, change=change)
+    (result,) = embed_scans(folder, tmp_path / "bags", encoder, progress=False).results
+    assert "may be no Hounsfield units (no slice has RescaleSlope and RescaleIntercept" in result.error
+
+
 def test_nobody_is_lost_and_the_last_line_counts_everybody(encoder, tmp_path, capfd):
     scans = tmp_path / "scans"
     write_nifti(scans / "a" / "ct.nii.gz", 4)
