@@ -8,14 +8,11 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from monai_mil import __version__
 from monai_mil.errors import SettingsError
 from monai_mil.files import replacing
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 logger = logging.getLogger(__name__)
 
@@ -151,18 +148,14 @@ def network_digest(network: Any) -> str | None:
 
 def weights_digest(weights: Mapping[str, Any]) -> str:
     """What tells a state dict from any other: a hash of its names, types, shapes and values, 32 hexadecimal digits."""
-    digest = hashlib.sha256()
-    for name in sorted(weights):
-        value: Tensor = weights[name].detach().cpu().contiguous()
-        digest.update(f"{name} {value.dtype} {list(value.shape)}".encode())
-        digest.update(value.reshape(-1).view(dtype=_bytes()).numpy().data if value.numel() else b"")
-    return digest.hexdigest()[:_DIGITS]
-
-
-def _bytes() -> Any:
     import torch
 
-    return torch.uint8
+    digest = hashlib.sha256()
+    for name in sorted(weights):
+        value: torch.Tensor = weights[name].detach().cpu().contiguous()
+        digest.update(f"{name} {value.dtype} {list(value.shape)}".encode())
+        digest.update(value.reshape(-1).view(torch.uint8).numpy().data if value.numel() else b"")
+    return digest.hexdigest()[:_DIGITS]
 
 
 def _digest_of(path: Path) -> str:

@@ -266,9 +266,10 @@ def _heatmap_files(folder: Path, name: str, table: Predictions) -> tuple[dict[st
     paths = {part: folder / f"{stem}_{part}.h5" for part in parts} | {"": folder / f"{stem}.h5"}
     found = {part: path for part, path in paths.items() if path.is_file()}
     own = {part: path for part, path in found.items() if is_of_model(path, table.model)}
+    others = len(found) - len(own)
     if len(own) > 1:
         own.pop("", None)
-    return own, sum(not is_of_model(path, table.model) for path in found.values())
+    return own, others
 
 
 def _panel(heatmap: Heatmap | ScanHeatmap, sources: Mapping[str, str | Path] | None, count: int) -> Panel | ScanPanel:

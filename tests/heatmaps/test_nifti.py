@@ -71,11 +71,11 @@ def test_uneven_slices_go_on_a_grid_of_their_smallest_spacing(tmp_path, tilt):
 
 def by_simpleitk(path):
     """Voxels as ITK reads them, ``[layers, rows, columns]``, and the affine by which it places them, LPS."""
-    image = pytest.importorskip("SimpleITK").ReadImage(str(path))
+    image = pytest.importorskip("SimpleITK", reason="SimpleITK is not installed").ReadImage(str(path))
     affine = np.eye(4)
     affine[:3, :3] = np.reshape(image.GetDirection(), (3, 3)) * image.GetSpacing()
     affine[:3, 3] = image.GetOrigin()
-    return pytest.importorskip("SimpleITK").GetArrayFromImage(image), affine
+    return pytest.importorskip("SimpleITK", reason="SimpleITK is not installed").GetArrayFromImage(image), affine
 
 
 def by_itk(path):

@@ -111,7 +111,7 @@ def test_unknown_methods_and_missing_packages_say_what_to_do(monkeypatch):
 
 def by_itk(scan: Scan) -> np.ndarray:
     """The same steps by ITK's filters."""
-    sitk = pytest.importorskip("SimpleITK")
+    sitk = pytest.importorskip("SimpleITK", reason="SimpleITK is not installed")
     spacing = (float(np.median(np.diff(scan.frame.positions_mm))), *scan.frame.spacing)
 
     def image(mask):
