@@ -1,8 +1,9 @@
-from .cohort import SPLITS, Cohort, CohortSlide, split_cohort
+from .cohort import SPLITS, Cohort, CohortSlide
 from .datalists import bag_datalist, scan_datalist, slide_datalist
 from .reader import is_table, read_cohort
 from .slice_labels import SliceLabelsd
 from .slide_search import find_slides, named_slides
+from .splits import choose_fold, split_cohort
 from .survival import follow_up, read_survival_cohort, split_survival_cohort
 
 __all__ = [
@@ -11,6 +12,7 @@ __all__ = [
     "CohortSlide",
     "SliceLabelsd",
     "bag_datalist",
+    "choose_fold",
     "find_slides",
     "follow_up",
     "is_table",

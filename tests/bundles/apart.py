@@ -63,6 +63,11 @@ FILES = [
     Apart(("localise",), ("run",), "evaluation of heatmaps"),
     # What a model knows of itself.
     Apart(("evaluate", "calibrate"), ("trained::path",), "the model just trained, which training begins without"),
+    Apart(
+        ("evaluate", "calibrate", "inference", "inference_survival"),
+        ("cohort::trained",),
+        "a model has a fold of its own, which another cohort may lack",
+    ),
     Apart(("inference",), ("trained::path",), "the model of choice, not the one just trained"),
     Apart(("evaluate", "calibrate"), ("bag_facts",), "another cohort may have no training split"),
     Apart(("inference",), ("encoder_digest",), "the model's alone"),
