@@ -191,7 +191,7 @@ class _OnCPU:
         square = np.ones((2 * radius + 1,) * 2, np.uint8)
         padded = cv2.copyMakeBorder(mask.view(np.uint8), *(radius,) * 4, cv2.BORDER_CONSTANT, value=0)
         closed = cv2.erode(cv2.dilate(padded, square), square)
-        return closed[radius:-radius, radius:-radius].astype(bool)
+        return closed.view(bool)[radius:-radius, radius:-radius]
 
     def without_small(self, mask: np.ndarray, min_area: float, connectivity: int) -> np.ndarray:
         return without_small_pieces(mask, min_area, connectivity)
