@@ -77,6 +77,7 @@ def write_report(
     """
     table = read_predictions(predictions_csv)
     figures, figures_note = _figures(table, Path(heatmap_dir), slides, max_figures, tiles)
+    patients, patients_note = _patients(Path(predictions_csv).with_name("patients.csv"), table)
     numbers = {figure["slide_id"]: figure["number"] for figure in reversed(figures)}
     curves = table.curves if table.labelled.any() else []
     return write_page(
@@ -84,12 +85,16 @@ def write_report(
         out_html,
         title=title,
         noun=table.noun,
+        classes=table.classes,
         summary=_summary(table),
         metrics=_metrics(table, resamples, seed),
         metrics_note=_metrics_note(table, resamples),
         curves=[name for name, _, _ in curves],
         roc=roc_chart(curves),
         calibration=calibration_chart(curves, table.noun),
+        patients=[] if patients is None else [_patient_row(patients, index) for index in range(len(patients))],
+        patient_metrics=[] if patients is None else _metrics(patients, resamples, seed),
+        patients_note=patients_note,
         class_counts=_class_counts(table),
         confusion=_confusion(table),
         **stability_section(predictions_csv, stability),
@@ -103,6 +108,20 @@ def write_report(
         rows=[_row(table, index) | {"figure": numbers.get(table.slide_ids[index])} for index in range(len(table))],
         settings=footer(predictions_csv, {**_model(table), **(settings or {}), "bootstrap seed": str(seed)}),
     )
+
+
+def _patients(path: Path, table: Predictions) -> tuple[Predictions | None, str]:
+    """The patients' table beside the predictions, and what is said about it: it is shown if it is of the same model."""
+    if not path.is_file():
+        return None, ""
+    patients = read_predictions(path)
+    if (patients.model, patients.classes) != (table.model, table.classes):
+        return None, f"{path.name} is of another model than the predictions and left out; evaluate or predict anew."
+    return patients, f"{_count(len(patients), 'patient')}: the probabilities of a patient's {table.noun}s put together."
+
+
+def _patient_row(patients: Predictions, index: int) -> dict[str, Any]:
+    return _row(patients, index) | {"parts": ", ".join(patients.parts[index])}
 
 
 def _model(table: Predictions) -> dict[str, str]:
