@@ -1,5 +1,6 @@
 from .cohort import SPLITS, Cohort, CohortSlide
 from .datalists import bag_datalist, scan_datalist, slide_datalist
+from .patients import check_patients
 from .reader import is_table, read_cohort
 from .slice_labels import SliceLabelsd
 from .slide_search import find_slides, named_slides
@@ -12,6 +13,7 @@ __all__ = [
     "CohortSlide",
     "SliceLabelsd",
     "bag_datalist",
+    "check_patients",
     "choose_fold",
     "find_slides",
     "follow_up",

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from monai_mil.cohorts.patients import patient_items
 from monai_mil.errors import CohortError
 from monai_mil.files import replacing
 from monai_mil.names import existing, file_stem
@@ -60,6 +61,8 @@ class Cohort:
         labels: names of the label columns: one for a multi-class cohort, several for a multi-label one.
         classes: names of the classes; the label columns themselves in a multi-label cohort.
         id_column: the column and data list key of the names: ``slide_id``, or ``scan_id`` of scans.
+        bag_of: ``"patient"`` makes one case of all slides or scans of a patient in data lists; else each is one.
+        ordered: the network takes the instances of one scan in their order: patients with several are refused.
     """
 
     source: Path
@@ -67,6 +70,8 @@ class Cohort:
     labels: tuple[str, ...] = ()
     classes: tuple[str, ...] = ()
     id_column: str = "slide_id"
+    bag_of: str = "slide"
+    ordered: bool = False
 
     def __len__(self) -> int:
         return len(self.slides)
@@ -95,7 +100,8 @@ class Cohort:
             Dictionaries with ``image`` (path of bag, slide or scan), ``label`` (where the cohort has labels),
             ``slide_id`` or ``scan_id``, ``patient_id``, with bags of other programs ``slide_path`` where the cohort
             says it, and where raw slides or scans are asked for and the cohort names any, ``mpp`` (or 0),
-            ``series_uid`` and ``acquisition`` (or ``""``).
+            ``series_uid`` and ``acquisition`` (or ``""``). With ``bag_of`` patient: ``image``, a list of these of the
+            patient's slides, ``label`` and ``patient_id``.
 
         Raises:
             CohortError: the split is unknown or empty, or a file is missing; names table, row and column.
@@ -139,7 +145,14 @@ class Cohort:
             raise CohortError(
                 f"cohort '{self.source}', {first.row}, column '{column}': no file '{image}'; {advice}{more}"
             )
-        return items
+        return patient_items(self, items) if self.bag_of == "patient" else items
+
+    def label_text(self, slide: CohortSlide) -> str:
+        """The label of a slide in words, or ``unknown``."""
+        cells = self._label_text(slide)
+        return (
+            ", ".join(cells if len(cells) == 1 else map(" ".join, zip(self.labels, cells, strict=False))) or "unknown"
+        )
 
     def digest(self, split: str | None = None) -> str:
         """What tells the cases of a split and their labels from any others: 32 hexadecimal digits."""

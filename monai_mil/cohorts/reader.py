@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from monai_mil.cohorts.cohort import SPLITS, Cohort, CohortSlide
+from monai_mil.cohorts.patients import check_bag_of
 from monai_mil.cohorts.splits import choose_fold
 from monai_mil.errors import CohortError
 from monai_mil.model_card import ModelCard
@@ -85,6 +86,8 @@ def read_cohort(
     unlabelled: bool = False,
     fold: int | None = None,
     trained: ModelCard | None = None,
+    bag_of: str = "slide",
+    ordered: bool = False,
 ) -> Cohort:
     """Read and check a cohort.
 
@@ -105,12 +108,15 @@ def read_cohort(
         trained: the model that is evaluated or predicts, where there is one. If it was trained on a fold, a table
             without folds is another cohort and its splits are taken, and folds that are not those of the training are
             told; both in the log.
+        bag_of: see :class:`Cohort`; ``"slide"``, ``"scan"``, which says the same, or ``"patient"``.
+        ordered: likewise.
 
     Returns:
         The cohort.
 
     Raises:
         CohortError: anything is missing, unknown, duplicate or unreadable; names file, row and column.
+        SettingsError: bags cannot be of that.
 
     Examples:
         >>> from monai_mil.cohorts import read_cohort
@@ -121,6 +127,7 @@ def read_cohort(
         >>> cohort.classes, [slide.label for slide in cohort.slides]
         (('normal', 'tumor'), [0, 1])
     """
+    check_bag_of(bag_of)
     path = Path(path)
     table = read_table(path)
     if {"slide_id", "scan_id"} <= set(table.columns):
@@ -136,7 +143,8 @@ def read_cohort(
     slides = tuple(_slide(table, row, cells, labels, known, unlabelled) for row, cells in table.rows)
     _check_together(table, slides)
     table.raise_problems()
-    return with_fold(Cohort(path, slides, labels, known, table.id_column), fold, trained)
+    cohort = Cohort(path, slides, labels, known, table.id_column, bag_of, ordered)
+    return with_fold(cohort, fold, trained)
 
 
 def with_fold(cohort: Cohort, fold: int | None, trained: ModelCard | None = None) -> Cohort:

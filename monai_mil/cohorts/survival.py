@@ -26,6 +26,7 @@ def read_survival_cohort(
     unlabelled: bool = False,
     fold: int | None = None,
     trained: ModelCard | None = None,
+    bag_of: str = "slide",
 ) -> Cohort:
     """Read and check a cohort with follow-up; all else is as in :func:`read_cohort`.
 
@@ -40,6 +41,7 @@ def read_survival_cohort(
             that of another slide of their patient, or (NaN, NaN).
         fold: as of :func:`read_cohort`.
         trained: likewise.
+        bag_of: likewise.
 
     Raises:
         CohortError: as :func:`read_cohort`; a time is no positive number, an event not 0 or 1, or two slides of a
@@ -54,7 +56,7 @@ def read_survival_cohort(
         array([[12.5,  1. ],
                [30. ,  0. ]])
     """
-    cohort = read_cohort(path, labels=())
+    cohort = read_cohort(path, labels=(), bag_of=bag_of)
     table = read_table(cohort.source)
     missing = [] if unlabelled else [name for name in (time, event) if name not in table.columns]
     for name in missing:

@@ -65,28 +65,21 @@ class PatientSaver(CaseSaver[Prediction]):
         write_table(self.path, list(rows[0]), (list(row.values()) for row in rows))
 
     def _row(self, patient: str, slides: Mapping[str, Prediction], level: PatientLevel) -> dict[str, str]:
-        first, exclusive = next(iter(slides.values())), not self.multi_label
-        answer = Prediction(
+        answers, exclusive = list(slides.values()), not self.multi_label
+        row = Prediction(
             patient,
             patient,
-            patient_probabilities(np.stack([slide.prob for slide in slides.values()]), level, exclusive),
+            patient_probabilities(np.stack([slide.prob for slide in answers]), level, exclusive),
             self.classes,
             self.multi_label,
             _shared_label(patient, slides, self.classes),
             "patient_id",
-            first.operating_points,
+            answers[0].operating_points,
+            "; ".join(f"{slide.slide_id}: {slide.remarks}" for slide in answers if slide.remarks),
+            tuple(name for slide in answers for name in slide.slides),
+            answers[0].slide_column,
         ).row()
-        row = named_slides(patient, list(slides), first.id_column) | answer
         return row if self.model_digest is None else row | {"model": self.model_digest}
-
-
-def named_slides(patient: str, names: Sequence[str], id_column: str) -> dict[str, str]:
-    """How a row of a patient begins: whose it is, and of which slides or scans it is made."""
-    return {
-        "patient_id": patient,
-        f"{id_column.removesuffix('_id')}s": str(len(names)),
-        f"{id_column}s": ";".join(names),
-    }
 
 
 def _shared_label(

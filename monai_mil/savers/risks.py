@@ -12,18 +12,18 @@ from ignite.engine import Engine
 
 from monai_mil.errors import CohortError
 from monai_mil.savers.base import CaseSaver
-from monai_mil.savers.case import Case
+from monai_mil.savers.case import Case, row_beginning
 from monai_mil.savers.patient import PatientLevel, check_level, grouped
-from monai_mil.savers.patients import named_slides
 from monai_mil.savers.tables import TableSaver, write_table
 
 
 @dataclass(frozen=True, eq=False)
 class RiskAnswer:
-    """Risk and survival curve (``[bins]``) of a slide, scan or patient, and the follow-up, NaN where unknown."""
+    """Risk and survival curve (``[bins]``) for slides or scans of a patient, and the follow-up, NaN where unknown."""
 
     patient_id: str
-    id_column: str
+    slides: tuple[str, ...]
+    slide_column: str
     risk: float
     survival: np.ndarray
     time: float
@@ -47,7 +47,7 @@ class RiskAnswer:
                 f"{case.text}: {len(survival)} outputs for {len(edges) - 1} time bins; give the "
                 "time_bins.json of this model"
             )
-        return cls(case.patient_id, case.id_column, case.risk, survival, *case.follow_up)
+        return cls(case.patient_id, case.slide_names, case.slide_column, case.risk, survival, *case.follow_up)
 
     def row(self, edges: Sequence[float]) -> dict[str, str]:
         """Cells of time, event, risk and survival at the end of every bin but the last."""
@@ -105,7 +105,7 @@ class RiskSaver(TableSaver):
 
     def _collect(self, case: Case) -> dict[str, str]:
         answer = RiskAnswer.of(case, self.edges)
-        row = {case.id_column: case.name, "patient_id": case.patient_id} | answer.row(self.edges)
+        row = case.beginning | answer.row(self.edges)
         return row if self.model_digest is None else row | {"model": self.model_digest}
 
 
@@ -142,7 +142,8 @@ class PatientRiskSaver(CaseSaver[RiskAnswer]):
         rows = []
         for patient, slides in grouped(kept, [answer.patient_id for answer in kept.values()]).items():
             answers = list(slides.values())
-            row = named_slides(patient, list(slides), answers[0].id_column)
+            names = [name for answer in answers for name in answer.slides]
+            row = row_beginning(patient, "patient_id", patient, names, answers[0].slide_column)
             row |= _together(answers, self.patient_level).row(self.edges)
             rows.append(row if self.model_digest is None else row | {"model": self.model_digest})
         write_table(self.path, list(rows[0]), (list(row.values()) for row in rows))

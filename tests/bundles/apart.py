@@ -25,11 +25,6 @@ FILES = [
         ("inference", "inference_survival"), ("cohort::_disabled_", "cohort::unlabelled"), "nor labels, if there is one"
     ),
     Apart(("inference",), ("imports::$import os", "imports::$import monai"), "its expressions need neither"),
-    Apart(
-        ("inference", "survival"),
-        ("imports::$import monai_mil.cohorts as cohorts",),
-        "their expressions look for cases, or for their follow-up",
-    ),
     Apart(("inference",), ("split",), "all cases, unless one split is asked for"),
     Apart(
         ("inference",),
@@ -86,6 +81,11 @@ FILES = [
         ("initialize::$@early_stop.attach(@validate::evaluator, @train::trainer)",),
         "nothing is trained",
         (*BY_LOSS, *BASELINES),
+    ),
+    Apart(
+        ("evaluate", "multi_gpu_evaluate", "inference"),
+        ("initialize::$cohorts.check_patients(@cohort, @split, @bag_of, @patient_level)",),
+        "results of patients",
     ),
     Apart(
         ("evaluate", "multi_gpu_evaluate", "inference"),
@@ -288,6 +288,8 @@ BOTH = ("train", "inference")
 BUNDLES = [
     # The data.
     Apart(CT, ("class_names",), "scans are negative or positive", BOTH),
+    Apart(CT, ("bag_of",), "cases are called scans", BOTH),
+    Apart(GUIDANCE, ("cohort::ordered",), "slices of one scan, in their order", BOTH),
     Apart(("ct_insight",), ("encoder", "in_channels", "grid"), "tokens of slices", ("inference",)),
     Apart(GUIDANCE, ("encoder", "in_channels"), "vectors of slices", ("inference",)),
     Apart(("pathology_insight",), ("in_channels",), "tokens of tiles", ("inference",)),

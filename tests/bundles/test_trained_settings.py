@@ -11,6 +11,7 @@ from tests.bundles.common import BUNDLES, NAMES, config
 
 OTHER = {
     "label_columns": ["outcome"],
+    "bag_of": "patient",
     "multi_label": True,
     "method": "max_pooling",
     "encoder": "another",
