@@ -30,6 +30,7 @@ def run(slides, *savers, **fixed):
         return [{key: value for key, value in row.items() if value is not None} for row in rows]
 
     engine = Engine(step)
+    torch.manual_seed(0)
     engine.network = torch.nn.Linear(1, 1)
     for saver in savers:
         saver.attach(engine)
@@ -103,6 +104,17 @@ def test_slides_that_contradict_each_other_are_named_with_their_patient(tmp_path
         PredictionSaver(str(tmp_path), CLASSES, multi_label=True, patient_level="mean"),
     )
     assert [table(tmp_path)[0][f"label_{name}"] for name in CLASSES] == ["1", "0"]
+
+
+def test_a_patient_s_slides_may_lie_in_several_processes(tmp_path, monkeypatch):
+    whole, first, second = (PredictionSaver(str(tmp_path / name), CLASSES, patient_level="mean") for name in "abc")
+    run(SLIDES, whole)
+    (tmp_path / "c").mkdir()
+    run([*SLIDES[1:3], SLIDES[0]], first)
+    others = list(first.patients._kept.items())
+    monkeypatch.setattr("monai_mil.savers.base.gather_cases", lambda own: own + (others if own else []))
+    run(SLIDES[3:], second.patients)
+    assert (tmp_path / "c" / "patients.csv").read_text() == (tmp_path / "a" / "patients.csv").read_text()
 
 
 def test_a_run_without_patients_removes_their_table(tmp_path):
