@@ -17,6 +17,7 @@ from monai_mil.bags import (
     BagInfo,
     LoadBagd,
     LoadTreed,
+    ResilientDataset,
     SampleInstancesd,
     bag_facts,
     collate_bags,
@@ -91,6 +92,9 @@ def test_one_broken_slide_is_named(tmp_path: Path) -> None:
     Path(items[1]["image"]).write_bytes(b"no bag")
     with pytest.raises(BagError, match=r"b\.h5"):
         LoadBagd()(patient(items))
+    assert list(ResilientDataset([patient(items)], LoadBagd(), tmp_path)) == []
+    assert (tmp_path / "failed.csv").read_text().splitlines()[0] == "patient_id,status,message"
+    assert "p/1," in (tmp_path / "failed.csv").read_text()
 
 
 def run(saver: Any, items: list[dict[str, Any]]) -> None:
