@@ -48,7 +48,7 @@ class CaseSaver(ABC, Generic[Kept]):
     failed_text: ClassVar[str] = ""
     missing_text: ClassVar[str] = ""
     by_slide: ClassVar[bool] = False
-    resumable: ClassVar[bool] = False
+    resumable: bool = False
     begins: ClassVar[Events] = Events.STARTED
     ends: ClassVar[Events] = Events.COMPLETED
 

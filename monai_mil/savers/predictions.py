@@ -59,6 +59,7 @@ class PredictionSaver(TableSaver):
         self.classes = tuple(map(str, classes))
         self.multi_label = multi_label
         self.operating_points = operating_points
+        self.resumable = patient_level is None
         self.patients = PatientSaver(output_dir, classes, multi_label, operating_points, patient_level)
 
     def attach(self, engine: Engine) -> None:

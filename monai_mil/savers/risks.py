@@ -96,6 +96,7 @@ class RiskSaver(TableSaver):
     ) -> None:
         super().__init__(Path(output_dir, filename))
         self.edges = tuple(edges)
+        self.resumable = patient_level is None
         self.patients = PatientRiskSaver(output_dir, edges, patient_level)
 
     def attach(self, engine: Engine) -> None:
