@@ -1,0 +1,186 @@
+"""Weights that do not fit a network: which settings would, found by making networks of other sizes."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+import torch
+from torch import Tensor, nn
+
+from monai_mil.errors import SettingsError
+from monai_mil.networks import MILNetwork
+from monai_mil.training.distributed import unwrap
+
+Shapes = dict[str, tuple[int, ...]]
+_MOST_NAMED = 3
+_SMALL = range(9)
+
+
+def require_fit(
+    network: nn.Module,
+    weights: Mapping[str, Tensor],
+    path: str | Path,
+    settings: Mapping[str, Any] | None = None,
+    methods: Mapping[str, Callable[[], nn.Module]] | None = None,
+) -> None:
+    """Make sure that weights are those of a network as it is configured.
+
+    Args:
+        network: a wrapper for several processes is taken off.
+        weights: a state dict.
+        path: the file they are from.
+        settings: the run's ``model_settings``; what they name is a key of the config.
+        methods: the config's, by name, each of which builds a network.
+
+    Raises:
+        SettingsError: names or shapes differ; one line says which settings would fit, or where the two differ.
+    """
+    network, theirs = unwrap(network), shapes_of(weights)
+    mine = shapes_of(network.state_dict())
+    if theirs != mine:
+        wanted = _fitting_settings(network, theirs, settings or {}, methods or {})
+        advice = f"; it would with {wanted}" if wanted else "; it is of another network"
+        raise SettingsError(
+            f"model '{path}' does not fit the configured {type(network).__name__}{advice} ({differences(mine, theirs)})"
+        )
+
+
+def shapes_of(weights: Mapping[str, Tensor]) -> Shapes:
+    """The shape of every tensor by its name."""
+    return {name: tuple(value.shape) for name, value in weights.items()}
+
+
+def differences(mine: Shapes, theirs: Shapes) -> str:
+    """Where the tensors of a network and those of a file differ, a few of each kind by name."""
+    other = [f"{name} {list(theirs[name])} for {list(mine[name])}" for name in mine if theirs.get(name, ()) != mine[name]]
+    other = [each for each in other if each.split(" ", 1)[0] in theirs]
+    kinds = {
+        "missing": [name for name in mine if name not in theirs],
+        "unexpected": [name for name in theirs if name not in mine],
+        "of another shape": other,
+    }
+    return "; ".join(f"{kind}: {_few(names)}" for kind, names in kinds.items() if names)
+
+
+def class_tensors(network: nn.Module) -> set[str]:
+    """Names of a network's tensors whose shape depends on the number of classes: its heads."""
+    found = set()
+    for prefix, module in network.named_modules():
+        if isinstance(module, MILNetwork) and "num_classes" in module.arguments():
+            own = shapes_of(module.state_dict())
+            more = _shapes(type(module), {**module.arguments(), "num_classes": 2 * module.num_classes})
+            found |= {f"{prefix}.{name}".lstrip(".") for name in own if more is None or more.get(name) != own[name]}
+    return found
+
+
+def _fitting_settings(
+    network: nn.Module, theirs: Shapes, settings: Mapping[str, Any], methods: Mapping[str, Any]
+) -> str | None:
+    """The settings, as they are typed, with which the network would be that of the file."""
+    found = []
+    for method, kind, arguments in _candidates(network, settings.get("method"), methods):
+        changes = _changes(kind, arguments, theirs)
+        if changes is not None:
+            typed = [f"--method {method}"] if method != settings.get("method") else []
+            found.append([*typed, *(_typed(name, value, method, settings) for name, value in changes.items())])
+    return " ".join(min(found, key=len)) if found else None
+
+
+def _candidates(
+    network: nn.Module, method: str | None, methods: Mapping[str, Any]
+) -> Iterator[tuple[str | None, Callable[..., nn.Module], dict[str, Any]]]:
+    if isinstance(network, MILNetwork):
+        yield method, type(network), network.arguments()
+    for name, build in methods.items():
+        if name != method:
+            yield name, build.func, dict(build.keywords)
+
+
+def _typed(name: str, value: Any, method: str | None, settings: Mapping[str, Any]) -> str:
+    if name == "num_classes":
+        return f"{value} output{'s' if value != 1 else ''} (--class_names)"
+    above = "" if name in settings else f"methods::{method}::" if method else "network_def::"
+    said = f'"{value}"' if isinstance(value, list | tuple) else value
+    return f"--{above}{name} {said}"
+
+
+def _changes(kind: Callable[..., nn.Module], arguments: dict[str, Any], theirs: Shapes) -> dict[str, Any] | None:
+    """Other values of a network's arguments with which its tensors have these names and shapes, as few as will do."""
+    for change in _alternatives(kind, arguments):
+        tried = arguments | change
+        mine = _shapes(kind, tried)
+        if mine is None or mine.keys() != theirs.keys():
+            continue
+        sizes = _sizes(kind, tried, mine, theirs)
+        if _shapes(kind, tried | sizes) == theirs:
+            return change | sizes
+    return None
+
+
+def _alternatives(kind: Callable[..., nn.Module], arguments: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """No change, and every change of one argument that chooses among a few."""
+    yield {}
+    hints = get_type_hints(kind.__init__)  # type: ignore[misc]
+    for name, value in arguments.items():
+        few: tuple[Any, ...] = ()
+        if isinstance(value, bool):
+            few = (not value,)
+        elif isinstance(value, int):
+            few = tuple(_SMALL)
+        elif get_origin(hints.get(name)) is Literal:
+            few = get_args(hints[name])
+        yield from ({name: other} for other in few if other != value)
+
+
+def _sizes(kind: Callable[..., nn.Module], arguments: dict[str, Any], mine: Shapes, theirs: Shapes) -> dict[str, Any]:
+    """The sizes that follow from the axes whose length depends on a single one, where they are others."""
+    owners: dict[tuple[str, int], list[tuple[Any, float]]] = {}
+    for place, value in _numbers(arguments):
+        more = _shapes(kind, _with(arguments, {place: 2 * value})) or {}
+        for name, shape in mine.items():
+            for axis, (less, length) in enumerate(zip(shape, more.get(name, shape), strict=False)):
+                if length != less:
+                    owners.setdefault((name, axis), []).append((place, (length - less) / value))
+    values = dict(_numbers(arguments))
+    found = {}
+    for (name, axis), owner in owners.items():
+        if len(owner) == 1 and len(theirs[name]) == len(mine[name]):
+            (place, slope), step = owner[0], theirs[name][axis] - mine[name][axis]
+            if step:
+                found[place] = round(values[place] + step / slope)
+    changed = _with(arguments, found)
+    return {name: value for name, value in changed.items() if value != arguments[name]}
+
+
+def _numbers(arguments: Mapping[str, Any]) -> Iterator[tuple[tuple[str, int | None], int]]:
+    """Every whole number above 0 among the arguments, those in lists too, with its place."""
+    for name, value in arguments.items():
+        items = enumerate(value) if isinstance(value, list | tuple) else [(None, value)]
+        yield from (((name, index), item) for index, item in items if type(item) is int and item > 0)
+
+
+def _with(arguments: Mapping[str, Any], values: Mapping[tuple[str, int | None], int]) -> dict[str, Any]:
+    changed = dict(arguments)
+    for (name, index), value in values.items():
+        if index is None:
+            changed[name] = value
+        else:
+            changed[name] = [value if place == index else item for place, item in enumerate(changed[name])]
+    return changed
+
+
+def _shapes(kind: Callable[..., nn.Module], arguments: Mapping[str, Any]) -> Shapes | None:
+    """The tensors of a network made with these arguments; None where there is no such network."""
+    try:
+        with torch.device("meta"):
+            return shapes_of(kind(**arguments).state_dict())
+    except (ValueError, TypeError, RuntimeError, ZeroDivisionError, IndexError, KeyError, AssertionError):
+        return None
+
+
+def _few(names: list[str]) -> str:
+    more = f" and {len(names) - _MOST_NAMED} more" if len(names) > _MOST_NAMED else ""
+    return ", ".join(itertools.islice(names, _MOST_NAMED)) + more
