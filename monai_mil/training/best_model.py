@@ -98,8 +98,14 @@ class BestModel:
     def _save(self, weights: Mapping[str, Any]) -> None:
         if self.settings is not None:
             digest = weights_digest(weights)
-            begun = {"training_data": self.training_data, "fine_tuned_from": self.fine_tuned_from}
-            ModelCard(self.settings, digest, self._digest, path=self.path, **begun).write()
+            ModelCard(
+                self.settings,
+                digest,
+                self._digest,
+                self.training_data,
+                path=self.path,
+                fine_tuned_from=self.fine_tuned_from,
+            ).write()
             self._digest = digest
             self._write_metadata(self.settings)
         save_atomically(weights, self.path)

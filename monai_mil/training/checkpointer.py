@@ -161,7 +161,6 @@ class Checkpointer:
         if idist.get_rank() == 0:
             _restore_random_state(content["random"])
 
-
     def _require_fit(self, states: Mapping[str, Any], path: Path) -> None:
         for name, value in self.objects.items():
             if isinstance(unwrap(value), nn.Module):
@@ -173,7 +172,9 @@ class Checkpointer:
 
 
 def _counted(names: list[str]) -> str:
-    return f"{len(names)} tensors ({', '.join(dict.fromkeys(name.split('.')[0] for name in names))})" if names else "none"
+    return (
+        f"{len(names)} tensors ({', '.join(dict.fromkeys(name.split('.')[0] for name in names))})" if names else "none"
+    )
 
 
 def _warn_of_another_plan(name: str, value: Stateful, saved: Mapping[str, Any]) -> None:

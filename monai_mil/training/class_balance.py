@@ -144,8 +144,11 @@ def _checked(class_weights: str | Sequence[float], names: list[str]) -> np.ndarr
     """The numbers given; None for balanced ones."""
     if class_weights == BALANCED:
         return None
-    numbers = not isinstance(class_weights, str) and isinstance(class_weights, Sequence)
-    if not numbers or not all(type(each) in (int, float) and math.isfinite(each) for each in class_weights):
+    if (
+        isinstance(class_weights, str)
+        or not isinstance(class_weights, Sequence)
+        or not all(map(_is_number, class_weights))
+    ):
         raise SettingsError(f"class_weights {class_weights!r}: may be {BALANCED}, a list of numbers, or left out")
     if len(class_weights) != len(names):
         raise SettingsError(
@@ -156,6 +159,10 @@ def _checked(class_weights: str | Sequence[float], names: list[str]) -> np.ndarr
     if (given <= 0).any():
         raise SettingsError(f"class_weights {list(class_weights)}: every weight must be above 0")
     return given
+
+
+def _is_number(value: object) -> bool:
+    return type(value) in (int, float) and math.isfinite(value)  # type: ignore[arg-type]
 
 
 def _groups(present: np.ndarray, names: list[str], multi_label: bool) -> list[list[int]]:

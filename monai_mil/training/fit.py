@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -42,9 +42,9 @@ def require_fit(
     mine = shapes_of(network.state_dict())
     if theirs != mine:
         wanted = _fitting_settings(network, theirs, settings or {}, methods or {})
-        advice = f"; it would with {wanted}" if wanted else "; it is of another network"
+        advice = f"; they would with {wanted}" if wanted else "; they are of another network"
         raise SettingsError(
-            f"model '{path}' does not fit the configured {type(network).__name__}{advice} ({differences(mine, theirs)})"
+            f"weights '{path}' do not fit the configured {type(network).__name__}{advice} ({differences(mine, theirs)})"
         )
 
 
@@ -55,12 +55,11 @@ def shapes_of(weights: Mapping[str, Tensor]) -> Shapes:
 
 def differences(mine: Shapes, theirs: Shapes) -> str:
     """Where the tensors of a network and those of a file differ, a few of each kind by name."""
-    other = [f"{name} {list(theirs[name])} for {list(mine[name])}" for name in mine if theirs.get(name, ()) != mine[name]]
-    other = [each for each in other if each.split(" ", 1)[0] in theirs]
+    both = [name for name in mine if name in theirs and theirs[name] != mine[name]]
     kinds = {
         "missing": [name for name in mine if name not in theirs],
         "unexpected": [name for name in theirs if name not in mine],
-        "of another shape": other,
+        "of another shape": [f"{name} {list(theirs[name])} for {list(mine[name])}" for name in both],
     }
     return "; ".join(f"{kind}: {_few(names)}" for kind, names in kinds.items() if names)
 
@@ -78,15 +77,21 @@ def class_tensors(network: nn.Module) -> set[str]:
 
 def _fitting_settings(
     network: nn.Module, theirs: Shapes, settings: Mapping[str, Any], methods: Mapping[str, Any]
-) -> str | None:
-    """The settings, as they are typed, with which the network would be that of the file."""
+) -> str:
+    """The settings, as they are typed, with which the network would be that of the file; empty if none are found."""
     found = []
     for method, kind, arguments in _candidates(network, settings.get("method"), methods):
         changes = _changes(kind, arguments, theirs)
         if changes is not None:
             typed = [f"--method {method}"] if method != settings.get("method") else []
             found.append([*typed, *(_typed(name, value, method, settings) for name, value in changes.items())])
-    return " ".join(min(found, key=len)) if found else None
+    fewest = min((_rank(typed) for typed in found), default=None)
+    return " or ".join(" and ".join(typed) for typed in found if _rank(typed) == fewest)
+
+
+def _rank(typed: list[str]) -> tuple[int, bool]:
+    """Few settings before many, and another method as it is before a changed one."""
+    return len(typed), not typed[0].startswith("--method ")
 
 
 def _candidates(
@@ -109,7 +114,7 @@ def _typed(name: str, value: Any, method: str | None, settings: Mapping[str, Any
 
 def _changes(kind: Callable[..., nn.Module], arguments: dict[str, Any], theirs: Shapes) -> dict[str, Any] | None:
     """Other values of a network's arguments with which its tensors have these names and shapes, as few as will do."""
-    for change in _alternatives(kind, arguments):
+    for change in _alternatives(arguments):
         tried = arguments | change
         mine = _shapes(kind, tried)
         if mine is None or mine.keys() != theirs.keys():
@@ -120,18 +125,11 @@ def _changes(kind: Callable[..., nn.Module], arguments: dict[str, Any], theirs: 
     return None
 
 
-def _alternatives(kind: Callable[..., nn.Module], arguments: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+def _alternatives(arguments: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     """No change, and every change of one argument that chooses among a few."""
     yield {}
-    hints = get_type_hints(kind.__init__)  # type: ignore[misc]
     for name, value in arguments.items():
-        few: tuple[Any, ...] = ()
-        if isinstance(value, bool):
-            few = (not value,)
-        elif isinstance(value, int):
-            few = tuple(_SMALL)
-        elif get_origin(hints.get(name)) is Literal:
-            few = get_args(hints[name])
+        few = (not value,) if isinstance(value, bool) else _SMALL if isinstance(value, int) else ()
         yield from ({name: other} for other in few if other != value)
 
 
