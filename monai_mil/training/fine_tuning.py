@@ -15,7 +15,7 @@ from torch import nn
 from monai_mil.errors import SettingsError
 from monai_mil.model_card import ModelCard, read_model
 from monai_mil.training.distributed import unwrap
-from monai_mil.training.fit import class_tensors, require_fit, shapes_of
+from monai_mil.training.fit import require_fit
 
 logger = logging.getLogger(__name__)
 
@@ -78,12 +78,9 @@ def fit_weights(
     if not model.fine_tuned:
         require_fit(network, weights, model.path, settings, methods)
         return
-    network = unwrap(network)
-    own, heads = network.state_dict(), class_tensors(network)
-    mine, theirs = shapes_of(own), shapes_of(weights)
-    anew = [name for name in mine if name in theirs and name in heads and mine[name] != theirs[name]]
-    require_fit(network, {**weights, **{name: own[name] for name in anew}}, model.path, settings, methods)
-    network.load_state_dict({**weights, **{name: own[name] for name in anew}})
+    heads = require_fit(network, weights, model.path, settings, methods, any_classes=True)
+    own = unwrap(network).state_dict()
+    unwrap(network).load_state_dict(weights | {name: own[name] for name in heads})
     if idist.get_rank() == 0:
-        but = f", but for {', '.join(anew)}, which are of another number of classes and begin anew" if anew else ""
+        but = f", but for {', '.join(heads)}, which are of another number of classes and begin anew" if heads else ""
         logger.info("fine-tuning: the network begins with the weights of '%s'%s", model.path, but)

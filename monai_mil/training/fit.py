@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,9 @@ def require_fit(
     path: str | Path,
     settings: Mapping[str, Any] | None = None,
     methods: Mapping[str, Callable[[], nn.Module]] | None = None,
-) -> None:
+    *,
+    any_classes: bool = False,
+) -> list[str]:
     """Make sure that weights are those of a network as it is configured.
 
     Args:
@@ -34,18 +37,23 @@ def require_fit(
         path: the file they are from.
         settings: the run's ``model_settings``; what they name is a key of the config.
         methods: the config's, by name, each of which builds a network.
+        any_classes: the weights may be for another number of classes.
+
+    Returns:
+        Names of the tensors that are of another shape for that reason: the heads.
 
     Raises:
         SettingsError: names or shapes differ; one line says which settings would fit, or where the two differ.
     """
     network, theirs = unwrap(network), shapes_of(weights)
     mine = shapes_of(network.state_dict())
-    if theirs != mine:
-        wanted = _fitting_settings(network, theirs, settings or {}, methods or {})
+    expected = _with_classes_of(network, theirs) if any_classes else mine
+    if theirs != expected:
+        wanted = _fitting_settings(network, theirs, settings or {}, methods or {}, any_classes)
         advice = f"; they would with {wanted}" if wanted else "; they are of another network"
-        raise SettingsError(
-            f"weights '{path}' do not fit the configured {type(network).__name__}{advice} ({differences(mine, theirs)})"
-        )
+        told = f"weights '{path}' do not fit the configured {type(network).__name__}{advice}"
+        raise SettingsError(f"{told} ({_differences(mine, theirs)})")
+    return [name for name in mine if mine[name] != expected[name]]
 
 
 def shapes_of(weights: Mapping[str, Tensor]) -> Shapes:
@@ -53,7 +61,7 @@ def shapes_of(weights: Mapping[str, Tensor]) -> Shapes:
     return {name: tuple(value.shape) for name, value in weights.items()}
 
 
-def differences(mine: Shapes, theirs: Shapes) -> str:
+def _differences(mine: Shapes, theirs: Shapes) -> str:
     """Where the tensors of a network and those of a file differ, a few of each kind by name."""
     both = [name for name in mine if name in theirs and theirs[name] != mine[name]]
     kinds = {
@@ -64,25 +72,42 @@ def differences(mine: Shapes, theirs: Shapes) -> str:
     return "; ".join(f"{kind}: {_few(names)}" for kind, names in kinds.items() if names)
 
 
-def class_tensors(network: nn.Module) -> set[str]:
-    """Names of a network's tensors whose shape depends on the number of classes: its heads."""
-    found = set()
+def _with_classes_of(network: nn.Module, theirs: Shapes) -> Shapes:
+    """The network's tensors if it had as many classes as the file's."""
+    mine = shapes_of(network.state_dict())
     for prefix, module in network.named_modules():
         if isinstance(module, MILNetwork) and "num_classes" in module.arguments():
-            own = shapes_of(module.state_dict())
-            more = _shapes(type(module), {**module.arguments(), "num_classes": 2 * module.num_classes})
-            found |= {f"{prefix}.{name}".lstrip(".") for name in own if more is None or more.get(name) != own[name]}
-    return found
+            above = f"{prefix}." if prefix else ""
+            below = {name.removeprefix(above): shape for name, shape in theirs.items() if name.startswith(above)}
+            count = _class_count(module, below)
+            own = _shapes(type(module), module.arguments() | {"num_classes": count}) or {}
+            mine |= {above + name: shape for name, shape in own.items() if above + name in mine}
+    return mine
+
+
+def _class_count(network: MILNetwork, theirs: Shapes) -> int:
+    """What most axes of a file's tensors that depend on the number of classes say of it."""
+    count, mine = network.num_classes, shapes_of(network.state_dict())
+    more = _shapes(type(network), network.arguments() | {"num_classes": 2 * count}) or {}
+    said = Counter(
+        other[axis] * count // length
+        for name, shape in mine.items()
+        for axis, (length, other) in enumerate((length, theirs.get(name, ())) for length in shape)
+        if axis < len(other) and more.get(name, shape)[axis] == 2 * length
+    )
+    return max(said.most_common(1)[0][0], 1) if said else count
 
 
 def _fitting_settings(
-    network: nn.Module, theirs: Shapes, settings: Mapping[str, Any], methods: Mapping[str, Any]
+    network: nn.Module, theirs: Shapes, settings: Mapping[str, Any], methods: Mapping[str, Any], any_classes: bool
 ) -> str:
     """The settings, as they are typed, with which the network would be that of the file; empty if none are found."""
     found = []
     for method, kind, arguments in _candidates(network, settings.get("method"), methods):
         changes = _changes(kind, arguments, theirs)
         if changes is not None:
+            if any_classes:
+                changes.pop("num_classes", None)
             typed = [f"--method {method}"] if method != settings.get("method") else []
             found.append([*typed, *(_typed(name, value, method, settings) for name, value in changes.items())])
     fewest = min((_rank(typed) for typed in found), default=None)
