@@ -172,9 +172,8 @@ class Checkpointer:
 
 
 def _counted(names: list[str]) -> str:
-    return (
-        f"{len(names)} tensors ({', '.join(dict.fromkeys(name.split('.')[0] for name in names))})" if names else "none"
-    )
+    parts = ", ".join(dict.fromkeys(name.split(".")[0] for name in names))
+    return f"{len(names)} parameters ({parts})" if names else "nothing"
 
 
 def _warn_of_another_plan(name: str, value: Stateful, saved: Mapping[str, Any]) -> None:

@@ -16,6 +16,7 @@ from monai_mil.errors import SettingsError
 from monai_mil.model_card import ModelCard, read_model
 from monai_mil.training.distributed import unwrap
 from monai_mil.training.fit import require_fit
+from monai_mil.training.freeze import frozen_names
 
 logger = logging.getLogger(__name__)
 
@@ -70,7 +71,7 @@ def fit_weights(
         methods: likewise.
 
     Raises:
-        SettingsError: the weights are of another network.
+        SettingsError: the weights are of another network, or heads that begin anew are frozen.
     """
     if model.path is None:
         return
@@ -79,6 +80,12 @@ def fit_weights(
         require_fit(network, weights, model.path, settings, methods)
         return
     heads = require_fit(network, weights, model.path, settings, methods, any_classes=True)
+    dead = [name for name in frozen_names(unwrap(network)) if name in heads]
+    if dead:
+        raise SettingsError(
+            f"freeze holds {', '.join(dead)}, which begin anew because '{model.path}' is for another number of classes: "
+            "they would never learn; freeze other parts"
+        )
     own = unwrap(network).state_dict()
     unwrap(network).load_state_dict(weights | {name: own[name] for name in heads})
     if idist.get_rank() == 0:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -102,16 +103,20 @@ def _fitting_settings(
     network: nn.Module, theirs: Shapes, settings: Mapping[str, Any], methods: Mapping[str, Any], any_classes: bool
 ) -> str:
     """The settings, as they are typed, with which the network would be that of the file; empty if none are found."""
-    found = []
-    for method, kind, arguments in _candidates(network, settings.get("method"), methods):
-        changes = _changes(kind, arguments, theirs)
-        if changes is not None:
-            if any_classes:
-                changes.pop("num_classes", None)
-            typed = [f"--method {method}"] if method != settings.get("method") else []
-            found.append([*typed, *(_typed(name, value, method, settings) for name, value in changes.items())])
-    fewest = min((_rank(typed) for typed in found), default=None)
-    return " or ".join(" and ".join(typed) for typed in found if _rank(typed) == fewest)
+    for more in (False, True):
+        found = []
+        for method, kind, arguments in _candidates(network, settings.get("method"), methods):
+            changes = _changes(kind, arguments, theirs, _alternatives(arguments) if more else [{}])
+            if changes is not None:
+                typed = [f"--method {method}"] if method != settings.get("method") else []
+                left_out = ("num_classes",) if any_classes else ()
+                found.append(
+                    typed + [_typed(*each, method, settings) for each in changes.items() if each[0] not in left_out]
+                )
+        if found:
+            fewest = min(map(_rank, found))
+            return " or ".join(" and ".join(typed) for typed in found if _rank(typed) == fewest)
+    return ""
 
 
 def _rank(typed: list[str]) -> tuple[int, bool]:
@@ -137,9 +142,11 @@ def _typed(name: str, value: Any, method: str | None, settings: Mapping[str, Any
     return f"--{above}{name} {said}"
 
 
-def _changes(kind: Callable[..., nn.Module], arguments: dict[str, Any], theirs: Shapes) -> dict[str, Any] | None:
+def _changes(
+    kind: Callable[..., nn.Module], arguments: dict[str, Any], theirs: Shapes, alternatives: Iterable[dict[str, Any]]
+) -> dict[str, Any] | None:
     """Other values of a network's arguments with which its tensors have these names and shapes, as few as will do."""
-    for change in _alternatives(arguments):
+    for change in alternatives:
         tried = arguments | change
         mine = _shapes(kind, tried)
         if mine is None or mine.keys() != theirs.keys():
@@ -151,8 +158,7 @@ def _changes(kind: Callable[..., nn.Module], arguments: dict[str, Any], theirs: 
 
 
 def _alternatives(arguments: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """No change, and every change of one argument that chooses among a few."""
-    yield {}
+    """Every change of one argument that chooses among a few."""
     for name, value in arguments.items():
         few = (not value,) if isinstance(value, bool) else _SMALL if isinstance(value, int) else ()
         yield from ({name: other} for other in few if other != value)
@@ -198,7 +204,7 @@ def _with(arguments: Mapping[str, Any], values: Mapping[tuple[str, int | None], 
 def _shapes(kind: Callable[..., nn.Module], arguments: Mapping[str, Any]) -> Shapes | None:
     """The tensors of a network made with these arguments; None where there is no such network."""
     try:
-        with torch.device("meta"):
+        with torch.device("meta"), warnings.catch_warnings(action="ignore"):
             return shapes_of(kind(**arguments).state_dict())
     except (ValueError, TypeError, RuntimeError, ZeroDivisionError, IndexError, KeyError, AssertionError):
         return None

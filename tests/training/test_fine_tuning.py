@@ -8,7 +8,7 @@ import torch
 from monai_mil.errors import SettingsError
 from monai_mil.model_card import ModelCard, weights_digest
 from monai_mil.networks import ABMIL
-from monai_mil.training import Anchor, describe_network, fit_weights, known_model
+from monai_mil.training import Anchor, build_network, describe_network, fit_weights, known_model
 
 
 def model(folder, classes=2, **settings):
@@ -36,6 +36,13 @@ def test_all_but_the_heads_is_loaded_and_told(tmp_path, caplog):
     (record,) = caplog.records
     assert "but for classifier.weight, classifier.bias, which are of another number of classes" in record.getMessage()
     assert card.fine_tuned_from == weights_digest(old.state_dict())
+
+
+def test_heads_that_begin_anew_are_not_frozen(tmp_path):
+    _, path = model(tmp_path / "old", classes=3)
+    new = build_network(ABMIL(6, 2, hidden_dim=8, attention_dim=4), ["hidden", "classifier"])
+    with pytest.raises(SettingsError, match=r"freeze holds classifier.weight, classifier.bias, which begin anew"):
+        fit_weights(new, known_model(tmp_path / "model.pt", pretrained=path))
 
 
 def test_as_many_classes_are_loaded_whole(tmp_path):

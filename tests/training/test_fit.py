@@ -52,8 +52,8 @@ def test_the_setting_that_would_fit_is_told(other, wanted):
         (partial(HAGMIL, 8, 2, hidden_dims=[8, 8], instance_channels=6), {"levels": 2}, "--network_def::levels 2"),
         (
             partial(HAGMIL, 8, 2, hidden_dims=[8, 8], instance_channels=6),
-            {"hidden_dims": [8, 12]},
-            '--network_def::hidden_dims "[8, 12]"',
+            {"hidden_dims": [8, 16]},
+            '--network_def::hidden_dims "[8, 16]"',
         ),
         (partial(INSIGHT, 8, 1, grid=(4, 4), reduced=8), {"grid": [5, 5]}, '--network_def::grid "[5, 5]"'),
     ],
