@@ -119,7 +119,7 @@ def measure_absorption(image: np.ndarray, backend: Any, *, pen: bool = True) -> 
     ink = _pen(grey, missing, most, least) if pen else np.zeros_like(padding)
     foreign = padding | ink
     tint = cv2.subtract(most, least)
-    absorbed = cv2.subtract(most, cv2.min(least, SHADE, dst=least), dst=most)
+    absorbed = cv2.subtract(most, cv2.threshold(least, SHADE, 0, cv2.THRESH_TRUNC, dst=least)[1], dst=most)
     absorbed *= (~foreign).view(np.uint8)
     return Absorption(glass, absorbed, tint, texture, foreign, ink | (padding & (grey < _BLACK)))
 
