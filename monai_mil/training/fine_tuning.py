@@ -83,8 +83,8 @@ def fit_weights(
     dead = [name for name in frozen_names(unwrap(network)) if name in heads]
     if dead:
         raise SettingsError(
-            f"freeze holds {', '.join(dead)}, which begin anew because '{model.path}' is for another number of classes: "
-            "they would never learn; freeze other parts"
+            f"freeze holds {', '.join(dead)}, which begin anew, '{model.path}' being for another number of classes, and "
+            "would never learn; freeze other parts"
         )
     own = unwrap(network).state_dict()
     unwrap(network).load_state_dict(weights | {name: own[name] for name in heads})

@@ -6,6 +6,7 @@ import itertools
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -121,7 +122,7 @@ def _fitting_settings(
 
 def _rank(typed: list[str]) -> tuple[int, bool]:
     """Few settings before many, and another method as it is before a changed one."""
-    return len(typed), not typed[0].startswith("--method ")
+    return len(typed), not any(each.startswith("--method ") for each in typed)
 
 
 def _candidates(
@@ -130,7 +131,7 @@ def _candidates(
     if isinstance(network, MILNetwork):
         yield method, type(network), network.arguments()
     for name, build in methods.items():
-        if name != method:
+        if name != method and isinstance(build, partial):
             yield name, build.func, dict(build.keywords)
 
 
