@@ -36,6 +36,7 @@ def test_a_table_is_of_bags_where_they_lie_beside_it(tmp_path):
     assert input_settings([table]) == (settings, True)
     places(tmp_path, "raw/bags/a.h5")
     assert input_settings([table]) == (settings, False)
+    assert input_settings([table], raw=True) == (settings, True)
 
 
 def test_what_is_not_there_or_not_alone_is_told(tmp_path):
