@@ -83,7 +83,7 @@ def fit_weights(
     dead = [name for name in frozen_names(unwrap(network)) if name in heads]
     if dead:
         raise SettingsError(
-            f"freeze holds {', '.join(dead)}, which begin anew, '{model.path}' being for another number of classes, and "
+            f"freeze holds {', '.join(dead)}, which begin anew as '{model.path}' is for another number of classes, and "
             "would never learn; freeze other parts"
         )
     own = unwrap(network).state_dict()
