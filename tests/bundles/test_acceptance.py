@@ -161,3 +161,29 @@ def test_the_properties_monai_looks_up_stand_where_it_looks(name, files, workflo
     )
     workflow.initialize()
     assert not workflow.check_properties()
+
+
+def words_of_deploy(definition, pred):
+    """``result`` of the Deploy SDK's MonaiBundleInferenceOperator: the class of every value, as it reads it."""
+    return [definition[str(int(value))] for value in pred]
+
+
+def words_of_label(definition, pred):
+    """Labels and scores that MONAI Label's clients are shown: a label an output, but for the background."""
+    labels = {index: text.lower() for index, text in definition.items() if text.lower() != "background"}
+    return [(labels[str(index)], value) for index, value in enumerate(pred)]
+
+
+@pytest.mark.parametrize("positive", [0.06, 0.94])
+def test_neither_deploy_nor_label_is_led_to_name_a_class(name, positive):
+    classes = json.loads((BUNDLES / name / "models" / "model.json").read_text())["settings"]["class_names"]
+    for part in ("outputs", "post_processed_outputs"):
+        form = metadata(name)["network_data_format"][part]["pred"]
+        pred = [positive] if form["num_channels"] == 1 else [1 - positive, positive]
+        for words in (
+            words_of_deploy(form["channel_def"], pred),
+            [text for text, _ in words_of_label(form["channel_def"], pred)],
+        ):
+            assert not set(words) & set(classes)
+            assert all(word.startswith("score of ") for word in words)
+        assert words_of_label(form["channel_def"], pred)[-1] == (f"score of {classes[-1]}", positive)
