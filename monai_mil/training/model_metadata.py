@@ -41,7 +41,7 @@ def own_metadata(metadata: Mapping[str, Any], settings: Mapping[str, Any]) -> di
     taken["spatial_shape"] = shape or taken["spatial_shape"]
     is_single = form["outputs"]["pred"]["num_channels"] == 1 and not settings.get("multi_label", False)
     spoken = names[-1:] if is_single else names
-    exclusive = not (is_single or settings.get("multi_label") or settings.get("time_edges"))
+    exclusive = not is_single and not settings.get("multi_label", False)
     form["outputs"]["pred"]["activation"] = "softmax" if exclusive else "sigmoid"
     for part in ("outputs", "post_processed_outputs"):
         for kind, given in form.get(part, {}).items():

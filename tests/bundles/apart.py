@@ -357,7 +357,13 @@ BUNDLES = [
         HAGMIL, _settings("levels", "hidden_dims", "instance_channels", "attention_dim"), "the method's network", BOTH
     ),
     Apart(WITH_METHODS, ("network_def",), "one of several methods", BOTH),
-    Apart(WITH_METHODS, ("network",), "one of several methods", ("inference",)),
+    Apart((*INSIGHT, *GUIDANCE), ("probability_def::exclusive",), "an output for two classes", ("inference",)),
+    Apart(
+        INSIGHT,
+        ("validate::postprocessing::transforms::UnpackOutputd::sigmoid",),
+        "the network's own answer is a probability",
+        BOTH,
+    ),
     Apart(WITH_METHODS, _FITS, "one of several methods", EVERY),
     Apart(INSIGHT, ("network_def",), "the method's network", BOTH),
     Apart(

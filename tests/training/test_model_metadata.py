@@ -42,13 +42,6 @@ def test_of_another_model_it_says_its_width_and_classes(name):
     )
 
 
-@pytest.mark.parametrize("name", ["mil_baselines", "pathology_asmil"])
-def test_of_a_survival_model_every_output_is_activated_by_itself(name):
-    other = settings(name) | {"class_names": ["until 1", "until 2"], "time_edges": [0, 1, 2]}
-    form = own_metadata(metadata(name), other)["network_data_format"]
-    assert form["outputs"]["pred"]["activation"] == "sigmoid"
-
-
 def test_labels_that_do_not_exclude_each_other_have_an_output_each():
     other = settings("pathology_insight") | {"class_names": ["a", "b", "c"], "multi_label": True}
     form = own_metadata(metadata("pathology_insight"), other)["network_data_format"]
