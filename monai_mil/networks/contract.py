@@ -325,7 +325,7 @@ def exact_matmul(left: Tensor, right: Tensor) -> Tensor:
         tensor([[4.]])
     """
     dtype = exact_dtype(left.dtype)
-    if torch.jit.is_scripting():
+    if torch.jit.is_scripting() or torch.compiler.is_exporting():  # programs run without autocast
         return torch.matmul(left.to(dtype), right.to(dtype)).to(dtype)
     with torch.autocast(left.device.type, enabled=False):
         return torch.matmul(left.to(dtype), right.to(dtype))

@@ -79,12 +79,16 @@ class NystromAttention(nn.Module):
         return tokens.shape[1] <= CHUNK_TOKENS or self.mask_padding
 
     def _whole(self, tokens: Tensor) -> Tensor:
+        count = tokens.shape[1]
         tokens, pad = self._pad(tokens)
         query, key, value = self._split(self.project(tokens), 3).unbind(0)
         query_marks, key_marks = self._marks(query), self._marks(key)
         read = self._read(query_marks, key_marks, key, value)
         mixed = F.scaled_dot_product_attention(query, key_marks, read.to(query.dtype)) + self._mix(value)
-        return self._out(mixed)[:, pad:]
+        out = self._out(mixed)
+        if torch.jit.is_scripting() or not torch.compiler.is_exporting():
+            return out[:, pad:]
+        return out.index_select(1, torch.arange(count, device=out.device) + pad)
 
     @torch.jit.unused
     def _in_chunks(self, tokens: Tensor) -> Tensor:
