@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from monai_mil.networks.blocks import child_rows, nested_rank, real_rows, restore_padding, tree_sizes
 from monai_mil.networks.contract import MILNetwork, check_bag
-from monai_mil.networks.graph import evaluating
+from monai_mil.networks.graph import evaluating, is_exported
 from monai_mil.networks.iat import IAT
 
 Source = Callable[[Tensor], Tensor]
@@ -223,7 +223,7 @@ def _for_each(k: int | Sequence[int], count: int, name: str) -> list[int]:
 
 def _at_most(k: int, count: int) -> int:
     """The smaller of both; in an export, where ``count`` is a part of the graph, without choosing for the example."""
-    if torch.jit.is_scripting() or not torch.compiler.is_exporting():
+    if torch.jit.is_scripting() or not is_exported():
         return min(k, count)
     return torch.sym_min(k, count)
 

@@ -1,4 +1,4 @@
-"""An exported network in place of the one it was exported from: TorchScript, traces and programs of ``torch.export``."""
+"""An exported program in place of the network it was made of: TorchScript, traces and those of ``torch.export``."""
 
 from __future__ import annotations
 

@@ -17,9 +17,9 @@ from monai_mil.networks.blocks import attention_moments
 class UnpackOutputd(MapTransform):
     """Replace a network's output dict by its answer and set the rest of it beside, for an engine's ``postprocessing``.
 
-    ``data[key]`` becomes ``prob`` ``[c]`` where the network's own answer is a probability, else ``logits``; logits alone,
-    as an exported program gives them to MONAI Deploy, are taken for ``{"logits": ...}``;
-    ``attention``, ``instance_logits``, ``heatmap``, ``mask`` and whatever else the network gave (see
+    ``data[key]`` becomes ``prob`` ``[c]`` where the network's own answer is a probability, else ``logits``; a tensor in
+    place of the dict, as an exported program gives it, is taken for ``logits``. ``attention``, ``instance_logits``,
+    ``heatmap``, ``mask`` and whatever else the network gave (see
     :mod:`monai_mil.networks.contract`) become keys of their own, as it gave them, padding and all. Where the output can
     localise, ``scores`` ``[c, n]`` are its instance scores. Where it has attention and the case ``positions_mm``
     ``[n]``, ``attention_center_mm`` and ``attention_width_mm`` ``[h]`` are the mean position of each head's attention

@@ -8,39 +8,19 @@ import subprocess
 import pytest
 import torch
 from monai.bundle import (
-    ConfigParser,
     ConfigWorkflow,
-    ckpt_export,
     load,
     onnx_export,
     verify_metadata,
     verify_net_in_out,
 )
 
-from tests.bundles.common import BUNDLES, NAMES, affordable, bag_shape, config, metadata
+from tests.bundles.common import BUNDLES, NAMES, affordable, bag_shape, config, export_arguments, metadata, network
 from tests.conftest import ROOT, shared
 
 pytestmark = pytest.mark.parametrize("name", NAMES)
 
 SCHEMA_MD5 = "76e1add273836515d0bbb3bc71962474"
-
-
-def network(name):
-    parser = ConfigParser()
-    parser.read_config(config(name, "inference"))
-    net = parser.get_parsed_content("network_def")
-    net.load_state_dict(torch.load(BUNDLES / name / "models" / "model.pt", weights_only=True))
-    return net.eval()
-
-
-def export_arguments(name, filepath):
-    return {
-        "net_id": "network_def",
-        "filepath": str(filepath),
-        "ckpt_file": str(BUNDLES / name / "models" / "model.pt"),
-        "meta_file": config(name, "metadata")[0],
-        "config_file": config(name, "inference"),
-    }
 
 
 def bag(name, instances, seed=0):
@@ -106,10 +86,8 @@ def test_the_network_takes_a_bag_of_any_size(name, instances):
     verify_net_in_out(net_id="network_def", meta_file=meta, config_file=inference, device="cpu", any=many, n=many)
 
 
-def test_torchscript_answers_as_the_network_does(name, tmp_path):
-    model_ts = tmp_path / "model.ts"
-    ckpt_export(**export_arguments(name, model_ts))
-    exported, eager = torch.jit.load(model_ts), network(name)
+def test_torchscript_answers_as_the_network_does(name, torchscript_of):
+    exported, eager = torch.jit.load(torchscript_of(name)), network(name)
     for instances in (1, 7, affordable(name, 1000)):
         image = bag(name, instances)
         torch.testing.assert_close(exported(image), eager(image), atol=1e-5, rtol=0)
