@@ -85,6 +85,7 @@ def write_report(
         out_html,
         title=title,
         noun=table.noun,
+        note=table.note,
         classes=table.classes,
         summary=_summary(table),
         metrics=_metrics(table, resamples, seed),

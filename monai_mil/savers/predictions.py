@@ -69,4 +69,4 @@ class PredictionSaver(TableSaver):
 
     def _collect(self, case: Case) -> dict[str, str]:
         row = read_prediction(case, self.classes, self.multi_label, self.operating_points).row()
-        return row if self.model_digest is None else row | {"model": self.model_digest}
+        return row | self.signature

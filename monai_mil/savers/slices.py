@@ -135,7 +135,7 @@ class SliceSaver(TableSaver):
         for stem, heatmap in maps.items():
             heatmap.save(self.folder / "heatmaps" / f"{stem}.h5")
         told = maps[plain] if plain in maps else self._heatmap(case, DrawnMap(None))
-        row = scan_row(told, self._prediction(case), case.name)
+        row = scan_row(told, self._prediction(case), case.name) | self.signature
         self._write_slices(case, told)
         for stem, heatmap in maps.items():
             self._write_pictures(heatmap, case.name, stem)
