@@ -13,7 +13,7 @@ from monai_mil.heatmaps import Heatmap, ScanHeatmap, is_of_model, load_heatmap
 from monai_mil.names import file_stem
 from monai_mil.reports.charts import calibration_chart, roc_chart
 from monai_mil.reports.pages import footer, write_page
-from monai_mil.reports.panels import Panel, ScanPanel, colour_bar, make_panel, make_scan_panel
+from monai_mil.reports.panels import Panel, ScanPanel, make_panel, make_scan_panel
 from monai_mil.reports.predictions import Predictions, read_predictions
 from monai_mil.reports.stability_curves import stability_section
 
@@ -95,7 +95,6 @@ def write_report(
         **stability_section(predictions_csv, stability),
         figures=figures,
         figures_note=figures_note,
-        colour_bar=colour_bar() if figures else "",
         columns=[{"name": name, "kind": ""} for name in (table.noun, "patient", "label", "predicted")]
         + [{"name": f"p({name})", "kind": "num"} for name in table.classes]
         + ([{"name": "remarks", "kind": ""}] if any(table.remarks) else []),
