@@ -9,7 +9,7 @@ import numpy as np
 from monai_mil.heatmaps.heatmap import Heatmap
 from monai_mil.heatmaps.scan_heatmap import ScanHeatmap
 
-_GREY, _KEPT = 190, 0.3
+_GREY, _KEPT = 190, 0.22
 
 
 def is_muted(heatmap: Heatmap | ScanHeatmap) -> bool:

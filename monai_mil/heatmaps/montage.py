@@ -62,10 +62,10 @@ def export_montage(
     shown = display_window(window)
     sheet, mm = draw_montage(heatmap, scan, window=shown, slices=slices, apart_mm=apart_mm, cell=cell, opacity=opacity)
     figure = Figure.around(sheet, colour_bar=heatmap.scores.ndim == 3)
-    texts = [caption(heatmap.attributes), f"window (centre/width) {window_text(shown)} HU"]
+    texts = [caption(heatmap.attributes), f"window {window_text(shown)} HU"]
     if heatmap.labels is not None:
         texts.append("true slices are framed")
-    texts.insert(1, muted_text(heatmap))
+    texts.append(muted_text(heatmap))
     figure.write_title(title or heatmap.frame.scan_id, "  ·  ".join(filter(None, texts)))
     figure.write_scale_bar(1000 * mm, longest=cell / 2)
     if heatmap.scores.ndim == 3:

@@ -53,10 +53,10 @@ class Scale:
     def meaning(self) -> str:
         """What the ends of the colour bar mean, in words."""
         if self.measure == "attention":
-            return "multiples of an even share: 1× where all count alike"
+            return "as multiples of an even share"
         if self.measure == "percentile":
-            return "percentile within the slide: its highest is 100 % whatever it holds"
-        return "0 to 1 on every slide" if self.is_unit else f"from {self._ends[0]} to {self._ends[1]}"
+            return "percentile within the slide"
+        return "on a fixed scale of 0 to 1" if self.is_unit else f"from {self._ends[0]} to {self._ends[1]}"
 
     def values(self, scores: np.ndarray) -> np.ndarray:
         """What is coloured, same shape as ``scores``: scores, percentiles, or the binary logarithm of multiples of an

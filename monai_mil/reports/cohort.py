@@ -95,7 +95,10 @@ def write_report(
         **stability_section(predictions_csv, stability),
         figures=figures,
         figures_note=figures_note,
-        columns=[{"name": name, "kind": ""} for name in (table.noun, "patient", "label", "predicted")]
+        with_patients=table.knows_patients,
+        columns=[{"name": table.noun, "kind": ""}]
+        + ([{"name": "patient", "kind": ""}] if table.knows_patients else [])
+        + [{"name": name, "kind": ""} for name in ("label", "predicted")]
         + [{"name": f"p({name})", "kind": "num"} for name in table.classes]
         + ([{"name": "remarks", "kind": ""}] if any(table.remarks) else []),
         with_remarks=any(table.remarks),
@@ -109,10 +112,10 @@ def _model(table: Predictions) -> dict[str, str]:
 
 
 def _summary(table: Predictions) -> str:
-    patients = len(set(table.patient_ids))
+    patients = f" of {_count(len(set(table.patient_ids)), 'patient')}" if table.knows_patients else ""
     kind = "multi-label" if table.multi_label else "binary" if len(table.classes) == 2 else "multi-class"
     return (
-        f"{_count(len(table), table.noun)} of {_count(patients, 'patient')}, {int(table.labelled.sum())} labelled; "
+        f"{_count(len(table), table.noun)}{patients}, {int(table.labelled.sum())} labelled; "
         f"{kind}: {', '.join(table.classes)}"
     )
 
@@ -169,7 +172,7 @@ def _metrics_note(table: Predictions, resamples: int) -> str:
         one = many = f"A class is predicted from its operating point on ({listed})."
     return (
         f"{many if table.multi_label else one} Below each figure its 95 % interval: percentile bootstrap, {resamples} "
-        "resamples of whole patients; bars run from 0 to 1."
+        f"resamples of {'whole patients' if table.knows_patients else f'{table.noun}s'}; bars run from 0 to 1."
     )
 
 
@@ -215,7 +218,7 @@ def _row(table: Predictions, index: int) -> dict[str, Any]:
     known = bool(table.labelled[index])
     return {
         "slide_id": table.slide_ids[index],
-        "patient_id": table.patient_ids[index],
+        "patient_id": table.patient_ids[index] if table.patient_ids[index] != table.slide_ids[index] else "",
         "label": table.label_text[index],
         "pred": table.pred_text[index],
         "verdict": ("bad" if table.wrong[index] else "good") if known else "",

@@ -13,9 +13,7 @@ from monai_mil.savers.prediction import fitting_points
 from monai_mil.savers.scores import drawn_class
 
 
-def is_called(
-    case: Case, class_index: int | None, multi_label: bool, operating_points: Sequence[float] | None
-) -> bool:
+def is_called(case: Case, class_index: int | None, multi_label: bool, operating_points: Sequence[float] | None) -> bool:
     """Whether the class drawn is called: from its operating point on, without any the most probable one, or from 0.5.
 
     Raises:

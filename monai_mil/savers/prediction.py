@@ -63,10 +63,10 @@ class Prediction:
         return self.classes[self.label] if self.label is not None and self.label >= 0 else ""
 
     def row(self) -> dict[str, str]:
-        """The row of ``predictions.csv``."""
+        """The row of ``predictions.csv``; its patient is empty where the cohort does not say whose the case is."""
         row = {
             self.id_column: self.slide_id,
-            "patient_id": self.patient_id,
+            "patient_id": self.patient_id if self.patient_id != self.slide_id else "",
             "label": self.label_text,
             "pred": self.text,
         }

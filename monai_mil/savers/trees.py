@@ -17,7 +17,7 @@ from monai_mil.savers.threshold import ThresholdRule
 from monai_mil.savers.tree_case import LevelTiles, looked_at
 
 UNIT = {"limits": (0.0, 1.0)}
-RANK = {**UNIT, "meaning": "share of the tissue ranked lower: 1 on every slide"}
+RANK = {**UNIT, "meaning": "share of the tissue ranked lower"}
 
 
 class TreeHeatmapSaver(HeatmapSaver):
