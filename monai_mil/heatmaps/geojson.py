@@ -39,10 +39,10 @@ def export_geojson(
     """Write a FeatureCollection that QuPath opens by drag and drop.
 
     Every tile is a *detection* (QuPath handles hundreds of thousands) with its score and its percentile within the
-    slide as measurements; attention also as multiples of an even share. Colours are those of :func:`export_png`, pale on
-    a slide below its operating point; ``colours`` of the file says what they mean. Every region is an *annotation*:
-    the union of touching tiles (or cells of tiles' blocks) of at least a threshold, with its holes, its mean and
-    maximum score and its area. Shapes end at the slide's border.
+    slide as measurements; attention also as multiples of an even share. Colours are those of :func:`export_png`,
+    pale on a slide below its operating point; ``colours`` of the file says what they mean. Every region is an
+    *annotation*: the union of touching tiles (or cells of tiles' blocks) of at least a threshold, with its holes,
+    its mean and maximum score and its area. Shapes end at the slide's border.
 
     Args:
         heatmap: the scores; of a tile with a block of scores the maximum is written.
@@ -53,8 +53,8 @@ def export_geojson(
         regions: write regions of at least this score; default those above the heatmap's threshold, if it has one. A
             slide without foreground (its threshold is infinite) has no regions, whatever is asked for.
         min_area_um2: leave out regions of less than this area, in square micrometres.
-        percentile: ``minimum`` and ``regions`` are percentiles within the slide (0 to 100) in place of scores, and tiles
-            are coloured by it.
+        percentile: ``minimum`` and ``regions`` are percentiles within the slide (0 to 100) in place of scores, and
+            tiles are coloured by it.
         classification: QuPath class of the tiles, default the heatmap's name; regions get it with " region" appended.
             Choose names that differ from those of human annotations.
         colour_map: colours of the tiles.

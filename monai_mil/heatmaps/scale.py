@@ -14,6 +14,7 @@ from monai_mil.heatmaps.heatmap import percentile_ranks
 
 _TOPS = (1.25, 1.5, 2.0, 4.0, 8.0, 16.0, 32.0)
 _TO_ONE = 1e-4
+_TIMES = "\N{MULTIPLICATION SIGN}"
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,7 @@ class Scale:
         if self.measure == "score":
             return [(score_text(value), "") for value in np.linspace(*self.limits, TICKS)]
         steps = round(self.limits[1]) if self.limits[1] >= 2 else TICKS - 1
-        texts = [f"{2**value:.3g}×" for value in np.linspace(*self.limits, steps + 1)]
+        texts = [f"{2**value:.3g}{_TIMES}" for value in np.linspace(*self.limits, steps + 1)]
         return [(f"≤ {texts[0]}", ""), *((text, "") for text in texts[1:-1]), (self._ends[1], "")]
 
     def end_texts(self, scores: np.ndarray) -> tuple[str, str]:
@@ -89,7 +90,7 @@ class Scale:
     def _ends(self) -> tuple[str, str]:
         low, high = self.ends
         if self.measure == "attention":
-            return "≤ 1×", f"{'≥ ' if high == _TOPS[-1] else ''}{high:g}×"
+            return f"≤ 1{_TIMES}", f"{'≥ ' if high == _TOPS[-1] else ''}{high:g}{_TIMES}"
         return score_text(low), score_text(high)
 
 

@@ -82,6 +82,7 @@ KEYS: Mapping[str, Key] = MappingProxyType(
         "image": Key("b d n ...", "features, channel first"),
         "coords": Key("b n 2", "level-0 pixels of a tile's upper-left corner; of a slice its index and 0"),
         "positions_mm": Key("b n", "position of a scan's slices along their normal"),
+        "slide_index": Key("b n", "of a patient's bag, which of its slides or scans the instance is of", -1.0),
         "instance_labels": Key("b n", "1, 0 or -1, unknown, of every instance", -1.0),
         "token_labels": Key("b n ...", "the truth of synthetic tokens"),
         "inside": Key("b n", "False where a tile of a packed bag lies beyond the slide"),

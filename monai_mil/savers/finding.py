@@ -64,13 +64,13 @@ def scale_attributes(case: Case, key: str, scores: np.ndarray) -> dict[str, Any]
     Args:
         case: the case.
         key: the tensor that is drawn.
-        scores: those of the map, ``[n]`` or ``[n, h, w]``, all that share a distribution.
+        scores: those of the map, ``[n]`` or ``[n, h, w]``.
     """
     attention = case.values("attention")
     if scores.ndim != 1:
         return {}
     if "attention" in key or (attention is not None and _is_among(scores, np.atleast_2d(attention))):
-        return {"uniform": 1 / len(scores)}
+        return {"uniform": 1 / case.bag_size}
     return {"limits": (0.0, 1.0)} if key == "instance_scores" and case.values("instance_logits") is not None else {}
 
 

@@ -27,8 +27,8 @@ class TreeHeatmapSaver(HeatmapSaver):
     formats are written of every map, masks only where a map has a foreground:
 
     - ``<slide_id>``: the search in one picture, one value for every tile of the finest level (``nested_rank``): the
-      share of the tissue that the network thought less worth a look. A rank: it reaches 1 on every slide, and says where
-      the search went, not whether there is anything.
+      share of the tissue that the network thought less worth a look. A rank: it reaches 1 on every slide, and says
+      where the search went, not whether there is anything.
     - ``<slide_id>_level<j>``: the attention over the tiles that a level looked at, ``j`` 0 for the finest and 1 for
       tiles twice as wide, drawn as multiples of an even share.
     - ``<slide_id>_evidence``: the probability that the finest level's instance head gives its class on each of the
@@ -50,7 +50,7 @@ class TreeHeatmapSaver(HeatmapSaver):
         if self.class_index == "all":
             raise ValueError("the maps of several magnifications are of one class; give its index, or None")
 
-    def _maps(self, case: Case) -> dict[str, Callable[[], Heatmap]]:
+    def _maps(self, case: Case) -> dict[str, Callable[[], Heatmap | None]]:
         levels = list(looked_at(case))
         maps = super()._maps(case)
         maps |= {f"level{level.number}": partial(self._level, case, level) for level in levels}
@@ -62,12 +62,16 @@ class TreeHeatmapSaver(HeatmapSaver):
         fused = super()._assemble(case, drawn)
         return replace(fused, attributes={**fused.attributes, **RANK})
 
-    def _level(self, case: Case, level: LevelTiles) -> Heatmap:
+    def _level(self, case: Case, level: LevelTiles) -> Heatmap | None:
+        if not len(level.rows):
+            return None  # of several slides of a patient, one at which this level did not look
         name = f"attention of level {level.number}"
         attributes = {**self._attributes(case, self._evidence_class(case)), "uniform": 1 / level.looked_at}
         return assemble(level.attention, level.coords, level.frame, name=name, attributes=attributes)
 
-    def _evidence(self, case: Case, finest: LevelTiles) -> Heatmap:
+    def _evidence(self, case: Case, finest: LevelTiles) -> Heatmap | None:
+        if not len(finest.rows):
+            return None
         logits = case.values("instance_logits")
         assert logits is not None
         index = self._evidence_class(case)

@@ -25,11 +25,6 @@ FILES = [
         ("inference", "inference_survival"), ("cohort::_disabled_", "cohort::unlabelled"), "nor labels, if there is one"
     ),
     Apart(("inference",), ("imports::$import os", "imports::$import monai"), "its expressions need neither"),
-    Apart(
-        ("inference", "survival"),
-        ("imports::$import monai_mil.cohorts as cohorts",),
-        "their expressions look for cases, or for their follow-up",
-    ),
     Apart(("inference",), ("split",), "all cases, unless one split is asked for"),
     Apart(
         ("inference",),
@@ -63,6 +58,11 @@ FILES = [
     Apart(("localise",), ("run",), "evaluation of heatmaps"),
     # What a model knows of itself.
     Apart(("evaluate", "calibrate"), ("trained::path",), "the model just trained, which training begins without"),
+    Apart(
+        ("evaluate", "calibrate", "inference", "inference_survival"),
+        ("cohort::trained",),
+        "a model has a fold of its own, which another cohort may lack",
+    ),
     Apart(("inference",), ("trained::path",), "the model of choice, not the one just trained"),
     Apart(("evaluate", "calibrate"), ("bag_facts",), "another cohort may have no training split"),
     Apart(("inference",), ("encoder_digest",), "the model's alone"),
@@ -81,6 +81,11 @@ FILES = [
         ("initialize::$@early_stop.attach(@validate::evaluator, @train::trainer)",),
         "nothing is trained",
         (*BY_LOSS, *BASELINES),
+    ),
+    Apart(
+        ("evaluate", "multi_gpu_evaluate", "inference"),
+        ("initialize::$cohorts.check_patients(@cohort, @split, @bag_of, @patient_level)",),
+        "results of patients",
     ),
     Apart(
         ("evaluate", "multi_gpu_evaluate", "inference"),
@@ -283,6 +288,8 @@ BOTH = ("train", "inference")
 BUNDLES = [
     # The data.
     Apart(CT, ("class_names",), "scans are negative or positive", BOTH),
+    Apart(CT, ("bag_of",), "cases are called scans", BOTH),
+    Apart(GUIDANCE, ("cohort::ordered",), "slices of one scan, in their order", BOTH),
     Apart(("ct_insight",), ("encoder", "in_channels", "grid"), "tokens of slices", ("inference",)),
     Apart(GUIDANCE, ("encoder", "in_channels"), "vectors of slices", ("inference",)),
     Apart(("pathology_insight",), ("in_channels",), "tokens of tiles", ("inference",)),

@@ -110,7 +110,7 @@ def test_predictions_name_scans_and_the_report_shows_them(evaluated):
         folder / "predictions.csv", folder / "heatmaps", folder / "report.html", resamples=50
     ).read_text()
     assert "<h2>Scans</h2>" in page
-    assert "5 scans of 5 patients" in page
+    assert "5 scans, 5 labelled" in page, "no patients: their ids are only the scans' names"
     assert "slide" not in page.split("<main>")[1].split("<script>")[0].replace('class="slide', "").replace(
         '"slides"', ""
     )
