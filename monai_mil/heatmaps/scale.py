@@ -59,6 +59,13 @@ class Scale:
             return "percentile within the slide"
         return "on a fixed scale of 0 to 1" if self.is_unit else f"from {self._ends[0]} to {self._ends[1]}"
 
+    @property
+    def explanation(self) -> str:
+        """As ``meaning``, for a page that has room."""
+        if self.measure == "attention":
+            return f"1{_TIMES} is an even share: what each would have if the network weighed all alike"
+        return self.meaning
+
     def values(self, scores: np.ndarray) -> np.ndarray:
         """What is coloured, same shape as ``scores``: scores, percentiles, or the binary logarithm of multiples of an
         even share, those below 1 brought to 1."""

@@ -177,7 +177,7 @@ def _draw(heatmap: Heatmap, slide: Slide | None, count: int, note: str) -> Panel
         smooth=style.smooth,
         name=heatmap.name,
         colouring=", ".join(filter(None, [f"coloured by {style.scale.basis}", foreground_text(heatmap)])),
-        meaning=heatmap.attributes.get("meaning", style.scale.meaning),
+        meaning=heatmap.attributes.get("meaning", style.scale.explanation),
         bar=_png(table[None]),
         low=low,
         high=high,
