@@ -56,6 +56,11 @@ class Predictions:
         return len(self.slide_ids)
 
     @property
+    def knows_patients(self) -> bool:
+        """Whether the table says whose any slide is."""
+        return self.patient_ids != self.slide_ids
+
+    @property
     def labelled(self) -> np.ndarray:
         """True for slides of which at least one class is known, bool ``[n]``."""
         return ~np.isnan(self.truth).all(axis=1)
