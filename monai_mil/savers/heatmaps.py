@@ -18,7 +18,7 @@ from monai_mil.savers.base import CaseSaver
 from monai_mil.savers.case import Case
 from monai_mil.savers.finding import finding_attributes, scale_attributes
 from monai_mil.savers.prediction import answer_attributes
-from monai_mil.savers.scores import DrawnMap, check_labels, drawn_maps, read_scores
+from monai_mil.savers.scores import DrawnMap, check_labels, drawn_maps, read_scores, usual_class
 from monai_mil.savers.threshold import ThresholdRule
 
 _EXPORTS: dict[str, tuple[str, Callable[..., Path]]] = {
@@ -43,9 +43,9 @@ class HeatmapSaver(CaseSaver[None]):
         key: which tensor of a case is drawn: ``[n]``, ``[rows, n]`` or ``[rows, n, h, w]``. None takes the first there
             is of ``heatmap``, ``scores``, ``instance_scores`` (rows are classes) and ``attention`` (rows are heads,
             and averaged).
-        class_index: the class to draw where rows are classes; None draws the second of two exclusive ones, else the
-            most probable. ``"all"`` draws every class, in files ``<slide_id>_<class>`` of the same endings (its number
-            where ``classes`` is None).
+        class_index: the class to draw where rows are classes; None draws the second of two exclusive ones if the first
+            says that nothing is there ("normal"), else the most probable. ``"all"`` draws every class, in files
+            ``<slide_id>_<class>`` of the same endings (its number where ``classes`` is None).
         name: what the figures call the scores; default the key.
         classes: names of the classes, for titles; None leaves the prediction out of them. A slide for which the class
             drawn is not called is drawn in pale colours, and its figures say so.
@@ -93,7 +93,7 @@ class HeatmapSaver(CaseSaver[None]):
         self.formats = tuple(form for form in formats if form != "h5")
         self.options = options or {}
         self.key = key
-        self.class_index = class_index
+        self.class_index = usual_class(class_index, classes, multi_label)
         self.name = name
         self.classes = None if classes is None else tuple(map(str, classes))
         self.multi_label = multi_label

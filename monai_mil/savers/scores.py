@@ -5,15 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 import numpy as np
 
 from monai_mil.errors import CohortError
+from monai_mil.names import says_nothing_there
 from monai_mil.savers.case import Case
 from monai_mil.savers.tree_case import finest_tiles, is_packed
 
 ClassIndex = int | Literal["all"] | None
+Asked = TypeVar("Asked", bound=ClassIndex)
+PROBABLE = -1
+"""In place of a class's index: the most probable one."""
 """The class to draw: its index, all of them, or None for the second of two exclusive ones, else the most probable."""
 
 
@@ -59,6 +63,12 @@ def drawn_maps(case: Case, key: str | None, class_index: ClassIndex, classes: Se
     return [DrawnMap(index, str(name)) for index, name in enumerate(names)]
 
 
+def usual_class(class_index: Asked, classes: Sequence[str] | None, multi_label: bool) -> Asked | int:
+    """The class that is asked for; where none is, of two classes that are both findings the most probable one."""
+    both = classes is not None and len(classes) == 2 and not multi_label and not says_nothing_there(str(classes[0]))
+    return PROBABLE if class_index is None and both else class_index
+
+
 def check_labels(class_index: ClassIndex, classes: Sequence[str] | None) -> None:
     """Raise a ValueError unless every class that has files of its own can name them."""
     if class_index == "all":
@@ -102,8 +112,10 @@ def drawn_class(case: Case, class_index: int | None, multi_label: bool = False) 
     """The class whose scores :func:`read_scores` takes.
 
     None is the second of two exclusive classes, so that a map shows evidence of the finding on a slide without it too,
-    and the most probable of others.
+    and the most probable of others, as :data:`PROBABLE` is always.
     """
+    if class_index == PROBABLE:
+        return case.probable_class
     if class_index is not None:
         return class_index
     return 1 if case.output_count == 2 and not multi_label else case.probable_class

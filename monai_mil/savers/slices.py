@@ -25,7 +25,7 @@ from monai_mil.savers.case import Case
 from monai_mil.savers.finding import finding_attributes, scale_attributes
 from monai_mil.savers.prediction import Prediction, read_prediction
 from monai_mil.savers.scan_case import ScanCase
-from monai_mil.savers.scores import DrawnMap, check_labels, drawn_maps, read_score_rows, read_scores
+from monai_mil.savers.scores import DrawnMap, check_labels, drawn_maps, read_score_rows, read_scores, usual_class
 from monai_mil.savers.slice_tables import scan_row, slice_rows
 from monai_mil.savers.tables import TableSaver, csv_text
 from monai_mil.savers.threshold import ThresholdRule
@@ -74,9 +74,10 @@ class SliceSaver(TableSaver):
         key: which tensor of a case is drawn: ``[n]``, ``[rows, n]`` or ``[rows, n, h, w]``. None takes the first there
             is of ``heatmap``, ``scores``, ``instance_scores`` (rows are classes) and ``attention`` (rows are heads,
             and averaged).
-        class_index: the class to draw where rows are classes; None draws the second of two exclusive ones, else the
-            most probable. ``"all"`` draws every class, in files ``heatmaps/<scan_id>_<class>`` of the same endings (its
-            number where ``classes`` is None); the tables then tell of the one that None draws.
+        class_index: the class to draw where rows are classes; None draws the second of two exclusive ones if the first
+            says that nothing is there ("normal"), else the most probable. ``"all"`` draws every class, in files
+            ``heatmaps/<scan_id>_<class>`` of the same endings (its number where ``classes`` is None); the tables then
+            tell of the one that None draws.
         name: what the figures call the scores; default the key.
         threshold: scores strictly above are foreground, which ``mask`` holds and the pictures outline: ``"otsu"`` over
             all scores the network gave, ``"network"`` for the network's own, a number, or None for none.
@@ -124,7 +125,7 @@ class SliceSaver(TableSaver):
         self.window = display_window(window)
         self.slices = slices
         self.key = key
-        self.class_index = class_index
+        self.class_index = usual_class(class_index, classes, multi_label)
         self.name = name
         self.rule = ThresholdRule(threshold, min_threshold, operating_points, key)
 

@@ -5,7 +5,7 @@ from monai.data import MetaTensor
 
 from monai_mil.savers.case import Case
 from monai_mil.savers.finding import finding_attributes, scale_attributes
-from monai_mil.savers.scores import read_scores
+from monai_mil.savers.scores import drawn_class, read_scores, usual_class
 
 CLASSES = ("normal", "tumor")
 
@@ -62,3 +62,14 @@ def test_attention_of_a_class_or_of_heads_is_measured_by_the_even_share_of_the_w
     assert (key, scale_attributes(per_class, key, drawn)) == ("instance_scores", {"uniform": 0.25})
     averaged = case(attention=heads, mask=mask)
     assert scale_attributes(averaged, *read_scores(averaged, None, None)[:2]) == {"uniform": pytest.approx(1 / 3)}
+
+
+@pytest.mark.parametrize(
+    ("classes", "multi_label", "drawn"),
+    [(("normal", "tumor"), False, 1), (("LUAD", "LUSC"), False, 0), (("LUAD", "LUSC"), True, 0), (None, False, 1)],
+)
+def test_of_two_findings_the_probable_one_is_drawn(classes, multi_label, drawn):
+    item = case(pred=torch.tensor([0.9, 0.1]), instance_scores=torch.rand(2, 4))
+    assert drawn_class(item, usual_class(None, classes, multi_label), multi_label) == drawn
+    assert usual_class("all", classes, multi_label) == "all"
+    assert drawn_class(item, usual_class(1, classes, multi_label), multi_label) == 1
