@@ -26,7 +26,14 @@ class ConvNorm(nn.Module):
     norm: nn.Module
 
     def __init__(
-        self, in_channels: int, out_channels: int, kernel: int = 1, stride: int = 1, groups: int = 1, linear: bool = False
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel: int = 1,
+        stride: int = 1,
+        *,
+        groups: int = 1,
+        linear: bool = False,
     ) -> None:
         super().__init__()
         padding = kernel // 2 if stride == 1 else 0

@@ -38,7 +38,7 @@ class Tiles:
 def run(folder: Path, data: Path) -> str:
     tiles = read_tiles(data)
     lines = [
-        f"| encoder | AUROC, {FOLDS} folds of tiles, {len(SEEDS)} times | AUROC, each slide left out | ms of CPU a tile |",
+        f"| encoder | AUROC, {FOLDS} folds of tiles, {len(SEEDS)} times | AUROC, each slide left out | CPU ms a tile |",
         "|---|---|---|---|",
     ]
     lines += [_row(name, tiles) for name in ENCODERS]
