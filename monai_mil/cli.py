@@ -119,6 +119,9 @@ def predict(
     ] = None,
     no_heatmaps: Annotated[bool, typer.Option("--no-heatmaps", help="Write no heatmaps.")] = False,
     bags: Annotated[bool, typer.Option("--bags", help="Keep the features, in OUT/bags.")] = False,
+    raw: Annotated[
+        bool, typer.Option("--raw", help="Read the slides or scans of a table even where bags/ lies beside it.")
+    ] = False,
     split: Annotated[str | None, typer.Option(help="Only this split of a cohort table.")] = None,
     mpp: Annotated[
         float | None,
@@ -148,6 +151,7 @@ def predict(
         out,
         model=model,
         heatmaps=formats,
+        raw=raw,
         settings={**_given(given), **runs.parsed_settings(settings or [])},
     )
     if dry_run:
@@ -588,12 +592,11 @@ def _named_file(entry: str) -> tuple[str, Path]:
 def demo(
     folder: Annotated[Path, typer.Argument(help="Where everything is written.")] = Path("demo"),
     seed: Annotated[int, typer.Option(help="Seed of the cohort and of the training.")] = 0,
-    bundle: Annotated[Path | None, typer.Option(help="Folder of the bundle mil_baselines.")] = None,
 ) -> None:
     """Make a synthetic cohort, embed it, train, evaluate, predict and report: the whole way in minutes."""
     from monai_mil.demo import run_demo
 
-    run_demo(folder, seed=seed, bundle=bundle)
+    run_demo(folder, seed=seed)
 
 
 @app.command(epilog="[bold]Example[/]\n\nmonai-mil doctor")

@@ -24,6 +24,7 @@ def predict_run(
     *,
     model: Path | None = None,
     heatmaps: Sequence[str] | None = None,
+    raw: bool = False,
     settings: Mapping[str, Any] | None = None,
 ) -> BundleRun:
     """The run that predicts ``inputs``.
@@ -35,6 +36,7 @@ def predict_run(
         model: other weights than the bundle's own: a ``model.pt``, or a training's folder that holds
             ``models/model.pt``.
         heatmaps: formats, of ``FORMATS``; an empty list writes no heatmap; None takes the usual ones.
+        raw: read the slides or scans of a table even where their bags lie beside it.
         settings: further keys of the bundle's configs; they win over all others.
 
     Raises:
@@ -53,7 +55,7 @@ def predict_run(
     if unknown:
         raise SettingsError(f"no heatmap format '{unknown[0]}' of {bundle.reads}: choose from {', '.join(known)}")
     weights = _weights(bundle, model)
-    where, raw = input_settings(inputs)
+    where, is_raw = input_settings(inputs, raw=raw)
     own = {**where, "output_dir": str(out.absolute())}
     if model is not None:
         own["ckpt_path"] = str(weights)
@@ -63,7 +65,7 @@ def predict_run(
         configs.append("inference_heatmap")
     if read_model(weights).get("time_edges"):
         configs.append("inference_survival")
-    if raw:
+    if is_raw:
         configs.append(f"inference_{bundle.reads}")
     if formats or not bundle.has("inference_heatmap"):
         own["slice_formats" if bundle.reads == "scans" else "heatmap_formats"] = formats or None

@@ -12,11 +12,12 @@ from monai_mil.errors import CohortError
 _BAGS = (".h5", ".pt")
 
 
-def input_settings(places: Sequence[Path]) -> tuple[dict[str, Any], bool]:
+def input_settings(places: Sequence[Path], *, raw: bool = False) -> tuple[dict[str, Any], bool]:
     """The keys of a bundle's inference configs that say what is predicted, and whether it is raw slides or scans.
 
     Args:
         places: one cohort table; or one folder of bags; or slides, scans, and folders of them.
+        raw: read the slides or scans of a table even where their bags lie beside it, in ``bags/``.
 
     Raises:
         CohortError: a place is not there, or a table or a folder of bags is not alone.
@@ -24,8 +25,8 @@ def input_settings(places: Sequence[Path]) -> tuple[dict[str, Any], bool]:
     Examples:
         >>> from monai_mil.runs import input_settings
         >>> (folder / "S-1.svs").touch()
-        >>> settings, raw = input_settings([folder])
-        >>> settings["dataset_dir"] == str(folder), raw
+        >>> settings, is_raw = input_settings([folder])
+        >>> settings["dataset_dir"] == str(folder), is_raw
         (True, True)
     """
     for place in places:
@@ -42,7 +43,7 @@ def input_settings(places: Sequence[Path]) -> tuple[dict[str, Any], bool]:
     if not is_table(place):
         return {"bag_dir": str(place)}, False
     folder = place.parent
-    return {"dataset_dir": str(folder), "cohort_file": str(place)}, not _holds_bags(folder / "bags")
+    return {"dataset_dir": str(folder), "cohort_file": str(place)}, raw or not _holds_bags(folder / "bags")
 
 
 def cohort_settings(place: Path) -> dict[str, Any]:
