@@ -35,7 +35,8 @@ class ScanLabelMapd(MapTransform):
         levels: how many labels; scores between threshold and maximum are divided evenly among them.
         multi_label: classes do not exclude each other.
         key: which scores are drawn, see :class:`SliceSaver`.
-        class_index: the class to draw where scores differ by class; None draws the most probable one.
+        class_index: the class to draw where scores differ by class; None draws the second of two exclusive ones, else
+            the most probable.
         threshold: ``"otsu"`` over all scores, ``"network"`` for the network's own, or a number.
         min_threshold: no threshold is lower.
         operating_points: as of :class:`SliceSaver`.
@@ -75,7 +76,7 @@ class ScanLabelMapd(MapTransform):
         made = dict(data)
         for key in self.key_iterator(made):
             case = Case.of({str(name): value for name, value in made.items()} | {"pred": made[key]})
-            name, scores, _ = read_scores(case, self.key, self.class_index)
+            name, scores, _ = read_scores(case, self.key, self.class_index, self.multi_label)
             scan = ScanCase.of(case)
             heatmap = ScanHeatmap(scan.frame, scan.scores(scores), name, lungs=scan.lungs)
             threshold = self.rule.threshold(scores, case, self.class_index, self.multi_label)
