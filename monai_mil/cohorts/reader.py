@@ -8,8 +8,8 @@ import json
 import math
 import os
 import re
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +78,7 @@ def read_cohort(
     labels: Sequence[str] = ("label",),
     classes: Sequence[str] | None = None,
     unlabelled: bool = False,
+    leave_out: Callable[[Cohort], Collection[str]] | None = None,
 ) -> Cohort:
     """Read and check a cohort.
 
@@ -94,6 +95,7 @@ def read_cohort(
             Empty if no labels are wanted.
         classes: the classes in the order of a network's outputs; default the table's, sorted.
         unlabelled: accept slides without a label (class -1, all NaN), as inference does.
+        leave_out: gives the names of the cases to leave out, such as ``training.BrokenBags``; None leaves out none.
 
     Returns:
         The cohort.
@@ -125,7 +127,13 @@ def read_cohort(
     slides = tuple(_slide(table, row, cells, labels, known, unlabelled) for row, cells in table.rows)
     _check_together(table, slides)
     table.raise_problems()
-    return Cohort(path, slides, labels, known, table.id_column)
+    return without(Cohort(path, slides, labels, known, table.id_column), leave_out)
+
+
+def without(cohort: Cohort, leave_out: Callable[[Cohort], Collection[str]] | None) -> Cohort:
+    """The cohort without the cases that ``leave_out`` names."""
+    names = () if leave_out is None else leave_out(cohort)
+    return replace(cohort, slides=tuple(slide for slide in cohort.slides if slide.slide_id not in names))
 
 
 def read_table(path: Path) -> Table:

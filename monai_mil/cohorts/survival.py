@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from monai_mil.cohorts.cohort import Cohort, split_cohort
-from monai_mil.cohorts.reader import Table, read_cohort, read_table
+from monai_mil.cohorts.reader import Table, read_cohort, read_table, without
 
 _EVENTS = {"0": 0.0, "1": 1.0, "0.0": 0.0, "1.0": 1.0}
 
 
 def read_survival_cohort(
-    path: str | os.PathLike[str], *, time: str = "time", event: str = "event", unlabelled: bool = False
+    path: str | os.PathLike[str],
+    *,
+    time: str = "time",
+    event: str = "event",
+    unlabelled: bool = False,
+    leave_out: Callable[[Cohort], Collection[str]] | None = None,
 ) -> Cohort:
     """Read and check a cohort with follow-up; all else is as in :func:`read_cohort`.
 
@@ -30,6 +35,7 @@ def read_survival_cohort(
         event: column of the events.
         unlabelled: accept slides without follow-up (an empty cell, or pandas' ``nan``), as inference does; they have
             that of another slide of their patient, or (NaN, NaN).
+        leave_out: gives the names of the cases to leave out; see :func:`read_cohort`.
 
     Raises:
         CohortError: as :func:`read_cohort`; a time is no positive number, an event not 0 or 1, or two slides of a
@@ -58,7 +64,7 @@ def read_survival_cohort(
     table.raise_problems()
     unknown = (math.nan, math.nan)
     slides = tuple(replace(slide, label=known.get(slide.patient_id, unknown)) for slide in cohort.slides)
-    return replace(cohort, slides=slides, labels=(time, event), classes=(time, event))
+    return without(replace(cohort, slides=slides, labels=(time, event), classes=(time, event)), leave_out)
 
 
 def follow_up(cohort: Cohort, split: str | None = None) -> np.ndarray:

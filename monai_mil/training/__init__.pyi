@@ -7,6 +7,7 @@ from .batches import (
     prepare_token_batch,
 )
 from .best_model import BestModel
+from .broken_bags import BrokenBags
 from .checkpointer import Checkpointer
 from .distributed import finish_distributed
 from .early_stop import EarlyStop
@@ -30,6 +31,7 @@ __all__ = [
     "AnchorHandler",
     "AnchorInferer",
     "BestModel",
+    "BrokenBags",
     "Checkpointer",
     "EarlyStop",
     "EpochSeeder",

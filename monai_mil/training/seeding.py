@@ -60,9 +60,10 @@ class _SeededByItem(Compose):
         super().__init__(own.transforms, own.map_items, own.unpack_items, own.log_stats, own.lazy, own.overrides)
         self.seed = seed
 
-    def __call__(self, input_: Any, *args: Any, **kwargs: Any) -> Any:
-        set_rnd(self.transforms, int(np.random.SeedSequence([int(self.seed), _identity(input_)]).generate_state(1)[0]))
-        return super().__call__(input_, *args, **kwargs)
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        of_item = np.random.SeedSequence([int(self.seed), _identity(args[0])])
+        set_rnd(self.transforms, int(of_item.generate_state(1)[0]))
+        return super().__call__(*args, **kwargs)
 
 
 def _identity(item: Any) -> int:
