@@ -13,7 +13,7 @@ import numpy as np
 import torch.distributed as dist
 from ignite.engine import Engine, Events
 
-from monai_mil.bags import BagFile, FailedCase, level_folder, write_failures
+from monai_mil.bags import BagFile, FailedCase, first_non_finite_row, level_folder, write_failures
 from monai_mil.errors import BagError, CohortError, NoTissueError
 
 logger = logging.getLogger(__name__)
@@ -110,10 +110,17 @@ def _check_whole(path: Path) -> None:
             raise NoTissueError(f"bag '{path}': no instances; the slide had no tissue")
         rows = max(1, _NUMBERS_READ // math.prod((bag.width, *(bag.grid or ()))))
         for number, block in enumerate(bag.chunks(rows)):
-            finite = np.isfinite(block).reshape(len(block), -1).all(axis=1)
-            if not finite.all():
-                bad = number * rows + int(finite.argmin())
-                raise BagError(f"bag '{path}': the features of instance {bad} are NaN or infinite; embed it again")
+            bad = _first_non_finite(block)
+            if bad is not None:
+                row = number * rows + bad
+                raise BagError(f"bag '{path}': the features of instance {row} are NaN or infinite; embed it again")
+
+
+def _first_non_finite(block: np.ndarray) -> int | None:
+    if block.dtype == np.float16:
+        return first_non_finite_row(block)
+    finite = np.isfinite(block).reshape(len(block), -1).all(axis=1)
+    return None if finite.all() else int(finite.argmin())
 
 
 def _of_all_processes(own: dict[str, FailedCase]) -> dict[str, FailedCase]:

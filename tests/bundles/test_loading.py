@@ -1,0 +1,104 @@
+"""However bags are loaded, a bundle says the same; and broken ones can be left out in every bundle."""
+
+import os
+import shutil
+
+import h5py
+import pytest
+from fire.parser import DefaultParseValue
+from monai.bundle import ConfigWorkflow
+
+from tests.bundles.common import BUNDLES, EXAMPLES, NAMES, config, rows
+
+TOGETHER = {"batch_size": 3, "num_workers": 2, "persistent_workers": True, "pin_memory": True}
+pytestmark = pytest.mark.filterwarnings("ignore:'pin_memory' argument is set")
+
+
+@pytest.fixture(params=NAMES)
+def name(request):
+    return request.param
+
+
+def workflow(name, files, **options):
+    """The bundle's workflow, set up in this process."""
+    kind = "inference" if files == ["inference"] else "train"
+    meta = str(BUNDLES / name / "configs" / "metadata.json")
+    typed = {"bundle_root": BUNDLES / name} | options
+    given = {key: DefaultParseValue(str(value)) for key, value in typed.items()}
+    made = ConfigWorkflow(config(name, *files), meta, logging_file=False, workflow_type=kind, **given)
+    made.initialize()
+    return made
+
+
+def loading(loader):
+    return {f"{loader}::{key}": value for key, value in TOGETHER.items()}
+
+
+def without_training(options):
+    return {key: value for key, value in options.items() if "::" not in key and key not in ("ckpt_dir", "batch_size")}
+
+
+def predicted(folder, name):
+    return {row[EXAMPLES[name].case_id]: row for row in rows(folder / "predictions.csv")}
+
+
+def assert_same(found, expected):
+    assert found.keys() == expected.keys()
+    for case, row in expected.items():
+        for column, value in row.items():
+            if column.startswith("prob_"):
+                assert float(found[case][column]) == pytest.approx(float(value), abs=1e-5)
+            else:
+                assert found[case][column] == value
+
+
+@pytest.mark.parametrize("use", ["inference", "evaluate"])
+def test_ragged_batches_and_workers_say_what_single_bags_do(name, use, evaluated, cohort, tmp_path):
+    given = EXAMPLES[name].options(cohort, evaluated) | {"output_dir": tmp_path}
+    if use == "inference":
+        given |= {"ckpt_path": evaluated / "models" / "model.pt", "cohort_file": cohort / "cohort.csv", "split": "test"}
+        workflow(name, [use], **without_training(given), **loading("dataloader")).run()
+    else:
+        workflow(name, ["train", use], **given, **loading("validate::dataloader")).run()
+    assert_same(predicted(tmp_path, name), predicted(evaluated / "eval", name))
+
+
+def apart(path):
+    """The file as one of its own, no longer the cohort's."""
+    shutil.copy(path, path.with_suffix(".own"))
+    return path.with_suffix(".own").replace(path)
+
+
+def without_numbers(path):
+    apart(path)
+    with h5py.File(path, "r+") as file:
+        features = file["features"]
+        features[0] = float("nan") if features.dtype.kind == "f" else 0
+        if "scale" in file:
+            file["scale"][0] = float("nan")
+
+
+def test_broken_bags_are_left_out_of_training_and_evaluation(name, cohort, tmp_path):
+    example, copy = EXAMPLES[name], tmp_path / "cohort"
+    shutil.copytree(cohort, copy, copy_function=os.link)
+    bags = {
+        split: [row[example.case_id] for row in rows(copy / "cohort.csv") if row["split"] == split]
+        for split in ("train", "val", "test")
+    }
+    place = copy / example.bag_folder
+    (place / f"{bags['train'][0]}.h5").unlink()
+    apart(place / f"{bags['val'][0]}.h5").write_bytes(b"no bag")
+    without_numbers(place / f"{bags['train'][1]}.h5")
+    without_numbers(place / f"{bags['test'][0]}.h5")
+    given = example.options(copy, tmp_path) | {"skip_broken": True}
+
+    def taken(made, step):
+        return [item[example.case_id] for item in made.parser.get_parsed_content(f"{step}::dataset").data]
+
+    made = workflow(name, ["train"], **given)
+    assert (taken(made, "train"), taken(made, "validate")) == (bags["train"][2:], bags["val"][1:])
+    failed = {row[example.case_id] for row in rows(tmp_path / "eval" / "failed.csv")}
+    assert failed == {*bags["train"][:2], bags["val"][0]}
+    made = workflow(name, ["train", "evaluate"], **given)
+    assert taken(made, "validate") == bags["test"][1:]
+    assert [row[example.case_id] for row in rows(tmp_path / "eval" / "failed.csv")] == bags["test"][:1]
