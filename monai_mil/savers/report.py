@@ -64,4 +64,6 @@ class ReportSaver(LabelledSaver):
         write_json(self.signed(report), self.path)
         for name in ("auroc", "auprc", "balanced_accuracy", "macro_f1"):
             figure = report[name]
-            logger.info("%s %.4f (95 %% interval %.4f to %.4f)", name, figure["value"], figure["low"], figure["high"])
+            without = "".join(f", without '{label}' ({why})" for label, why in figure.get("missing", {}).items())
+            numbers = figure["value"], figure["low"], figure["high"]
+            logger.info("%s %.4f (95 %% interval %.4f to %.4f)%s", name, *numbers, without)
