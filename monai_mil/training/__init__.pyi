@@ -22,6 +22,7 @@ from .method import build_network, describe_network
 from .model_metadata import own_metadata
 from .seeding import EpochSeeder
 from .skip_non_finite import SkipNonFinite
+from .split_names import named_by_split
 from .survival import SurvivalRiskd
 from .time_bins import TimeBinsSaver, read_time_bins
 from .unpack import UnpackOutputd
@@ -49,6 +50,7 @@ __all__ = [
     "claim_folder",
     "describe_network",
     "finish_distributed",
+    "named_by_split",
     "own_metadata",
     "prepare_bag_batch",
     "prepare_instance_batch",

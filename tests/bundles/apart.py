@@ -64,6 +64,11 @@ FILES = [
         "the loss chose the epoch; what is reported is AUROC",
         BY_LOSS,
     ),
+    Apart(
+        ("evaluate",),
+        ("validate::evaluator::key_val_metric", "validate::evaluator::additional_metrics"),
+        "figures are called by the split of choice",
+    ),
     # What is attached and run is what a config is for.
     Apart(("evaluate", "calibrate"), ("run",), "the trained network, no training"),
     Apart(("inference",), ("run",), "prediction"),
