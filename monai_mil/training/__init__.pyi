@@ -25,6 +25,7 @@ from .skip_non_finite import SkipNonFinite
 from .split_names import named_by_split
 from .survival import SurvivalRiskd
 from .time_bins import TimeBinsSaver, read_time_bins
+from .typed_paths import keep_paths_as_typed
 from .unpack import UnpackOutputd
 
 __all__ = [
@@ -50,6 +51,7 @@ __all__ = [
     "claim_folder",
     "describe_network",
     "finish_distributed",
+    "keep_paths_as_typed",
     "named_by_split",
     "own_metadata",
     "prepare_bag_batch",

@@ -5,10 +5,8 @@ import shutil
 
 import h5py
 import pytest
-from fire.parser import DefaultParseValue
-from monai.bundle import ConfigWorkflow
 
-from tests.bundles.common import BUNDLES, EXAMPLES, NAMES, config, rows
+from tests.bundles.common import EXAMPLES, NAMES, rows, workflow
 
 TOGETHER = {"batch_size": 3, "num_workers": 2, "persistent_workers": True, "pin_memory": True}
 pytestmark = pytest.mark.filterwarnings("ignore:'pin_memory' argument is set")
@@ -17,17 +15,6 @@ pytestmark = pytest.mark.filterwarnings("ignore:'pin_memory' argument is set")
 @pytest.fixture(params=NAMES)
 def name(request):
     return request.param
-
-
-def workflow(name, files, **options):
-    """The bundle's workflow, set up in this process."""
-    kind = "inference" if files == ["inference"] else "train"
-    meta = str(BUNDLES / name / "configs" / "metadata.json")
-    typed = {"bundle_root": BUNDLES / name} | options
-    given = {key: DefaultParseValue(str(value)) for key, value in typed.items()}
-    made = ConfigWorkflow(config(name, *files), meta, logging_file=False, workflow_type=kind, **given)
-    made.initialize()
-    return made
 
 
 def loading(loader):
