@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich.console import Console
@@ -20,11 +20,14 @@ from monai_mil.errors import MonaiMILError
 
 if TYPE_CHECKING:
     from monai_mil.encoders import EncoderStatus
+    from monai_mil.runs import BundleRun
 
 app = typer.Typer(
     name="monai-mil",
-    epilog="Train, evaluate and predict with MONAI itself: python -m monai.bundle run --config_file "
-    "bundles/mil_baselines/configs/train.json --bundle_root bundles/mil_baselines --dataset_dir COHORT",
+    epilog="[bold]Examples[/]\n\n"
+    "monai-mil predict pathology_insight slides/ --out out\n\n"
+    "monai-mil predict ct_insight scans/ --out out\n\n"
+    "monai-mil train pathology_asmil cohort/ --out runs/asmil",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode="rich",
@@ -65,6 +68,252 @@ def main() -> None:
     except MonaiMILError as error:
         Console(stderr=True, soft_wrap=True).print(f"[bold red]error:[/] {_escaped(str(error))}", highlight=False)
         sys.exit(1)
+
+
+BundleName = Annotated[str, typer.Argument(help="A bundle's name ('monai-mil bundles' lists them) or folder.")]
+CohortPlace = Annotated[
+    Path, typer.Argument(help="The cohort's table, or the folder with cohort.csv and bags/.", metavar="COHORT")
+]
+Out = Annotated[Path, typer.Option("--out", "-o", help="Folder for everything the run writes.")]
+Model = Annotated[
+    Path | None, typer.Option(help="A training's folder, or a model.pt.", show_default="the bundle's own")
+]
+TrainedModel = Annotated[
+    Path | None, typer.Option(help="The training's folder, or its model.pt.", show_default="--out")
+]
+Overlays = Annotated[
+    list[str] | None,
+    typer.Option("--with", help="Another config of the bundle over train.json: survival, anchor, paper ..."),
+]
+Labels = Annotated[
+    list[str] | None,
+    typer.Option("--label", help="The table's label column; give it several times for several labels a case."),
+]
+Set = Annotated[list[str] | None, typer.Option("--set", help="KEY=VALUE, any key of the bundle's configs.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the monai.bundle command that it stands for.")]
+
+
+@app.command(
+    epilog="[bold]Examples[/]\n\n"
+    "monai-mil predict pathology_insight slides/ --out out\n\n"
+    "monai-mil predict pathology_insight slide.svs --out out --heatmaps png,geojson,tiff --mpp 0.25\n\n"
+    "monai-mil predict ct_insight scans/ --out out --device cuda\n\n"
+    "monai-mil predict pathology_asmil cohort.csv --split test --model runs/asmil --out out"
+)
+def predict(
+    bundle: BundleName,
+    inputs: Annotated[
+        list[Path],
+        typer.Argument(
+            help="Slides or scans, folders of them, a folder of bags, or a cohort table.", metavar="INPUT..."
+        ),
+    ],
+    out: Out,
+    model: Model = None,
+    heatmaps: Annotated[
+        str | None,
+        typer.Option(
+            help="Formats, with commas: png, geojson, tiff, mask of slides; curve, montage, nifti, mask of scans.",
+            show_default="png,geojson or curve,montage,nifti",
+        ),
+    ] = None,
+    no_heatmaps: Annotated[bool, typer.Option("--no-heatmaps", help="Write no heatmaps.")] = False,
+    bags: Annotated[bool, typer.Option("--bags", help="Keep the features, in OUT/bags.")] = False,
+    raw: Annotated[
+        bool, typer.Option("--raw", help="Read the slides or scans of a table even where bags/ lies beside it.")
+    ] = False,
+    split: Annotated[str | None, typer.Option(help="Only this split of a cohort table.")] = None,
+    mpp: Annotated[
+        float | None,
+        typer.Option(help="Level-0 pixel size of slides in micrometres, whatever the files say."),
+    ] = None,
+    target_mpp: Annotated[
+        float | None,
+        typer.Option(help="Micrometres per pixel to read slides at.", show_default="the encoder's"),
+    ] = None,
+    weights: Weights = None,
+    device: Annotated[
+        str | None, typer.Option(help="cpu, cuda, cuda:1 ...", show_default="a GPU if there is one")
+    ] = None,
+    settings: Set = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Begin anew, whatever is done already.")] = False,
+    dry_run: DryRun = False,
+) -> None:
+    """Slides or scans in; predictions, heatmaps and a report out. Run it again to go on where it stopped."""
+    from monai_mil import runs
+
+    given = {"split": split, "mpp": mpp, "target_mpp": target_mpp, "weights": None if weights is None else str(weights)}
+    given |= {"device": None if device is None else f"$torch.device('{device}')"}
+    formats = [] if no_heatmaps else None if heatmaps is None else [name for name in heatmaps.split(",") if name]
+    run = runs.predict_run(
+        runs.find_bundle(bundle),
+        inputs,
+        out,
+        model=model,
+        heatmaps=formats,
+        raw=raw,
+        settings={**_given(given), **runs.parsed_settings(settings or [])},
+    )
+    if dry_run:
+        typer.echo(run.line)
+        return
+    console = Console(stderr=True, soft_wrap=True, highlight=False)
+    if bags:
+        run = runs.with_bags(run)
+    outcome = runs.predict(run, console=console, overwrite=overwrite)
+    runs.show_outcome(outcome, run.bundle, console)
+    raise typer.Exit(code=0 if outcome.is_whole else 1)
+
+
+@app.command(
+    epilog="[bold]Examples[/]\n\n"
+    "monai-mil train pathology_asmil cohort/ --out runs/asmil\n\n"
+    "monai-mil train mil_baselines cohort/ --out runs/clam --set method=clam_sb --set train::trainer::max_epochs=50\n\n"
+    "monai-mil train pathology_insight cohort/ --out runs/grade --label grade\n\n"
+    "monai-mil train mil_baselines cohort/ --out runs/survival --with survival"
+)
+def train(
+    bundle: BundleName,
+    cohort: CohortPlace,
+    out: Out,
+    overlays: Overlays = None,
+    labels: Labels = None,
+    device: Annotated[
+        str | None, typer.Option(help="cpu, cuda, cuda:1 ...", show_default="a GPU if there is one")
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run that is in OUT.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the run that is in OUT.")] = False,
+    settings: Set = None,
+    dry_run: DryRun = False,
+) -> None:
+    """Train a bundle's network on labelled bags; classes, encoder and width are those of the cohort."""
+    from monai_mil import runs
+
+    given = {**_labelled(labels), **_device(device), **runs.parsed_settings(settings or [])}
+    run = runs.train_run(
+        runs.find_bundle(bundle),
+        cohort,
+        out,
+        overlays=overlays or (),
+        resume=resume,
+        overwrite=overwrite,
+        settings=given,
+    )
+    _run_or_show(run, dry_run)
+
+
+@app.command(
+    epilog="[bold]Examples[/]\n\n"
+    "monai-mil evaluate pathology_asmil cohort/ --out runs/asmil\n\n"
+    "monai-mil evaluate pathology_asmil other/cohort.csv --model runs/asmil --out runs/other --split test"
+)
+def evaluate(
+    bundle: BundleName,
+    cohort: CohortPlace,
+    out: Out,
+    model: TrainedModel = None,
+    overlays: Overlays = None,
+    split: Annotated[str, typer.Option(help="Which split.")] = "test",
+    device: Annotated[
+        str | None, typer.Option(help="cpu, cuda, cuda:1 ...", show_default="a GPU if there is one")
+    ] = None,
+    settings: Set = None,
+    dry_run: DryRun = False,
+) -> None:
+    """Measure a trained network on a split of a cohort: metrics.json, predictions.csv."""
+    from monai_mil import runs
+
+    given = {"split": split, **_device(device), **runs.parsed_settings(settings or [])}
+    run = runs.evaluate_run(runs.find_bundle(bundle), cohort, out, model=model, overlays=overlays or (), settings=given)
+    _run_or_show(run, dry_run)
+
+
+@app.command(epilog="[bold]Example[/]\n\nmonai-mil calibrate pathology_insight cohort/ --out runs/insight")
+def calibrate(
+    bundle: BundleName,
+    cohort: CohortPlace,
+    out: Out,
+    model: TrainedModel = None,
+    device: Annotated[
+        str | None, typer.Option(help="cpu, cuda, cuda:1 ...", show_default="a GPU if there is one")
+    ] = None,
+    settings: Set = None,
+    dry_run: DryRun = False,
+) -> None:
+    """Choose a trained network's operating points on the validation split; they stand in its model.json."""
+    from monai_mil import runs
+
+    given = {**_device(device), **runs.parsed_settings(settings or [])}
+    run = runs.calibrate_run(runs.find_bundle(bundle), cohort, out, model=model, settings=given)
+    _run_or_show(run, dry_run)
+
+
+def _run_or_show(run: BundleRun, dry_run: bool) -> None:
+    if dry_run:
+        typer.echo(run.line)
+    else:
+        run.start()
+
+
+def _given(settings: dict[str, Any]) -> dict[str, Any]:
+    """The settings that somebody gave."""
+    return {name: value for name, value in settings.items() if value is not None}
+
+
+def _device(name: str | None) -> dict[str, Any]:
+    return {} if name is None else {"device": f"$torch.device({name!r})"}
+
+
+def _labelled(columns: list[str] | None) -> dict[str, Any]:
+    if not columns:
+        return {}
+    return {"label_columns": columns} | ({"multi_label": True} if len(columns) > 1 else {})
+
+
+bundles_app = typer.Typer(rich_markup_mode="rich", pretty_exceptions_enable=False)
+app.add_typer(bundles_app, name="bundles", help="The bundles there are; copy one to edit it, or pack it.")
+
+
+@bundles_app.callback(
+    invoke_without_command=True,
+    epilog="[bold]Examples[/]\n\nmonai-mil bundles\n\nmonai-mil bundles copy pathology_asmil my/bundles",
+)
+def bundles(context: typer.Context) -> None:
+    """List the bundles with their task, input, encoder and figures."""
+    if context.invoked_subcommand is not None:
+        return
+    from monai_mil import runs
+
+    console = Console()
+    for bundle in runs.shipped_bundles():
+        facts = runs.describe_bundle(bundle)
+        console.print(f"[bold]{bundle.name}[/]  {_escaped(facts.title)}", highlight=False)
+        for name, text in facts.lines:
+            console.print(f"  {name:<9} {_escaped(text)}", highlight=False)
+    console.print("\nmonai-mil predict NAME INPUT... --out FOLDER; a bundle's folder works in place of its name.")
+
+
+@bundles_app.command("copy", epilog="[bold]Example[/]\n\nmonai-mil bundles copy pathology_asmil my/bundles")
+def copy_bundle(
+    name: BundleName,
+    folder: Annotated[Path, typer.Argument(help="Where the copy goes: FOLDER/NAME.")],
+) -> None:
+    """Copy a bundle to edit its configs."""
+    from monai_mil import runs
+
+    typer.echo(runs.copy_bundle(runs.find_bundle(name), folder))
+
+
+@bundles_app.command("pack", epilog="[bold]Example[/]\n\nmonai-mil bundles pack pathology_asmil archives")
+def pack_bundle(
+    name: BundleName,
+    folder: Annotated[Path, typer.Argument(help="Where the archive goes.")],
+) -> None:
+    """Pack a bundle into FOLDER/NAME_vVERSION.zip and print its SHA-256, for monai.bundle download."""
+    from monai_mil import runs
+
+    archive, digest = runs.pack_bundle(runs.find_bundle(name), folder)
+    typer.echo(f"{archive}\nsha256 {digest}")
 
 
 @app.command(
@@ -343,12 +592,11 @@ def _named_file(entry: str) -> tuple[str, Path]:
 def demo(
     folder: Annotated[Path, typer.Argument(help="Where everything is written.")] = Path("demo"),
     seed: Annotated[int, typer.Option(help="Seed of the cohort and of the training.")] = 0,
-    bundle: Annotated[Path | None, typer.Option(help="Folder of the bundle mil_baselines.")] = None,
 ) -> None:
     """Make a synthetic cohort, embed it, train, evaluate, predict and report: the whole way in minutes."""
     from monai_mil.demo import run_demo
 
-    run_demo(folder, seed=seed, bundle=bundle)
+    run_demo(folder, seed=seed)
 
 
 @app.command(epilog="[bold]Example[/]\n\nmonai-mil doctor")

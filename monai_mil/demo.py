@@ -7,6 +7,7 @@ import shlex
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -19,19 +20,17 @@ NUM_SLIDES = 60
 BUNDLE = "mil_baselines"
 
 
-def run_demo(folder: Path, *, seed: int = 0, bundle: Path | None = None) -> None:
+def run_demo(folder: Path, *, seed: int = 0) -> None:
     """Slides, bags, a model, test metrics, heatmaps and a report, all under ``folder``; finished steps are kept.
 
     Args:
         folder: where everything is written.
         seed: of the slides and of the training.
-        bundle: folder of the bundle ``mil_baselines``; default the one beside the package's source.
 
     Raises:
-        MonaiMILError: the bundle is not there, the folder holds another demo, or a step failed.
+        MonaiMILError: the folder holds another demo, or a step failed.
     """
     console = Console(highlight=False)
-    bundle = _bundle(bundle)
     folder = folder.resolve()
     _claim(folder, seed)
     start = time.perf_counter()
@@ -41,37 +40,23 @@ def run_demo(folder: Path, *, seed: int = 0, bundle: Path | None = None) -> None
     _step(console, "2. slides to bags of features", f"monai-mil embed {cohort} --out {folder / 'bags'}")
     _embed(cohort, folder / "bags")
 
-    configs, models, test = bundle / "configs", folder / "models", folder / "test"
-    common = ["--bundle_root", str(bundle), "--dataset_dir", str(folder)]
-    trained = ["--ckpt_dir", str(models), "--output_dir", str(test), "--seed", str(seed), *common]
+    test = folder / "test"
     _step(console, "3. train gated attention-based MIL")
-    _monai(console, [configs / "train.json"], [*trained, "--resume", "True"], folder / "logs" / "train.log")
+    _monai_mil(console, ["train", BUNDLE, folder, "--out", folder, "--set", f"seed={seed}", "--resume"])
     _step(console, "4. evaluate on the test slides")
-    _monai(console, [configs / "train.json", configs / "evaluate.json"], trained, folder / "logs" / "evaluate.log")
-    _step(console, "5. predict from the slides themselves: tiles, features, prediction and heatmap in one go")
-    predicted = ["--cohort_file", str(cohort), "--split", "test", "--ckpt_path", str(models / "model.pt")]
-    names = ("inference", "inference_heatmap", "inference_slides")
-    files = [configs / f"{name}.json" for name in names]
-    _monai(console, files, [*predicted, "--output_dir", str(test), *common], folder / "logs" / "inference.log")
-    _step(console, "6. report", f"monai-mil report {test / 'predictions.csv'}")
-    _report(console, folder)
+    _monai_mil(console, ["evaluate", BUNDLE, folder, "--model", folder, "--out", test])
+    _step(console, "5. predict from the slides themselves: tiles, features, prediction, heatmap and report in one go")
+    predicted = [cohort, "--raw", "--split", "test", "--model", folder, "--out", test]
+    _monai_mil(console, ["predict", BUNDLE, *predicted])
+    _tell_figures(console, folder)
     console.print(f"\nDone in {time.perf_counter() - start:.0f} s. Look at")
     for what, place in (
         ("the report", test / "report.html"),
         ("predictions", test / "predictions.csv"),
         ("heatmaps", test / "heatmaps"),
-        ("the model", models / "model.pt"),
+        ("the model", folder / "models" / "model.pt"),
     ):
         console.print(f"  {what:<12} {place}", soft_wrap=True)
-
-
-def _bundle(given: Path | None) -> Path:
-    bundle = (given or Path(__file__).resolve().parents[1] / "bundles" / BUNDLE).resolve()
-    if not (bundle / "configs" / "train.json").exists():
-        raise MonaiMILError(
-            f"no bundle in '{bundle}'; bundles come with the repository: clone it or pass --bundle FOLDER"
-        )
-    return bundle
 
 
 def _claim(folder: Path, seed: int) -> None:
@@ -106,35 +91,31 @@ def _embed(cohort: Path, bags: Path) -> None:
         raise MonaiMILError(f"{len(failed)} slides of the demo were not embedded; the first: {failed[0].error}")
 
 
-def _monai(console: Console, files: list[Path], options: list[str], log: Path) -> None:
-    """``python -m monai.bundle run``, its output in ``log``."""
-    config = str([str(path) for path in files]) if len(files) > 1 else str(files[0])
-    arguments = ["-m", "monai.bundle", "run", "--config_file", config, *options]
-    shown = " ".join(f'"{word}"' if "'" in word else shlex.quote(word) for word in arguments)
-    console.print(f"  [dim]python {escape(shown)}[/]", soft_wrap=True)
-    log.parent.mkdir(exist_ok=True)
+def _monai_mil(console: Console, words: Sequence[str | Path]) -> None:
+    """One of our own commands in a process of its own, its output in ``logs/`` of the last folder that it names."""
+    arguments = [str(word) for word in words]
+    console.print(f"  [dim]monai-mil {escape(shlex.join(arguments))}[/]", soft_wrap=True)
+    log = Path(arguments[arguments.index("--out") + 1]) / "logs" / f"{arguments[0]}.log"
+    log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("w") as file, console.status(f"running, log in {log}"):
-        code = subprocess.run(
-            [sys.executable, *arguments], stdout=file, stderr=subprocess.STDOUT, check=False
-        ).returncode
+        command = [sys.executable, "-m", "monai_mil.cli", *arguments]
+        code = subprocess.run(command, stdout=file, stderr=subprocess.STDOUT, check=False).returncode
     if code:
         tail = "\n".join(log.read_text(errors="replace").splitlines()[-15:])
         raise MonaiMILError(f"the step ended with code {code}; the end of '{log}':\n{tail}")
 
 
-def _report(console: Console, folder: Path) -> None:
-    """The HTML report, and on the screen how well slides and tiles were told apart."""
+def _tell_figures(console: Console, folder: Path) -> None:
+    """On the screen how well slides and tiles were told apart."""
     import csv
 
     import numpy as np
 
     from monai_mil.heatmaps import Heatmap
     from monai_mil.metrics import auroc, bootstrap_ci, instance_auroc
-    from monai_mil.reports import write_report
     from monai_mil.synthetic import tile_truth
 
     test = folder / "test"
-    write_report(test / "predictions.csv", test / "heatmaps", test / "report.html", title="monai-mil demo")
     with (test / "predictions.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     prob = np.array([[float(row["prob_normal"]), float(row["prob_tumor"])] for row in rows])

@@ -33,6 +33,8 @@ class ModelCard:
         training_data: digest of the cases and labels the model was trained on (``Cohort.digest``), or None.
         operating_points: a threshold for every output, written by a bundle's ``calibrate``, or None.
         operating_point_rule: how they were chosen.
+        note: what whoever reads the model's answers must know of it, as that it was trained on synthetic data; stands
+            in every result that a person reads.
         version: of this package.
         path: the weights.
     """
@@ -43,6 +45,7 @@ class ModelCard:
     training_data: str | None = None
     operating_points: tuple[float, ...] | None = None
     operating_point_rule: str | float | None = None
+    note: str | None = None
     version: str = __version__
     path: Path | None = None
 
@@ -86,6 +89,7 @@ class ModelCard:
             "training_data": self.training_data,
             "operating_points": self.operating_points,
             "operating_point_rule": self.operating_point_rule,
+            "note": self.note,
             "version": self.version,
         }
         with replacing(card_path(self.path)) as temporary:
@@ -180,6 +184,7 @@ def _read(place: Path, weights: Path) -> ModelCard:
             content["training_data"],
             None if points is None else tuple(float(point) for point in points),
             content["operating_point_rule"],
+            content.get("note"),
             content["version"],
             weights,
         )

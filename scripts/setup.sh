@@ -3,12 +3,16 @@
 #   scripts/setup.sh            what the demo and the bundles need
 #   scripts/setup.sh dev        and what the tests, linters and benchmarks need
 #   PYTHON=python3.12 scripts/setup.sh
+#   CUDA=13 scripts/setup.sh        cuCIM for CUDA 12 or 13; default: what the driver says, else 12
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 extras="${1:-}"
 python="${PYTHON:-python3}"
 venv=.venv
+driver="$(nvidia-smi 2>/dev/null | sed -n 's/.*CUDA Version: \([0-9]*\).*/\1/p')" || driver=""
+cuda="${CUDA:-${driver:-12}}"
+[ "$cuda" -ge 13 ] && cucim=cucim13 || cucim=cucim12
 
 "$python" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || {
     echo "monai-mil needs Python 3.11 to 3.13; set PYTHON to one of them (found: $("$python" --version))" >&2
@@ -16,13 +20,13 @@ venv=.venv
 }
 [ -x "$venv/bin/python" ] || "$python" -m venv "$venv"
 
-wanted="$(cat pyproject.toml constraints.txt scripts/setup.sh | sha256sum | cut -d' ' -f1)"
+wanted="$(cat pyproject.toml constraints.txt scripts/setup.sh | sha256sum | cut -d' ' -f1) $cucim"
 stamp="$venv/installed-${extras:-core}"
 if [ "$(cat "$stamp" 2>/dev/null)" = "$wanted" ]; then exit 0; fi
 
 # torch first and by its exact version: a range would bring the newest build and gigabytes of CUDA libraries with it.
 "$venv/bin/pip" install --quiet --disable-pip-version-check --constraint constraints.txt torch
-"$venv/bin/pip" install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".${extras:+[$extras]}"
+"$venv/bin/pip" install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[$cucim${extras:+,$extras}]"
 
 if [ "$extras" = dev ]; then
     # The encoder tests need timm, and timm needs torchvision, whose matched build imports beside a CUDA build of

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from monai_mil.cohorts.slide_search import named_slides
@@ -16,22 +17,28 @@ logger = logging.getLogger(__name__)
 _VOLUME_SUFFIXES = (".nii.gz", ".nii", ".mha", ".mhd", ".nrrd", ".nhdr", ".dcm", ".dicom", ".ima")
 
 
-def slide_datalist(place: str | os.PathLike[str]) -> list[dict[str, str]]:
-    """MONAI data list (``image``, ``slide_id``) of the slides of a folder (``find_slides``), or of one slide.
+Place = str | os.PathLike[str]
+
+
+def slide_datalist(places: Place | Sequence[Place]) -> list[dict[str, str]]:
+    """MONAI data list (``image``, ``slide_id``) of slides and of the slides of folders (``find_slides``).
+
+    Args:
+        places: a folder, a slide, or several of them.
 
     Raises:
         CohortError: there is no slide, or two have one name.
     """
     first: dict[str, Path] = {}
-    for name, path in named_slides([place]):
+    for name, path in named_slides(_listed(places)):
         other = first.setdefault(name, path)
         if other != path:
             raise CohortError(f"slides '{other}' and '{path}' have one name, '{name}'; rename one of them")
     return [{"image": str(path), "slide_id": name} for name, path in first.items()]
 
 
-def scan_datalist(place: str | os.PathLike[str]) -> list[dict[str, str]]:
-    """MONAI data list (``image``, ``scan_id``) of the scans below a folder, or of one series folder or volume file.
+def scan_datalist(places: Place | Sequence[Place]) -> list[dict[str, str]]:
+    """MONAI data list (``image``, ``scan_id``) of the scans below folders, and of series folders and volume files.
 
     A scan is named by where it lies below the folder, so that a scan that is added renames no other: the series folder
     ``patient/study/series`` is ``patient_study_series``. Where a series has to be named, because its slices lie in
@@ -39,19 +46,16 @@ def scan_datalist(place: str | os.PathLike[str]) -> list[dict[str, str]]:
     a series that is there are left out and logged; what may hold somebody's scan and cannot be read stands in the list
     and fails when it is read (see ``scans.search_scans``).
 
+    Args:
+        places: a folder, a scan, or several of them; a scan that is met twice counts once.
+
     Raises:
         CohortError: there is no scan, or two get one name.
     """
-    place = Path(place)
-    search = search_scans(place) if place.is_dir() else ScanSearch((FoundScan(place),), ())
-    for sentence in search.left_out:
-        logger.warning("%s", sentence)
-    if not search.scans:
-        beside = f"; {'; '.join(search.left_out)}" if search.left_out else ""
-        raise CohortError(f"folder '{place}': no scans (DICOM series, NIfTI, MHA or NRRD files){beside}")
-    with_series = any(scan.series_uid for scan in search.scans)
+    found = {scan: place for place in map(Path, _listed(places)) for scan in _scans_at(place)}
+    with_series = any(scan.series_uid for scan in found)
     first: dict[str, FoundScan] = {}
-    for scan in search.scans:
+    for scan, place in found.items():
         name = _scan_id(scan.path, place) + (f"_{scan.series_uid}" if scan.series_uid else "")
         if first.setdefault(name, scan) != scan:
             raise CohortError(
@@ -61,6 +65,21 @@ def scan_datalist(place: str | os.PathLike[str]) -> list[dict[str, str]]:
         {"image": str(scan.path), "scan_id": name} | ({"series_uid": scan.series_uid or ""} if with_series else {})
         for name, scan in first.items()
     ]
+
+
+def _listed(places: Place | Sequence[Place]) -> list[Place]:
+    return [places] if isinstance(places, (str, os.PathLike)) else list(places)
+
+
+def _scans_at(place: Path) -> tuple[FoundScan, ...]:
+    """The scans of one folder, or the scan itself."""
+    search = search_scans(place) if place.is_dir() else ScanSearch((FoundScan(place),), ())
+    for sentence in search.left_out:
+        logger.warning("%s", sentence)
+    if not search.scans:
+        beside = f"; {'; '.join(search.left_out)}" if search.left_out else ""
+        raise CohortError(f"folder '{place}': no scans (DICOM series, NIfTI, MHA or NRRD files){beside}")
+    return search.scans
 
 
 def _scan_id(path: Path, folder: Path) -> str:

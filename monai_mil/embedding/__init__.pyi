@@ -7,6 +7,7 @@ from .slide import EmbedSettings, embed_slide, tile_slide, tree_slide
 from .slides import embed_cohort
 from .stream_slide import StreamSlided
 from .transforms import EmbedScand, EmbedSlided
+from .watch import watched
 
 __all__ = [
     "CaseResult",
@@ -26,4 +27,5 @@ __all__ = [
     "scan_coords",
     "tile_slide",
     "tree_slide",
+    "watched",
 ]

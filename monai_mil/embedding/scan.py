@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from monai_mil.bags import BagInfo
+from monai_mil.embedding.watch import tell_watcher
 from monai_mil.errors import ScanReadError, SettingsError
 from monai_mil.scans import (
     ITK_SUFFIXES,
@@ -201,6 +202,7 @@ def embed_scan(
     for start in range(0, len(places), chunk):
         layers = np.stack([_layer(scan, lungs, place) for place in places[start : start + chunk].tolist()])
         yield encoder.encode(prepare_slices(layers, preset, size))
+        tell_watcher(min(start + chunk, len(places)), len(places))
 
 
 def scan_coords(info: BagInfo) -> np.ndarray:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from monai_mil.bags import BagInfo
+from monai_mil.embedding.watch import tell_watcher
 from monai_mil.errors import NoTissueError, SettingsError
 from monai_mil.identity import content_identity
 from monai_mil.slides import (
@@ -252,6 +253,7 @@ def embed_slide(
         seen, place = _without_repeated(inside[start : start + len(tiles)])
         yield encoder(tiles) if len(seen) == len(tiles) else encoder(tiles[seen])[place]
         start += len(tiles)
+        tell_watcher(start, len(grid))
 
 
 def _without_repeated(inside: np.ndarray) -> tuple[Tensor, Tensor]:

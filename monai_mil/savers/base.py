@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
 
@@ -36,6 +36,7 @@ class CaseSaver(ABC, Generic[Kept]):
         product: what is missing of a case that fails, for messages ("heatmap"); None stops at the first failure.
         failed_text: how many have failed, with ``{count}`` ("heatmaps of {count} slides failed"), for the error.
         missing_text: likewise for the log at the end ("no complete heatmap of {count} slides").
+        resumable: whether what is kept of a case can be written as JSON, so that a later run can go on with it.
         begins: the engine's event at which a new collection begins.
         ends: the one at which it is written.
         model_digest: digest of the network's weights (``model_card.weights_digest``), from the first case on.
@@ -44,6 +45,7 @@ class CaseSaver(ABC, Generic[Kept]):
     product: ClassVar[str | None] = None
     failed_text: ClassVar[str] = ""
     missing_text: ClassVar[str] = ""
+    resumable: ClassVar[bool] = False
     begins: ClassVar[Events] = Events.STARTED
     ends: ClassVar[Events] = Events.COMPLETED
 
@@ -76,6 +78,20 @@ class CaseSaver(ABC, Generic[Kept]):
                 continue
             if kept is not None:
                 self._keep(case.name, kept)
+
+    @property
+    def kept(self) -> Mapping[str, Kept]:
+        """What this process keeps of the cases so far, by their names."""
+        return self._kept
+
+    def restore(self, kept: Mapping[str, Kept]) -> None:
+        """Take what an earlier, interrupted run kept; call it after the engine's start."""
+        for name, value in kept.items():
+            self._keep(name, value)
+
+    def arrange(self, names: Sequence[str]) -> None:
+        """Write cases in the order of ``names``, whatever order they came in."""
+        self._kept = {name: self._kept[name] for name in (*names, *self._kept) if name in self._kept}
 
     def raise_failures(self) -> None:
         """Raise a CohortError that names every case that failed, if any."""

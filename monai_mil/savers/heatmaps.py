@@ -62,6 +62,7 @@ class HeatmapSaver(CaseSaver[None]):
     product = "heatmap"
     failed_text = "the heatmaps of {count} slides failed"
     missing_text = "no complete heatmap of {count} slides"
+    resumable = True
 
     def __init__(
         self,

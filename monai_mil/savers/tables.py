@@ -25,6 +25,8 @@ class TableSaver(CaseSaver[dict[str, str]]):
         path: the table.
     """
 
+    resumable = True
+
     def __init__(self, path: Path) -> None:
         super().__init__()
         self.path = path

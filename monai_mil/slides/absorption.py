@@ -5,6 +5,7 @@ Everything is a whole number, computed by OpenCV on the CPU, so that it is the s
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -66,7 +67,8 @@ class Absorption:
         """Counts of the values of ``smoothed``, neither padding nor pen among them, float32 ``[256]``."""
         import cv2
 
-        return cv2.calcHist([self.smoothed], [0], (~self.foreign).view(np.uint8), [256], [0, 256]).ravel()
+        mask = (~self.foreign).view(np.uint8) if self.foreign.any() else None
+        return cv2.calcHist([self.smoothed], [0], mask, [256], [0, 256]).ravel()
 
     def stands_out(self, threshold: float) -> np.ndarray:
         """Where more light than ``threshold`` is absorbed, bool ``[h, w]``.
@@ -76,7 +78,7 @@ class Absorption:
         """
         import cv2
 
-        above = cv2.max(self.absorbed, self.smoothed) > threshold
+        above = cv2.max(self.absorbed, self.smoothed) > math.floor(threshold)  # numpy would convert all to float64
         darkest = cv2.dilate(self.absorbed, np.ones((5, 5), np.uint8))
         return above & (self.absorbed >= darkest // 7 * 2) & ~self._is_shade(threshold) & ~self.foreign
 
@@ -100,22 +102,25 @@ def measure_absorption(image: np.ndarray, backend: Any, *, pen: bool = True) -> 
     """
     import cv2
 
-    channels = [cv2.extractChannel(image, channel) for channel in range(3)]  # faster than split
+    channels = cv2.split(image)
     grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
     median = backend.to_numpy(backend.median(grey, 3))
     texture = cv2.boxFilter(cv2.absdiff(grey, median, dst=median), cv2.CV_16U, (_WINDOW, _WINDOW), normalize=False)
     padding = _padding(grey, channels)
     glass = _glass(image, texture, padding, backend)
-    # Lossy coding makes glass constant, too.
-    darkest, brightest = ([float(white + step) for white in glass] for step in (-_GLASS_VARIES, _GLASS_VARIES))
-    padding &= cv2.inRange(image, np.array(darkest), np.array(brightest)) == 0
+    if padding.any():  # lossy coding makes glass constant, too
+        near = (
+            cv2.inRange(each, white - _GLASS_VARIES, white + _GLASS_VARIES)
+            for each, white in zip(channels, glass, strict=True)
+        )
+        padding &= _least(tuple(near)) == 0
     missing = [_missing_light(channel, white) for channel, white in zip(channels, glass, strict=True)]
     most, least = _most(missing), _least(missing)
     ink = _pen(grey, missing, most, least) if pen else np.zeros_like(padding)
     foreign = padding | ink
     tint = cv2.subtract(most, least)
-    absorbed = cv2.subtract(most, np.minimum(least, np.uint8(SHADE), out=least), dst=most)
-    absorbed[foreign] = 0
+    absorbed = cv2.subtract(most, cv2.threshold(least, SHADE, 0, cv2.THRESH_TRUNC, dst=least)[1], dst=most)
+    absorbed *= (~foreign).view(np.uint8)
     return Absorption(glass, absorbed, tint, texture, foreign, ink | (padding & (grey < _BLACK)))
 
 

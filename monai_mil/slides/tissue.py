@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from monai_mil.slides.absorption import measure_absorption
+from monai_mil.slides.pieces import without_small_pieces
 from monai_mil.slides.slide import Slide
 
 TISSUE_VERSION = 2
@@ -15,6 +16,7 @@ TISSUE_VERSION = 2
 _FAINTEST, _DENSEST = 6, 20
 _NO_PEAK, _END_OF_PEAK = 0.002, 0.02
 _FEW, _MANY = 0.03, 0.97
+_LARGEST_KEPT = 31 << 20  # glibc learns from what is below 32 MiB
 
 
 @dataclass(frozen=True)
@@ -89,6 +91,7 @@ def segment_tissue(slide: Slide, settings: TissueSettings = TissueSettings(), *,
         >>> round(mask.fraction, 2)
         0.5
     """
+    _keep_freed_memory()
     image, downsample = _overview(slide, settings.mpp)
     pixel_um2 = downsample[0] * downsample[1] * slide.mpp**2
     close_px = int(settings.close_um / 2 / pixel_um2**0.5)
@@ -155,6 +158,15 @@ def _overview(slide: Slide, mpp: float) -> tuple[np.ndarray, tuple[float, float]
     return image, (slide.size[0] / width, slide.size[1] / height)
 
 
+def _keep_freed_memory() -> None:
+    """Let freed arrays up to the size of an overview be used again by this process.
+
+    glibc gives them back to the system until it has seen so large a one freed, and fetching the pages again is a
+    quarter of a segmentation's time. The array's own pages are never touched, so it costs no memory.
+    """
+    np.empty(_LARGEST_KEPT, np.uint8)
+
+
 class _OnCPU:
     """The steps in OpenCV, which is faster than scikit-image on these and gives the same result."""
 
@@ -179,17 +191,10 @@ class _OnCPU:
         square = np.ones((2 * radius + 1,) * 2, np.uint8)
         padded = cv2.copyMakeBorder(mask.view(np.uint8), *(radius,) * 4, cv2.BORDER_CONSTANT, value=0)
         closed = cv2.erode(cv2.dilate(padded, square), square)
-        return closed[radius:-radius, radius:-radius].astype(bool)
+        return closed.view(bool)[radius:-radius, radius:-radius]
 
     def without_small(self, mask: np.ndarray, min_area: float, connectivity: int) -> np.ndarray:
-        import cv2
-
-        _, labels = cv2.connectedComponents(
-            np.ascontiguousarray(mask).view(np.uint8), connectivity=4 * connectivity, ltype=cv2.CV_32S
-        )
-        large = np.bincount(labels.ravel()) >= min_area
-        large[0] = False
-        return large.take(labels.view(np.ndarray))
+        return without_small_pieces(mask, min_area, connectivity)
 
     def to_numpy(self, mask: np.ndarray) -> np.ndarray:
         return np.ascontiguousarray(mask)

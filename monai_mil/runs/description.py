@@ -1,0 +1,44 @@
+"""What a bundle is, in a few lines for a person."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from monai_mil.model_card import read_model
+from monai_mil.runs.bundles import Bundle
+
+
+@dataclass(frozen=True)
+class Description:
+    """A bundle in words.
+
+    Attributes:
+        title: its full name.
+        lines: pairs of what is told and the text.
+    """
+
+    title: str
+    lines: tuple[tuple[str, str], ...]
+
+
+def describe_bundle(bundle: Bundle) -> Description:
+    """Task, input, encoder, classes and figures of a bundle, and what its weights were trained on.
+
+    Examples:
+        >>> from monai_mil.runs import describe_bundle, find_bundle
+        >>> dict(describe_bundle(find_bundle("ct_insight")).lines)["encoder"]
+        'ct_texture_518, 42 values each'
+    """
+    metadata = bundle.metadata
+    lines = [("task", metadata["task"]), ("input", metadata["data_type"])]
+    if bundle.weights.is_file():
+        card = read_model(bundle.weights)
+        lines.append(("encoder", f"{card.get('encoder')}, {card.get('in_channels')} values each"))
+        lines.append(("classes", ", ".join(card.get("class_names", ()))))
+        figures = ", ".join(f"{name} {value:g}" for name, value in metadata.get("eval_metrics", {}).items())
+        lines.append(("figures", figures))
+        if card.note:
+            lines.append(("weights", card.note))
+    else:
+        lines.append(("weights", "none; train it first"))
+    return Description(metadata["name"], tuple(lines))

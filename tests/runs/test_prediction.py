@@ -1,0 +1,188 @@
+"""Predicting: the same results as monai.bundle's, resumed after an interruption, and nobody lost."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+
+from monai_mil.errors import CohortError, SettingsError
+from monai_mil.runs import find_bundle, parsed_settings, predict, predict_run, show_outcome
+from monai_mil.savers import HeatmapSaver
+from tests.runs.conftest import write_bag
+
+RESULTS = ("predictions.csv", "heatmaps/S-0.geojson", "heatmaps/S-3.geojson")
+
+
+def run(bags: Path, out: Path, *settings: str, heatmaps=("geojson",), **options):
+    given = parsed_settings(["device=cpu", *settings])
+    return predict_run(find_bundle("pathology_asmil"), [bags], out, heatmaps=heatmaps, settings=given, **options)
+
+
+def names(out: Path) -> list[str]:
+    with (out / "predictions.csv").open(newline="") as file:
+        return [row["slide_id"] for row in csv.DictReader(file)]
+
+
+def spied(monkeypatch) -> list[str]:
+    """Names of the cases whose heatmaps are made from now on."""
+    made: list[str] = []
+    collect = HeatmapSaver._collect
+
+    def noted(self, case):
+        made.append(case.name)
+        return collect(self, case)
+
+    monkeypatch.setattr(HeatmapSaver, "_collect", noted)
+    return made
+
+
+def interrupted(monkeypatch, after: str) -> None:
+    """Stop the next run dead, as a kill would, when a case is done."""
+    from monai_mil.runs.journal import Journal
+
+    add = Journal.add
+
+    def stop(self, case, *args):
+        add(self, case, *args)
+        if case == after:
+            monkeypatch.setattr(Journal, "add", add)
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Journal, "add", stop)
+
+
+def test_predict_gives_what_monai_bundle_gives_byte_by_byte(bags, tmp_path, console):
+    from monai.bundle import run as monai_run
+
+    mine = run(bags, tmp_path / "mine", heatmaps=None)
+    outcome = predict(mine, console=console)
+    assert (outcome.found, outcome.kept, outcome.is_whole) == (4, 0, True)
+    theirs = run(bags, tmp_path / "theirs", heatmaps=None)
+    monai_run(config_file=theirs.files, bundle_root=str(theirs.bundle.root), **theirs.settings)
+    for result in (*RESULTS, "heatmaps/S-0.png"):
+        assert (tmp_path / "mine" / result).read_bytes() == (tmp_path / "theirs" / result).read_bytes(), result
+    assert outcome.report.name == "report.html"
+    assert "pathology_asmil" in outcome.report.read_text()
+
+
+def test_an_interrupted_run_goes_on_and_ends_the_same(bags, tmp_path, console, monkeypatch):
+    predict(run(bags, tmp_path / "whole"), console=console)
+    interrupted(monkeypatch, after="S-1")
+    with pytest.raises(KeyboardInterrupt):
+        predict(run(bags, tmp_path / "out"), console=console)
+    assert not (tmp_path / "out" / "predictions.csv").exists()
+    made = spied(monkeypatch)
+    outcome = predict(run(bags, tmp_path / "out"), console=console)
+    assert (outcome.found, outcome.kept) == (4, 2)
+    assert made == ["S-2", "S-3"]
+    for result in RESULTS:
+        assert (tmp_path / "out" / result).read_bytes() == (tmp_path / "whole" / result).read_bytes(), result
+
+
+def test_a_line_cut_by_a_kill_is_not_believed(bags, tmp_path, console, monkeypatch):
+    interrupted(monkeypatch, after="S-2")
+    with pytest.raises(KeyboardInterrupt):
+        predict(run(bags, tmp_path / "out"), console=console)
+    journal = tmp_path / "out" / "predict.jsonl"
+    journal.write_bytes(journal.read_bytes()[:-40])
+    made = spied(monkeypatch)
+    assert predict(run(bags, tmp_path / "out"), console=console).kept == 2
+    assert made == ["S-2", "S-3"]
+    assert names(tmp_path / "out") == ["S-0", "S-1", "S-2", "S-3"]
+
+
+@pytest.mark.parametrize("change", ["settings", "weights", "overwrite"])
+def test_what_was_done_otherwise_is_done_again(change, bags, tmp_path, console, monkeypatch):
+    from monai_mil.runs import copy_bundle
+
+    predict(run(bags, tmp_path / "out"), console=console)
+    made = spied(monkeypatch)
+    if change == "settings":
+        predict(run(bags, tmp_path / "out", heatmaps=["geojson", "tiff"]), console=console)
+    elif change == "overwrite":
+        predict(run(bags, tmp_path / "out"), console=console, overwrite=True)
+    else:
+        import torch
+
+        from monai_mil.model_card import weights_digest
+
+        folder = copy_bundle(find_bundle("pathology_asmil"), tmp_path)
+        weights = torch.load(folder / "models" / "model.pt", weights_only=True)
+        weights[next(iter(weights))] += 1e-3
+        torch.save(weights, folder / "models" / "model.pt")
+        card = json.loads((folder / "models" / "model.json").read_text())
+        (folder / "models" / "model.json").write_text(json.dumps(card | {"weights": weights_digest(weights)}))
+        predict(run(bags, tmp_path / "out", model=folder / "models" / "model.pt"), console=console)
+    assert made == ["S-0", "S-1", "S-2", "S-3"]
+
+
+def test_new_changed_and_unmapped_cases_are_done_the_others_kept(bags, tmp_path, console, monkeypatch):
+    predict(run(bags, tmp_path / "out"), console=console)
+    write_bag(bags / "S-1.h5", seed=9)
+    write_bag(bags / "S-9.h5", seed=10)
+    (tmp_path / "out" / "heatmaps" / "S-2.h5").unlink()
+    (bags / "S-3.h5").unlink()
+    made = spied(monkeypatch)
+    outcome = predict(run(bags, tmp_path / "out"), console=console)
+    assert made == ["S-1", "S-2", "S-9"]
+    assert outcome.kept == 1
+    assert names(tmp_path / "out") == ["S-0", "S-1", "S-2", "S-9"]  # and nobody who is not there any more
+
+
+def test_a_case_that_fails_stops_nobody_and_is_tried_again(bags, tmp_path, console, capsys):
+    from rich.console import Console
+
+    whole = (bags / "S-1.h5").read_bytes()
+    (bags / "S-1.h5").write_bytes(b"broken")
+    failing = run(bags, tmp_path / "out")
+    outcome = predict(failing, console=console)
+    assert list(outcome.failed) == ["S-1"]
+    assert not outcome.is_whole
+    assert names(tmp_path / "out") == ["S-0", "S-2", "S-3"]
+    show_outcome(outcome, failing.bundle, Console(stderr=True, width=200))
+    told = capsys.readouterr().err
+    assert "1 of 4 slides left out" in told
+    assert "S-1.h5" in told
+    assert "failed.csv" in told
+    assert told.splitlines()[-1] == "4 slides found: 3 predicted, 1 left out"
+    assert "synthetic" in told
+    (bags / "S-1.h5").write_bytes(whole)
+    outcome = predict(run(bags, tmp_path / "out"), console=console)
+    assert outcome.is_whole
+    assert outcome.kept == 3
+    assert not (tmp_path / "out" / "failed.csv").exists()
+    assert names(tmp_path / "out") == ["S-0", "S-1", "S-2", "S-3"]
+
+
+def test_a_case_without_its_heatmap_is_told_and_done_again(bags, tmp_path, console, monkeypatch):
+    (tmp_path / "out" / "heatmaps" / "S-1.geojson").mkdir(parents=True)  # nothing can be written in its place
+    outcome = predict(run(bags, tmp_path / "out"), console=console)
+    assert list(outcome.incomplete) == ["S-1"]
+    assert not outcome.failed
+    assert not outcome.is_whole
+    (tmp_path / "out" / "heatmaps" / "S-1.geojson").rmdir()
+    made = spied(monkeypatch)
+    assert predict(run(bags, tmp_path / "out"), console=console).is_whole
+    assert made == ["S-1"]
+
+
+def test_what_concerns_every_case_is_the_user_s_error_in_its_own_words(bags, tmp_path, console):
+    with pytest.raises(SettingsError, match="was trained with encoder"):
+        predict(run(bags, tmp_path / "out", "encoder=uni"), console=console)
+    empty = tmp_path / "empty"
+    (empty / "level_0").mkdir(parents=True)
+    (empty / "S-1.h5").touch()
+    (empty / "S-1.h5").rename(empty / "level_0" / "S-1.h5")
+    with pytest.raises(CohortError, match="no bags"):
+        predict(run(empty, tmp_path / "out"), console=console)
+
+
+def test_what_is_logged_and_warned_stands_in_the_run_s_log_alone(bags, tmp_path, console, capfd):
+    predict(run(bags, tmp_path / "out"), console=console)
+    assert "4 cases found: 4 done" in (tmp_path / "out" / "predict.log").read_text()
+    shown = capfd.readouterr()
+    assert shown.out == ""
+    assert shown.err == ""
