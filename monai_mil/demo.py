@@ -46,7 +46,7 @@ def run_demo(folder: Path, *, seed: int = 0) -> None:
     _step(console, "4. evaluate on the test slides")
     _monai_mil(console, ["evaluate", BUNDLE, folder, "--model", folder, "--out", test])
     _step(console, "5. predict from the slides themselves: tiles, features, prediction, heatmap and report in one go")
-    predicted = [cohort, "--raw", "--split", "test", "--model", folder, "--out", test]
+    predicted: list[str | Path] = [cohort, "--raw", "--split", "test", "--model", folder, "--out", test]
     _monai_mil(console, ["predict", BUNDLE, *predicted])
     _tell_figures(console, folder)
     console.print(f"\nDone in {time.perf_counter() - start:.0f} s. Look at")
