@@ -25,7 +25,7 @@ from .skip_non_finite import SkipNonFinite
 from .split_names import named_by_split
 from .survival import SurvivalRiskd
 from .time_bins import TimeBinsSaver, read_time_bins
-from .typed_paths import keep_paths_as_typed
+from .typed_paths import keep_paths_as_typed, value_of
 from .unpack import UnpackOutputd
 
 __all__ = [
@@ -63,4 +63,5 @@ __all__ = [
     "require_steps",
     "tell_errors_last",
     "users_error",
+    "value_of",
 ]

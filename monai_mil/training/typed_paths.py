@@ -24,11 +24,30 @@ def keep_paths_as_typed(references: MutableMapping[str, Any]) -> None:
     """
     if Path(sys.argv[0]).parts[-3:] != ("monai", "bundle", "__main__.py"):
         return
+    for key, text in _typed(sys.argv[1:]):
+        if _is_path(key, text):
+            references[key] = text
+
+
+def value_of(key: str, text: str) -> Any:
+    """What a typed text means for a key: what ``monai.bundle`` reads in it, but the text itself where it is a path.
+
+    Examples:
+        >>> from monai_mil.training import value_of
+        >>> value_of("seed", "2024"), value_of("output_dir", "2024")
+        (2024, '2024')
+    """
     from fire.parser import DefaultParseValue
 
-    for key, text in _typed(sys.argv[1:]):
-        if (key.endswith(_ENDINGS) or key in _OTHERS) and not isinstance(DefaultParseValue(text), str | bool | None):
-            references[key] = text
+    return text if _is_path(key, text) else DefaultParseValue(text)
+
+
+def _is_path(key: str, text: str) -> bool:
+    """Whether a text is a path that would be read as something else."""
+    from fire.parser import DefaultParseValue
+
+    named = key.endswith(_ENDINGS) or key in _OTHERS
+    return named and not isinstance(DefaultParseValue(text), str | bool | None)
 
 
 def _typed(words: Sequence[str]) -> Iterator[tuple[str, str]]:
