@@ -6,15 +6,11 @@ import shutil
 import h5py
 import pytest
 
-from tests.bundles.common import EXAMPLES, NAMES, rows, workflow
+from tests.bundles.common import EXAMPLES, NAMES, rows, train, workflow
+from tests.processes import run_together
 
 TOGETHER = {"batch_size": 3, "num_workers": 2, "persistent_workers": True, "pin_memory": True}
 pytestmark = pytest.mark.filterwarnings("ignore:'pin_memory' argument is set")
-
-
-@pytest.fixture(params=NAMES)
-def name(request):
-    return request.param
 
 
 def loading(loader):
@@ -40,6 +36,7 @@ def assert_same(found, expected):
 
 
 @pytest.mark.parametrize("use", ["inference", "evaluate"])
+@pytest.mark.parametrize("name", NAMES)
 def test_ragged_batches_and_workers_say_what_single_bags_do(name, use, evaluated, cohort, tmp_path):
     given = EXAMPLES[name].options(cohort, evaluated) | {"output_dir": tmp_path}
     if use == "inference":
@@ -65,8 +62,9 @@ def without_numbers(path):
             file["scale"][0] = float("nan")
 
 
-def test_broken_bags_are_left_out_of_training_and_evaluation(name, cohort, tmp_path):
-    example, copy = EXAMPLES[name], tmp_path / "cohort"
+def with_broken_bags(name, cohort, copy):
+    """A copy of the cohort: two of its training bags are broken, and one of each other split; names by split."""
+    example = EXAMPLES[name]
     shutil.copytree(cohort, copy, copy_function=os.link)
     bags = {
         split: [row[example.case_id] for row in rows(copy / "cohort.csv") if row["split"] == split]
@@ -77,15 +75,35 @@ def test_broken_bags_are_left_out_of_training_and_evaluation(name, cohort, tmp_p
     apart(place / f"{bags['val'][0]}.h5").write_bytes(b"no bag")
     without_numbers(place / f"{bags['train'][1]}.h5")
     without_numbers(place / f"{bags['test'][0]}.h5")
-    given = example.options(copy, tmp_path) | {"skip_broken": True}
+    return bags
+
+
+def failed(name, folder):
+    return [row[EXAMPLES[name].case_id] for row in rows(folder / "eval" / "failed.csv")]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_broken_bags_are_left_out_of_training_and_evaluation(name, cohort, tmp_path):
+    bags = with_broken_bags(name, cohort, tmp_path / "cohort")
+    given = EXAMPLES[name].options(tmp_path / "cohort", tmp_path) | {"skip_broken": True}
 
     def taken(made, step):
-        return [item[example.case_id] for item in made.parser.get_parsed_content(f"{step}::dataset").data]
+        return [item[EXAMPLES[name].case_id] for item in made.parser.get_parsed_content(f"{step}::dataset").data]
 
     made = workflow(name, ["train"], **given)
     assert (taken(made, "train"), taken(made, "validate")) == (bags["train"][2:], bags["val"][1:])
-    failed = {row[example.case_id] for row in rows(tmp_path / "eval" / "failed.csv")}
-    assert failed == {*bags["train"][:2], bags["val"][0]}
+    assert failed(name, tmp_path) == [*bags["train"][:2], bags["val"][0]]
     made = workflow(name, ["train", "evaluate"], **given)
     assert taken(made, "validate") == bags["test"][1:]
-    assert [row[example.case_id] for row in rows(tmp_path / "eval" / "failed.csv")] == bags["test"][:1]
+    assert failed(name, tmp_path) == bags["test"][:1]
+
+
+@pytest.mark.parametrize("name", ["mil_baselines"])
+def test_two_processes_leave_out_the_same_bags_and_tell_them_once(name, cohort, tmp_path):
+    bags = with_broken_bags(name, cohort, tmp_path / "cohort")
+    files = ("train", "multi_gpu_train")
+    done = train(name, tmp_path, tmp_path / "cohort", epochs=1, files=files, skip_broken=True, run=run_together)
+    assert failed(name, tmp_path) == [*bags["train"][:2], bags["val"][0]]
+    assert done.stdout.count("left out: bag") == 3
+    whole = len(bags["train"]) + len(bags["val"])
+    assert done.stdout.count(f"{whole} bags: {whole - 3} taken, 3 left out") == 2, "at the beginning and at the end"
