@@ -59,7 +59,7 @@ class BrokenBags:
         """The names of the broken bags of a ``cohorts.Cohort``."""
         if not self.skip:
             return set()
-        lists = [cohort.datalist(split, self.bag_dir, check=False) for split in self.splits]
+        lists = [_bags_of(cohort.datalist(split, self.bag_dir, check=False)) for split in self.splits]
         items = {item[cohort.id_column]: item for items in lists for item in items}
         broken = self._broken(items)
         if idist.get_rank() == 0:
@@ -101,6 +101,11 @@ class BrokenBags:
             return
         for level in reversed(range(self.levels)):
             yield level_folder(coarsest.parent.parent, level) / coarsest.name
+
+
+def _bags_of(items: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """An item for every file, where those of a patient's slides are one item too."""
+    return [bag for item in items for bag in (item["image"] if isinstance(item["image"], list) else [item])]
 
 
 def _check_whole(path: Path) -> None:

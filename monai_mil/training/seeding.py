@@ -69,7 +69,7 @@ class _SeededByItem(Compose):
 def _identity(item: Any) -> int:
     """A number for an item, the same in every process: of its name, else of all it holds."""
     if isinstance(item, Mapping):
-        name = item.get("scan_id") or item.get("slide_id")
+        name = item.get("scan_id") or item.get("slide_id") or item.get("patient_id")
         parts = [name] if isinstance(name, str) else [*item.values()]
     else:
         parts = [item]

@@ -147,3 +147,16 @@ def test_a_quadtree_is_broken_with_any_of_its_levels(folder: Path) -> None:
     not_finite(folder / "bags" / "level_0" / "train-3.h5")
     broken = BrokenBags(True, folder / "bags" / "level_1", folder / "eval", levels=2)
     assert broken(read_cohort(folder / "cohort.csv")) == {"train-3"}
+
+
+def test_of_a_patient_s_bag_each_slide_is_read(folder: Path) -> None:
+    breaks(folder, "not finite", "train-1")
+
+    class Patients:
+        source, id_column, classes = folder / "cohort.csv", "slide_id", ("a", "b")
+
+        def datalist(self, split: str, *_: object, **__: object) -> list[dict[str, object]]:
+            own = read_cohort(self.source).datalist(split, folder / "bags")
+            return [{"image": own, "label": 0, "patient_id": "P"}]
+
+    assert broken_bags(folder)(Patients()) == {"train-1"}
