@@ -37,6 +37,8 @@ class ModelCard:
             in every result that a person reads.
         version: of this package.
         path: the weights.
+        fine_tuned_from: digest of the weights that the training began with, or None.
+        fine_tuned: these weights are what a training begins with; not written.
     """
 
     settings: Mapping[str, Any] = field(default_factory=dict)
@@ -48,6 +50,8 @@ class ModelCard:
     note: str | None = None
     version: str = __version__
     path: Path | None = None
+    fine_tuned_from: str | None = None
+    fine_tuned: bool = False
 
     def get(self, name: str, default: Any = None) -> Any:
         """The value a setting had in training; ``default`` where the card does not say."""
@@ -87,6 +91,7 @@ class ModelCard:
             "weights": self.weights,
             "earlier_weights": self.earlier_weights,
             "training_data": self.training_data,
+            "fine_tuned_from": self.fine_tuned_from,
             "operating_points": self.operating_points,
             "operating_point_rule": self.operating_point_rule,
             "note": self.note,
@@ -187,6 +192,7 @@ def _read(place: Path, weights: Path) -> ModelCard:
             content.get("note"),
             content["version"],
             weights,
+            content.get("fine_tuned_from"),
         )
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise SettingsError(

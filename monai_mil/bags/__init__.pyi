@@ -6,6 +6,7 @@ from .file import BagFile, level_folder
 from .info import BAG_FORMAT, BagInfo, info_attributes
 from .load import LoadBagd
 from .load_tree import LoadTreed
+from .patient import join_bags
 from .storage import MappedFeatures, check_storage, first_non_finite_row
 from .tokens import token_mask
 from .transforms import SampleInstancesd, bag_tensor, instance_places
@@ -29,6 +30,7 @@ __all__ = [
     "first_non_finite_row",
     "info_attributes",
     "instance_places",
+    "join_bags",
     "level_folder",
     "token_mask",
     "write_failures",

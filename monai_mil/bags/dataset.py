@@ -130,7 +130,8 @@ class ResilientDataset(IterableDataset):
 
     @property
     def _column(self) -> str:
-        return "scan_id" if self.data and "scan_id" in self.data[0] else "slide_id"
+        columns = ("scan_id", "slide_id", "patient_id")
+        return next((name for name in columns if self.data and name in self.data[0]), "slide_id")
 
     def _note(self, worker: int) -> Path:
         """Where a worker process writes what it leaves out."""

@@ -47,7 +47,8 @@ def bag_facts(datalist: Iterable[Mapping[str, Any]]) -> BagFacts:
     first: BagError | None = None
     for item in datalist:
         try:
-            with BagFile(item["image"]) as bag:
+            image = item["image"]
+            with BagFile(image[0]["image"] if isinstance(image, list) else image) as bag:
                 grid = None if bag.grid is None else list(bag.grid)
                 return BagFacts(bag.info.encoder, bag.width, grid, bag.info.encoder_digest or None)
         except BagError as error:

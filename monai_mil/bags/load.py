@@ -16,6 +16,7 @@ from torch import Tensor
 
 from monai_mil.bags.file import BagFile
 from monai_mil.bags.info import BagInfo
+from monai_mil.bags.patient import join_bags
 from monai_mil.bags.storage import MappedFeatures
 from monai_mil.bags.transforms import bag_meta, bag_tensor, instance_places
 from monai_mil.errors import BagError, NoTissueError
@@ -35,7 +36,8 @@ class LoadBagd(MapTransform):
     its ``ScanFrame`` (``""`` for a slide), ``meta["scan_remarks"]`` what its reader assumed, repaired or left out,
     ``meta["scan_depth"]`` and ``meta["scan_lungs"]`` that of its ``Depth`` and ``LungField`` (``""`` where it has
     none), and ``positions_mm`` (float32 ``[n]``) is set too; ``instance_labels`` (int64 ``[n]``) where the file holds
-    them. Where tokens of border tiles lie beyond the slide, ``token_mask`` (bool ``[n, h, w]``) is False for them.
+    them. Where tokens of border tiles lie beyond the slide, ``token_mask`` (bool ``[n, h, w]``) is False for them. In
+    place of a path there may be the items of a patient's slides, which become one bag (see ``bags.patient``).
 
     Args:
         keys: keys of the paths.
@@ -113,6 +115,9 @@ class LoadBagd(MapTransform):
         """Load ``data[key]``; the input dictionary is left as it is."""
         loaded = dict(data)
         for key in self.key_iterator(loaded):
+            if isinstance(loaded[key], list):
+                loaded |= join_bags(loaded, key, self)
+                continue
             with self._open(loaded[key], data.get("slide_path")) as bag:
                 self._check(bag)
                 self._check_weights(bag, key)

@@ -16,9 +16,11 @@ from torch import Tensor
 
 from monai_mil.bags.file import BagFile, level_folder
 from monai_mil.bags.load import LoadBagd
+from monai_mil.bags.patient import join_bags
 from monai_mil.bags.storage import MappedFeatures, decode, first_non_finite_row
 from monai_mil.bags.transforms import bag_meta
 from monai_mil.errors import BagError, SettingsError
+from monai_mil.networks.blocks import tree_sizes
 from monai_mil.slides import child_coords
 
 _ROWS_DECODED = 4096
@@ -32,7 +34,7 @@ class LoadTreed(LoadBagd):
     next, to the finest, ``N = n (4^levels - 1) / 3``. Its ``meta`` holds the frame of the finest level, as
     ``LoadBagd``'s. Set beside it, in the same order, are ``coords`` (int64 ``[N, 2]``), ``inside`` (bool ``[N]``, False
     where a tile lies beyond the slide), ``tissue_fraction`` (float32 ``[N]``), and ``instance_labels`` (int64 ``[N]``)
-    where all files hold them.
+    where all files hold them. The slides of a patient are packed as one: the coarsest tiles of all of them first.
 
     Args:
         keys: keys of the paths.
@@ -71,6 +73,9 @@ class LoadTreed(LoadBagd):
         """Load the levels of ``data[key]``; the input dictionary is left as it is."""
         loaded = dict(data)
         for key in self.key_iterator(loaded):
+            if isinstance(loaded[key], list):
+                loaded |= join_bags(loaded, key, self, self._level_by_level)
+                continue
             with ExitStack() as opened:
                 bags = [opened.enter_context(BagFile(path)) for path in self._files(Path(loaded[key]))]
                 self._check_tree(bags, key)
@@ -78,6 +83,12 @@ class LoadTreed(LoadBagd):
                 loaded[key] = MetaTensor(_features(bags).T, meta=bag_meta(finest.path, finest.info))
                 loaded |= _places(bags)
         return loaded
+
+    def _level_by_level(self, sizes: Sequence[int]) -> Tensor:
+        """The coarsest tiles of all slides first, then the next level's: packed as a single slide is, [N]."""
+        slides = torch.arange(sum(sizes)).split(list(sizes))
+        levels = [rows.split(tree_sizes(len(rows), self.levels)) for rows in slides]
+        return torch.cat([rows for level in zip(*levels, strict=True) for rows in level])
 
     def _files(self, coarsest: Path) -> list[Path]:
         """The bags of all levels, coarsest first."""

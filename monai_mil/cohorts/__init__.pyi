@@ -1,8 +1,10 @@
-from .cohort import SPLITS, Cohort, CohortSlide, split_cohort
+from .cohort import SPLITS, Cohort, CohortSlide
 from .datalists import bag_datalist, scan_datalist, slide_datalist
+from .patients import check_patients
 from .reader import is_table, read_cohort
 from .slice_labels import SliceLabelsd
 from .slide_search import find_slides, named_slides
+from .splits import choose_fold, split_cohort
 from .survival import follow_up, read_survival_cohort, split_survival_cohort
 
 __all__ = [
@@ -11,6 +13,8 @@ __all__ = [
     "CohortSlide",
     "SliceLabelsd",
     "bag_datalist",
+    "check_patients",
+    "choose_fold",
     "find_slides",
     "follow_up",
     "is_table",

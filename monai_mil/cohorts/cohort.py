@@ -3,29 +3,23 @@
 from __future__ import annotations
 
 import csv
-import dataclasses
 import hashlib
 import io
 import itertools
 import math
 import os
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
+from monai_mil.cohorts.patients import patient_items
 from monai_mil.errors import CohortError
 from monai_mil.files import replacing
 from monai_mil.names import existing, file_stem
 
 SPLITS = ("train", "val", "test")
-_MOST_FOLDS = 10
 _MOST_NAMED = 10
-_NEAR = 0.04
-"""How far the shares of a split may lie from those asked for before it is made of more folds."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +36,7 @@ class CohortSlide:
         series_uid: which series to take where a scan's folder holds several, or None.
         mpp: micrometres per level-0 pixel of a slide, whatever its file says, or None.
         acquisition: which acquisition to take where a series has several, or None.
+        fold: number of the fold of a cross-validation, or None where the table does not say.
     """
 
     slide_id: str
@@ -53,6 +48,7 @@ class CohortSlide:
     series_uid: str | None = None
     mpp: float | None = None
     acquisition: str | None = None
+    fold: int | None = None
 
 
 @dataclass(frozen=True)
@@ -65,6 +61,8 @@ class Cohort:
         labels: names of the label columns: one for a multi-class cohort, several for a multi-label one.
         classes: names of the classes; the label columns themselves in a multi-label cohort.
         id_column: the column and data list key of the names: ``slide_id``, or ``scan_id`` of scans.
+        bag_of: ``"patient"`` makes one case of all slides or scans of a patient in data lists; else each is one.
+        ordered: the network takes the instances of one scan in their order: patients with several are refused.
     """
 
     source: Path
@@ -72,6 +70,8 @@ class Cohort:
     labels: tuple[str, ...] = ()
     classes: tuple[str, ...] = ()
     id_column: str = "slide_id"
+    bag_of: str = "slide"
+    ordered: bool = False
 
     def __len__(self) -> int:
         return len(self.slides)
@@ -80,6 +80,11 @@ class Cohort:
     def case(self) -> str:
         """What an entry is called: ``slide`` or ``scan``."""
         return self.id_column.removesuffix("_id")
+
+    @property
+    def folds(self) -> tuple[int, ...]:
+        """Numbers of the folds there are, sorted; none where the table has no column ``fold``."""
+        return tuple(sorted({slide.fold for slide in self.slides if slide.fold is not None}))
 
     def datalist(
         self, split: str | None = None, bag_dir: str | os.PathLike[str] | None = None, *, check: bool = True
@@ -95,7 +100,8 @@ class Cohort:
             Dictionaries with ``image`` (path of bag, slide or scan), ``label`` (where the cohort has labels),
             ``slide_id`` or ``scan_id``, ``patient_id``, with bags of other programs ``slide_path`` where the cohort
             says it, and where raw slides or scans are asked for and the cohort names any, ``mpp`` (or 0),
-            ``series_uid`` and ``acquisition`` (or ``""``).
+            ``series_uid`` and ``acquisition`` (or ``""``). With ``bag_of`` patient: ``image``, a list of these of the
+            patient's slides, ``label`` and ``patient_id``.
 
         Raises:
             CohortError: the split is unknown or empty, or a file is missing; names table, row and column.
@@ -104,9 +110,10 @@ class Cohort:
         if split is not None and split not in SPLITS:
             raise CohortError(f"cohort '{self.source}': split '{split}' is none of {', '.join(SPLITS)}")
         if not chosen:
+            folds = f", or give one of its folds, --fold {self.folds[0]}" if self.folds else ""
             raise CohortError(
                 f"cohort '{self.source}': no {self.case} has split '{split}' in column 'split'; "
-                "fill it or use split_cohort"
+                f"fill it or use split_cohort{folds}"
             )
         embed = "embed-scans" if self.case == "scan" else "embed"
         named = [] if bag_dir is not None else self._named("series_uid", "acquisition", "mpp")
@@ -138,7 +145,14 @@ class Cohort:
             raise CohortError(
                 f"cohort '{self.source}', {first.row}, column '{column}': no file '{image}'; {advice}{more}"
             )
-        return items
+        return patient_items(self, items) if self.bag_of == "patient" else items
+
+    def label_text(self, slide: CohortSlide) -> str:
+        """The label of a slide in words, or ``unknown``."""
+        cells = self._label_text(slide)
+        return (
+            ", ".join(cells if len(cells) == 1 else map(" ".join, zip(self.labels, cells, strict=False))) or "unknown"
+        )
 
     def digest(self, split: str | None = None) -> str:
         """What tells the cases of a split and their labels from any others: 32 hexadecimal digits."""
@@ -159,12 +173,15 @@ class Cohort:
         table = io.StringIO()
         writer = csv.writer(table, lineterminator="\n")
         named = self._named("series_uid", "acquisition", "mpp")
-        writer.writerow([self.id_column, "patient_id", "path", *named, "split", *self.labels, *(columns or {})])
+        fold = ["fold"] if self.folds else []
+        writer.writerow([self.id_column, "patient_id", "path", *named, "split", *fold, *self.labels, *(columns or {})])
         rest = zip(*columns.values(), strict=True) if columns else itertools.repeat(())
         for slide, cells in zip(self.slides, rest, strict=False):
             place = "" if slide.path is None else _relative(slide.path, path.parent)
             said = [slide.slide_id, slide.patient_id, place, *(getattr(slide, name) or "" for name in named)]
-            writer.writerow([*said, slide.split or "", *self._label_text(slide), *cells])
+            writer.writerow(
+                [*said, slide.split or "", *([slide.fold] if fold else []), *self._label_text(slide), *cells]
+            )
         with replacing(path) as partial:
             partial.write_text(table.getvalue(), encoding="utf-8")
         return path
@@ -196,81 +213,6 @@ def _is_own(bag: Path) -> bool:
             return "monai_mil.slide_id" in file.attrs
     except OSError:  # missing or damaged: whoever reads it says so
         return True
-
-
-def split_cohort(cohort: Cohort, fractions: Sequence[float] = (0.6, 0.2, 0.2), seed: int = 0) -> Cohort:
-    """Assign slides to train, val and test: patients are never divided, classes are kept in proportion.
-
-    Args:
-        cohort: any; splits it already has are replaced.
-        fractions: of train, val and test; must sum to 1. A patient-grouped split meets them approximately.
-        seed: of the shuffle.
-
-    Returns:
-        The same cohort with ``split`` set.
-
-    Raises:
-        CohortError: too few patients for the fractions.
-
-    Examples:
-        >>> from monai_mil.cohorts import Cohort, CohortSlide, split_cohort
-        >>> slides = tuple(CohortSlide(f"S-{i}", f"P-{i // 2}", label=i // 2 % 2) for i in range(40))  # two a patient
-        >>> cohort = Cohort("cohort.csv", slides, labels=("label",), classes=("normal", "tumor"))
-        >>> cohort = split_cohort(cohort, fractions=(0.5, 0.25, 0.25))
-        >>> splits = [slide.split for slide in cohort.slides]
-        >>> {split: splits.count(split) for split in ("train", "val", "test")}
-        {'train': 20, 'val': 10, 'test': 10}
-    """
-    if len(fractions) != 3 or min(fractions) < 0 or not math.isclose(sum(fractions), 1.0, abs_tol=1e-6):
-        raise CohortError(f"cohort '{cohort.source}': fractions {tuple(fractions)} are not three shares that sum to 1")
-    strata = np.array([str(slide.label) for slide in cohort.slides])
-    patients = np.array([slide.patient_id for slide in cohort.slides])
-    rest = np.arange(len(cohort))
-    split = np.full(len(cohort), "train", dtype="<U5")
-    try:
-        for name, share in (("test", fractions[2]), ("val", fractions[1] / max(1 - fractions[2], 1e-9))):
-            taken = _draw(strata[rest], patients[rest], share, seed)
-            split[rest[taken]] = name
-            rest = rest[~taken]
-    except ValueError as error:
-        raise CohortError(
-            f"cohort '{cohort.source}': {len(set(patients))} patients cannot be split {tuple(fractions)} ({error})"
-        ) from error
-    slides = zip(cohort.slides, split.tolist(), strict=True)
-    return dataclasses.replace(cohort, slides=tuple(dataclasses.replace(slide, split=name) for slide, name in slides))
-
-
-def _draw(strata: np.ndarray, patients: np.ndarray, share: float, seed: int) -> np.ndarray:
-    """True for about ``share`` of the rows: as many whole folds as come near it."""
-    from sklearn.model_selection import StratifiedGroupKFold
-
-    if share in (0, 1) or not len(strata):
-        return np.full(len(strata), bool(share))
-    smaller = min(share, 1 - share)
-    count = _fold_count(strata, patients, smaller)
-    if count < 2:
-        raise ValueError("too few of them in every class")
-    folds = StratifiedGroupKFold(count, shuffle=True, random_state=seed).split(strata, strata, patients)
-    drawn = np.zeros(len(strata), bool)
-    for _, fold in itertools.islice(folds, max(round(smaller * count), 1)):
-        drawn[fold] = True
-    return drawn if share <= 0.5 else ~drawn
-
-
-def _fold_count(strata: np.ndarray, patients: np.ndarray, share: float) -> int:
-    """How many folds to make: one is the share, unless several of more and smaller ones come nearer to it.
-
-    A small cohort gets fewer, larger folds, so that each can hold every class.
-    """
-    largest_class = max(Counter(strata.tolist()).values())
-    whole = min(round(1 / share), largest_class, len(set(patients.tolist())))
-    rarest = min(len(set(patients[strata == name].tolist())) for name in set(strata.tolist()))
-    near = (count for count in range(whole, min(rarest, _MOST_FOLDS) + 1) if _miss(share, count) < _NEAR)
-    return next(near, whole)
-
-
-def _miss(share: float, count: int) -> float:
-    return abs(round(share * count) / count - share)
 
 
 def _relative(path: Path, folder: Path) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import logging
 import math
 import os
 import re
@@ -14,9 +15,14 @@ from pathlib import Path
 from typing import Any
 
 from monai_mil.cohorts.cohort import SPLITS, Cohort, CohortSlide
+from monai_mil.cohorts.patients import check_bag_of
+from monai_mil.cohorts.splits import choose_fold
 from monai_mil.errors import CohortError
+from monai_mil.model_card import ModelCard
 from monai_mil.names import composed, existing, names_a_file
 from monai_mil.slides import slide_id
+
+logger = logging.getLogger(__name__)
 
 _SECTIONS = {
     "training": "train",
@@ -27,7 +33,7 @@ _SECTIONS = {
     "test": "test",
     "data": None,
 }
-_PLAIN = ("image", "path", "slide_id", "scan_id", "patient_id", "series_uid", "acquisition")
+_PLAIN = ("image", "path", "slide_id", "scan_id", "patient_id", "series_uid", "acquisition", "fold")
 """Columns in which a data list may hold no list."""
 _SHOWN_PROBLEMS = 10
 _NAN = "nan"
@@ -78,16 +84,20 @@ def read_cohort(
     labels: Sequence[str] = ("label",),
     classes: Sequence[str] | None = None,
     unlabelled: bool = False,
+    fold: int | None = None,
+    trained: ModelCard | None = None,
+    bag_of: str = "slide",
+    ordered: bool = False,
     leave_out: Callable[[Cohort], Collection[str]] | None = None,
 ) -> Cohort:
     """Read and check a cohort.
 
     A CSV table has the columns ``slide_id`` (or ``scan_id``), the label columns, and where wanted ``path`` (relative to
-    the table), ``patient_id`` (default: the slide id), ``split`` (train, val, test), ``series_uid`` (of scans whose
-    folder holds several series), ``acquisition`` (of scans whose series has several that overlap) and ``mpp``
-    (micrometres per level-0 pixel, whatever the slide's file says). A MONAI data list (JSON) is a list of dictionaries,
-    or lists under ``training``, ``validation`` and ``testing``; their ``image`` is the path and the slide id defaults
-    to its name.
+    the table), ``patient_id`` (default: the slide id), ``split`` (train, val, test), ``fold`` (its number in a
+    cross-validation), ``series_uid`` (of scans whose folder holds several series), ``acquisition`` (of scans whose
+    series has several that overlap) and ``mpp`` (micrometres per level-0 pixel, whatever the slide's file says). A
+    MONAI data list (JSON) is a list of dictionaries, or lists under ``training``, ``validation`` and ``testing``; their
+    ``image`` is the path and the slide id defaults to its name.
 
     Args:
         path: the table or data list.
@@ -95,6 +105,12 @@ def read_cohort(
             Empty if no labels are wanted.
         classes: the classes in the order of a network's outputs; default the table's, sorted.
         unlabelled: accept slides without a label (class -1, all NaN), as inference does.
+        fold: the fold to test on, which makes splits of the folds (:func:`choose_fold`); None takes the table's splits.
+        trained: the model that is evaluated or predicts, where there is one. If it was trained on a fold, a table
+            without folds is another cohort and its splits are taken, and folds that are not those of the training are
+            told; both in the log.
+        bag_of: see :class:`Cohort`; ``"slide"``, ``"scan"``, which says the same, or ``"patient"``.
+        ordered: likewise.
         leave_out: gives the names of the cases to leave out, such as ``training.BrokenBags``; None leaves out none.
 
     Returns:
@@ -102,6 +118,7 @@ def read_cohort(
 
     Raises:
         CohortError: anything is missing, unknown, duplicate or unreadable; names file, row and column.
+        SettingsError: bags cannot be of that.
 
     Examples:
         >>> from monai_mil.cohorts import read_cohort
@@ -112,6 +129,7 @@ def read_cohort(
         >>> cohort.classes, [slide.label for slide in cohort.slides]
         (('normal', 'tumor'), [0, 1])
     """
+    check_bag_of(bag_of)
     path = Path(path)
     table = read_table(path)
     if {"slide_id", "scan_id"} <= set(table.columns):
@@ -127,7 +145,32 @@ def read_cohort(
     slides = tuple(_slide(table, row, cells, labels, known, unlabelled) for row, cells in table.rows)
     _check_together(table, slides)
     table.raise_problems()
-    return without(Cohort(path, slides, labels, known, table.id_column), leave_out)
+    cohort = Cohort(path, slides, labels, known, table.id_column, bag_of, ordered)
+    return without(with_fold(cohort, fold, trained), leave_out)
+
+
+def with_fold(cohort: Cohort, fold: int | None, trained: ModelCard | None = None) -> Cohort:
+    """:func:`choose_fold` as :func:`read_cohort` does it."""
+    if fold is None:
+        return cohort
+    of_model = trained is not None and trained.get("fold") is not None
+    if of_model and not cohort.folds:
+        logger.warning(
+            "cohort '%s': has no column 'fold', and the model was trained with fold %s of its cohort; this one's own "
+            "splits are taken",
+            cohort.source,
+            fold,
+        )
+        return cohort
+    chosen = choose_fold(cohort, fold)
+    if of_model and trained is not None and trained.training_data not in (None, chosen.digest("train")):
+        logger.warning(
+            "cohort '%s': the cases and labels outside fold %s are not those the model was trained on: another cohort, "
+            "or its folds or labels were changed since; then the model may have seen the cases it is tested on",
+            cohort.source,
+            fold,
+        )
+    return chosen
 
 
 def without(cohort: Cohort, leave_out: Callable[[Cohort], Collection[str]] | None) -> Cohort:
@@ -295,10 +338,21 @@ def _slide(
         split=split,
         label=_label(table, row, cells, labels, classes, unlabelled),
         row=row,
+        fold=_fold(table, row, cells),
         series_uid=cells.get("series_uid") or None,
         acquisition=_text(cells.get("acquisition")).removesuffix(".0") or None,
         mpp=_pixel_size(table, row, cells),
     )
+
+
+def _fold(table: Table, row: str, cells: dict[str, Any]) -> int | None:
+    text = _text(cells.get("fold")).removesuffix(".0")
+    if not text or text.lower() == _NAN:
+        return None
+    if not text.isdecimal():
+        table.problem(row, "fold", f"'{text}' is no whole number from 0 up")
+        return None
+    return int(text)
 
 
 def _pixel_size(table: Table, row: str, cells: dict[str, Any]) -> float | None:
@@ -356,11 +410,14 @@ def _check_together(table: Table, slides: tuple[CohortSlide, ...]) -> None:
     first: dict[str, CohortSlide] = {}
     home: dict[str, CohortSlide] = {}
     has_splits = any(slide.split for slide in slides)
+    has_folds = any(slide.fold is not None for slide in slides)
     for slide in slides:
         if slide.slide_id and slide is not (earlier := first.setdefault(slide.slide_id, slide)):
             table.problem(slide.row, table.id_column, f"'{slide.slide_id}' stands already in {earlier.row}")
         if has_splits and slide.split is None:
             table.problem(slide.row, "split", "empty, but other rows have one")
+        if has_folds and slide.fold is None:
+            table.problem(slide.row, "fold", "empty, but other rows have one")
         other = home.setdefault(slide.patient_id, slide)
         if other.split != slide.split:
             what = f"patient '{slide.patient_id}' is in '{slide.split}' but in '{other.split}' in {other.row}"

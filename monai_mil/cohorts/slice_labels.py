@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import os
 from collections.abc import Hashable, Mapping
 from pathlib import Path
@@ -71,15 +72,22 @@ class SliceLabelsd(MapTransform):
                 labelled.setdefault("instance_labels", torch.full(labelled[key].shape[1:2], -1))
                 continue
             scan_id = str(labelled.get("scan_id") or labelled.get("slide_id") or meta["slide_id"])
-            if not meta.get("scan_frame"):
-                raise CohortError(f"slice labels '{self.table}': '{scan_id}' is no scan; leave it out")
-            names = self._names(scan_id, ScanFrame.from_json(meta["scan_frame"]))
-            found = self._of_scan(scan_id, names)
-            labels = np.array([found.get(name, -1) for name in names])
-            depth = meta.get("scan_depth")
-            labels = Depth.from_json(depth).layer_labels(labels) if depth else labels
-            labelled["instance_labels"] = torch.from_numpy(labels)
+            scans = [{**meta, "slide_id": scan_id}]
+            if meta.get("slides"):  # of a patient, joined by bags.patient
+                scans = json.loads(meta["slides"])
+            labels = [self._of_instances(str(scan["slide_id"]), scan) for scan in scans]
+            labelled["instance_labels"] = torch.from_numpy(np.concatenate(labels))
         return labelled
+
+    def _of_instances(self, scan_id: str, meta: Mapping[str, Any]) -> np.ndarray:
+        """The labels of the slices, or layers, of a scan."""
+        if not meta.get("scan_frame"):
+            raise CohortError(f"slice labels '{self.table}': '{scan_id}' is no scan; leave it out")
+        names = self._names(scan_id, ScanFrame.from_json(meta["scan_frame"]))
+        found = self._of_scan(scan_id, names)
+        labels = np.array([found.get(name, -1) for name in names])
+        depth = meta.get("scan_depth")
+        return Depth.from_json(depth).layer_labels(labels) if depth else labels
 
     def _names(self, scan_id: str, frame: ScanFrame) -> list[str]:
         """What the table calls each slice."""

@@ -10,8 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from monai_mil.cohorts.cohort import Cohort, split_cohort
-from monai_mil.cohorts.reader import Table, read_cohort, read_table, without
+from monai_mil.cohorts.cohort import Cohort
+from monai_mil.cohorts.reader import Table, read_cohort, read_table, with_fold, without
+from monai_mil.cohorts.splits import split_cohort
+from monai_mil.model_card import ModelCard
 
 _EVENTS = {"0": 0.0, "1": 1.0, "0.0": 0.0, "1.0": 1.0}
 
@@ -22,6 +24,9 @@ def read_survival_cohort(
     time: str = "time",
     event: str = "event",
     unlabelled: bool = False,
+    fold: int | None = None,
+    trained: ModelCard | None = None,
+    bag_of: str = "slide",
     leave_out: Callable[[Cohort], Collection[str]] | None = None,
 ) -> Cohort:
     """Read and check a cohort with follow-up; all else is as in :func:`read_cohort`.
@@ -35,6 +40,9 @@ def read_survival_cohort(
         event: column of the events.
         unlabelled: accept slides without follow-up (an empty cell, or pandas' ``nan``), as inference does; they have
             that of another slide of their patient, or (NaN, NaN).
+        fold: as of :func:`read_cohort`.
+        trained: likewise.
+        bag_of: likewise.
         leave_out: gives the names of the cases to leave out; see :func:`read_cohort`.
 
     Raises:
@@ -50,7 +58,7 @@ def read_survival_cohort(
         array([[12.5,  1. ],
                [30. ,  0. ]])
     """
-    cohort = read_cohort(path, labels=())
+    cohort = read_cohort(path, labels=(), bag_of=bag_of)
     table = read_table(cohort.source)
     missing = [] if unlabelled else [name for name in (time, event) if name not in table.columns]
     for name in missing:
@@ -64,7 +72,8 @@ def read_survival_cohort(
     table.raise_problems()
     unknown = (math.nan, math.nan)
     slides = tuple(replace(slide, label=known.get(slide.patient_id, unknown)) for slide in cohort.slides)
-    return without(replace(cohort, slides=slides, labels=(time, event), classes=(time, event)), leave_out)
+    followed = replace(cohort, slides=slides, labels=(time, event), classes=(time, event))
+    return without(with_fold(followed, fold, trained), leave_out)
 
 
 def follow_up(cohort: Cohort, split: str | None = None) -> np.ndarray:
@@ -75,17 +84,19 @@ def follow_up(cohort: Cohort, split: str | None = None) -> np.ndarray:
     return np.array(known, dtype=float).reshape(-1, 2)
 
 
-def split_survival_cohort(cohort: Cohort, fractions: Sequence[float] = (0.6, 0.2, 0.2), seed: int = 0) -> Cohort:
-    """:func:`split_cohort` that keeps the share of events alike.
+def split_survival_cohort(
+    cohort: Cohort, fractions: Sequence[float] = (0.6, 0.2, 0.2), seed: int = 0, *, folds: int | None = None
+) -> Cohort:
+    """:func:`split_cohort`, into folds too, that keeps the share of events alike.
 
     Raises:
-        CohortError: too few patients for the fractions.
+        CohortError: too few patients for the fractions or the folds.
     """
     events = [int(np.nan_to_num(np.asarray(slide.label, dtype=float)[1], nan=-1)) for slide in cohort.slides]
     strata = tuple(replace(slide, label=event) for slide, event in zip(cohort.slides, events, strict=True))
-    divided = split_cohort(replace(cohort, slides=strata), fractions, seed).slides
+    divided = split_cohort(replace(cohort, slides=strata), fractions, seed, folds=folds).slides
     slides = zip(cohort.slides, divided, strict=True)
-    return replace(cohort, slides=tuple(replace(slide, split=other.split) for slide, other in slides))
+    return replace(cohort, slides=tuple(replace(slide, split=other.split, fold=other.fold) for slide, other in slides))
 
 
 def _follow_up(

@@ -11,10 +11,10 @@ import torch
 from monai.config import KeysCollection
 from torch import Tensor, nn
 
-from monai_mil.bags import BagInfo, bag_tensor, instance_places
+from monai_mil.bags import BagInfo, bag_tensor, instance_places, join_bags
 from monai_mil.embedding.slide import EmbedSettings, embed_slide, tile_slide
 from monai_mil.embedding.transforms import EmbedSlided
-from monai_mil.errors import EncoderError, SettingsError
+from monai_mil.errors import BagError, EncoderError, SettingsError
 from monai_mil.slides import Slide, TileGrid
 
 if TYPE_CHECKING:
@@ -63,6 +63,9 @@ class StreamSlided(EmbedSlided):
 
         streamed = dict(data)
         for key in self.key_iterator(streamed):
+            if isinstance(streamed[key], list):
+                streamed |= self._only_slide(streamed, key)
+                continue
             settings = self._settings(streamed)
             with settings.open(streamed[key]) as slide, eval_mode(self.network):
                 for remark in slide.remarks:
@@ -72,6 +75,18 @@ class StreamSlided(EmbedSlided):
             nothing = torch.empty(len(where["coords"]), 0, *(self.encoder.grid or ()))
             streamed[key] = bag_tensor(str(info.slide_path), nothing, info)
         return streamed
+
+    def _only_slide(self, patient: Mapping[Hashable, Any], key: Hashable) -> dict[Hashable, Any]:
+        """The answer for a patient's only slide, as the patient's."""
+        slides = patient[key]
+        if len(slides) > 1:
+            names = ", ".join(str(slide["slide_id"]) for slide in slides)
+            raise BagError(
+                f"patient '{patient['patient_id']}': slides {names} are to be one bag, and a network that answers "
+                "while a slide is read knows one alone; embed them with 'monai-mil embed' and predict from their bags"
+            )
+        read = self(slides[0])
+        return join_bags({**patient, key: [read]}, key, dict) | {"streamed": read["streamed"]}
 
     def _answer(
         self, slide: Slide, name: str, settings: EmbedSettings

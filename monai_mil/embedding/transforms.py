@@ -16,7 +16,7 @@ from monai.data.meta_tensor import MetaTensor
 from monai.transforms import MapTransform
 from monai.utils.enums import SpaceKeys
 
-from monai_mil.bags import bag_tensor, instance_places
+from monai_mil.bags import bag_tensor, instance_places, join_bags
 from monai_mil.errors import ScanReadError
 from monai_mil.scans import LPS_TO_RAS, Scan, find_preset, load_scan, oriented, volume_scan
 
@@ -114,6 +114,9 @@ class EmbedSlided(MapTransform):
 
         embedded = dict(data)
         for key in self.key_iterator(embedded):
+            if isinstance(embedded[key], list):
+                embedded |= join_bags(embedded, key, self)
+                continue
             settings = self._settings(embedded)
             with settings.open(embedded[key]) as slide:
                 for remark in slide.remarks:
@@ -200,6 +203,9 @@ class EmbedScand(MapTransform):
 
         embedded, settings = dict(data), self.settings
         for key in self.key_iterator(embedded):
+            if isinstance(embedded[key], list):
+                embedded |= join_bags(embedded, key, self)
+                continue
             scan = self._scan(
                 embedded[key],
                 embedded.get("series_uid") or self.series_uid,

@@ -10,11 +10,18 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 
-def bag_loss(multi_label: bool = False, **options: Any) -> BagCrossEntropy | BagBCE:
+def bag_loss(
+    multi_label: bool = False,
+    positive_weights: Sequence[float] | None = None,
+    negative_weights: Sequence[float] | None = None,
+    **options: Any,
+) -> BagCrossEntropy | BagBCE:
     """The loss of a bag's labels.
 
     Args:
         multi_label: the labels do not exclude each other: :class:`BagBCE`, else :class:`BagCrossEntropy`.
+        positive_weights: factor of each class's loss where it is the bag's.
+        negative_weights: likewise where it is not, of labels that do not exclude each other.
         options: of that loss.
 
     Examples:
@@ -22,7 +29,9 @@ def bag_loss(multi_label: bool = False, **options: Any) -> BagCrossEntropy | Bag
         >>> bag_loss(multi_label=True), bag_loss(label_smoothing=0.1)
         (BagBCE(), BagCrossEntropy())
     """
-    return BagBCE(**options) if multi_label else BagCrossEntropy(**options)
+    if multi_label:
+        return BagBCE(positive_weights=positive_weights, negative_weights=negative_weights, **options)
+    return BagCrossEntropy(class_weights=positive_weights, **options)
 
 
 class BagCrossEntropy(nn.Module):

@@ -8,9 +8,11 @@ instances of a key lie (:func:`instance_axis`): a key for every instance that is
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -82,6 +84,7 @@ KEYS: Mapping[str, Key] = MappingProxyType(
         "image": Key("b d n ...", "features, channel first"),
         "coords": Key("b n 2", "level-0 pixels of a tile's upper-left corner; of a slice its index and 0"),
         "positions_mm": Key("b n", "position of a scan's slices along their normal"),
+        "slide_index": Key("b n", "of a patient's bag, which of its slides or scans the instance is of", -1.0),
         "instance_labels": Key("b n", "1, 0 or -1, unknown, of every instance", -1.0),
         "token_labels": Key("b n ...", "the truth of synthetic tokens"),
         "inside": Key("b n", "False where a tile of a packed bag lies beyond the slide"),
@@ -150,9 +153,28 @@ class MILNetwork(nn.Module):
     listed_keys = [(name, -1 if key.axis is None else key.axis + 1, float(key.padding)) for name, key in KEYS.items()]
     """:data:`KEYS` as TorchScript can read them: name, axis of the instances in a batch or -1, and padding."""
 
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
+        """Keep what the network is made with, so that another of other sizes can be."""
+        network = super().__new__(cls)
+        network.__dict__["_made_with"] = (args, kwargs)
+        return network
+
     def __init__(self, num_classes: int) -> None:
         super().__init__()
         self.num_classes = num_classes
+
+    @torch.jit.unused
+    def arguments(self) -> dict[str, Any]:
+        """What the network was made with, by the names of its constructor, defaults included."""
+        args, kwargs = self.__dict__["_made_with"]
+        signature = inspect.signature(type(self).__init__)
+        bound = signature.bind(self, *args, **kwargs)
+        bound.apply_defaults()
+        named: dict[str, Any] = {}
+        for name, parameter in list(signature.parameters.items())[1:]:
+            rest = parameter.kind is inspect.Parameter.VAR_KEYWORD
+            named |= bound.arguments[name] if rest else {name: bound.arguments[name]}
+        return named
 
     def forward(self, image: Tensor, mask: Tensor | None = None, return_dict: bool = False) -> Tensor:
         """Classify a batch of bags.

@@ -77,26 +77,31 @@ def write_report(
     """
     table = read_predictions(predictions_csv)
     figures, figures_note = _figures(table, Path(heatmap_dir), slides, max_figures, tiles)
-    numbers = {figure["slide_id"]: figure["number"] for figure in reversed(figures)}
+    patients, patients_note = _patients(Path(predictions_csv).with_name("patients.csv"), table)
+    numbers = {figure["case"]: figure["number"] for figure in reversed(figures)}
     curves = table.curves if table.labelled.any() else []
     return write_page(
         "report.html.j2",
         out_html,
         title=title,
         noun=table.noun,
+        classes=table.classes,
         summary=_summary(table),
         metrics=_metrics(table, resamples, seed),
         metrics_note=_metrics_note(table, resamples),
         curves=[name for name, _, _ in curves],
         roc=roc_chart(curves),
         calibration=calibration_chart(curves, table.noun),
+        patients=[] if patients is None else [_patient_row(patients, index) for index in range(len(patients))],
+        patient_metrics=[] if patients is None else _metrics(patients, resamples, seed),
+        patients_note=patients_note,
         class_counts=_class_counts(table),
         confusion=_confusion(table),
         **stability_section(predictions_csv, stability),
         figures=figures,
         figures_note=figures_note,
         colour_bar=colour_bar() if figures else "",
-        columns=[{"name": name, "kind": ""} for name in (table.noun, "patient", "label", "predicted")]
+        columns=[{"name": name, "kind": ""} for name in (table.noun, _second_column(table), "label", "predicted")]
         + [{"name": f"p({name})", "kind": "num"} for name in table.classes]
         + ([{"name": "remarks", "kind": ""}] if any(table.remarks) else []),
         with_remarks=any(table.remarks),
@@ -105,17 +110,34 @@ def write_report(
     )
 
 
+def _patients(path: Path, table: Predictions) -> tuple[Predictions | None, str]:
+    """The patients' table beside the predictions, and what is said about it: it is shown if it is of the same model."""
+    if table.noun == "patient" or not path.is_file():
+        return None, ""
+    patients = read_predictions(path)
+    if (patients.model, patients.classes) != (table.model, table.classes):
+        return None, f"{path.name} is of another model than the predictions and left out; evaluate or predict anew."
+    return patients, f"{_count(len(patients), 'patient')}: the probabilities of a patient's {table.noun}s put together."
+
+
+def _patient_row(patients: Predictions, index: int) -> dict[str, Any]:
+    return _row(patients, index) | {"parts": ", ".join(patients.parts[index])}
+
+
+def _second_column(table: Predictions) -> str:
+    """Whose a slide or scan is; of which of them a patient's answer is."""
+    return "made of" if table.noun == "patient" else "patient"
+
+
 def _model(table: Predictions) -> dict[str, str]:
     return {} if table.model is None else {"model": table.model}
 
 
 def _summary(table: Predictions) -> str:
-    patients = len(set(table.patient_ids))
+    patients = _count(len(set(table.patient_ids)), "patient")
+    cases = patients if table.noun == "patient" else f"{_count(len(table), table.noun)} of {patients}"
     kind = "multi-label" if table.multi_label else "binary" if len(table.classes) == 2 else "multi-class"
-    return (
-        f"{_count(len(table), table.noun)} of {_count(patients, 'patient')}, {int(table.labelled.sum())} labelled; "
-        f"{kind}: {', '.join(table.classes)}"
-    )
+    return f"{cases}, {int(table.labelled.sum())} labelled; {kind}: {', '.join(table.classes)}"
 
 
 def _metrics(table: Predictions, resamples: int, seed: int) -> list[dict[str, Any]]:
@@ -218,6 +240,7 @@ def _row(table: Predictions, index: int) -> dict[str, Any]:
     return {
         "slide_id": table.slide_ids[index],
         "patient_id": table.patient_ids[index],
+        "second": ", ".join(table.parts[index]) if table.noun == "patient" else table.patient_ids[index],
         "label": table.label_text[index],
         "pred": table.pred_text[index],
         "verdict": ("bad" if table.wrong[index] else "good") if known else "",
@@ -230,16 +253,19 @@ def _figures(
     table: Predictions, folder: Path, slides: Mapping[str, str | Path] | None, most: int, tiles: int
 ) -> tuple[list[dict[str, Any]], str]:
     """The heatmaps to show, most interesting first, and what is said about their choice."""
-    files, others = {}, 0
-    for index, name in enumerate(table.slide_ids):
-        files[index], left_out = _heatmap_files(folder, name, table)
-        others += left_out
+    files: dict[int, dict[tuple[str, str], Path]] = {index: {} for index in range(len(table))}
+    others = 0
+    for index, names in enumerate(table.parts):
+        for name in names:
+            own, left_out = _heatmap_files(folder, name, table)
+            files[index] |= {(name, part): path for part, path in own.items()}
+            others += left_out
     having = [index for index, found in files.items() if found]
     order = sorted(having, key=lambda index: (not table.wrong[index], -table.certainty[index]))
     figures: list[dict[str, Any]] = []
     unreadable = []
     chosen = [(case, *found) for case in order for found in files[case].items()]
-    for index, part, path in chosen[:most]:
+    for index, (name, part), path in chosen[:most]:
         try:
             panel = _panel(load_heatmap(path), slides, tiles)
         except (MonaiMILError, ValueError) as error:
@@ -247,14 +273,14 @@ def _figures(
             continue
         probs = sorted(zip(table.classes, table.prob[index].tolist(), strict=True), key=lambda entry: -entry[1])
         figure = {"number": len(figures) + 1, "panel": panel, "part": part, "probs": probs[:6]}
-        figures.append(_row(table, index) | figure)
-    shown = len({figure["slide_id"] for figure in figures})
+        figures.append(_row(table, index) | figure | {"slide_id": name, "case": table.slide_ids[index]})
+    shown = len({figure["case"] for figure in figures})
     note = (
         f"{shown} of {len(table)} {table.noun}s: wrong predictions first, the most certain before the others. "
         f"{_count(len(having), f'{table.noun} has', f'{table.noun}s have')} a heatmap."
     )
     if len(figures) > shown:
-        note += f" {len(figures)} heatmaps are shown, one a class."
+        note += f" {len(figures)} heatmaps are shown, one a {'slide or class' if table.noun == 'patient' else 'class'}."
     if others:
         note += f" {_count(others, 'heatmap')} of another model than that of the predictions left out; draw them anew."
     return figures, " ".join([note, *unreadable])

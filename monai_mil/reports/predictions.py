@@ -11,7 +11,7 @@ import numpy as np
 from monai_mil.errors import CohortError
 from monai_mil.metrics import decisions
 
-_NAMES = ("slide_id", "scan_id")
+_NAMES = ("slide_id", "scan_id", "patient_id")
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,12 +27,13 @@ class Predictions:
         multi_label: classes do not exclude each other; one class alone has nothing to exclude.
         pred_text: the ``pred`` column.
         label_text: the ``label`` column.
-        noun: what an entry is, ``slide`` or ``scan``.
+        noun: what an entry is, ``slide``, ``scan`` or ``patient``.
         operating_points: the probability from which on each class is called, see
             :func:`monai_mil.metrics.thresholds.decisions`; None calls the most probable class, or all of at least
             0.5.
         model: digest of the model's weights, or None where the table does not say.
         remarks: of each scan what its reader assumed, repaired or left out; empty texts of slides.
+        parts: of each entry the slides or scans it is made of: its own name but for a patient's.
     """
 
     slide_ids: tuple[str, ...]
@@ -47,6 +48,7 @@ class Predictions:
     operating_points: tuple[float, ...] | None = None
     model: str | None = None
     remarks: tuple[str, ...] = ()
+    parts: tuple[tuple[str, ...], ...] = ()
 
     def __len__(self) -> int:
         return len(self.slide_ids)
@@ -86,7 +88,7 @@ class Predictions:
 
 
 def read_predictions(path: str | Path) -> Predictions:
-    """Read ``predictions.csv``.
+    """Read ``predictions.csv``, or ``patients.csv``.
 
     Raises:
         CohortError: the table is missing or empty, a column is missing, a case stands twice, a probability is no
@@ -140,6 +142,7 @@ def read_predictions(path: str | Path) -> Predictions:
         _operating_points(path, rows, classes),
         _model(path, rows),
         tuple(row.get("remarks") or "" for row in rows),
+        tuple(tuple((row.get("slide_ids") or row.get("scan_ids") or row[id_column]).split(";")) for row in rows),
     )
 
 

@@ -93,8 +93,8 @@ def source_digest(item: Mapping[str, Any], *, raw: bool, scan: bool) -> str:
         raw: whether its image is a slide or scan, and no bag.
         scan: which of the two.
     """
-    path = Path(item["image"])
     try:
+        path = Path(item["image"])
         files = (files_touched(path) if scan else slide_files(path)) if raw else (path,)
         stamp = change_stamp(files)
     except Exception:  # whatever is wrong with it, the run tells

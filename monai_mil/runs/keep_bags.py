@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from monai_mil.cohorts import Cohort, CohortSlide, read_cohort
+from monai_mil.cohorts import Cohort, CohortSlide
 from monai_mil.errors import SettingsError
 from monai_mil.runs.light_imports import import_monai_lightly
 from monai_mil.runs.run import BundleRun
@@ -53,20 +53,21 @@ def with_bags(run: BundleRun) -> BundleRun:
     workflow.initialize()
     content = workflow.parser.get_parsed_content
     out = Path(run.settings["output_dir"])
-    cohort, table = _cohort(run, content("dataset").data, out)
+    cohort, table = _cohort(run, content("cohort"), content("dataset").data, out)
     _embed(run, cohort, out / "bags", content("preprocessing").transforms[0], str(content("device")))
     settings = {name: value for name, value in run.settings.items() if name not in _OF_RAW}
     own = {"bag_dir": str(out / "bags"), "cohort_file": str(table)}
     return BundleRun(run.bundle, tuple(name for name in run.configs if name != raw), {**settings, **own})
 
 
-def _cohort(run: BundleRun, items: Sequence[Mapping[str, Any]], out: Path) -> tuple[Cohort, Path]:
+def _cohort(
+    run: BundleRun, cohort: Cohort | None, items: Sequence[Mapping[str, Any]], out: Path
+) -> tuple[Cohort, Path]:
     """The run's cases and the table that names them."""
-    given, split = run.settings.get("cohort_file"), run.settings.get("split")
-    if given is not None:
-        cohort = read_cohort(given, labels=())
+    split = run.settings.get("split")
+    if cohort is not None:
         cases = tuple(case for case in cohort.slides if split is None or case.split == split)
-        return dataclasses.replace(cohort, slides=cases), Path(given)
+        return dataclasses.replace(cohort, slides=cases, bag_of="slide"), cohort.source
     id_column = "scan_id" if run.bundle.reads == "scans" else "slide_id"
     cases = tuple(
         CohortSlide(item[id_column], item[id_column], Path(item["image"]), series_uid=item.get("series_uid") or None)

@@ -75,11 +75,12 @@ def predict(run: BundleRun, *, console: Console, overwrite: bool = False) -> Out
         content = workflow.parser.get_parsed_content
         dataset, evaluator = content("dataset"), content("evaluator")
         savers = _savers(content("handlers"))
-        items = {str(item.get("scan_id") or item.get("slide_id")): item for item in dataset.data}
+        items = {_name(item): item for item in dataset.data}
         sources = _sources(run, items)
         config: Any = workflow.parser.config
         journal = Journal.open(out / _JOURNAL, settings_digest(config, Path(content("ckpt_path"))))
-        kept = {} if overwrite else _still_done(journal, sources, savers, out)
+        of_patients = any(isinstance(item["image"], list) for item in items.values())
+        kept = {} if overwrite or of_patients else _still_done(journal, sources, savers, out)
         journal.begin(kept)
         dataset.data = [item for name, item in items.items() if name not in kept]
         bar = PredictProgress(console, run.bundle.reads, _INSTANCES[run.bundle.reads], len(items), len(kept))
@@ -110,6 +111,11 @@ def _savers(handlers: Sequence[Any]) -> list[CaseSaver[Any]]:
     from monai_mil.savers import CaseSaver
 
     return [handler for handler in handlers if isinstance(handler, CaseSaver)]
+
+
+def _name(item: Mapping[str, Any]) -> str:
+    """What a case of the data list is called: a slide, a scan, or a patient whose slides are one bag."""
+    return str(item.get("scan_id") or item.get("slide_id") or item["patient_id"])
 
 
 def _sources(run: BundleRun, items: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
@@ -201,7 +207,7 @@ class _Announced:
     def __call__(self, item: Mapping[str, Any]) -> Any:
         from monai_mil.embedding import watched
 
-        self._bar.start(str(item.get("scan_id") or item.get("slide_id")))
+        self._bar.start(_name(item))
         with watched(self._bar.advance):
             return self._transform(item)
 

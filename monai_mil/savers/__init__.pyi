@@ -7,9 +7,10 @@ from .instance_metrics import InstanceAUROC
 from .label_map import ScanLabelMapd
 from .localisation import LocalisationSaver
 from .operating_point import OperatingPointSaver
+from .patients import PatientSaver
 from .predictions import PredictionSaver
 from .report import ReportSaver
-from .risks import RiskSaver
+from .risks import PatientRiskSaver, RiskSaver
 from .slice_report import SliceReportSaver
 from .slices import SliceSaver
 from .stability_chart import draw_stability
@@ -27,6 +28,8 @@ __all__ = [
     "InstanceAUROC",
     "LocalisationSaver",
     "OperatingPointSaver",
+    "PatientRiskSaver",
+    "PatientSaver",
     "PredictionSaver",
     "ReportSaver",
     "RiskSaver",

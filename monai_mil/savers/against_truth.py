@@ -36,6 +36,8 @@ class TruthSaver(CaseSaver[Slide]):
 
     normal_slides: ClassVar[bool]
 
+    by_slide = True
+
     def __init__(
         self,
         output_dir: str,

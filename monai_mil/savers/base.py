@@ -36,6 +36,8 @@ class CaseSaver(ABC, Generic[Kept]):
         product: what is missing of a case that fails, for messages ("heatmap"); None stops at the first failure.
         failed_text: how many have failed, with ``{count}`` ("heatmaps of {count} slides failed"), for the error.
         missing_text: likewise for the log at the end ("no complete heatmap of {count} slides").
+        by_slide: whether the slides or scans of a patient's bag come one by one, as whatever has a place in a slide is
+            written; else the patient is one case.
         resumable: whether what is kept of a case can be written as JSON, so that a later run can go on with it.
         begins: the engine's event at which a new collection begins.
         ends: the one at which it is written.
@@ -45,7 +47,8 @@ class CaseSaver(ABC, Generic[Kept]):
     product: ClassVar[str | None] = None
     failed_text: ClassVar[str] = ""
     missing_text: ClassVar[str] = ""
-    resumable: ClassVar[bool] = False
+    by_slide: ClassVar[bool] = False
+    resumable: bool = False
     begins: ClassVar[Events] = Events.STARTED
     ends: ClassVar[Events] = Events.COMPLETED
 
@@ -109,7 +112,8 @@ class CaseSaver(ABC, Generic[Kept]):
         """Write what was kept of the cases of all processes, by their names, in the order in which they came."""
 
     def _read(self, engine: Engine) -> Iterator[Case]:
-        return read_cases(engine)
+        for case in read_cases(engine):
+            yield from case.slides() if self.by_slide else [case]
 
     def _keep(self, name: str, kept: Kept) -> None:
         self._kept[name] = kept

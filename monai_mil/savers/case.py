@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -30,8 +31,9 @@ class Case:
 
     Attributes:
         name: of the slide or scan, fit to name a file: ``scan_id`` or else ``slide_id`` of the item, else of the meta
-            data of its image.
-        id_column: what tables call the name: ``scan_id`` of a scan, else ``slide_id``.
+            data of its image; of a patient's bag the patient's.
+        id_column: what tables call the name: ``scan_id`` of a scan, ``patient_id`` of a patient's bag, else
+            ``slide_id``.
         patient_id: whose it is; the name where the cohort does not say.
         label: class index, one value a class (NaN: unknown), or time and event; float64 ``[k]``, None if there is none.
         answer: the network's, ``[c]``; None where the item does not hold it.
@@ -94,6 +96,47 @@ class Case:
     def remarks(self) -> str:
         """What the reader of a scan assumed, repaired or left out, the gravest first; empty where nothing."""
         return str(self.meta.get("scan_remarks") or "")
+
+    @property
+    def slide_metas(self) -> list[dict[str, Any]]:
+        """Of a patient's bag the meta data of its slides or scans, see ``bags.join_bags``; else none."""
+        return json.loads(self.meta["slides"]) if self.meta.get("slides") else []
+
+    @property
+    def slide_names(self) -> tuple[str, ...]:
+        """Of a patient's bag its slides or scans; else the case's own name."""
+        return tuple(str(each["slide_id"]) for each in self.slide_metas) or (self.name,)
+
+    @property
+    def slide_column(self) -> str:
+        """What tables call these: ``slide_id`` or ``scan_id``."""
+        metas = self.slide_metas
+        return str(metas[0]["id_column"]) if metas else self.id_column
+
+    @property
+    def beginning(self) -> dict[str, str]:
+        """How a row of the case begins, see :func:`row_beginning`."""
+        return row_beginning(self.name, self.id_column, self.patient_id, self.slide_names, self.slide_column)
+
+    def slides(self) -> Iterator[Case]:
+        """The case itself; of a patient's bag its slides or scans, each with its own instances, name and frame.
+
+        Label and answer stay the patient's.
+
+        Raises:
+            CohortError: the item does not say which instance is of which slide.
+        """
+        metas = self.slide_metas
+        if not metas:
+            yield self
+            return
+        index = self._item.get("slide_index")
+        if index is None:
+            raise CohortError(f"{self.text}: no 'slide_index' that tells its slides apart; load its bags with LoadBagd")
+        of_slide = as_numbers(index)
+        for number, meta in enumerate(metas):
+            own = of_slide == number if self.mask is None else (of_slide == number) & self.mask
+            yield replace(self, name=meta["slide_id"], id_column=meta["id_column"], meta=meta, mask=own)
 
     @property
     def text(self) -> str:
@@ -265,6 +308,22 @@ class Case:
         return powers / powers.sum()
 
 
+def row_beginning(name: str, id_column: str, patient: str, slides: Sequence[str], slide_column: str) -> dict[str, str]:
+    """How a row of a table begins.
+
+    Args:
+        name: of the slide, scan or patient.
+        id_column: what tables call it.
+        patient: whose it is.
+        slides: of a patient the slides or scans, whose number and names, joined by ``;``, have columns of their own.
+        slide_column: what tables call one of them.
+    """
+    begin = {id_column: name, "patient_id": patient}
+    if id_column != "patient_id":
+        return begin
+    return begin | {f"{slide_column.removesuffix('_id')}s": str(len(slides)), f"{slide_column}s": ";".join(slides)}
+
+
 def read_cases(engine: Any) -> Iterator[Case]:
     """The cases of an engine's iteration; what is in the output stands before what is in the batch.
 
@@ -296,6 +355,8 @@ def as_numbers(values: Any) -> np.ndarray:
 
 def _name(item: Mapping[str, Any], meta: Mapping[str, Any], unnamed: str | None) -> tuple[str, str]:
     """The case's name and the column of tables it stands in."""
+    if meta.get("slides"):
+        return str(item.get("patient_id") or meta["slide_id"]), "patient_id"
     found = [
         (source[column], column) for source in (item, meta) for column in _NAMES if source.get(column) not in (None, "")
     ]

@@ -59,6 +59,7 @@ class HeatmapSaver(CaseSaver[None]):
         ValueError: an unknown format or threshold, or masks without a threshold.
     """
 
+    by_slide = True
     product = "heatmap"
     failed_text = "the heatmaps of {count} slides failed"
     missing_text = "no complete heatmap of {count} slides"
@@ -100,12 +101,12 @@ class HeatmapSaver(CaseSaver[None]):
         for label, make in self._maps(case).items():
             self._save(case.name, label, make)
 
-    def _maps(self, case: Case) -> dict[str, Callable[[], Heatmap]]:
+    def _maps(self, case: Case) -> dict[str, Callable[[], Heatmap | None]]:
         """What makes each of the case's maps, by what tells it from the others (empty for the main one)."""
         drawn = drawn_maps(case, self.key, self.class_index, self.classes)
         return {each.label: partial(self._assemble, case, each) for each in drawn}
 
-    def _save(self, slide_id: str, label: str, make: Callable[[], Heatmap]) -> None:
+    def _save(self, slide_id: str, label: str, make: Callable[[], Heatmap | None]) -> None:
         stem = f"{file_stem(slide_id)}_{label}" if label else file_stem(slide_id)
         owner = self._owners.setdefault(stem, slide_id)
         if owner != slide_id:
@@ -117,6 +118,8 @@ class HeatmapSaver(CaseSaver[None]):
                 (self.folder / f"{stem}{suffix}").unlink()
         try:
             heatmap = make()
+            if heatmap is None:
+                return
             heatmap.save(self.folder / f"{stem}.h5")
         except Exception as error:
             self._fail(slide_id, error, f"{label} h5".strip())

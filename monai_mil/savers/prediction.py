@@ -11,7 +11,7 @@ import numpy as np
 
 from monai_mil.errors import CohortError
 from monai_mil.metrics import decisions
-from monai_mil.savers.case import Case
+from monai_mil.savers.case import Case, row_beginning
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,11 +25,13 @@ class Prediction:
         classes: their names.
         multi_label: classes do not exclude each other.
         label: class index, or one value for every class (NaN: unknown), or None.
-        id_column: what tables call the first: ``slide_id``, or ``scan_id`` for a scan.
+        id_column: what tables call the first: ``slide_id``, ``scan_id`` for a scan, or ``patient_id`` for a patient.
         operating_points: the probability from which on each class is called, see
             :func:`monai_mil.metrics.thresholds.decisions`; None calls the most probable class, or all of at least
             0.5.
         remarks: what the reader of a scan assumed, repaired or left out.
+        slides: the slides or scans that it is the answer for, where it is a patient's.
+        slide_column: what tables call one of them.
     """
 
     slide_id: str
@@ -41,6 +43,8 @@ class Prediction:
     id_column: str = "slide_id"
     operating_points: tuple[float, ...] | None = None
     remarks: str = ""
+    slides: tuple[str, ...] = ()
+    slide_column: str = "slide_id"
 
     @property
     def called(self) -> np.ndarray:
@@ -64,12 +68,8 @@ class Prediction:
 
     def row(self) -> dict[str, str]:
         """The row of ``predictions.csv``."""
-        row = {
-            self.id_column: self.slide_id,
-            "patient_id": self.patient_id,
-            "label": self.label_text,
-            "pred": self.text,
-        }
+        row = row_beginning(self.slide_id, self.id_column, self.patient_id, self.slides, self.slide_column)
+        row |= {"label": self.label_text, "pred": self.text}
         row |= {f"prob_{name}": probability_text(prob) for name, prob in zip(self.classes, self.prob, strict=True)}
         if self.multi_label:
             known = self.label if isinstance(self.label, tuple) else (np.nan,) * len(self.classes)
@@ -82,7 +82,7 @@ class Prediction:
                 f"operating_point_{name}": f"{point:.6g}"
                 for name, point in zip(self.classes, self.operating_points, strict=True)
             }
-        return row | {"remarks": self.remarks} if self.id_column == "scan_id" else row
+        return row | {"remarks": self.remarks} if self.slide_column == "scan_id" else row
 
     def attributes(self) -> dict[str, Any]:
         """What a heatmap keeps of it, for titles."""
@@ -134,6 +134,8 @@ def read_prediction(
         case.id_column,
         points,
         case.remarks,
+        case.slide_names,
+        case.slide_column,
     )
 
 

@@ -31,6 +31,8 @@ class SliceReportSaver(CaseSaver[SliceCase]):
         seed: of the resampling.
     """
 
+    by_slide = True
+
     def __init__(self, output_dir: str | Path, n: int = 1000, seed: int = 0) -> None:
         super().__init__()
         self.path = Path(output_dir, "slice_metrics.json")

@@ -88,6 +88,7 @@ class SliceSaver(TableSaver):
         SettingsError: an unknown window.
     """
 
+    by_slide = True
     product = "slice scores"
     failed_text = "the slice scores of {count} scans failed"
     missing_text = "no complete slice scores of {count} scans"

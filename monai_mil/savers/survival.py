@@ -16,6 +16,7 @@ from monai_mil.metrics import concordance_index, group_names, risk_groups, survi
 from monai_mil.savers.base import CaseSaver
 from monai_mil.savers.case import Case, read_cases
 from monai_mil.savers.gather import gather_cases
+from monai_mil.savers.patient import PatientLevel, check_level
 from monai_mil.savers.survival_cases import SurvivalCase, by_patient, followed
 from monai_mil.savers.tables import write_table
 
@@ -67,16 +68,24 @@ class SurvivalSaver(CaseSaver[SurvivalCase]):
         cutoffs: risks between the groups, chosen on other patients; None takes the median of these.
         n: bootstrap resamples.
         seed: of the resampling.
+        patient_level: whether the risk of a patient is the mean of the slides' or the highest; None is the mean.
     """
 
     def __init__(
-        self, output_dir: str | Path, cutoffs: Sequence[float] | None = None, n: int = 1000, seed: int = 0
+        self,
+        output_dir: str | Path,
+        cutoffs: Sequence[float] | None = None,
+        n: int = 1000,
+        seed: int = 0,
+        patient_level: PatientLevel | None = None,
     ) -> None:
         super().__init__()
+        check_level(patient_level)
         self.folder = Path(output_dir)
         self.cutoffs = cutoffs
         self.n = n
         self.seed = seed
+        self.patient_level: PatientLevel = patient_level or "mean"
 
     def _results(self) -> tuple[Path, ...]:
         return (self.folder / "survival.json", self.folder / "survival.csv")
@@ -85,7 +94,7 @@ class SurvivalSaver(CaseSaver[SurvivalCase]):
         return SurvivalCase.of(case)
 
     def _write(self, kept: Mapping[str, SurvivalCase], engine: Engine) -> None:
-        patients = by_patient(list(kept.values()))
+        patients = by_patient(list(kept.values()), self.patient_level)
         cutoffs = self.cutoffs
         try:
             report = survival_report(*followed(patients), cutoffs, self.n, self.seed)

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from monai_mil.savers.case import Case
+from monai_mil.savers.patient import PatientLevel
 
 
 @dataclass(frozen=True)
@@ -38,12 +39,12 @@ class SurvivalCase:
         return cls(case.name, case.patient_id, case.risk, *case.follow_up)
 
 
-def by_patient(cases: Sequence[SurvivalCase]) -> list[SurvivalCase]:
-    """One case a patient, in the order of their names: the mean risk of the patient's slides, each counted once."""
+def by_patient(cases: Sequence[SurvivalCase], level: PatientLevel = "mean") -> list[SurvivalCase]:
+    """One case a patient, in the order of their names: mean or highest risk of its slides, each counted once."""
     found: dict[str, dict[str, SurvivalCase]] = {}
     for case in cases:
         found.setdefault(case.patient_id, {})[case.case_id] = case
-    return [_mean(patient, list(found[patient].values())) for patient in sorted(found)]
+    return [_together(patient, list(found[patient].values()), level) for patient in sorted(found)]
 
 
 def followed(patients: Sequence[SurvivalCase]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -53,6 +54,7 @@ def followed(patients: Sequence[SurvivalCase]) -> tuple[np.ndarray, np.ndarray, 
     return risk, time, event
 
 
-def _mean(patient: str, slides: Sequence[SurvivalCase]) -> SurvivalCase:
-    risk = math.fsum(slide.risk for slide in slides) / len(slides)
+def _together(patient: str, slides: Sequence[SurvivalCase], level: PatientLevel) -> SurvivalCase:
+    risks = [slide.risk for slide in slides]
+    risk = max(risks) if level == "max" else math.fsum(risks) / len(risks)
     return replace(slides[0], case_id=patient, risk=risk)

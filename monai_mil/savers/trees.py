@@ -48,7 +48,7 @@ class TreeHeatmapSaver(HeatmapSaver):
         if self.class_index == "all":
             raise ValueError("the maps of several magnifications are of one class; give its index, or None")
 
-    def _maps(self, case: Case) -> dict[str, Callable[[], Heatmap]]:
+    def _maps(self, case: Case) -> dict[str, Callable[[], Heatmap | None]]:
         levels = list(looked_at(case))
         maps = super()._maps(case)
         maps |= {f"level{level.number}": partial(self._level, case, level) for level in levels}
@@ -60,11 +60,15 @@ class TreeHeatmapSaver(HeatmapSaver):
         fused = super()._assemble(case, drawn)
         return replace(fused, attributes={**fused.attributes, **UNIT})
 
-    def _level(self, case: Case, level: LevelTiles) -> Heatmap:
+    def _level(self, case: Case, level: LevelTiles) -> Heatmap | None:
+        if not len(level.rows):
+            return None  # of several slides of a patient, one at which this level did not look
         name = f"attention of level {level.number}"
         return assemble(level.attention, level.coords, level.frame, name=name, attributes=self._attributes(case))
 
-    def _evidence(self, case: Case, finest: LevelTiles) -> Heatmap:
+    def _evidence(self, case: Case, finest: LevelTiles) -> Heatmap | None:
+        if not len(finest.rows):
+            return None
         logits = case.values("instance_logits")
         assert logits is not None
         index = self._evidence_class(case)

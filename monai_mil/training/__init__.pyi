@@ -1,4 +1,5 @@
 from .anchor import Anchor, AnchorHandler, AnchorInferer
+from .balanced_sampler import BalancedSampler
 from .batches import (
     prepare_bag_batch,
     prepare_instance_batch,
@@ -9,9 +10,13 @@ from .batches import (
 from .best_model import BestModel
 from .broken_bags import BrokenBags
 from .checkpointer import Checkpointer
+from .class_balance import ClassBalance
 from .distributed import finish_distributed
 from .early_stop import EarlyStop
+from .fine_tuning import fit_weights, known_model
+from .fit import require_fit
 from .folder_claim import claim_folder
+from .freeze import freeze_parameters, trained_parameters
 from .grad_cam import GradCAMInferer
 from .gradient_clip import GradientClip
 from .guards import StopOnNaN, require_steps
@@ -32,9 +37,11 @@ __all__ = [
     "Anchor",
     "AnchorHandler",
     "AnchorInferer",
+    "BalancedSampler",
     "BestModel",
     "BrokenBags",
     "Checkpointer",
+    "ClassBalance",
     "EarlyStop",
     "EpochSeeder",
     "FullOutputInferer",
@@ -51,7 +58,10 @@ __all__ = [
     "claim_folder",
     "describe_network",
     "finish_distributed",
+    "fit_weights",
+    "freeze_parameters",
     "keep_paths_as_typed",
+    "known_model",
     "named_by_split",
     "own_metadata",
     "prepare_bag_batch",
@@ -60,8 +70,10 @@ __all__ = [
     "prepare_streamed_batch",
     "prepare_token_batch",
     "read_time_bins",
+    "require_fit",
     "require_steps",
     "tell_errors_last",
+    "trained_parameters",
     "users_error",
     "value_of",
 ]

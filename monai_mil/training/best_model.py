@@ -38,6 +38,7 @@ class BestModel:
         settings: the run's settings that a later use of the weights must share; they are written beside the weights as
             ``model.json`` (:class:`monai_mil.model_card.ModelCard`). None writes no such file.
         training_data: digest of the training split, for the same file.
+        fine_tuned_from: digest of the weights that the training began with, for the same file.
         metadata_file: the bundle's ``metadata.json``; beside the weights is written what of it is true of them, for
             exports. None, or a file that is not there, writes none.
         paper_rule_trainer: a trainer whose key metric, of the same epoch, must be better than the validation's for an
@@ -59,6 +60,7 @@ class BestModel:
         *,
         settings: Mapping[str, Any] | None = None,
         training_data: str | None = None,
+        fine_tuned_from: str | None = None,
         metadata_file: str | Path | None = None,
     ) -> None:
         self.network = network
@@ -67,6 +69,7 @@ class BestModel:
         self.paper_rule_trainer = paper_rule_trainer
         self.settings = settings
         self.training_data = training_data
+        self.fine_tuned_from = fine_tuned_from
         self.metadata_file = None if metadata_file is None else Path(metadata_file)
         self.best: float | None = None
         self.best_epoch = -1
@@ -95,7 +98,14 @@ class BestModel:
     def _save(self, weights: Mapping[str, Any]) -> None:
         if self.settings is not None:
             digest = weights_digest(weights)
-            ModelCard(self.settings, digest, self._digest, self.training_data, path=self.path).write()
+            ModelCard(
+                self.settings,
+                digest,
+                self._digest,
+                self.training_data,
+                path=self.path,
+                fine_tuned_from=self.fine_tuned_from,
+            ).write()
             self._digest = digest
             self._write_metadata(self.settings)
         save_atomically(weights, self.path)
@@ -125,13 +135,20 @@ class BestModel:
 
     def state_dict(self) -> dict[str, Any]:
         """The bookkeeping, without the weights."""
-        return {"best": self.best, "best_epoch": self.best_epoch, "qualified": self.qualified, "digest": self._digest}
+        return {
+            "best": self.best,
+            "best_epoch": self.best_epoch,
+            "qualified": self.qualified,
+            "digest": self._digest,
+            "fine_tuned_from": self.fine_tuned_from,
+        }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore the bookkeeping, also what the evaluator itself reports as best."""
         self.best, self.best_epoch = state["best"], state["best_epoch"]
         self.qualified = state.get("qualified", True)
         self._digest = state.get("digest")
+        self.fine_tuned_from = state.get("fine_tuned_from")
         if self._evaluator is not None and self.best is not None:
             reported: Any = self._evaluator.state
             reported.best_metric = self.best if self.mode == "max" else -self.best

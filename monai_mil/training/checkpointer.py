@@ -17,7 +17,10 @@ import torch
 from ignite.engine import Engine, Events
 from torch import nn
 
+from monai_mil.errors import SettingsError
 from monai_mil.training.distributed import unwrap
+from monai_mil.training.fit import require_fit
+from monai_mil.training.freeze import frozen_names
 from monai_mil.training.state_files import save_atomically
 
 logger = logging.getLogger(__name__)
@@ -81,7 +84,7 @@ class Checkpointer:
         state: dict[str, Any] = {name: unwrap(value).state_dict() for name, value in self.objects.items()}
         scaler = getattr(trainer, "scaler", None)
         trainer_state = {"epoch": trainer.state.epoch, "iteration": trainer.state.iteration}
-        content = {"objects": state, "trainer": trainer_state, "random": _random_state()}
+        content = {"objects": state, "trainer": trainer_state, "random": _random_state(), "frozen": self._frozen()}
         if scaler is not None:
             content["scaler"] = scaler.state_dict()
         newest = self.folder / f"checkpoint_epoch={trainer.state.epoch}.pt"
@@ -95,8 +98,8 @@ class Checkpointer:
         """Continue from the newest checkpoint that can be read; begin anew if there is none at all.
 
         Raises:
-            ValueError: a checkpoint does not hold what this run needs or is of another network, or none of several can
-                be read.
+            ValueError: a checkpoint does not hold what this run needs, or none of several can be read.
+            SettingsError: it is of another network, or the run froze other parameters.
         """
         found = self.checkpoints()
         for path in reversed(found):
@@ -130,6 +133,12 @@ class Checkpointer:
                 f"checkpoint '{path}' holds {sorted(saved)}, this run needs {sorted(self.objects)}; "
                 "resume with the configuration that wrote it, or choose another folder"
             )
+        if content.get("frozen", []) != self._frozen():
+            raise SettingsError(
+                f"checkpoint '{path}' is of a run that froze {_counted(content.get('frozen', []))}, this one freezes "
+                f"{_counted(self._frozen())}; resume with the --freeze that the run began with, or begin a new run "
+                "with --pretrained"
+            )
         epoch = content["trainer"]["epoch"]
         length = trainer.state.epoch_length
         trainer.state.epoch = epoch
@@ -141,6 +150,7 @@ class Checkpointer:
             try:
                 unwrap(value).load_state_dict(content["objects"][name])
             except (RuntimeError, ValueError) as error:
+                self._require_fit(content["objects"], path)
                 raise ValueError(
                     f"checkpoint '{path}': its {name} is another than this run's; resume with the configuration that "
                     f"wrote it, or choose another folder ({error})"
@@ -150,6 +160,20 @@ class Checkpointer:
             scaler.load_state_dict(content["scaler"])
         if idist.get_rank() == 0:
             _restore_random_state(content["random"])
+
+    def _require_fit(self, states: Mapping[str, Any], path: Path) -> None:
+        for name, value in self.objects.items():
+            if isinstance(unwrap(value), nn.Module):
+                require_fit(unwrap(value), states[name], path)
+
+    def _frozen(self) -> list[str]:
+        """Names of the frozen parameters of all networks."""
+        return [name for value in self.objects.values() for name in frozen_names(unwrap(value))]
+
+
+def _counted(names: list[str]) -> str:
+    parts = ", ".join(dict.fromkeys(name.split(".")[0] for name in names))
+    return f"{len(names)} parameters ({parts})" if names else "nothing"
 
 
 def _warn_of_another_plan(name: str, value: Stateful, saved: Mapping[str, Any]) -> None:

@@ -3,26 +3,33 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from torch import nn
 
 from monai_mil.training.distributed import unwrap
+from monai_mil.training.freeze import freeze_parameters
 
 _TRAINING_ALONE = {"dropout", "attention_dropout", "drop", "drop_mode", "sampled", "k_train", "checkpoint"}
 _SEEN_BY_THE_WEIGHTS = {"num_classes", "in_channels", "in_features", "out_features", "attention_dim"}
 _NO_RESULT = {"chunk_instances", "chunk_tokens"}
 
 
-def build_network(network_def: nn.Module | Callable[[], nn.Module]) -> nn.Module:
+def build_network(
+    network_def: nn.Module | Callable[[], nn.Module], freeze: str | Sequence[str] | None = None
+) -> nn.Module:
     """What a config's ``network_def`` says.
 
     Args:
         network_def: a network, or an entry of the config's ``methods`` (``--network_def "%methods::NAME"`` copies it),
             which builds one.
+        freeze: names of what is not to train; see :func:`freeze_parameters`.
     """
-    return network_def if isinstance(network_def, nn.Module) else network_def()
+    network = network_def if isinstance(network_def, nn.Module) else network_def()
+    if freeze:
+        freeze_parameters(network, freeze)
+    return network
 
 
 def describe_network(network: nn.Module) -> dict[str, Any]:

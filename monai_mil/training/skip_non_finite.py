@@ -106,8 +106,8 @@ class SkipNonFinite(StepHook):
         )
 
     def _remember(self, trainer: Engine) -> None:
-        batch = trainer.state.batch
-        names = (batch.get("scan_id") or batch.get("slide_id") or ()) if isinstance(batch, Mapping) else ()
+        batch: Mapping[str, Any] = trainer.state.batch if isinstance(trainer.state.batch, Mapping) else {}
+        names = next((batch[key] for key in ("scan_id", "slide_id", "patient_id") if batch.get(key)), ())
         self._bags = f", the last of {', '.join(map(str, names))}" if names else ""
 
 

@@ -33,11 +33,6 @@ FILES = [
     Apart(("calibrate",), ("broken_bags::splits",), "the split it is done on", BY_LOSS),
     Apart(("evaluate", "calibrate"), ("validate::handlers::@broken_bags",), "in training the trainer tells them"),
     Apart(("inference",), ("imports::$import os", "imports::$import monai"), "its expressions need neither"),
-    Apart(
-        ("inference", "survival"),
-        ("imports::$import monai_mil.cohorts as cohorts",),
-        "their expressions look for cases, or for their follow-up",
-    ),
     Apart(("inference",), ("split",), "all cases, unless one split is asked for"),
     Apart(
         ("inference",),
@@ -75,7 +70,16 @@ FILES = [
     Apart(("inference_heatmap",), ("run",), "prediction with heatmaps"),
     Apart(("localise",), ("run",), "evaluation of heatmaps"),
     # What a model knows of itself.
-    Apart(("evaluate", "calibrate"), ("trained::path",), "the model just trained, which training begins without"),
+    Apart(
+        ("evaluate", "calibrate", "inference", "inference_survival"),
+        ("cohort::trained",),
+        "a model has a fold of its own, which another cohort may lack",
+    ),
+    Apart(
+        ("evaluate", "calibrate", "inference"),
+        ("trained::_target_", "trained::resume", "trained::pretrained"),
+        "a model that is there; training may begin without, or with another's",
+    ),
     Apart(("inference",), ("trained::path",), "the model of choice, not the one just trained"),
     Apart(("evaluate", "calibrate"), ("bag_facts",), "another cohort may have no training split"),
     Apart(("inference",), ("encoder_digest",), "the model's alone"),
@@ -83,6 +87,7 @@ FILES = [
     Apart(
         ("evaluate", "calibrate", "multi_gpu_evaluate", "inference"),
         (
+            "initialize::$@class_balance.tell()",
             "initialize::$training.claim_folder(@ckpt_dir, @resume, @overwrite)",
             "initialize::$@best_model.attach(@validate::evaluator)",
             "initialize::$@checkpointer.attach(@train::trainer)",
@@ -94,6 +99,11 @@ FILES = [
         ("initialize::$@early_stop.attach(@validate::evaluator, @train::trainer)",),
         "nothing is trained",
         (*BY_LOSS, *BASELINES),
+    ),
+    Apart(
+        ("evaluate", "multi_gpu_evaluate", "inference"),
+        ("initialize::$cohorts.check_patients(@cohort, @split, @bag_of, @patient_level)",),
+        "results of patients",
     ),
     Apart(
         ("evaluate", "multi_gpu_evaluate", "inference"),
@@ -146,6 +156,7 @@ FILES = [
         ("pathology_insight", *HAGMIL),
     ),
     Apart(("inference",), ("tile_size",), "what the shipped weights were trained on; training takes any", HAGMIL),
+    Apart(("inference",), ("network",), "nothing is frozen"),
     # Several processes.
     Apart(("multi_gpu_train", "multi_gpu_evaluate"), ("device",), "a GPU for every process"),
     Apart(
@@ -157,7 +168,9 @@ FILES = [
         "processes find each other",
     ),
     Apart(("multi_gpu_train",), ("network",), "one network in every process, its gradients averaged"),
-    Apart(("multi_gpu_train",), ("train::dataloader::shuffle",), "the sampler shuffles"),
+    Apart(
+        ("multi_gpu_train",), ("train::dataloader::shuffle", "train::dataloader::sampler"), "a sampler that shuffles"
+    ),
     Apart(("multi_gpu_train",), ("train::dataloader::drop_last",), "a batch of the process's own share", GUIDANCE),
     # The whole output of a network where its attention is wanted.
     Apart(
@@ -191,6 +204,7 @@ FILES = [
             "loss::terms::bag",
             "loss::terms::guidance",
             "loss::terms::slices",
+            "class_balance::classes",
             "loss::weights::guidance",
             "train::preprocessing::transforms::SliceLabelsd",
             "train::postprocessing",
@@ -218,7 +232,7 @@ FILES = [
     ),
     Apart(
         ("survival",),
-        ("bag_loss", "train::key_metric", "train::postprocessing", "validate::key_metric"),
+        ("bag_loss", "class_balance::classes", "train::key_metric", "train::postprocessing", "validate::key_metric"),
         "learnt from times and events",
         SURVIVAL,
     ),
@@ -284,6 +298,9 @@ def _embed(name: str, *keys: str) -> tuple[str, ...]:
 _CHECKS = tuple(
     f"initialize::$training.check_labels(@class_names, @label_columns{multi})" for multi in ("", ", @multi_label")
 )
+_FITS = tuple(
+    f"initialize::$training.fit_weights(@network, @trained, @model_settings{methods})" for methods in ("", ", @methods")
+)
 
 
 def _settings(*keys: str) -> tuple[str, ...]:
@@ -293,9 +310,12 @@ def _settings(*keys: str) -> tuple[str, ...]:
 # The bundles in one file; scope: files.
 TRAIN = ("train",)
 BOTH = ("train", "inference")
+EVERY = (*BOTH, "evaluate", "multi_gpu_train", "multi_gpu_evaluate")
 BUNDLES = [
     # The data.
     Apart(CT, ("class_names",), "scans are negative or positive", BOTH),
+    Apart(CT, ("bag_of",), "cases are called scans", BOTH),
+    Apart(GUIDANCE, ("cohort::ordered",), "slices of one scan, in their order", BOTH),
     Apart(("ct_insight",), ("encoder", "in_channels", "grid"), "tokens of slices", ("inference",)),
     Apart(GUIDANCE, ("encoder", "in_channels"), "vectors of slices", ("inference",)),
     Apart(("pathology_insight",), ("in_channels",), "tokens of tiles", ("inference",)),
@@ -340,7 +360,9 @@ BUNDLES = [
     # The method.
     Apart(GUIDANCE, ("method", "methods"), "methods of its own", BOTH),
     Apart(GUIDANCE, ("model_settings::multi_label",), "one label of a scan", BOTH),
-    Apart(GUIDANCE, _CHECKS, "one label of a scan", (*BOTH, "evaluate", "multi_gpu_train", "multi_gpu_evaluate")),
+    Apart(GUIDANCE, _CHECKS, "one label of a scan", EVERY),
+    Apart(GUIDANCE, ("class_balance::multi_label",), "one label of a scan", TRAIN),
+    Apart((*INSIGHT, *GUIDANCE), ("class_balance::one_output",), "an output for two classes", TRAIN),
     Apart(INSIGHT, ("model_settings::grid",), "tokens", BOTH),
     Apart(CT, ("model_settings::preset",), "slices have a preset", BOTH),
     Apart(WITH_METHODS, ("model_settings::method",), "one of several methods", BOTH),
@@ -348,8 +370,9 @@ BUNDLES = [
     Apart(
         HAGMIL, _settings("levels", "hidden_dims", "instance_channels", "attention_dim"), "the method's network", BOTH
     ),
-    Apart(WITH_METHODS, ("network_def", "network"), "one of several methods", BOTH),
-    Apart(WITH_METHODS, ("network::module",), "one of several methods", ("multi_gpu_train",)),
+    Apart(WITH_METHODS, ("network_def",), "one of several methods", BOTH),
+    Apart(WITH_METHODS, ("network",), "one of several methods", ("inference",)),
+    Apart(WITH_METHODS, _FITS, "one of several methods", EVERY),
     Apart(INSIGHT, ("network_def",), "the method's network", BOTH),
     Apart(
         ("ct_insight",),
@@ -578,7 +601,7 @@ VALIDATE = ("validate",)
 TRAINS = _in("train", *INSIGHT, *GUIDANCE, *BASELINES, *ASMIL, *HAGMIL)
 STEPS = [
     Apart(VALIDATE, ("dataset::data",), "its own split", (*TRAINS, *_in("mnist_bags", *BASELINES))),
-    Apart(VALIDATE, ("dataloader::shuffle",), "the order of cases does not matter", TRAINS),
+    Apart(VALIDATE, ("dataloader::shuffle", "dataloader::sampler"), "the order of cases does not matter", TRAINS),
     Apart(VALIDATE, ("dataloader::drop_last",), "every case counts", _in("train", *GUIDANCE)),
     Apart(VALIDATE, ("preprocessing::transforms::SampleInstancesd",), "every instance counts", _in("train", *SURVIVAL)),
     Apart(VALIDATE, ("inferer",), "logits are enough", _in("train", *WITH_METHODS)),
@@ -598,7 +621,7 @@ STEPS = [
     Apart(VALIDATE, ("handlers",), "training is followed otherwise", TRAINS),
     Apart(
         VALIDATE,
-        ("sampler::even_divisible", "sampler::shuffle"),
+        ("sampler::even_divisible", "sampler::shuffle", "dataloader::sampler"),
         "every case counts once",
         _in("multi_gpu_train", *INSIGHT, *GUIDANCE, *BASELINES, *ASMIL, *HAGMIL),
     ),

@@ -74,7 +74,7 @@ def evaluated_of(trained_of, cohort_of, made_once):
 
 def _evaluate(name, folder, cohort, models):
     shutil.copytree(models, folder / "models")
-    train(name, folder, cohort, epochs=3, files=("train", "evaluate"))
+    train(name, folder, cohort, epochs=3, files=("train", "evaluate"), patient_level="max")
 
 
 @pytest.fixture

@@ -107,13 +107,14 @@ def test_a_run_killed_in_an_epoch_resumes_to_the_same_weights(name, trained, coh
 def results(name, folder):
     """The predictions and reports of an evaluation, as numbers and texts by their places."""
     reports = {path.name: json.loads(path.read_text()) for path in (folder / "eval").glob("*.json")}
-    return dict(leaves({"predictions": predictions(name, folder / "eval"), **reports}))
+    patients = rows(folder / "eval" / "patients.csv")
+    return dict(leaves({"predictions": predictions(name, folder / "eval"), "patients": patients, **reports}))
 
 
 def test_two_processes_evaluate_as_one_does(name, evaluated, cohort, tmp_path):
     shutil.copytree(evaluated / "models", tmp_path / "models")
     files = ("train", "evaluate", "multi_gpu_evaluate")
-    train(name, tmp_path, cohort, epochs=3, files=files, run=run_together)
+    train(name, tmp_path, cohort, epochs=3, files=files, run=run_together, patient_level="max")
     one, two = results(name, evaluated), results(name, tmp_path)
     assert one.keys() == two.keys()
     for place, value in one.items():  # processes pad their batches differently, which changes the last digit

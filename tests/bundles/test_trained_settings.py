@@ -11,6 +11,7 @@ from tests.bundles.common import BUNDLES, NAMES, config
 
 OTHER = {
     "label_columns": ["outcome"],
+    "bag_of": "patient",
     "multi_label": True,
     "method": "max_pooling",
     "encoder": "another",
@@ -70,5 +71,8 @@ def test_every_setting_that_contradicts_the_model_is_refused(name, use, cohort_o
         said = refusal(name, files, {**texts, key: value})
         assert f"{key} {own[key]!r}, and this run says {value!r}" in said
         assert str(folder / "model.pt") in said
+    card = json.loads((folder / "model.json").read_text())
+    (folder / "model.json").write_text(json.dumps(card | {"settings": own | {"fold": 1}}))
+    assert "fold 1, and this run says 2" in refusal(name, files, {**texts, "fold": 2})
     assert not (tmp_path / "out").exists()
     assert (folder / "model.pt").read_bytes() == (BUNDLES / name / "models" / "model.pt").read_bytes()

@@ -1,12 +1,9 @@
 import json
-from collections import Counter
 
 import numpy as np
 import pytest
-from hypothesis import example, given, settings
-from hypothesis import strategies as st
 
-from monai_mil.cohorts import Cohort, CohortSlide, read_cohort, split_cohort
+from monai_mil.cohorts import read_cohort, split_cohort
 from monai_mil.errors import CohortError
 
 GOOD = """slide_id,path,patient_id,split,label
@@ -270,65 +267,6 @@ def test_a_data_list_of_scans_is_read_as_one(tmp_path):
     assert cohort.id_column == "scan_id"
     assert [scan.slide_id for scan in cohort.slides] == ["a", "b"]
     assert [scan.path for scan in cohort.slides] == [tmp_path / "a.nii.gz", tmp_path / "b"]
-
-
-def many(patients: int, slides_each: int, positive: float) -> Cohort:
-    rng = np.random.default_rng(patients)
-    slides = tuple(
-        CohortSlide(f"s{patient}_{slide}", f"p{patient}", label=int(rng.random() < positive))
-        for patient in range(patients)
-        for slide in range(slides_each)
-    )
-    return Cohort("cohort.csv", slides, ("label",), ("normal", "tumor"))
-
-
-@settings(max_examples=25, deadline=None)
-@given(
-    patients=st.integers(20, 60),
-    slides_each=st.integers(1, 3),
-    fractions=st.sampled_from([(0.6, 0.2, 0.2), (0.5, 0.5, 0.0), (0.8, 0.0, 0.2), (0.2, 0.2, 0.6), (1.0, 0.0, 0.0)]),
-    seed=st.integers(0, 5),
-)
-@example(patients=22, slides_each=3, fractions=(0.2, 0.2, 0.6), seed=0)
-def test_a_split_never_divides_a_patient_and_keeps_the_shares(patients, slides_each, fractions, seed):
-    cohort = split_cohort(many(patients, slides_each, 0.4), fractions, seed)
-    homes: dict[str, set[str]] = {}
-    for slide in cohort.slides:
-        homes.setdefault(slide.patient_id, set()).add(slide.split)
-    assert all(len(splits) == 1 for splits in homes.values())
-    counts = Counter(slide.split for slide in cohort.slides)
-    for name, share in zip(("train", "val", "test"), fractions, strict=True):
-        assert counts[name] / len(cohort) == pytest.approx(share, abs=0.13)
-    assert cohort == split_cohort(cohort, fractions, seed)
-
-
-@pytest.mark.parametrize("share", [0.1, 0.25, 0.3, 0.4, 0.45, 0.6, 0.7, 0.85])
-def test_any_share_of_a_large_cohort_is_met(share):
-    cohort = split_cohort(many(200, 1, 0.3), (1 - share, share, 0.0))
-    for label in (0, 1):
-        splits = [slide.split for slide in cohort.slides if slide.label == label]
-        assert splits.count("val") / len(splits) == pytest.approx(share, abs=0.05)
-
-
-def test_a_rare_class_is_in_every_split_however_the_shares_lie():
-    slides = tuple(CohortSlide(f"s{index}", f"p{index}", label=int(index < 2)) for index in range(40))
-    for seed in range(10):
-        cohort = split_cohort(Cohort("cohort.csv", slides, ("label",), ("normal", "tumor")), (0.6, 0.4, 0.0), seed)
-        assert {slide.split for slide in cohort.slides if slide.label} == {"train", "val"}
-
-
-def test_a_split_keeps_the_classes_in_proportion():
-    cohort = split_cohort(many(200, 1, 0.25), seed=3)
-    for split in ("train", "val", "test"):
-        labels = [slide.label for slide in cohort.slides if slide.split == split]
-        assert np.mean(labels) == pytest.approx(np.mean([slide.label for slide in cohort.slides]), abs=0.03)
-
-
-def test_too_few_patients_for_a_split_is_an_error():
-    with pytest.raises(CohortError, match="2 patients cannot be split"):
-        split_cohort(many(2, 3, 0.5))
-    with pytest.raises(CohortError, match="not three shares that sum to 1"):
-        split_cohort(many(10, 1, 0.5), (0.5, 0.5, 0.5))
 
 
 @pytest.mark.parametrize(("found", "typed"), [("luad,lusc", "['luad', 'lusc']"), ("0,1,2", "['0', '1', '2']")])

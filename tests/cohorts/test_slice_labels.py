@@ -54,6 +54,15 @@ def test_labels_by_index_reach_their_slices(scan, table):
     assert SliceLabelsd("image", path)(scan(4, uids=False))["instance_labels"].tolist() == [0, -1, -1, 1]
 
 
+def test_every_scan_of_a_patient_has_its_own_labels(scan, table, tmp_path):
+    for n, name in ((3, "first"), (2, "second")):
+        scan(n, name=name)
+    scans = [{"image": str(tmp_path / f"{name}.h5"), "scan_id": name} for name in ("first", "second")]
+    joined = LoadBagd()({"image": scans, "patient_id": "p"})
+    path = table("scan_id,slice_index,label\nsecond,1,1\nfirst,0,1\nfirst,2,0\n")
+    assert SliceLabelsd("image", path)(joined)["instance_labels"].tolist() == [1, -1, 0, -1, 1]
+
+
 def test_labels_and_positions_follow_sampled_slices(scan, table):
     path = table("scan_id,slice_index,label\n" + "".join(f"scan,{index},{index % 2}\n" for index in range(9)))
     sampled = SampleInstancesd("image", num_instances=4)(SliceLabelsd("image", path)(scan(9)))

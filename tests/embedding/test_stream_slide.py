@@ -55,6 +55,18 @@ def test_the_streamed_answer_is_that_for_the_bag_on_disk(tissue, encoder, tmp_pa
     assert (item["streamed"]["heatmap"][:, ~item["token_mask"]] == 0).all()
 
 
+def test_the_slides_of_a_patient_are_one_bag_and_a_single_one_is_streamed(tissue, encoder):
+    network, slide = INSIGHT(38, 2), {"image": str(tissue), "slide_id": "a"}
+    alone = StreamSlided(encoder=encoder, network=network)(slide)
+    item = StreamSlided(encoder=encoder, network=network)({"image": [slide], "patient_id": "p", "label": 1})
+    assert_same_answer(item["streamed"], alone["streamed"])
+    assert (item["patient_id"], item["image"].shape) == ("p", alone["image"].shape)
+    embedded = EmbedSlided(encoder=encoder)
+    single, both = (embedded({"image": slides, "patient_id": "p"}) for slides in ([slide], [slide, slide]))
+    assert torch.equal(both["image"].as_tensor(), torch.cat([single["image"].as_tensor()] * 2, dim=1))
+    assert both["slide_index"].bincount().tolist() == [len(alone["coords"])] * 2
+
+
 def test_the_image_has_the_frame_and_no_channel(tissue, encoder):
     streamed = StreamSlided(encoder=encoder, network=INSIGHT(38))({"image": str(tissue)})["image"]
     embedded = EmbedSlided(encoder=encoder)({"image": str(tissue)})["image"]

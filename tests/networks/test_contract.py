@@ -358,3 +358,8 @@ def test_the_state_dict_loads_strictly_into_a_second_network(network: nn.Module)
     state = {name: value.clone() for name, value in network.state_dict().items()}
     network.load_state_dict(state, strict=True)
     assert state
+
+
+def test_a_network_like_it_can_be_made_of_its_arguments(network: nn.Module) -> None:
+    again = type(network)(**network.arguments()).state_dict()
+    assert {name: value.shape for name, value in network.state_dict().items()} == {n: v.shape for n, v in again.items()}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -117,6 +118,30 @@ def test_what_was_done_otherwise_is_done_again(change, bags, tmp_path, console, 
         (folder / "models" / "model.json").write_text(json.dumps(card | {"weights": weights_digest(weights)}))
         predict(run(bags, tmp_path / "out", model=folder / "models" / "model.pt"), console=console)
     assert made == ["S-0", "S-1", "S-2", "S-3"]
+
+
+@pytest.mark.parametrize("bag_of", ["slide", "patient"])
+def test_no_patient_is_lost_by_an_interruption(bag_of, bags, tmp_path, console, monkeypatch):
+    shipped = find_bundle("pathology_asmil").weights
+    card = json.loads(shipped.with_suffix(".json").read_text())
+    card["settings"]["bag_of"] = bag_of
+    (tmp_path / "model.json").write_text(json.dumps(card))
+    shutil.copy(shipped, tmp_path / "model.pt")
+    table = tmp_path / "cohort.csv"
+    table.write_text("slide_id,patient_id\nS-0,p\nS-1,q\nS-2,p\nS-3,q\n")
+
+    def predicted():
+        return run(table, tmp_path / "out", "patient_level=mean", heatmaps=[], model=tmp_path / "model.pt")
+
+    interrupted(monkeypatch, after="p" if bag_of == "patient" else "S-1")
+    with pytest.raises(KeyboardInterrupt):
+        predict(predicted(), console=console)
+    outcome = predict(predicted(), console=console)
+    assert outcome.is_whole
+    assert outcome.found == (2 if bag_of == "patient" else 4)
+    with (tmp_path / "out" / "patients.csv").open(newline="") as file:
+        found = {row["patient_id"]: row["slide_ids"] for row in csv.DictReader(file)}
+    assert found == {"p": "S-0;S-2", "q": "S-1;S-3"}
 
 
 def test_new_changed_and_unmapped_cases_are_done_the_others_kept(bags, tmp_path, console, monkeypatch):
