@@ -9,7 +9,7 @@ import itertools
 import math
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,7 @@ class CohortSlide:
         mpp: micrometres per level-0 pixel of a slide, whatever its file says, or None.
         acquisition: which acquisition to take where a series has several, or None.
         fold: number of the fold of a cross-validation, or None where the table does not say.
+        others: what else the table says of it, by column, so that nothing is lost when the cohort is written again.
     """
 
     slide_id: str
@@ -49,6 +50,7 @@ class CohortSlide:
     mpp: float | None = None
     acquisition: str | None = None
     fold: int | None = None
+    others: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)
 
 
 @dataclass(frozen=True)
@@ -162,25 +164,35 @@ class Cohort:
     def write(self, path: str | os.PathLike[str], columns: Mapping[str, Sequence[str]] | None = None) -> Path:
         """Write the cohort as CSV that ``read_cohort`` reads; slides are named relative to the table's folder.
 
+        Columns of the table that the cohort was read from and that mean nothing here are kept behind the others.
+
         Args:
             path: the table.
             columns: further columns behind the labels, one text for every slide.
 
         Returns:
             ``path``.
+
+        Raises:
+            CohortError: the path is that of a data list (.json), which is not written.
         """
         path = Path(path)
+        if path.suffix.lower() == ".json":
+            raise CohortError(f"cohort '{path}': is written as CSV; give it the ending .csv")
         table = io.StringIO()
         writer = csv.writer(table, lineterminator="\n")
         named = self._named("series_uid", "acquisition", "mpp")
         fold = ["fold"] if self.folds else []
-        writer.writerow([self.id_column, "patient_id", "path", *named, "split", *fold, *self.labels, *(columns or {})])
+        header = [self.id_column, "patient_id", "path", *named, "split", *fold, *self.labels, *(columns or {})]
+        others = [name for name in {name: None for slide in self.slides for name in slide.others} if name not in header]
+        writer.writerow(header + others)
         rest = zip(*columns.values(), strict=True) if columns else itertools.repeat(())
         for slide, cells in zip(self.slides, rest, strict=False):
             place = "" if slide.path is None else _relative(slide.path, path.parent)
             said = [slide.slide_id, slide.patient_id, place, *(getattr(slide, name) or "" for name in named)]
+            kept = [slide.others.get(name, "") for name in others]
             writer.writerow(
-                [*said, slide.split or "", *([slide.fold] if fold else []), *self._label_text(slide), *cells]
+                [*said, slide.split or "", *([slide.fold] if fold else []), *self._label_text(slide), *cells, *kept]
             )
         with replacing(path) as partial:
             partial.write_text(table.getvalue(), encoding="utf-8")
@@ -193,7 +205,7 @@ class Cohort:
     def _label_text(self, slide: CohortSlide) -> list[str]:
         if isinstance(slide.label, int):
             return [self.classes[slide.label] if slide.label >= 0 else ""]
-        return ["" if math.isnan(value) else f"{value:g}" for value in slide.label or ()]
+        return ["" if math.isnan(value) else repr(float(value)).removesuffix(".0") for value in slide.label or ()]
 
 
 def _bag(folder: Path, name: str) -> Path:

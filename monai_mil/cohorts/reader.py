@@ -35,6 +35,7 @@ _SECTIONS = {
 }
 _PLAIN = ("image", "path", "slide_id", "scan_id", "patient_id", "series_uid", "acquisition", "fold")
 """Columns in which a data list may hold no list."""
+_OWN = {*_PLAIN, "split", "fold", "mpp"}
 _SHOWN_PROBLEMS = 10
 _NAN = "nan"
 """How pandas may write a missing value."""
@@ -342,6 +343,7 @@ def _slide(
         series_uid=cells.get("series_uid") or None,
         acquisition=_text(cells.get("acquisition")).removesuffix(".0") or None,
         mpp=_pixel_size(table, row, cells),
+        others={column: _text(value) for column, value in cells.items() if column not in _OWN},
     )
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from monai_mil.errors import SettingsError
 from monai_mil.runs.bundles import Bundle
+from monai_mil.runs.quiet_imports import quiet_imports
 
 if TYPE_CHECKING:
     from monai.bundle import ConfigWorkflow
@@ -58,7 +59,8 @@ class BundleRun:
             SettingsError: a setting is none of the configs'.
         """
         logging.getLogger("monai.bundle.workflows").setLevel(logging.ERROR)  # that logging stays as it is
-        from monai.bundle import ConfigWorkflow
+        with quiet_imports():
+            from monai.bundle import ConfigWorkflow
 
         with warnings.catch_warnings():
             # Whoever names the bundle trusts it; MONAI says so again at every start.

@@ -1,9 +1,10 @@
+import csv
 import json
 
 import numpy as np
 import pytest
 
-from monai_mil.cohorts import read_cohort, split_cohort
+from monai_mil.cohorts import read_cohort, read_survival_cohort, split_cohort
 from monai_mil.errors import CohortError
 
 GOOD = """slide_id,path,patient_id,split,label
@@ -300,3 +301,33 @@ def test_bags_that_are_missing_are_named_together(tmp_path):
     assert "row 2, column 'slide_id'" in said
     assert "12 more are missing: 's01', 's02', 's04'" in said
     assert said.endswith("'s10', ...")
+
+
+def test_columns_that_mean_nothing_here_survive_a_split(tmp_path):
+    path = tmp_path / "cohort.csv"
+    lines = [f"{50 + n},S-{n},{'HE' if n % 3 else ''},{'ab'[n % 2]},{n % 2 or ''}" for n in range(12)]
+    path.write_text("\n".join(["age,slide_id,stain,label,er", *lines]) + "\n")
+    names = ("age", "slide_id", "stain", "label", "er")
+    split_cohort(read_cohort(path), folds=3).write(path)
+    with path.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [",".join(row[name] for name in names) for row in rows] == lines
+    assert {row["fold"] for row in rows} == {"0", "1", "2"}
+    read_cohort(path, labels=("er",), unlabelled=True).write(path)  # whichever column is the label this time
+    with path.open(newline="") as file:
+        assert [",".join(row[name] for name in names) for row in csv.DictReader(file)] == lines
+
+
+def test_times_of_a_follow_up_are_written_as_they_were(tmp_path):
+    path = tmp_path / "cohort.csv"
+    path.write_text("slide_id,time,event\nS-1,1234567.5,1\nS-2,0.1234567891,0\nS-3,12,1\n")
+    read_survival_cohort(path).write(path)
+    assert [row["time"] for row in csv.DictReader(path.open(newline=""))] == ["1234567.5", "0.1234567891", "12"]
+
+
+def test_a_data_list_is_not_overwritten_by_a_table(tmp_path):
+    path = tmp_path / "cohort.json"
+    path.write_text('[{"image": "S-1.svs", "label": "a"}]')
+    with pytest.raises(CohortError, match=r"give it the ending \.csv"):
+        read_cohort(path).write(path)
+    assert path.read_text().startswith("[{")
