@@ -91,6 +91,7 @@ FILES = [
             "initialize::$training.claim_folder(@ckpt_dir, @resume, @overwrite)",
             "initialize::$@best_model.attach(@validate::evaluator)",
             "initialize::$@checkpointer.attach(@train::trainer)",
+            "initialize::$@broken_bags.attach(@train::trainer)",
         ),
         "nothing is trained",
     ),
