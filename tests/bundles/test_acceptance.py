@@ -164,7 +164,6 @@ def test_the_properties_monai_looks_up_stand_where_it_looks(name, files, workflo
     assert not workflow.check_properties()
 
 
-@pytest.mark.parametrize("name", NAMES)
 def test_handlers_of_a_training_are_written_out(name):
     """MONAI's zoo tests and MONAI Label look into each for its ``_target_``, and fail on a reference."""
     written = json.loads(Path(*config(name, "train")).read_text())["train"]["handlers"]
