@@ -676,10 +676,12 @@ def _scan_readers() -> Table:
 
 
 def _weights_place(status: EncoderStatus) -> str:
-    if not status.card.repo and not status.card.url:
+    if not status.card.needs:
         return "built in"
     if status.cached:
         return "on this machine"
+    if status.card.package:
+        return f"package {status.card.package.replace('_', '-')}"
     if status.card.url:
         return f"download: {status.card.url.rpartition('/')[2]}"
     return f"{'gated' if status.card.gated else 'download'}: {status.card.repo}"

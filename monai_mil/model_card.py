@@ -18,6 +18,8 @@ logger = logging.getLogger(__name__)
 
 FORMAT = 1
 _DIGITS = 32
+_notes: dict[str, str] = {}
+"""Notes of the models that this process has read, by the digests of their weights."""
 
 
 @dataclass(frozen=True)
@@ -146,7 +148,14 @@ def read_model(path: str | Path | None) -> ModelCard:
             f"'{place}' is of other weights than '{path}': copy both files of a model, or remove the .json and say its "
             "settings yourself"
         )
+    if card.note:
+        _notes[digest] = card.note
     return replace(card, weights=digest)
+
+
+def note_on(digest: str | None) -> str | None:
+    """What must be known of a model that :func:`read_model` has read (``ModelCard.note``), by its weights' digest."""
+    return None if digest is None else _notes.get(digest)
 
 
 def network_digest(network: Any) -> str | None:

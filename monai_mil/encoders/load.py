@@ -13,6 +13,7 @@ from torch import nn
 from monai_mil.encoders.card import EncoderCard
 from monai_mil.encoders.ct_texture import CTTextureBank
 from monai_mil.encoders.ct_texture_designs import CT_TEXTURE, CT_TEXTURE_518
+from monai_mil.encoders.efficientnet_lite import EfficientNetLite0
 from monai_mil.encoders.encoder import Encoder
 from monai_mil.encoders.texture import TEXTURE_VERSION, TextureBank
 from monai_mil.encoders.weights import digest_file, digest_text, digest_weights
@@ -26,7 +27,7 @@ _BANKS: dict[str, tuple[str, Callable[[bool], nn.Module]]] = {
 """Encoders without weights: their version and what builds them."""
 
 _CPU_CHUNK = 8
-_BANK_CHUNK = 4
+_SMALL_CHUNK = 4
 _GPU_CHUNK = 1024
 """Tiles a call works on at a time; on a CPU as many as its cache holds."""
 
@@ -45,6 +46,7 @@ def load_encoder(
     model, digest = _model(card, spatial, weights)
     model = model.eval().requires_grad_(False).to(device)
     bank = card.architecture in _BANKS
+    small = bank or card.architecture == "efficientnet_lite0"
     if not bank:
         model = model.to(dtype).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if not (card.token_width if spatial else card.width):
@@ -57,7 +59,7 @@ def load_encoder(
         spatial=spatial,
         device=device,
         dtype=dtype,
-        chunk=_GPU_CHUNK if not on_cpu else _BANK_CHUNK if bank else _CPU_CHUNK,
+        chunk=_GPU_CHUNK if not on_cpu else _SMALL_CHUNK if small else _CPU_CHUNK,
         side_by_side=on_cpu and bank,
     )
 
@@ -77,7 +79,10 @@ def _model(card: EncoderCard, spatial: bool, weights: str | Path | None) -> tupl
     from monai_mil.encoders.backbones import build
 
     model = build(card, spatial, weights)
-    return model, digest_weights(model, facts)
+    digest = digest_weights(model, facts)
+    if isinstance(model, EfficientNetLite0):
+        model.fold()
+    return model, digest
 
 
 def _facts(card: EncoderCard) -> str:
@@ -99,8 +104,11 @@ def _device(device: str | torch.device, name: str) -> torch.device:
 
 
 def _default_dtype(device: torch.device, card: EncoderCard) -> torch.dtype:
-    fast = device.type == "cuda" and card.architecture not in _BANKS and torch.cuda.is_bf16_supported()
-    return torch.bfloat16 if fast else torch.float32
+    if device.type != "cuda" or card.architecture in _BANKS:
+        return torch.float32
+    if card.architecture == "efficientnet_lite0":
+        return torch.float16  # its values stay small, and bfloat16 changes its features by 1 %
+    return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
 
 
 def _measure(

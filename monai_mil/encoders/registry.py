@@ -48,7 +48,8 @@ def get_encoder(
         weights: a local weight file (safetensors, or a pickle of plain tensors), used instead of a download.
         device: where the network runs.
         dtype: what it runs in; default float32 on the CPU and bfloat16 on a GPU that has it. bfloat16 on a CPU with
-            bfloat16 instructions is about twice as fast, its features agree to a cosine above 0.999.
+            bfloat16 instructions is about twice as fast, its features agree to a cosine above 0.999. With
+            ``efficientnet_lite0`` that is 0.99 only, so that it runs in float16 on a GPU.
 
     Raises:
         EncoderError: the name is unknown, a package is missing, or the weights cannot be had or do not fit.

@@ -32,10 +32,21 @@ class EncoderStatus:
 def encoder_report() -> list[EncoderStatus]:
     """The state of every encoder known by name; nothing is downloaded."""
     timm_problem = _timm_problem()
-    return [
-        EncoderStatus(card, _is_cached(card), timm_problem) if card.needs else EncoderStatus(card, True, "")
-        for card in CARDS.values()
-    ]
+    return [_status(card, timm_problem) for card in CARDS.values()]
+
+
+def _status(card: EncoderCard, timm_problem: str) -> EncoderStatus:
+    if not card.needs:
+        return EncoderStatus(card, True, "")
+    if card.package is None:
+        return EncoderStatus(card, _is_cached(card), timm_problem)
+    from monai_mil.encoders.weights import package_file
+
+    try:
+        package_file(card, card.package)
+    except EncoderError as error:
+        return EncoderStatus(card, False, str(error))
+    return EncoderStatus(card, True, "")
 
 
 def _timm_problem() -> str:

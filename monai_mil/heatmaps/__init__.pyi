@@ -1,5 +1,6 @@
 from .colours import Colouring, colour_table
 from .curve import draw_curve, export_curve, moments_mm
+from .decision import muted_text
 from .dice import SlideDice, dice_counts, slide_dice
 from .figure import scale_bar, score_text
 from .foreground import otsu
@@ -8,7 +9,7 @@ from .heatmap import Heatmap, SlideFrame, assemble, canvas_geometry, percentile_
 from .layer import OUTLINE_COLOUR, draw_layer, draw_outline, drawing_style, foreground_text
 from .localisation import localise
 from .mask import export_mask
-from .montage import contour_text, display_window, draw_montage, export_montage, window_text
+from .montage import colour_text, contour_text, display_window, draw_montage, export_montage, window_text
 from .nifti import export_nifti, export_nifti_mask
 from .png import export_png, thumbnail
 from .scan_heatmap import ScanHeatmap, is_of_model, load_heatmap
@@ -27,6 +28,7 @@ __all__ = [
     "assemble",
     "canvas_geometry",
     "colour_table",
+    "colour_text",
     "contour_text",
     "dice_counts",
     "display_window",
@@ -48,6 +50,7 @@ __all__ = [
     "load_heatmap",
     "localise",
     "moments_mm",
+    "muted_text",
     "open_scored_slide",
     "otsu",
     "percentile_ranks",

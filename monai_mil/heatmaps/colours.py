@@ -46,10 +46,3 @@ def colour_index(values: np.ndarray, limits: tuple[float, float]) -> np.ndarray:
     low, high = limits
     scaled = (np.asarray(values, np.float64) - low) * (256 / (high - low) if high > low else 0.0)
     return np.nan_to_num(scaled).clip(0, 255).astype(np.uint8)
-
-
-def colour_limits(scores: np.ndarray) -> tuple[float, float]:
-    """What the ends of a colour table stand for: 0 and 1 where scores of blocks of tokens all lie between, so that a
-    slide or scan without a finding does not look like one with it; else the lowest and the highest score."""
-    low, high = float(scores.min()), float(scores.max())
-    return (0.0, 1.0) if scores.ndim == 3 and low >= 0 and high <= 1 else (low, high)

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from monai_mil.files import replacing
-from monai_mil.heatmaps.colours import colour_limits
-from monai_mil.heatmaps.figure import INK, PAPER, RULE, SOFT, caption, millimetres, score_text
+from monai_mil.heatmaps.decision import is_muted, muted_text
+from monai_mil.heatmaps.figure import INK, PAPER, RULE, SOFT, WARNING, caption, millimetres, score_text
+from monai_mil.heatmaps.scale import colour_scale
 from monai_mil.heatmaps.scan_heatmap import ScanHeatmap
 from monai_mil.scans import ScanFrame
 
@@ -18,9 +19,12 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _SCORE, _BELL, _TRUE = "#0072b2", "#d55e00", "#009e73"
+_MUTED = "#9aa5b1"
 _HEADS = ("#0072b2", "#d55e00", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#999999", "#117733")
 _STROKES: tuple[Any, ...] = ("-", (0, (4, 1.5)))
 _MOST_DOTS = 100
+_LEAST_SHARES = 4
+"""Attention's axis reaches at least so many even shares, so that a scan weighed evenly looks even."""
 
 
 def export_curve(heatmap: ScanHeatmap, path: str | Path, *, title: str | None = None) -> Path:
@@ -29,7 +33,9 @@ def export_curve(heatmap: ScanHeatmap, path: str | Path, *, title: str | None = 
     The bell is the normal curve of the attention's own mean and standard deviation over the slices' positions in mm,
     at the height at which it sums to 1 over the slices, as Normal Guidance compares them. Several heads, or scores
     that are no attention, have the attention and its bells in a second panel. Spans of true slices are shaded where
-    the heatmap has labels; unknown ones are hatched. The upper axis counts the slices from 1.
+    the heatmap has labels; unknown ones are hatched. The upper axis counts the slices from 1. Scores that run from 0
+    to 1 have this whole axis; attention has its even share as a line, and an axis of at least four of them. The lines
+    of a scan below its operating point are pale, and the title says so.
 
     Args:
         heatmap: the scores.
@@ -64,18 +70,25 @@ def draw_curve(heatmap: ScanHeatmap, *, title: str | None = None, width: float =
         axes = figure.subplots(panels, 1, sharex=True, squeeze=False)[:, 0]
         _draw_scores(axes[0], heatmap)
         if attention is not None:
-            _draw_attention(axes[-1], heatmap.frame, attention, curves=not joint)
+            _draw_attention(axes[-1], heatmap, attention, curves=not joint)
+        scale = colour_scale(heatmap.scores, heatmap.attributes)
         for axis in axes:
             _begin_at_zero(axis)
-        if colour_limits(heatmap.scores) == (0, 1):
+        if scale.is_unit:
             axes[0].set_ylim(0, 1.05)
+        elif scale.measure == "attention":
+            _measure_by_even_share(axes[0], scale.uniform)
+        if attention is not None and not joint:
+            _measure_by_even_share(axes[-1], 1 / len(heatmap))
         for axis in axes:
             _shade_labels(axis, heatmap)
             _write_legend(axis)
         axes[-1].set_xlabel("position along the slice normal, mm")
+        if note := heatmap.attributes.get("note"):
+            figure.supxlabel(note, x=0.012, ha="left", fontsize=10, weight="bold", color=_colour(WARNING))
         _count_slices(axes[0], heatmap.frame.positions_mm)
         if title:
-            second = caption(heatmap.attributes)
+            second = "  ·  ".join(filter(None, [caption(heatmap.attributes), muted_text(heatmap)]))
             figure.suptitle(title + ("\n" if second else ""), x=0.012, ha="left", fontsize=15, weight="bold")
             figure.text(0.012, 1 - 0.52 / height, second, ha="left", va="center", fontsize=11, color=_colour(SOFT))
     return figure
@@ -100,7 +113,7 @@ def bell(positions: np.ndarray, mean: float, std: float) -> tuple[np.ndarray, np
 
 def _draw_scores(axis: Axes, heatmap: ScanHeatmap) -> None:
     positions, scores, peak = heatmap.frame.positions_mm, heatmap.slice_scores, heatmap.peak
-    _line(axis, positions, scores, color=_SCORE, label=heatmap.name, zorder=3)
+    _line(axis, positions, scores, color=_pale(_SCORE, heatmap), label=heatmap.name, zorder=3)
     if heatmap.threshold is not None and np.isfinite(heatmap.threshold):
         label = f"threshold {score_text(heatmap.threshold)}"
         axis.axhline(heatmap.threshold, color=_colour(SOFT), linestyle=(0, (6, 3)), linewidth=1.2, label=label)
@@ -122,14 +135,14 @@ def moments_mm(attention: np.ndarray, frame: ScanFrame) -> tuple[list[float], li
     return mean[0].tolist(), std[0].tolist()
 
 
-def _draw_attention(axis: Axes, frame: ScanFrame, attention: np.ndarray, *, curves: bool) -> None:
-    positions = frame.positions_mm
+def _draw_attention(axis: Axes, heatmap: ScanHeatmap, attention: np.ndarray, *, curves: bool) -> None:
+    frame, positions = heatmap.frame, heatmap.frame.positions_mm
     several = len(attention) > 1
     for head, (mean, std) in enumerate(zip(*moments_mm(attention, frame), strict=True)):
-        colour = _HEADS[head % len(_HEADS)] if several else _BELL
+        colour = _pale(_HEADS[head % len(_HEADS)] if several else _BELL, heatmap)
         stroke = _STROKES[head // len(_HEADS) % 2]
         if curves:
-            own = colour if several else _SCORE
+            own = colour if several else _pale(_SCORE, heatmap)
             _line(axis, positions, attention[head], color=own, alpha=0.45, label=None if several else "attention")
         text = f"{f'head {head + 1}' if several else 'normal bell'}: {millimetres(mean, std)}"
         axis.plot(*bell(positions, mean, std), color=colour, linestyle=stroke, linewidth=2.2, label=text, zorder=4)
@@ -143,6 +156,17 @@ def _begin_at_zero(axis: Axes) -> None:
     lowest, highest = axis.dataLim.y0, axis.dataLim.y1
     if lowest >= 0:
         axis.set_ylim(0.0, 1.05 * highest or 1.0)
+
+
+def _measure_by_even_share(axis: Axes, share: float) -> None:
+    soft, place = _colour(SOFT), axis.get_yaxis_transform()
+    axis.axhline(share, color=soft, linestyle=(0, (2, 2)), linewidth=1.2)
+    axis.text(0.005, share, f"even share {score_text(share)}", transform=place, va="bottom", fontsize=8.5, color=soft)
+    axis.set_ylim(top=max(axis.get_ylim()[1], _LEAST_SHARES * share))
+
+
+def _pale(colour: str, heatmap: ScanHeatmap) -> str:
+    return _MUTED if is_muted(heatmap) else colour
 
 
 def _line(axis: Axes, positions: np.ndarray, values: np.ndarray, **style: Any) -> None:

@@ -9,8 +9,10 @@ from pathlib import Path
 import numpy as np
 
 from monai_mil.files import replacing
-from monai_mil.heatmaps.colours import ColourMap, colour_index, colour_table
+from monai_mil.heatmaps.colours import ColourMap, colour_index
+from monai_mil.heatmaps.decision import muted_text
 from monai_mil.heatmaps.heatmap import Heatmap
+from monai_mil.heatmaps.layer import Style, drawing_style
 from monai_mil.heatmaps.raster import Overlap
 from monai_mil.heatmaps.regions import Region, find_regions
 from monai_mil.slides import AnnotationFrame, frame_origin
@@ -32,13 +34,15 @@ def export_geojson(
     colour_map: ColourMap = "viridis",
     overlap: Overlap = "max",
     frame: AnnotationFrame = "qupath",
+    muted: bool | None = None,
 ) -> Path:
     """Write a FeatureCollection that QuPath opens by drag and drop.
 
     Every tile is a *detection* (QuPath handles hundreds of thousands) with its score and its percentile within the
-    slide as measurements, coloured by percentile. Every region is an *annotation*: the union of touching tiles (or
-    cells of tiles' blocks) of at least a threshold, with its holes, its mean and maximum score and its area. Shapes
-    end at the slide's border.
+    slide as measurements; attention also as multiples of an even share. Colours are those of :func:`export_png`,
+    pale on a slide below its operating point; ``colours`` of the file says what they mean. Every region is an
+    *annotation*: the union of touching tiles (or cells of tiles' blocks) of at least a threshold, with its holes,
+    its mean and maximum score and its area. Shapes end at the slide's border.
 
     Args:
         heatmap: the scores; of a tile with a block of scores the maximum is written.
@@ -49,7 +53,8 @@ def export_geojson(
         regions: write regions of at least this score; default those above the heatmap's threshold, if it has one. A
             slide without foreground (its threshold is infinite) has no regions, whatever is asked for.
         min_area_um2: leave out regions of less than this area, in square micrometres.
-        percentile: ``minimum`` and ``regions`` are percentiles within the slide (0 to 100) in place of scores.
+        percentile: ``minimum`` and ``regions`` are percentiles within the slide (0 to 100) in place of scores, and
+            tiles are coloured by it.
         classification: QuPath class of the tiles, default the heatmap's name; regions get it with " region" appended.
             Choose names that differ from those of human annotations.
         colour_map: colours of the tiles.
@@ -58,6 +63,7 @@ def export_geojson(
             that name one (SCN, MRXS), or ``level0``, that of the whole slide, as large_image and ASAP do. The file says
             which in ``frame``, and its corner in level-0 pixels in ``frame_origin``. A heatmap that does not know the
             bounds is written in ``level0``.
+        muted: pale colours; default where the slide is below its operating point.
 
     Examples:
         >>> import json
@@ -71,9 +77,11 @@ def export_geojson(
     name = classification or heatmap.name
     frame = "level0" if heatmap.frame.bounds is None else frame
     origin = frame_origin(frame, heatmap.frame.bounds)
+    style = drawing_style(heatmap, percentile, muted=muted)
     features: list[str] = []
     if tiles:
-        features.extend(_tile_features(heatmap, _chosen(heatmap, minimum, top, percentile), name, colour_map, origin))
+        chosen = _chosen(heatmap, minimum, top, percentile)
+        features.extend(_tile_features(heatmap, chosen, name, style, style.table(colour_map), origin))
     found: list[Region] = []
     if regions is not None and heatmap.threshold != np.inf:
         found = find_regions(heatmap, regions, percentile=percentile, overlap=overlap)
@@ -84,7 +92,11 @@ def export_geojson(
     features.extend(_region_features(heatmap, large, f"{name} region", origin))
     path = Path(path)
     with replacing(path) as temporary, temporary.open("w", encoding="utf-8") as file:
-        stated = json.dumps({"type": "FeatureCollection", "frame": frame, "frame_origin": origin})
+        meaning = heatmap.attributes.get("meaning", style.scale.meaning)
+        colours = ", ".join(filter(None, [f"{heatmap.name}, {meaning}", muted_text(heatmap) if style.muted else ""]))
+        facts = {"type": "FeatureCollection", "frame": frame, "frame_origin": origin, "colours": colours}
+        facts |= {"note": heatmap.attributes["note"]} if "note" in heatmap.attributes else {}
+        stated = json.dumps(facts, ensure_ascii=False)
         file.write(f'{stated[:-1]}, "features": [\n')
         file.write(",\n".join(features))
         file.write("\n]}\n")
@@ -106,13 +118,14 @@ def _tile_percentiles(heatmap: Heatmap) -> np.ndarray:
 
 
 def _tile_features(
-    heatmap: Heatmap, index: np.ndarray, name: str, colour_map: ColourMap, origin: tuple[int, int]
+    heatmap: Heatmap, index: np.ndarray, name: str, style: Style, table: np.ndarray, origin: tuple[int, int]
 ) -> Iterator[str]:
     percentiles = _tile_percentiles(heatmap)[index]
+    shown = style.scale.values(heatmap.scores).reshape(len(heatmap), -1).max(axis=1)[index]
     near = np.maximum(heatmap.coords[index], 0) - np.array(origin)
     far = np.minimum(heatmap.coords[index] + heatmap.frame.tile_size_level0, heatmap.frame.level0_size) - origin
-    table = colour_table(colour_map)
-    score, percent = json.dumps(heatmap.name), json.dumps(f"{heatmap.name} percentile")
+    score, percent, share = (json.dumps(heatmap.name + more) for more in ("", " percentile", " x even share"))
+    relative = style.scale.uniform if style.scale.measure == "attention" else None
     kind = json.dumps({"name": name, "color": table[-1].tolist()}, separators=(",", ":"))
     head = '{"type":"Feature","geometry":{"type":"Polygon","coordinates":[[['
     middles = [
@@ -124,12 +137,13 @@ def _tile_features(
         *(_texts(column) for column in (*near.T, *far.T)),
         heatmap.tile_scores[index].tolist(),
         percentiles.tolist(),
-        colour_index(percentiles, (0, 100)).tolist(),
+        colour_index(shown, style.limits).tolist(),
         strict=True,
     ):
+        times = "" if relative is None else f",{share}:{value / relative:.4g}"
         yield (
             f"{head}{x0},{y0}],[{x1},{y0}],[{x1},{y1}],[{x0},{y1}],[{x0},{y0}{middles[colour]}{value:.6g},"
-            f"{percent}:{rank:.4g}}}}}}}"
+            f"{percent}:{rank:.4g}{times}}}}}}}"
         )
 
 

@@ -7,10 +7,12 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from monai_mil.heatmaps.colours import colour_limits
+from monai_mil.heatmaps.colours import ColourMap, colour_table
+from monai_mil.heatmaps.decision import is_muted, mute, muted_text
 from monai_mil.heatmaps.figure import score_text
 from monai_mil.heatmaps.heatmap import Heatmap
 from monai_mil.heatmaps.raster import Overlap, paint
+from monai_mil.heatmaps.scale import Scale, colour_scale
 from monai_mil.heatmaps.stitching import TokenCanvas, stitch
 
 OUTLINE_COLOUR = (214, 39, 40)
@@ -21,43 +23,52 @@ class Style:
     """How scores are drawn; make one with :func:`drawing_style`.
 
     Attributes:
-        percentile: percentiles within the slide in place of scores.
+        scale: what is coloured.
         smooth: interpolated between tokens, in place of every one as a cell.
-        limits: values at the ends of the colours.
         overlap: how scores of overlapping tiles are combined.
+        muted: pale, because the slide is below its operating point.
     """
 
-    percentile: bool
+    scale: Scale
     smooth: bool
-    limits: tuple[float, float]
     overlap: Overlap = "max"
+    muted: bool = False
+
+    @property
+    def limits(self) -> tuple[float, float]:
+        """Values at the ends of the colours."""
+        return self.scale.limits
+
+    def table(self, name: ColourMap) -> np.ndarray:
+        """The colours, uint8 ``[256, 3]``."""
+        return mute(colour_table(name)) if self.muted else colour_table(name)
 
 
 def drawing_style(
     heatmap: Heatmap,
-    percentile: bool | None = None,
+    percentile: bool = False,
     smooth: bool | None = None,
     limits: tuple[float, float] | None = None,
     overlap: Overlap = "max",
+    muted: bool | None = None,
 ) -> Style:
     """The style asked for, and what suits the scores where nothing was.
 
-    Blocks of tokens are drawn smooth and by their score, from 0 to 1 where all lie between; one score a tile is drawn
-    as it is and by percentile, because attention has no scale of its own. Scores that have one say so by the attribute
-    ``limits`` of their heatmap, the ends of the scale.
+    Colours mean the same on every slide as far as scores allow it, see
+    :func:`monai_mil.heatmaps.scale.colour_scale`. Blocks of tokens are drawn smooth, one score a tile as it is. A slide
+    that is below its operating point is muted.
     """
-    tokens, own = heatmap.scores.ndim == 3, heatmap.attributes.get("limits")
-    percentile = not tokens and own is None if percentile is None else percentile
-    if percentile:
-        limits = (0.0, 100.0)
-    elif limits is None:
-        limits = colour_limits(heatmap.scores) if own is None else (float(own[0]), float(own[1]))
-    return Style(percentile, tokens if smooth is None else smooth, limits, overlap)
+    return Style(
+        colour_scale(heatmap.scores, heatmap.attributes, percentile=percentile, limits=limits),
+        heatmap.scores.ndim == 3 if smooth is None else smooth,
+        overlap,
+        is_muted(heatmap) if muted is None else muted,
+    )
 
 
 def draw_layer(heatmap: Heatmap, style: Style, shape: tuple[int, int]) -> np.ndarray:
-    """The scores or percentiles over the whole slide, float32 ``shape`` (height, width), NaN where there are none."""
-    shown = replace(heatmap, scores=heatmap.percentiles()) if style.percentile else heatmap
+    """What is coloured over the whole slide, float32 ``shape`` (height, width), NaN where there is nothing."""
+    shown = replace(heatmap, scores=style.scale.values(heatmap.scores))
     width, height = heatmap.frame.level0_size
     if style.smooth:
         return stitch(shown, style.overlap).upsample((0, 0, width, height), shape)
@@ -78,7 +89,8 @@ def draw_outline(heatmap: Heatmap, style: Style, shape: tuple[int, int], width: 
     if style.smooth:
         inside = _smooth_foreground(stitch(heatmap, style.overlap), heatmap.threshold, heatmap.frame.level0_size, shape)
     else:
-        inside = (draw_layer(heatmap, replace(style, percentile=False), shape) > heatmap.threshold).astype(np.uint8)
+        plain = replace(style, scale=Scale("score", style.limits))
+        inside = (draw_layer(heatmap, plain, shape) > heatmap.threshold).astype(np.uint8)
     kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * width + 1, 2 * width + 1))
     return (cv2.dilate(inside, kernel) > inside).astype(bool)
 
@@ -97,9 +109,7 @@ def _smooth_foreground(
 
 
 def foreground_text(heatmap: Heatmap) -> str:
-    """What the outline means, in words; empty where the heatmap has no threshold."""
-    if heatmap.threshold is None:
-        return ""
-    if heatmap.threshold == math.inf:
-        return "below the operating point: no foreground"
-    return f"outlined above {score_text(heatmap.threshold)}"
+    """What the outline means and why colours are muted, in words; empty where there is nothing to say."""
+    outlined = heatmap.threshold is not None and heatmap.threshold != math.inf
+    outline = f"outlined above {score_text(heatmap.threshold)}" if outlined and heatmap.threshold is not None else ""
+    return ", ".join(filter(None, [outline, muted_text(heatmap)]))

@@ -10,8 +10,10 @@ from PIL import Image, ImageDraw
 
 from monai_mil.errors import ScanReadError, SettingsError
 from monai_mil.files import replacing
-from monai_mil.heatmaps.colours import colour_index, colour_limits, colour_table
-from monai_mil.heatmaps.figure import INK, PAPER, SOFT, TICKS, Figure, caption, millimetres, score_text, text_font
+from monai_mil.heatmaps.colours import colour_index, colour_table
+from monai_mil.heatmaps.decision import is_muted, mute, muted_text
+from monai_mil.heatmaps.figure import INK, PAPER, SOFT, Figure, caption, millimetres, score_text, text_font
+from monai_mil.heatmaps.scale import Scale, colour_scale
 from monai_mil.heatmaps.scan_heatmap import ScanHeatmap
 from monai_mil.scans import Scan, ScanFrame, Window
 
@@ -38,8 +40,9 @@ def export_montage(
 
     Slices are shown as radiologists see them, the patient's right on the left, at their true proportions. Slices near
     a shown one are left out, so that one finding does not fill the picture. True slices are framed where the heatmap
-    has labels. The smooth map of scores of cells is laid over the slice, with a contour at the threshold, or half-way
-    between lowest and highest score where there is none; an infinite threshold leaves no contour.
+    has labels. The smooth map of scores of cells is laid over the slice, coloured from 0 to 1 where all scores lie
+    between, with a contour at the threshold, or at the middle of the colours where there is none. A scan below its
+    operating point has no contour and pale colours, and the title says so.
 
     Args:
         heatmap: the scores.
@@ -59,15 +62,18 @@ def export_montage(
     shown = display_window(window)
     sheet, mm = draw_montage(heatmap, scan, window=shown, slices=slices, apart_mm=apart_mm, cell=cell, opacity=opacity)
     figure = Figure.around(sheet, colour_bar=heatmap.scores.ndim == 3)
-    texts = [caption(heatmap.attributes), f"window (centre/width) {window_text(shown)} HU"]
+    texts = [caption(heatmap.attributes), f"window {window_text(shown)} HU"]
     if heatmap.labels is not None:
         texts.append("true slices are framed")
+    texts.append(muted_text(heatmap))
     figure.write_title(title or heatmap.frame.scan_id, "  ·  ".join(filter(None, texts)))
     figure.write_scale_bar(1000 * mm, longest=cell / 2)
     if heatmap.scores.ndim == 3:
-        labels = [(score_text(value), "") for value in np.linspace(*colour_limits(heatmap.scores), TICKS)]
-        colours = _veil(np.full((256, 3), _TISSUE_GREY), np.arange(256), opacity)
-        figure.write_colour_bar(colours, labels, f"{heatmap.name}, {contour_text(heatmap)}")
+        scale, table = _scale(heatmap), _table(heatmap)
+        colours = _veil(np.full((256, 3), _TISSUE_GREY), np.arange(256), table, opacity)
+        parts = [heatmap.name, colour_text(heatmap), contour_text(heatmap)]
+        figure.write_colour_bar(colours, scale.ticks(heatmap.scores), ", ".join(filter(None, parts)))
+    figure.write_note(heatmap.attributes.get("note"))
     path = Path(path)
     with replacing(path) as temporary:
         figure.image.save(temporary, format="PNG", compress_level=4)
@@ -228,8 +234,9 @@ def _picture(heatmap: ScanHeatmap, grey: np.ndarray, index: int, view: View, opa
     picture = np.repeat(shown[..., None], 3, axis=2)
     if heatmap.scores.ndim == 1:
         return picture
-    values = view.show(heatmap.slice_map(index, smooth=True))
-    picture = _veil(picture, colour_index(values, colour_limits(heatmap.scores)), opacity)
+    scale = _scale(heatmap)
+    values = view.show(scale.values(heatmap.slice_map(index, smooth=True)))
+    picture = _veil(picture, colour_index(values, scale.limits), _table(heatmap), opacity)
     above = replace(heatmap, threshold=_level(heatmap)).foreground(index)
     outlines, _ = cv2.findContours(
         (view.show(above.astype(np.float32)) > 0.5).astype(np.uint8), cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE
@@ -240,25 +247,36 @@ def _picture(heatmap: ScanHeatmap, grey: np.ndarray, index: int, view: View, opa
     return picture
 
 
-def _veil(picture: np.ndarray, steps: np.ndarray, opacity: float) -> np.ndarray:
+def _scale(heatmap: ScanHeatmap) -> Scale:
+    return colour_scale(heatmap.scores, heatmap.attributes)
+
+
+def _table(heatmap: ScanHeatmap) -> np.ndarray:
+    return mute(colour_table("inferno")) if is_muted(heatmap) else colour_table("inferno")
+
+
+def _veil(picture: np.ndarray, steps: np.ndarray, table: np.ndarray, opacity: float) -> np.ndarray:
     """Lay colours over RGB values; the lower the step (0 to 255), the clearer, so that low scores hide nothing."""
     weight = (opacity * steps / 255)[..., None]
-    return (weight * colour_table("inferno")[steps] + (1 - weight) * picture).astype(np.uint8)
+    return (weight * table[steps] + (1 - weight) * picture).astype(np.uint8)
+
+
+def colour_text(heatmap: ScanHeatmap) -> str:
+    """What the colours on the slices mean, in words; empty where scores are of slices, which have none."""
+    return "" if heatmap.scores.ndim == 1 else str(heatmap.attributes.get("meaning", _scale(heatmap).meaning))
 
 
 def contour_text(heatmap: ScanHeatmap) -> str:
-    """What the contour on the slices means, in words; empty where scores are of slices, which have none."""
-    if heatmap.scores.ndim == 1:
-        return ""
+    """What the contour on the slices means, in words; empty where there is none."""
     level = _level(heatmap)
-    return f"contour at {level:.3g}" if np.isfinite(level) else "below the operating point: no foreground"
+    return "" if heatmap.scores.ndim == 1 or not np.isfinite(level) else f"contour at {level:.3g}"
 
 
 def _level(heatmap: ScanHeatmap) -> float:
     """The score at which contours are drawn."""
     if heatmap.threshold is not None:
         return heatmap.threshold
-    return (float(heatmap.scores.min()) + float(heatmap.scores.max())) / 2
+    return np.inf if is_muted(heatmap) else float(np.mean(_scale(heatmap).limits))
 
 
 def _annotate(

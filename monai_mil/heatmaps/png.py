@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from monai_mil.files import replacing
-from monai_mil.heatmaps.colours import ColourMap, colour_index, colour_table
-from monai_mil.heatmaps.figure import TICKS, Figure, caption, score_text
+from monai_mil.heatmaps.colours import ColourMap, colour_index
+from monai_mil.heatmaps.figure import Figure, caption
 from monai_mil.heatmaps.heatmap import Heatmap, canvas_geometry
 from monai_mil.heatmaps.layer import OUTLINE_COLOUR, draw_layer, draw_outline, drawing_style, foreground_text
 from monai_mil.heatmaps.raster import Overlap
@@ -26,20 +26,23 @@ def export_png(
     slide: Slide | None = None,
     *,
     canvas_max: int = 1600,
-    percentile: bool | None = None,
+    percentile: bool = False,
     smooth: bool | None = None,
     limits: tuple[float, float] | None = None,
     colour_map: ColourMap = "viridis",
     opacity: float = 0.6,
     overlap: Overlap = "max",
     title: str | None = None,
+    muted: bool | None = None,
 ) -> Path:
     """Draw the heatmap over the slide's thumbnail, with title, colour bar and scale bar.
 
     Scored tissue is drawn in grey below the colours, so that a colour means a value whatever the stain; everything
-    else of the slide keeps its own colours. Foreground, where the heatmap has a threshold, is outlined in red. The
-    title's second line gives the attributes ``prediction``, ``probability`` and ``label`` of the heatmap and its
-    threshold, where it has them. Memory depends on ``canvas_max`` and the number of tokens only.
+    else of the slide keeps its own colours. What the colours mean stands beside the colour bar: attention is drawn as
+    multiples of an even share, other scores as they are. A slide below its operating point is drawn in pale colours,
+    and the title says so. Foreground, where the heatmap has a threshold, is outlined in red. The title's second line
+    gives the attributes ``prediction``, ``probability`` and ``label`` of the heatmap and its threshold, where it has
+    them. Memory depends on ``canvas_max`` and the number of tokens only.
 
     Args:
         heatmap: the scores.
@@ -47,19 +50,21 @@ def export_png(
         slide: the open slide; by default the frame's ``slide_path`` is opened, and where there is none the scores are
             drawn on white.
         canvas_max: longest side of the slide's picture in pixels.
-        percentile: colour by percentile within the slide in place of the score itself; default where a tile has one
-            score.
+        percentile: colour by percentile within the slide; every slide has its full range of colours then, whatever it
+            holds.
         smooth: draw the map that is interpolated over the tiles' borders; default where tiles have blocks of tokens.
-        limits: scores at the ends of the colour bar when ``percentile`` is off; default their minimum and maximum, or 0
-            and 1 for tokens that lie between.
+        limits: scores at the ends of the colour bar when ``percentile`` is off; default the scale that scores have by
+            themselves: multiples of an even share of attention, 0 and 1 where all lie between, else their minimum and
+            maximum.
         colour_map: name of the colour map.
         opacity: of the colours over the tissue, 0 to 1.
         overlap: how scores of overlapping tiles are combined.
         title: first line of the title; default the slide's id.
+        muted: pale colours; default where the slide is below its operating point.
     """
-    style = drawing_style(heatmap, percentile, smooth, limits, overlap)
+    style = drawing_style(heatmap, percentile, smooth, limits, overlap, muted)
     shape, scale = canvas_geometry(heatmap.frame.level0_size, canvas_max=canvas_max)
-    table = colour_table(colour_map)
+    table = style.table(colour_map)
     picture = blend(thumbnail(heatmap, slide, shape), draw_layer(heatmap, style, shape), style.limits, table, opacity)
     picture[draw_outline(heatmap, style, shape, width=max(1, round(canvas_max / 500)))] = OUTLINE_COLOUR
     figure = Figure.around(picture)
@@ -67,10 +72,9 @@ def export_png(
     figure.write_title(title or heatmap.frame.slide_id, second)
     figure.write_scale_bar(heatmap.frame.mpp * scale[0])
     shown = (opacity * table + (1 - opacity) * _TISSUE_GREY).astype(np.uint8)
-    ticks = np.linspace(*style.limits, TICKS)
-    labels = _percentile_labels(heatmap) if style.percentile else [(score_text(value), "") for value in ticks]
-    name = f"{heatmap.name}{', percentile within the slide' if style.percentile else ''}"
-    figure.write_colour_bar(shown, labels, name)
+    meaning = heatmap.attributes.get("meaning", style.scale.meaning)
+    figure.write_colour_bar(shown, style.scale.ticks(heatmap.scores), f"{heatmap.name}, {meaning}")
+    figure.write_note(heatmap.attributes.get("note"))
     path = Path(path)
     with replacing(path) as temporary:
         figure.image.save(temporary, format="PNG", compress_level=4)
@@ -103,10 +107,3 @@ def blend(
     grey = cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
     coloured = cv2.addWeighted(grey, 1 - opacity, table[colour_index(values, limits)], opacity, 0)
     return np.where(scored[..., None], coloured, image)
-
-
-def _percentile_labels(heatmap: Heatmap) -> list[tuple[str, str]]:
-    """Percentiles and, for each, the score that has it."""
-    percents = np.linspace(0, 100, TICKS)
-    scores = np.percentile(heatmap.scores, percents)
-    return [(f"{percent:g} %", score_text(score)) for percent, score in zip(percents, scores, strict=True)]

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from monai_mil.heatmaps.colours import Colouring, ColourMap, colour_table
+from monai_mil.heatmaps.colours import Colouring, ColourMap
 from monai_mil.heatmaps.heatmap import Heatmap, canvas_geometry
 from monai_mil.heatmaps.layer import Style, drawing_style
 from monai_mil.heatmaps.raster import Overlap, paint
@@ -24,12 +24,13 @@ def export_tiff(
     path: str | Path,
     *,
     downsample: int | None = None,
-    percentile: bool | None = None,
+    percentile: bool = False,
     smooth: bool | None = None,
     limits: tuple[float, float] | None = None,
     colour_map: ColourMap = "viridis",
     overlap: Overlap = "max",
     ome: bool = False,
+    muted: bool | None = None,
 ) -> Path:
     """Write the coloured scores as a tiled, lossless (LZW) pyramid that covers the slide from its upper-left corner.
 
@@ -43,26 +44,26 @@ def export_tiff(
         path: the file, ``.tif`` or, with ``ome``, ``.ome.tif``.
         downsample: level-0 pixels per pixel of the file; default the largest power of two that leaves 8 pixels a
             tile and one a cell of a tile's block, or two where the map is smooth.
-        percentile: colour by percentile within the slide in place of the score itself; default where a tile has one
-            score.
+        percentile: colour by percentile within the slide in place of the scale that scores have by themselves.
         smooth: draw the map that is interpolated over the tiles' borders; default where tiles have blocks of tokens.
-        limits: scores at the ends of the colour map when ``percentile`` is off; default their minimum and maximum, or 0
-            and 1 for tokens that lie between.
+        limits: scores at the ends of the colour map when ``percentile`` is off; default as :func:`export_png` has them.
         colour_map: name of the colour map.
         overlap: how scores of overlapping tiles are combined.
         ome: write OME-XML with the levels as sub-images (QuPath, Bio-Formats).
+        muted: pale colours; default where the slide is below its operating point.
     """
     from monai_mil.slides import write_pyramid
 
     frame = heatmap.frame
-    style = drawing_style(heatmap, percentile, smooth, limits, overlap)
+    style = drawing_style(heatmap, percentile, smooth, limits, overlap, muted)
     downsample = downsample or default_downsample(heatmap, smooth=style.smooth)
     meaning = {
         "heatmap": heatmap.name,
         "slide": frame.slide_id,
-        "values": "percentile within the slide" if style.percentile else "score",
+        "values": style.scale.basis,
         "smooth": style.smooth,
-        "limits": style.limits,
+        "limits": style.scale.ends,
+        "muted": style.muted,
         "colour_map": colour_map,
         "overlap": overlap,
         "level0_size": frame.level0_size,
@@ -71,11 +72,11 @@ def export_tiff(
     (height, width), _ = canvas_geometry(frame.level0_size, downsample=downsample)
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    drawn = replace(heatmap, scores=heatmap.percentiles()) if style.percentile else heatmap
+    drawn = replace(heatmap, scores=style.scale.values(heatmap.scores))
     bands = _smooth_bands if style.smooth else _cell_bands
     write_pyramid(
         path,
-        bands(drawn, style, (height, width), downsample, Colouring(colour_table(colour_map), style.limits)),
+        bands(drawn, style, (height, width), downsample, Colouring(style.table(colour_map), style.limits)),
         mpp=frame.mpp * downsample,
         size=(width, height),
         compression="lzw",

@@ -13,7 +13,7 @@ from monai_mil.heatmaps import Heatmap, ScanHeatmap, is_of_model, load_heatmap
 from monai_mil.names import file_stem
 from monai_mil.reports.charts import calibration_chart, roc_chart
 from monai_mil.reports.pages import footer, write_page
-from monai_mil.reports.panels import Panel, ScanPanel, colour_bar, make_panel, make_scan_panel
+from monai_mil.reports.panels import Panel, ScanPanel, make_panel, make_scan_panel
 from monai_mil.reports.predictions import Predictions, read_predictions
 from monai_mil.reports.stability_curves import stability_section
 
@@ -85,6 +85,7 @@ def write_report(
         out_html,
         title=title,
         noun=table.noun,
+        note=table.note,
         classes=table.classes,
         summary=_summary(table),
         metrics=_metrics(table, resamples, seed),
@@ -100,8 +101,8 @@ def write_report(
         **stability_section(predictions_csv, stability),
         figures=figures,
         figures_note=figures_note,
-        colour_bar=colour_bar() if figures else "",
-        columns=[{"name": name, "kind": ""} for name in (table.noun, _second_column(table), "label", "predicted")]
+        with_second=bool(_second_column(table)),
+        columns=[{"name": name, "kind": ""} for name in (table.noun, *_second_column(table), "label", "predicted")]
         + [{"name": f"p({name})", "kind": "num"} for name in table.classes]
         + ([{"name": "remarks", "kind": ""}] if any(table.remarks) else []),
         with_remarks=any(table.remarks),
@@ -124,9 +125,11 @@ def _patient_row(patients: Predictions, index: int) -> dict[str, Any]:
     return _row(patients, index) | {"parts": ", ".join(patients.parts[index])}
 
 
-def _second_column(table: Predictions) -> str:
-    """Whose a slide or scan is; of which of them a patient's answer is."""
-    return "made of" if table.noun == "patient" else "patient"
+def _second_column(table: Predictions) -> tuple[str, ...]:
+    """Whose a slide or scan is, where the table says it; of which of them a patient's answer is."""
+    if table.noun == "patient":
+        return ("made of",)
+    return ("patient",) if table.knows_patients else ()
 
 
 def _model(table: Predictions) -> dict[str, str]:
@@ -134,10 +137,10 @@ def _model(table: Predictions) -> dict[str, str]:
 
 
 def _summary(table: Predictions) -> str:
-    patients = _count(len(set(table.patient_ids)), "patient")
-    cases = patients if table.noun == "patient" else f"{_count(len(table), table.noun)} of {patients}"
+    cases, patients = _count(len(table), table.noun), _count(len(set(table.patient_ids)), "patient")
+    of_patients = f" of {patients}" if table.knows_patients else ""
     kind = "multi-label" if table.multi_label else "binary" if len(table.classes) == 2 else "multi-class"
-    return f"{cases}, {int(table.labelled.sum())} labelled; {kind}: {', '.join(table.classes)}"
+    return f"{cases}{of_patients}, {int(table.labelled.sum())} labelled; {kind}: {', '.join(table.classes)}"
 
 
 def _metrics(table: Predictions, resamples: int, seed: int) -> list[dict[str, Any]]:
@@ -172,7 +175,8 @@ def _metrics(table: Predictions, resamples: int, seed: int) -> list[dict[str, An
     return cards
 
 
-def _card(name: str, interval: Mapping[str, float], noun: str) -> dict[str, Any]:
+def _card(name: str, interval: Mapping[str, Any], noun: str) -> dict[str, Any]:
+    name += "".join(f", without {label} ({why})" for label, why in interval.get("missing", {}).items())
     value, low, high = (interval[key] for key in ("value", "low", "high"))
     if np.isnan(value):
         return {"name": name, "value": "n/a", "low": None, "note": f"needs {noun}s of both outcomes"}
@@ -192,7 +196,7 @@ def _metrics_note(table: Predictions, resamples: int) -> str:
         one = many = f"A class is predicted from its operating point on ({listed})."
     return (
         f"{many if table.multi_label else one} Below each figure its 95 % interval: percentile bootstrap, {resamples} "
-        "resamples of whole patients; bars run from 0 to 1."
+        f"resamples of {'whole patients' if table.knows_patients else f'{table.noun}s'}; bars run from 0 to 1."
     )
 
 
@@ -236,10 +240,12 @@ def _matrix(title: str, names: tuple[str, ...], truth: np.ndarray, predicted: np
 
 def _row(table: Predictions, index: int) -> dict[str, Any]:
     known = bool(table.labelled[index])
+    own = table.noun != "patient" and table.patient_ids[index] == table.slide_ids[index]
+    patient = "" if own else table.patient_ids[index]
     return {
         "slide_id": table.slide_ids[index],
-        "patient_id": table.patient_ids[index],
-        "second": ", ".join(table.parts[index]) if table.noun == "patient" else table.patient_ids[index],
+        "patient_id": patient,
+        "second": ", ".join(table.parts[index]) if table.noun == "patient" else patient,
         "label": table.label_text[index],
         "pred": table.pred_text[index],
         "verdict": ("bad" if table.wrong[index] else "good") if known else "",

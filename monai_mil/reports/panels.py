@@ -18,7 +18,7 @@ from monai_mil.heatmaps import (
     Heatmap,
     ScanHeatmap,
     canvas_geometry,
-    colour_table,
+    colour_text,
     contour_text,
     display_window,
     draw_curve,
@@ -27,6 +27,7 @@ from monai_mil.heatmaps import (
     draw_outline,
     drawing_style,
     foreground_text,
+    muted_text,
     open_scored_slide,
     scale_bar,
     score_text,
@@ -63,6 +64,8 @@ class Panel:
         smooth: the scores are interpolated between tokens.
         name: what the scores are.
         colouring: what the colours and the outline mean.
+        meaning: what the ends of the colours mean.
+        bar: the colours from low to high, PNG.
         low: the score of the lowest colour as text.
         high: the score of the highest colour as text.
         scale_percent: length of the scale bar in percent of the picture's width.
@@ -79,6 +82,8 @@ class Panel:
     smooth: bool
     name: str
     colouring: str
+    meaning: str
+    bar: str
     low: str
     high: str
     scale_percent: float
@@ -98,7 +103,8 @@ class ScanPanel:
         montage: the slices of the highest scores, JPEG; empty where the scan could not be read.
         name: what the scores are.
         window: of the montage, ``center/width`` in HU.
-        contour: what the contour on the slices means; empty where there is none.
+        contour: what the colours and the contour on the slices mean; empty where there are none.
+        muted: why they are pale; empty where they are not.
         note: what could not be shown and why; empty if nothing.
     """
 
@@ -107,6 +113,7 @@ class ScanPanel:
     name: str
     window: str
     contour: str
+    muted: str
     note: str = ""
 
 
@@ -146,23 +153,21 @@ def make_scan_panel(heatmap: ScanHeatmap, scans: Mapping[str, str | Path] | None
         sheet, _ = draw_montage(heatmap, source, window=window, slices=count, cell=_SLICE)
     except MonaiMILError as error:
         note = f"The slices could not be shown ({error}): scores only."
-        return ScanPanel(curve, "", heatmap.name, window_text(window), "", note)
-    return ScanPanel(curve, _jpeg(sheet), heatmap.name, window_text(window), contour_text(heatmap))
-
-
-def colour_bar() -> str:
-    """The report's colour map as an image, low to high from left to right."""
-    return _png(colour_table("viridis")[None])
+        return ScanPanel(curve, "", heatmap.name, window_text(window), "", muted_text(heatmap), note)
+    muted = muted_text(heatmap)
+    texts = [contour_text(heatmap) or muted, colour_text(heatmap)] if heatmap.scores.ndim == 3 else []
+    contour = ", ".join(filter(None, texts))
+    return ScanPanel(curve, _jpeg(sheet), heatmap.name, window_text(window), contour, muted)
 
 
 def _draw(heatmap: Heatmap, slide: Slide | None, count: int, note: str) -> Panel:
     shape, scale = canvas_geometry(heatmap.frame.level0_size, canvas_max=_THUMBNAIL)
     style = drawing_style(heatmap)
-    opaque = np.pad(colour_table("viridis"), ((0, 0), (0, 1)), constant_values=255)
+    table = style.table("viridis")
+    opaque = np.pad(table, ((0, 0), (0, 1)), constant_values=255)
     heat = Colouring(opaque, style.limits, outside=(0, 0, 0, 0))(draw_layer(heatmap, style, shape))
     line = draw_outline(heatmap, style, shape, width=2)
-    low, high = (heatmap.scores.min(), heatmap.scores.max()) if style.percentile else style.limits
-    meaning = f"coloured by {'percentile within the slide' if style.percentile else 'score'}"
+    low, high = style.scale.end_texts(heatmap.scores)
     picture = thumbnail(heatmap, slide, shape) if slide else np.full((*shape, 3), 255, np.uint8)
     length, text = scale_bar(heatmap.frame.mpp * scale[0], 0.3 * shape[1])
     return Panel(
@@ -171,9 +176,11 @@ def _draw(heatmap: Heatmap, slide: Slide | None, count: int, note: str) -> Panel
         outline=_png(line[..., None] * np.array((*OUTLINE_COLOUR, 255), np.uint8)) if line.any() else "",
         smooth=style.smooth,
         name=heatmap.name,
-        colouring=", ".join(filter(None, [meaning, foreground_text(heatmap)])),
-        low=score_text(float(low)),
-        high=score_text(float(high)),
+        colouring=", ".join(filter(None, [f"coloured by {style.scale.basis}", foreground_text(heatmap)])),
+        meaning=heatmap.attributes.get("meaning", style.scale.explanation),
+        bar=_png(table[None]),
+        low=low,
+        high=high,
         scale_percent=round(100 * length / shape[1], 2),
         scale_text=text,
         tile_um=f"{heatmap.frame.tile_size_level0 * heatmap.frame.mpp:.0f}",

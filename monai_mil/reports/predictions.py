@@ -33,6 +33,7 @@ class Predictions:
             0.5.
         model: digest of the model's weights, or None where the table does not say.
         remarks: of each scan what its reader assumed, repaired or left out; empty texts of slides.
+        note: what must be known of the model, or None.
         parts: of each entry the slides or scans it is made of: its own name but for a patient's.
     """
 
@@ -49,9 +50,15 @@ class Predictions:
     model: str | None = None
     remarks: tuple[str, ...] = ()
     parts: tuple[tuple[str, ...], ...] = ()
+    note: str | None = None
 
     def __len__(self) -> int:
         return len(self.slide_ids)
+
+    @property
+    def knows_patients(self) -> bool:
+        """Whether the table says whose any slide is."""
+        return self.patient_ids != self.slide_ids
 
     @property
     def labelled(self) -> np.ndarray:
@@ -143,6 +150,7 @@ def read_predictions(path: str | Path) -> Predictions:
         _model(path, rows),
         tuple(row.get("remarks") or "" for row in rows),
         tuple(tuple((row.get("slide_ids") or row.get("scan_ids") or row[id_column]).split(";")) for row in rows),
+        next((row["note"] for row in rows if row.get("note")), None),
     )
 
 

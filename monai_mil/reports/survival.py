@@ -52,6 +52,7 @@ def write_survival_report(
         out_html,
         title=title,
         noun="patient",
+        note=report.get("note"),
         summary=f"{report['patients']} patients followed, {report['events']} events",
         cards=_cards(report),
         chart=survival_chart(groups, unit),

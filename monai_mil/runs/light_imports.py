@@ -13,6 +13,8 @@ from importlib.metadata import PackageNotFoundError, version
 from types import ModuleType
 from typing import Any
 
+from monai_mil.runs.quiet_imports import quiet_imports
+
 _LATER = {
     "cucim": "cucim-cu12",
     "cupy": "cupy-cuda12x",
@@ -48,7 +50,8 @@ def import_monai_lightly() -> None:
     finder = _Finder()
     sys.meta_path.insert(0, finder)
     try:
-        with _stand_ins("matplotlib", "matplotlib.pyplot"):  # MONAI's notebook tools import it outright
+        # MONAI's notebook tools import matplotlib outright
+        with quiet_imports(), _stand_ins("matplotlib", "matplotlib.pyplot"):
             importlib.import_module("monai.bundle")
     finally:
         sys.meta_path.remove(finder)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from monai_mil.errors import SettingsError
 from monai_mil.runs.bundles import Bundle
+from monai_mil.runs.quiet_imports import quiet_imports
 
 if TYPE_CHECKING:
     from monai.bundle import ConfigWorkflow
@@ -58,7 +59,8 @@ class BundleRun:
             SettingsError: a setting is none of the configs'.
         """
         logging.getLogger("monai.bundle.workflows").setLevel(logging.ERROR)  # that logging stays as it is
-        from monai.bundle import ConfigWorkflow
+        with quiet_imports():
+            from monai.bundle import ConfigWorkflow
 
         with warnings.catch_warnings():
             # Whoever names the bundle trusts it; MONAI says so again at every start.
@@ -104,24 +106,25 @@ class BundleRun:
 
 
 def parsed_settings(entries: list[str]) -> dict[str, Any]:
-    """``KEY=VALUE`` as typed, each value read as ``monai.bundle`` reads it: Python's literals, else text.
+    """``KEY=VALUE`` as typed; values are read as ``monai.bundle`` reads them: literals, else text. Paths are text.
 
     Raises:
         SettingsError: an entry is not ``KEY=VALUE``.
 
     Examples:
         >>> from monai_mil.runs import parsed_settings
-        >>> parsed_settings(["threshold=0.4", "grid=[14,14]", "encoder=uni"])
-        {'threshold': 0.4, 'grid': [14, 14], 'encoder': 'uni'}
+        >>> parsed_settings(["threshold=0.4", "grid=[14,14]", "encoder=uni", "output_dir=2024"])
+        {'threshold': 0.4, 'grid': [14, 14], 'encoder': 'uni', 'output_dir': '2024'}
     """
-    from fire.parser import DefaultParseValue
+    from monai_mil.training import value_of
 
     settings = {}
     for entry in entries:
         name, equals, value = entry.partition("=")
         if not name or not equals:
             raise SettingsError(f"'{entry}' is not KEY=VALUE")
-        settings[name.strip().removeprefix("--")] = DefaultParseValue(value)
+        key = name.strip().removeprefix("--")
+        settings[key] = value_of(key, value)
     return settings
 
 

@@ -9,11 +9,10 @@ from typing import Any
 from monai_mil.cohorts import read_cohort
 from monai_mil.errors import CohortError, SettingsError
 from monai_mil.model_card import read_model
+from monai_mil.names import says_nothing_there
 from monai_mil.runs.bundles import Bundle
 from monai_mil.runs.inputs import cohort_settings
 from monai_mil.runs.run import BundleRun
-
-_NOTHING = ("normal", "negative", "benign", "healthy", "control", "none", "no", "false", "absent")
 
 
 def train_run(
@@ -72,7 +71,7 @@ def class_names(table: Path, label_columns: Sequence[str]) -> list[str]:
         raise CohortError(f"cohort '{table}' has no labels in column {', '.join(label_columns)}; name it with --label")
     if len(label_columns) > 1:
         return list(cohort.classes)
-    return sorted(cohort.classes, key=lambda name: name.lower() not in _NOTHING)
+    return sorted(cohort.classes, key=lambda name: not says_nothing_there(name))
 
 
 def evaluate_run(

@@ -12,7 +12,7 @@ import ignite.distributed as idist
 from ignite.engine import Engine, Events
 
 from monai_mil.errors import CohortError
-from monai_mil.model_card import network_digest
+from monai_mil.model_card import network_digest, note_on
 from monai_mil.savers.case import Case, read_cases
 from monai_mil.savers.gather import gather_cases
 
@@ -140,8 +140,14 @@ class CaseSaver(ABC, Generic[Kept]):
                 logger.error("%s: %s", missing, ", ".join(self.failures))
 
     def signed(self, report: Mapping[str, Any]) -> dict[str, Any]:
-        """A report that says of which weights it is, where that is known."""
-        return {**report} if self.model_digest is None else {**report, "model": self.model_digest}
+        """A report that says of which weights it is, and what must be known of them, where that is known."""
+        return {**report, **self.signature}
+
+    @property
+    def signature(self) -> dict[str, str]:
+        """The weights' digest as ``model``, and as ``note`` what whoever reads a result must know of them."""
+        known = {"model": self.model_digest, "note": note_on(self.model_digest)}
+        return {name: value for name, value in known.items() if value is not None}
 
     @staticmethod
     def gathered(own: Mapping[str, Any]) -> dict[str, Any]:

@@ -143,6 +143,19 @@ class Case:
         """The case as an error names it."""
         return f"{self.id_column.removesuffix('_id')} '{self.name}'"
 
+    @property
+    def bag_size(self) -> int:
+        """How many instances the network's attention is shared by: those of the bag, of a patient's all its slides'.
+
+        Raises:
+            CohortError: the item has neither coordinates nor a mask.
+        """
+        mask, coords = self._item.get("mask"), self._item.get("coords")
+        if mask is None and coords is None:
+            raise CohortError(f"{self.text}: no 'coords' among its keys; ask for a bag with its coordinates")
+        given = as_numbers(coords if mask is None else mask)
+        return len(given) if mask is None else int(given.reshape(len(given), -1).any(axis=1).sum())
+
     def values(self, key: str) -> np.ndarray | None:
         """What the item holds under ``key``, without padding; None where it holds nothing.
 

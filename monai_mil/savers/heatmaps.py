@@ -16,8 +16,9 @@ from monai_mil.heatmaps import Heatmap, assemble, export_geojson, export_mask, e
 from monai_mil.names import file_stem
 from monai_mil.savers.base import CaseSaver
 from monai_mil.savers.case import Case
+from monai_mil.savers.finding import finding_attributes, scale_attributes
 from monai_mil.savers.prediction import answer_attributes
-from monai_mil.savers.scores import DrawnMap, check_labels, drawn_maps, read_scores
+from monai_mil.savers.scores import DrawnMap, check_labels, drawn_maps, read_scores, usual_class
 from monai_mil.savers.threshold import ThresholdRule
 
 _EXPORTS: dict[str, tuple[str, Callable[..., Path]]] = {
@@ -42,10 +43,12 @@ class HeatmapSaver(CaseSaver[None]):
         key: which tensor of a case is drawn: ``[n]``, ``[rows, n]`` or ``[rows, n, h, w]``. None takes the first there
             is of ``heatmap``, ``scores``, ``instance_scores`` (rows are classes) and ``attention`` (rows are heads,
             and averaged).
-        class_index: the class to draw where rows are classes; None draws the most probable one. ``"all"`` draws every
-            class, in files ``<slide_id>_<class>`` of the same endings (its number where ``classes`` is None).
+        class_index: the class to draw where rows are classes; None draws the second of two exclusive ones if the first
+            says that nothing is there ("normal"), else the most probable. ``"all"`` draws every class, in files
+            ``<slide_id>_<class>`` of the same endings (its number where ``classes`` is None).
         name: what the figures call the scores; default the key.
-        classes: names of the classes, for titles; None leaves the prediction out of them.
+        classes: names of the classes, for titles; None leaves the prediction out of them. A slide for which the class
+            drawn is not called is drawn in pale colours, and its figures say so.
         multi_label: classes do not exclude each other.
         threshold: where the foreground begins that ``mask`` holds, ``png`` outlines and ``geojson`` has regions of:
             ``"otsu"`` over all tokens of the slide, ``"network"`` for the network's own, a number, or None for none.
@@ -90,7 +93,7 @@ class HeatmapSaver(CaseSaver[None]):
         self.formats = tuple(form for form in formats if form != "h5")
         self.options = options or {}
         self.key = key
-        self.class_index = class_index
+        self.class_index = usual_class(class_index, classes, multi_label)
         self.name = name
         self.classes = None if classes is None else tuple(map(str, classes))
         self.multi_label = multi_label
@@ -134,16 +137,19 @@ class HeatmapSaver(CaseSaver[None]):
                 self._fail(slide_id, error, f"{label} {form}".strip())
 
     def _assemble(self, case: Case, drawn: DrawnMap) -> Heatmap:
-        key, scores, coords = read_scores(case, self.key, drawn.class_index)
+        key, scores, coords = read_scores(case, self.key, drawn.class_index, self.multi_label)
         name = drawn.title(self.name or key)
-        heatmap = assemble(scores, coords, case.frame, name=name, attributes=self._attributes(case))
+        attributes = self._attributes(case, drawn.class_index) | scale_attributes(case, key, scores)
+        heatmap = assemble(scores, coords, case.frame, name=name, attributes=attributes)
         return replace(heatmap, threshold=self.rule.threshold(heatmap, case, drawn.class_index, self.multi_label))
 
-    def _attributes(self, case: Case) -> dict[str, Any]:
-        """What a heatmap keeps of the network's answer."""
+    def _attributes(self, case: Case, class_index: int | None) -> dict[str, Any]:
+        """What a heatmap of a class keeps of the network's answer."""
+        points = self.rule.operating_points
+        finding = finding_attributes(case, class_index, self.classes, self.multi_label, points)
         if self.classes is None:
-            return self.signed({})
-        return self.signed(answer_attributes(case, self.classes, self.multi_label, self.rule.operating_points))
+            return self.signed(finding)
+        return self.signed({**answer_attributes(case, self.classes, self.multi_label, points), **finding})
 
     def _begin(self) -> None:
         super()._begin()

@@ -15,7 +15,7 @@ from monai_mil.heatmaps import ScanHeatmap
 from monai_mil.savers.case import Case
 from monai_mil.savers.prediction import read_prediction
 from monai_mil.savers.scan_case import ScanCase
-from monai_mil.savers.scores import read_scores
+from monai_mil.savers.scores import read_scores, usual_class
 from monai_mil.savers.threshold import ThresholdRule
 
 
@@ -35,7 +35,8 @@ class ScanLabelMapd(MapTransform):
         levels: how many labels; scores between threshold and maximum are divided evenly among them.
         multi_label: classes do not exclude each other.
         key: which scores are drawn, see :class:`SliceSaver`.
-        class_index: the class to draw where scores differ by class; None draws the most probable one.
+        class_index: the class to draw where scores differ by class; None draws the second of two exclusive
+            ones if the first says that nothing is there ("normal"), else the most probable.
         threshold: ``"otsu"`` over all scores, ``"network"`` for the network's own, or a number.
         min_threshold: no threshold is lower.
         operating_points: as of :class:`SliceSaver`.
@@ -67,7 +68,7 @@ class ScanLabelMapd(MapTransform):
         self.levels = levels
         self.multi_label = multi_label
         self.key = key
-        self.class_index = class_index
+        self.class_index = usual_class(class_index, classes, multi_label)
         self.rule = ThresholdRule(threshold, min_threshold, operating_points, key)
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
@@ -75,7 +76,7 @@ class ScanLabelMapd(MapTransform):
         made = dict(data)
         for key in self.key_iterator(made):
             case = Case.of({str(name): value for name, value in made.items()} | {"pred": made[key]})
-            name, scores, _ = read_scores(case, self.key, self.class_index)
+            name, scores, _ = read_scores(case, self.key, self.class_index, self.multi_label)
             scan = ScanCase.of(case)
             heatmap = ScanHeatmap(scan.frame, scan.scores(scores), name, lungs=scan.lungs)
             threshold = self.rule.threshold(scores, case, self.class_index, self.multi_label)

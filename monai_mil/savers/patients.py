@@ -79,7 +79,7 @@ class PatientSaver(CaseSaver[Prediction]):
             tuple(name for slide in answers for name in slide.slides),
             answers[0].slide_column,
         ).row()
-        return row if self.model_digest is None else row | {"model": self.model_digest}
+        return row | self.signature
 
 
 def _shared_label(

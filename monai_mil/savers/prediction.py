@@ -67,8 +67,10 @@ class Prediction:
         return self.classes[self.label] if self.label is not None and self.label >= 0 else ""
 
     def row(self) -> dict[str, str]:
-        """The row of ``predictions.csv``."""
+        """The row of ``predictions.csv``; its patient is empty where the cohort does not say whose the case is."""
         row = row_beginning(self.slide_id, self.id_column, self.patient_id, self.slides, self.slide_column)
+        if self.id_column != "patient_id" and self.patient_id == self.slide_id:
+            row["patient_id"] = ""
         row |= {"label": self.label_text, "pred": self.text}
         row |= {f"prob_{name}": probability_text(prob) for name, prob in zip(self.classes, self.prob, strict=True)}
         if self.multi_label:

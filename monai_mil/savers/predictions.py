@@ -43,7 +43,7 @@ class PredictionSaver(TableSaver):
         >>> PredictionSaver(str(folder), classes=["normal", "tumor"]).attach(engine)
         >>> _ = engine.run([[{"slide_id": "S-1", "pred": torch.tensor([0.25, 0.75])}]])
         >>> (folder / "predictions.csv").read_text().split()
-        ['slide_id,patient_id,label,pred,prob_normal,prob_tumor', 'S-1,S-1,,tumor,0.25,0.75']
+        ['slide_id,patient_id,label,pred,prob_normal,prob_tumor', 'S-1,,,tumor,0.25,0.75']
     """
 
     def __init__(
@@ -69,4 +69,4 @@ class PredictionSaver(TableSaver):
 
     def _collect(self, case: Case) -> dict[str, str]:
         row = read_prediction(case, self.classes, self.multi_label, self.operating_points).row()
-        return row if self.model_digest is None else row | {"model": self.model_digest}
+        return row | self.signature

@@ -107,7 +107,7 @@ class RiskSaver(TableSaver):
     def _collect(self, case: Case) -> dict[str, str]:
         answer = RiskAnswer.of(case, self.edges)
         row = case.beginning | answer.row(self.edges)
-        return row if self.model_digest is None else row | {"model": self.model_digest}
+        return row | self.signature
 
 
 class PatientRiskSaver(CaseSaver[RiskAnswer]):
@@ -146,7 +146,7 @@ class PatientRiskSaver(CaseSaver[RiskAnswer]):
             names = [name for answer in answers for name in answer.slides]
             row = row_beginning(patient, "patient_id", patient, names, answers[0].slide_column)
             row |= _together(answers, self.patient_level).row(self.edges)
-            rows.append(row if self.model_digest is None else row | {"model": self.model_digest})
+            rows.append(row | self.signature)
         write_table(self.path, list(rows[0]), (list(row.values()) for row in rows))
 
 

@@ -22,9 +22,10 @@ from monai_mil.heatmaps import (
 )
 from monai_mil.names import file_stem
 from monai_mil.savers.case import Case
+from monai_mil.savers.finding import finding_attributes, scale_attributes
 from monai_mil.savers.prediction import Prediction, read_prediction
 from monai_mil.savers.scan_case import ScanCase
-from monai_mil.savers.scores import DrawnMap, check_labels, drawn_maps, read_score_rows, read_scores
+from monai_mil.savers.scores import DrawnMap, check_labels, drawn_maps, read_score_rows, read_scores, usual_class
 from monai_mil.savers.slice_tables import scan_row, slice_rows
 from monai_mil.savers.tables import TableSaver, csv_text
 from monai_mil.savers.threshold import ThresholdRule
@@ -65,16 +66,18 @@ class SliceSaver(TableSaver):
     Args:
         output_dir: the run's folder.
         formats: any of ``curve``, ``montage``, ``nifti`` and ``mask``.
-        classes: names of the classes, in the order of the network's outputs; None leaves the prediction out.
+        classes: names of the classes, in the order of the network's outputs; None leaves the prediction out. A scan for
+            which the class drawn is not called is drawn in pale colours, and its pictures say so.
         multi_label: classes do not exclude each other.
         window: of the montage, in Hounsfield units: a window, ``"center/width"``, or a preset's name.
         slices: most slices in the montage.
         key: which tensor of a case is drawn: ``[n]``, ``[rows, n]`` or ``[rows, n, h, w]``. None takes the first there
             is of ``heatmap``, ``scores``, ``instance_scores`` (rows are classes) and ``attention`` (rows are heads,
             and averaged).
-        class_index: the class to draw where rows are classes; None draws the most probable one. ``"all"`` draws every
-            class, in files ``heatmaps/<scan_id>_<class>`` of the same endings (its number where ``classes`` is None);
-            the tables then tell of the most probable one.
+        class_index: the class to draw where rows are classes; None draws the second of two exclusive ones if the first
+            says that nothing is there ("normal"), else the most probable. ``"all"`` draws every class, in files
+            ``heatmaps/<scan_id>_<class>`` of the same endings (its number where ``classes`` is None); the tables then
+            tell of the one that None draws.
         name: what the figures call the scores; default the key.
         threshold: scores strictly above are foreground, which ``mask`` holds and the pictures outline: ``"otsu"`` over
             all scores the network gave, ``"network"`` for the network's own, a number, or None for none.
@@ -122,7 +125,7 @@ class SliceSaver(TableSaver):
         self.window = display_window(window)
         self.slices = slices
         self.key = key
-        self.class_index = class_index
+        self.class_index = usual_class(class_index, classes, multi_label)
         self.name = name
         self.rule = ThresholdRule(threshold, min_threshold, operating_points, key)
 
@@ -135,7 +138,7 @@ class SliceSaver(TableSaver):
         for stem, heatmap in maps.items():
             heatmap.save(self.folder / "heatmaps" / f"{stem}.h5")
         told = maps[plain] if plain in maps else self._heatmap(case, DrawnMap(None))
-        row = scan_row(told, self._prediction(case), case.name)
+        row = scan_row(told, self._prediction(case), case.name) | self.signature
         self._write_slices(case, told)
         for stem, heatmap in maps.items():
             self._write_pictures(heatmap, case.name, stem)
@@ -147,17 +150,21 @@ class SliceSaver(TableSaver):
         return read_prediction(case, self.classes, self.multi_label, self.rule.operating_points)
 
     def _heatmap(self, case: Case, drawn: DrawnMap) -> ScanHeatmap:
-        key, scores, _ = read_scores(case, self.key, drawn.class_index)
+        key, scores, _ = read_scores(case, self.key, drawn.class_index, self.multi_label)
         scan = ScanCase.of(case)
         attention, labels = case.values("attention"), case.values("instance_labels")
         if attention is not None and scores.ndim == 1 and np.allclose(scores, np.atleast_2d(attention).mean(axis=0)):
             key = "attention"
         prediction = self._prediction(case)
+        points = self.rule.operating_points
+        said = prediction.attributes() if prediction else {}
+        said |= finding_attributes(case, drawn.class_index, self.classes, self.multi_label, points)
+        said |= scale_attributes(case, key, scores)
         heatmap = ScanHeatmap(
             scan.frame,
             scan.scores(scores),
             drawn.title(self.name or key),
-            self.signed(prediction.attributes() if prediction else {}) | {"window": window_text(self.window)},
+            self.signed(said) | {"window": window_text(self.window)},
             attention=None if attention is None else scan.attention(np.atleast_2d(attention)),
             labels=None if labels is None or (labels < 0).all() else scan.labels(labels),
             lungs=scan.lungs,

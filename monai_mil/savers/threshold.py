@@ -10,10 +10,9 @@ from typing import Literal
 import numpy as np
 
 from monai_mil.heatmaps import Heatmap, otsu
-from monai_mil.metrics import decisions
 from monai_mil.savers.case import Case
-from monai_mil.savers.prediction import fitting_points
-from monai_mil.savers.scores import drawn_class, read_threshold
+from monai_mil.savers.finding import is_called
+from monai_mil.savers.scores import read_threshold
 
 
 @dataclass(frozen=True)
@@ -49,7 +48,7 @@ class ThresholdRule:
         Args:
             scores: the slide's, or those the network gave for the layers of a scan.
             case: the case, which holds the network's answer.
-            class_index: the class drawn; None for the most probable one.
+            class_index: the class drawn; None as in :func:`monai_mil.savers.scores.drawn_class`.
             multi_label: classes do not exclude each other.
 
         Raises:
@@ -57,20 +56,12 @@ class ThresholdRule:
         """
         if self.source is None:
             return None
-        if self._is_negative(case, class_index, multi_label):
+        if self.operating_points is not None and not is_called(case, class_index, multi_label, self.operating_points):
             return math.inf
         if self.source == "otsu":
             found = otsu(scores)
+        elif self.source == "network":
+            found = read_threshold(case, class_index, multi_label)
         else:
-            found = read_threshold(case, class_index) if self.source == "network" else float(self.source)
+            found = float(self.source)
         return max(found, self.minimum)
-
-    def _is_negative(self, case: Case, class_index: int | None, multi_label: bool) -> bool:
-        if self.operating_points is None:
-            return False
-        prob = case.probabilities(multi_label)
-        points = fitting_points(case, self.operating_points, len(prob), multi_label)
-        called = decisions(prob[None], points, exclusive=not multi_label)[0]
-        second_of_two = len(prob) == 2 and not multi_label and class_index is None
-        drawn = 1 if second_of_two else 0 if len(prob) == 1 else drawn_class(case, class_index)
-        return not called[drawn]

@@ -22,6 +22,7 @@ class LevelTiles:
         rows: which of the packed instances they are, int ``[m]``.
         coords: their upper-left corners in level-0 pixels, ``[m, 2]``.
         attention: what the level gave them, a distribution over all it looked at, ``[m]``.
+        looked_at: how many tiles share it, those outside the slide among them.
         frame: the slide, with the tile size of this level.
     """
 
@@ -29,6 +30,7 @@ class LevelTiles:
     rows: np.ndarray
     coords: np.ndarray
     attention: np.ndarray
+    looked_at: int
     frame: SlideFrame
 
 
@@ -71,7 +73,8 @@ def looked_at(case: Case) -> Iterator[LevelTiles]:
         size = frame.tile_size_level0 * 2**number
         shown = _inside(coords[rows], size, frame)
         attention = (weights / weights.sum())[shown]
-        yield LevelTiles(number, rows[shown], coords[rows[shown]], attention, replace(frame, tile_size_level0=size))
+        tile_frame = replace(frame, tile_size_level0=size)
+        yield LevelTiles(number, rows[shown], coords[rows[shown]], attention, len(rows), tile_frame)
 
 
 def _read(case: Case) -> tuple[np.ndarray, np.ndarray]:

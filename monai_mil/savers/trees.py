@@ -17,6 +17,7 @@ from monai_mil.savers.threshold import ThresholdRule
 from monai_mil.savers.tree_case import LevelTiles, looked_at
 
 UNIT = {"limits": (0.0, 1.0)}
+RANK = {**UNIT, "meaning": "share of the tissue ranked lower"}
 
 
 class TreeHeatmapSaver(HeatmapSaver):
@@ -26,9 +27,10 @@ class TreeHeatmapSaver(HeatmapSaver):
     formats are written of every map, masks only where a map has a foreground:
 
     - ``<slide_id>``: the search in one picture, one value for every tile of the finest level (``nested_rank``): the
-      share of the tissue that the network thought less worth a look.
+      share of the tissue that the network thought less worth a look. A rank: it reaches 1 on every slide, and says
+      where the search went, not whether there is anything.
     - ``<slide_id>_level<j>``: the attention over the tiles that a level looked at, ``j`` 0 for the finest and 1 for
-      tiles twice as wide. By percentile: attention of different levels, or slides, has no common scale.
+      tiles twice as wide, drawn as multiples of an even share.
     - ``<slide_id>_evidence``: the probability that the finest level's instance head gives its class on each of the
       tiles that it looked at. Foreground is what lies above 0.5, on a slide for which the class is called; there is
       none on others, because attention has a maximum on these too.
@@ -58,13 +60,14 @@ class TreeHeatmapSaver(HeatmapSaver):
 
     def _assemble(self, case: Case, drawn: DrawnMap) -> Heatmap:
         fused = super()._assemble(case, drawn)
-        return replace(fused, attributes={**fused.attributes, **UNIT})
+        return replace(fused, attributes={**fused.attributes, **RANK})
 
     def _level(self, case: Case, level: LevelTiles) -> Heatmap | None:
         if not len(level.rows):
             return None  # of several slides of a patient, one at which this level did not look
         name = f"attention of level {level.number}"
-        return assemble(level.attention, level.coords, level.frame, name=name, attributes=self._attributes(case))
+        attributes = {**self._attributes(case, self._evidence_class(case)), "uniform": 1 / level.looked_at}
+        return assemble(level.attention, level.coords, level.frame, name=name, attributes=attributes)
 
     def _evidence(self, case: Case, finest: LevelTiles) -> Heatmap | None:
         if not len(finest.rows):
@@ -74,13 +77,12 @@ class TreeHeatmapSaver(HeatmapSaver):
         index = self._evidence_class(case)
         name = "class evidence" if self.classes is None else f"evidence of {self.classes[index]}"
         prob = 1 / (1 + np.exp(-logits[index, finest.rows].astype(np.float64)))
-        attributes = {**self._attributes(case), **UNIT}
+        attributes = {**self._attributes(case, self._evidence_class(case)), **UNIT}
         heatmap = assemble(prob, finest.coords, finest.frame, name=name, attributes=attributes)
         points = self.rule.operating_points or (0.5,) * case.output_count
         gate = ThresholdRule(0.5, operating_points=points)
         return replace(heatmap, threshold=gate.threshold(heatmap, case, index, self.multi_label))
 
     def _evidence_class(self, case: Case) -> int:
-        second_of_two = case.output_count == 2 and not self.multi_label and self.class_index is None
         assert self.class_index != "all"
-        return 1 if second_of_two else drawn_class(case, self.class_index)
+        return drawn_class(case, self.class_index, self.multi_label)

@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 import subprocess
+from pathlib import Path
 
 import pytest
 import torch
@@ -165,3 +166,10 @@ def test_neither_deploy_nor_label_is_led_to_name_a_class(name, positive):
             assert not set(words) & set(classes)
             assert all(word.startswith("score of ") for word in words)
         assert words_of_label(form["channel_def"], pred)[-1] == (f"score of {classes[-1]}", positive)
+
+
+def test_handlers_of_a_training_are_written_out(name):
+    """MONAI's zoo tests and MONAI Label look into each for its ``_target_``, and fail on a reference."""
+    written = json.loads(Path(*config(name, "train")).read_text())["train"]["handlers"]
+    assert written
+    assert all(isinstance(handler, dict) and "_target_" in handler for handler in written)

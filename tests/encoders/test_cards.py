@@ -17,7 +17,7 @@ def test_the_registry_lists_every_encoder_promised():
     assert set(CARDS) >= {
         *("texture", "uni", "uni2_h", "virchow2", "conch_v15", "gigapath", "h_optimus_1", "phikon_v2"),
         *("lunit_vits16", "dinov2_vitl14_reg", "resnet50_clam", "resnet18", "swin_large"),
-        *("ct_texture", "ct_texture_518", "vit_b16_ct"),
+        *("ct_texture", "ct_texture_518", "vit_b16_ct", "efficientnet_lite0"),
     }
     assert [card.name for card in list_encoders()] == list(CARDS)
 
@@ -37,7 +37,7 @@ def test_cards_say_where_their_facts_and_weights_come_from(name):
     card = CARDS[name]
     assert card.source
     assert card.licence
-    assert card.repo or card.url or name in ("texture", "ct_texture", "ct_texture_518")
+    assert card.repo or card.url or card.package or name in ("texture", "ct_texture", "ct_texture_518")
     assert card.width
     assert card.token_width
     assert min(card.grid) > 1

@@ -27,7 +27,7 @@ def coloured(heatmap, downsample, limits=(0, 100), percentile=True):
 @pytest.mark.parametrize("ome", [False, True])
 def test_cucim_and_openslide_read_every_pixel_and_the_mpp(tmp_path, ome):
     heatmap = grid_heatmap(20, 15, step=203.2, tile=203.2)
-    path = export_tiff(heatmap, tmp_path / "a.tif", ome=ome)
+    path = export_tiff(heatmap, tmp_path / "a.tif", ome=ome, percentile=True)
     downsample = 16
     expected = coloured(heatmap, downsample)
     height, width = expected.shape[:2]
@@ -50,7 +50,7 @@ def test_the_tiff_opens_as_a_slide_on_the_slide_s_frame(tmp_path):
 
 def test_bands_join_without_a_seam(tmp_path):
     heatmap = grid_heatmap(3, 90, step=51.7, tile=64.0)
-    path = export_tiff(heatmap, tmp_path / "a.tif", downsample=2)
+    path = export_tiff(heatmap, tmp_path / "a.tif", downsample=2, percentile=True)
     expected = coloured(heatmap, 2)
     assert len(expected) > 2048, "the image has more than two bands"
     np.testing.assert_array_equal(tifffile.imread(path, level=0), expected)

@@ -116,16 +116,18 @@ def test_cells_are_laid_smoothly_over_the_slice_with_a_contour_at_the_threshold(
     assert not white[18:-18, 18:-18].any()
 
 
-@pytest.mark.parametrize(("highest", "spread"), [(0.9, 60), (0.04, 8)])
-def test_a_scan_with_low_scores_only_does_not_look_like_one_with_a_finding(highest, spread):
+@pytest.mark.parametrize(("highest", "threshold", "spread"), [(0.9, 0.5, 60), (0.04, np.inf, 8), (0.9, np.inf, 30)])
+def test_a_scan_with_low_scores_or_below_its_operating_point_does_not_look_like_one_with_a_finding(
+    highest, threshold, spread
+):
     frame = scan_frame(size=(24, 24), spacing=(1.0, 1.0))
     scan = Scan(frame, np.full((10, 24, 24), 40, np.int16))
     scores = np.zeros((10, 4, 4))
     scores[2, 1, 2] = highest
-    sheet, _ = draw_montage(ScanHeatmap(frame, scores, threshold=np.inf), scan, window=SOFT, slices=1, cell=240)
+    sheet, _ = draw_montage(ScanHeatmap(frame, scores, threshold=threshold), scan, window=SOFT, slices=1, cell=240)
     gap = round(240 * 0.045)
     coloured = np.ptp(sheet[gap + 90, gap + 150].astype(int))
-    assert coloured > spread if highest > 0.5 else coloured < spread
+    assert coloured > spread if threshold == 0.5 else coloured < spread
 
 
 def test_a_scan_without_foreground_has_no_contour():

@@ -63,12 +63,46 @@ def test_every_kind_of_cohort_has_its_metrics_and_curves(tmp_path, classes, mult
     assert page.count("<tr>\n<td>slide_") == len(table)
 
 
+def test_a_label_that_is_always_1_is_named_beside_the_mean_it_is_missing_from(tmp_path):
+    table = write_table(tmp_path / "a.csv", ("x", "y", "<z>"), multi_label=True)
+    with (tmp_path / "a.csv").open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, table[0])
+        writer.writeheader()
+        writer.writerows(row | {"label_<z>": "1"} for row in table)
+    page = report(tmp_path)
+    assert "AUROC, without &lt;z&gt; (always 1)</div>" in page
+    assert "Macro F1</div>" in page, "it has an F1"
+
+
 def test_a_cohort_without_labels_has_predictions_only(tmp_path):
     write_table(tmp_path / "a.csv", ("normal", "tumor"), labels=False)
     page = report(tmp_path)
     assert "predictions only, no metrics" in page
     assert "<svg" not in page
     assert "Confusion matrix" not in page
+
+
+def test_nobody_is_called_a_patient_where_the_table_does_not_say_whose_a_slide_is(tmp_path):
+    text = "slide_id,patient_id,pred,prob_normal,prob_tumor\na,{},tumor,0.2,0.8\nb,{},tumor,0.1,0.9\n"
+    for first, second in (("", ""), ("a", "b")):
+        (tmp_path / "a.csv").write_text(text.format(first, second))
+        page = report(tmp_path)
+        assert "2 slides, 0 labelled; binary" in page
+        assert "patient" not in page
+    (tmp_path / "a.csv").write_text(text.format("p", "p"))
+    assert "2 slides of 1 patient, 0 labelled" in report(tmp_path)
+
+
+def test_a_slide_below_its_operating_point_is_muted_in_the_report_and_says_so(tmp_path):
+    write_table(tmp_path / "a.csv", ("normal", "tumor"), n=2)
+    said = {"called": False, "finding": "tumor", "finding_probability": 0.003, "operating_point": 0.5}
+    heatmap = assemble([0.75, 0.25], [[0, 0], [100, 0]], frame(slide_id="slide_0"), attributes=said)
+    heatmap.save(tmp_path / "heatmaps" / "slide_0.h5")
+    page = report(tmp_path)
+    assert (
+        "attention, coloured by multiples of an even share, below the operating point: drawn muted (tumor 0.003" in page
+    )
+    assert '<span class="num">≤ 1' in page
 
 
 def test_a_cohort_of_one_class_has_a_report(tmp_path):

@@ -110,7 +110,7 @@ def test_predictions_name_scans_and_the_report_shows_them(evaluated):
         folder / "predictions.csv", folder / "heatmaps", folder / "report.html", resamples=50
     ).read_text()
     assert "<h2>Scans</h2>" in page
-    assert "5 scans of 5 patients" in page
+    assert "5 scans, 5 labelled" in page, "no patients: their ids are only the scans' names"
     assert "slide" not in page.split("<main>")[1].split("<script>")[0].replace('class="slide', "").replace(
         '"slides"', ""
     )
@@ -180,7 +180,7 @@ def test_scores_that_differ_by_class_have_a_column_each(tmp_path):
     slices = rows(tmp_path / "slices" / "scan.csv")
     assert [float(line["score_positive"]) for line in slices] == list(range(13, 23))
     heatmap = ScanHeatmap.load(tmp_path / "heatmaps" / "scan.h5")
-    assert heatmap.scores.tolist() == list(range(10)), "the most probable class is drawn"
+    assert heatmap.scores.tolist() == list(range(13, 23)), "the finding is drawn, on a scan without it too"
     assert heatmap.name == "evidence"
 
 

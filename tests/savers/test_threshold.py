@@ -55,7 +55,8 @@ def test_the_threshold_is_otsu_s_the_network_s_or_a_number_and_never_below_the_f
     assert threshold("otsu") == otsu(tokens())
     assert threshold(0.25) == 0.25
     assert threshold("network", item=own, class_index=1) == pytest.approx(0.7)
-    assert threshold("network", item=own | {"pred": [0.8, 0.2]}) == pytest.approx(0.2)
+    assert threshold("network", item=own | {"pred": [0.8, 0.2]}) == pytest.approx(0.7), "the second of two is drawn"
+    assert threshold("network", item=own | {"pred": [0.8, 0.2]}, multi_label=True) == pytest.approx(0.2)
     assert threshold("network", item={"threshold": torch.tensor([-1.0])}) == 0, "a flat map keeps all that is not 0"
     assert threshold(0.25, minimum=0.4) == 0.4
 

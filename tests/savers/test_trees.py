@@ -100,7 +100,8 @@ def test_every_level_has_a_map_of_what_it_looked_at(tmp_path: Path) -> None:
         seen = torch.isfinite(scores[LEVELS - 1 - number])
         assert len(level) == (6 if number == 2 else 8)
         assert level.frame.tile_size_level0 == TILE * 2**number
-        assert drawing_style(level).percentile
+        assert drawing_style(level).scale.measure == "attention"
+        assert drawing_style(level).scale.uniform == pytest.approx(1 / int(seen.sum()))
         np.testing.assert_array_equal(level.coords, coords[seen])
         np.testing.assert_allclose(level.scores, torch.softmax(scores[LEVELS - 1 - number][seen], dim=0), rtol=1e-5)
         assert level.threshold is None
