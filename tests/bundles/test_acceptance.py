@@ -173,3 +173,13 @@ def test_handlers_of_a_training_are_written_out(name):
     written = json.loads(Path(*config(name, "train")).read_text())["train"]["handlers"]
     assert written
     assert all(isinstance(handler, dict) and "_target_" in handler for handler in written)
+
+
+def test_load_gives_the_shipped_network_of_a_training_without_a_cohort(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    loaded = load(name, bundle_dir=str(BUNDLES), workflow_type="train")
+    shipped = torch.load(BUNDLES / name / "models" / "model.pt", weights_only=True)
+    assert loaded.state_dict().keys() == shipped.keys()
+    for key, value in loaded.state_dict().items():
+        assert torch.equal(value.cpu(), shipped[key]), key
+    assert not list(tmp_path.iterdir())
