@@ -33,7 +33,7 @@ class ExportedNetwork(nn.Module):
     writes gives the whole output, as :class:`monai_mil.networks.MILNetwork` does, and takes masks. A trace gives the
     logits alone; a program of ``torch.export`` what it was exported with, the whole output if that was
     ``return_dict=True``. One that takes no mask is asked bag by bag for the real instances. Bags are taken whole, in
-    float32: what a network reads chunk by chunk has to fit into memory here.
+    float32, under autocast too: what a network reads chunk by chunk has to fit into memory here.
 
     Args:
         program: from ``torch.jit.load`` or ``torch.export.load``, exported from a ``network_def``.
@@ -146,7 +146,8 @@ class ExportedNetwork(nn.Module):
             arguments["return_dict"] = True  # type: ignore[assignment]
         if self._ask is not self.program:
             arguments.setdefault("mask", None)
-        output = self._ask(image, **arguments)
+        with torch.autocast(image.device.type, enabled=False):  # it holds no such regions of its own
+            output = self._ask(image, **arguments)
         if isinstance(output, Mapping):
             return dict(output)
         if not self._told:
