@@ -44,6 +44,7 @@ class ExportedNetwork(nn.Module):
         self.program: Any = program.module() if isinstance(program, ExportedProgram) else program
         if isinstance(program, torch.jit.ScriptModule):
             program.eval()
+        self.place: Tensor
         self.register_buffer("place", torch.empty(0), persistent=False)
         self._ask: Callable[..., Any] = getattr(self.program, "describe", self.program)
         self._takes = _arguments(self.program)
