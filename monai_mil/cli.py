@@ -43,6 +43,7 @@ Storage = Annotated[
 Device = Annotated[str, typer.Option(help="Where the encoder runs: cpu, cuda, cuda:1 ...")]
 _TISSUE = "Tissue"
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace bags of other settings or of another source.")]
+Retry = Annotated[bool, typer.Option("--retry", help="Try those again that were set aside: the process died in them.")]
 Workers = Annotated[int, typer.Option(min=1, help="Processes on this machine; over 1 needs the extra 'scale'.")]
 
 
@@ -404,6 +405,7 @@ def embed(
     storage: Storage = "float16",
     device: Device = "cpu",
     overwrite: Overwrite = False,
+    retry: Retry = False,
     workers: Workers = 1,
     scheduler: Annotated[str | None, typer.Option(help="Address of a Dask scheduler to spread slides over.")] = None,
 ) -> None:
@@ -439,6 +441,7 @@ def embed(
         storage=storage,
         device=device,
         overwrite=overwrite,
+        retry=retry,
         workers=workers,
         scheduler=scheduler,
     )
@@ -494,6 +497,7 @@ def embed_scans(
     storage: Storage = "float16",
     device: Device = "cpu",
     overwrite: Overwrite = False,
+    retry: Retry = False,
     workers: Workers = 1,
     scheduler: Annotated[str | None, typer.Option(help="Address of a Dask scheduler to spread scans over.")] = None,
 ) -> None:
@@ -516,6 +520,7 @@ def embed_scans(
         storage=storage,
         device=device,
         overwrite=overwrite,
+        retry=retry,
         workers=workers,
         scheduler=scheduler,
     )

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from monai_mil import __version__
 from monai_mil.bags import FailedCase, write_failures
+from monai_mil.embedding.attempts import is_suspect
 from monai_mil.embedding.job import CaseKind, CaseResult, EmbedJob, run_job
 from monai_mil.embedding.progress import EmbedProgress
 from monai_mil.errors import CohortError, OutputError
@@ -116,14 +117,16 @@ def reject(kind: CaseKind, cases: Sequence[tuple[str, Path | None]]) -> dict[int
 
 
 def _in_turn(jobs: Mapping[int, EmbedJob], encoder: Encoder, bar: EmbedProgress) -> Iterator[tuple[int, CaseResult]]:
-    """Do the cases nobody else works on, then wait for the others' and do what they did not finish."""
-    busy: dict[int, EmbedJob] = {}
-    for turn, wait in ((jobs, False), (busy, True)):
+    """Do the cases nobody works on or died in, then wait for the others' and do what they did not finish."""
+    later: dict[int, EmbedJob] = {}
+    for turn, wait in ((jobs, False), (later, True)):
         for index, job in turn.items():
-            bar.start(job.case_id)
-            result = run_job(job, encoder, bar.advance, wait=wait)
+            result = None
+            if wait or not is_suspect(job):
+                bar.start(job.case_id)
+                result = run_job(job, encoder, bar.advance, wait=wait)
             if result is None:
-                busy[index] = job
+                later[index] = job
             else:
                 yield index, result
 
