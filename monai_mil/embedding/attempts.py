@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -38,6 +38,17 @@ class _Note:
 def is_suspect(job: EmbedJob) -> bool:
     """Whether somebody works on the case just now, or died in it."""
     return job.attempt.exists()
+
+
+def noted_attempts(jobs: Iterable[EmbedJob]) -> list[tuple[EmbedJob, _Note | None]]:
+    """The jobs with what is noted of each, for :func:`restore_attempts`."""
+    return [(job, _read(job.attempt)) for job in jobs]
+
+
+def restore_attempts(noted: Iterable[tuple[EmbedJob, _Note | None]]) -> None:
+    """Note what was noted before; what was begun since counts as not begun."""
+    for job, note in noted:
+        _restore(job, note)
 
 
 @contextmanager
