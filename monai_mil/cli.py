@@ -138,6 +138,7 @@ def predict(
     ] = None,
     settings: Set = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Begin anew, whatever is done already.")] = False,
+    retry: Retry = False,
     dry_run: DryRun = False,
 ) -> None:
     """Slides or scans in; predictions, heatmaps and a report out. Run it again to go on where it stopped."""
@@ -161,7 +162,7 @@ def predict(
     console = Console(stderr=True, soft_wrap=True, highlight=False)
     if bags:
         run = runs.with_bags(run)
-    outcome = runs.predict(run, console=console, overwrite=overwrite)
+    outcome = runs.predict(run, console=console, overwrite=overwrite, retry=retry)
     runs.show_outcome(outcome, run.bundle, console)
     raise typer.Exit(code=0 if outcome.is_whole else 1)
 

@@ -78,7 +78,7 @@ class _Hand:
         self._encoder = encoder
         self._waiting: dict[int, Future] = {}
         self._sent = dict.fromkeys(jobs, 0)
-        self._done: SimpleQueue[tuple[int, Future]] = SimpleQueue()
+        self._done: SimpleQueue[int] = SimpleQueue()
 
     def results(self) -> Iterator[tuple[int, CaseResult]]:
         """The results of the cases; it ends before all are there where all workers, or their scheduler, are gone."""
@@ -117,7 +117,7 @@ class _Hand:
 
         future = self._waiting[index]
         try:
-            result: CaseResult = future.result()
+            result: CaseResult = future.result(timeout=_PATIENCE)
         except Exception as error:
             if future.status == "error" and not isinstance(error, KilledWorker):
                 result = _lost(self._jobs[index], repr(error))
