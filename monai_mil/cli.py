@@ -17,6 +17,7 @@ from rich.table import Table
 
 from monai_mil import __version__
 from monai_mil.errors import MonaiMILError
+from monai_mil.interrupts import answering_interrupts
 
 if TYPE_CHECKING:
     from monai_mil.encoders import EncoderStatus
@@ -45,6 +46,9 @@ _TISSUE = "Tissue"
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace bags of other settings or of another source.")]
 Retry = Annotated[bool, typer.Option("--retry", help="Try those again that were set aside: the process died in them.")]
 Workers = Annotated[int, typer.Option(min=1, help="Processes on this machine; over 1 needs the extra 'scale'.")]
+
+
+_GO_ON = "the same command goes on where it stopped"
 
 
 def _show_version(wanted: bool) -> None:
@@ -162,7 +166,8 @@ def predict(
     console = Console(stderr=True, soft_wrap=True, highlight=False)
     if bags:
         run = runs.with_bags(run)
-    outcome = runs.predict(run, console=console, overwrite=overwrite, retry=retry)
+    with answering_interrupts(_GO_ON):
+        outcome = runs.predict(run, console=console, overwrite=overwrite, retry=retry)
     runs.show_outcome(outcome, run.bundle, console)
     raise typer.Exit(code=0 if outcome.is_whole else 1)
 
@@ -201,7 +206,7 @@ def train(
         overwrite=overwrite,
         settings=given,
     )
-    _run_or_show(run, dry_run)
+    _run_or_show(run, dry_run, "the same command with --resume goes on behind the last whole epoch")
 
 
 @app.command(
@@ -250,10 +255,11 @@ def calibrate(
     _run_or_show(run, dry_run)
 
 
-def _run_or_show(run: BundleRun, dry_run: bool) -> None:
+def _run_or_show(run: BundleRun, dry_run: bool, advice: str = "the same command begins anew") -> None:
     if dry_run:
         typer.echo(run.line)
-    else:
+        return
+    with answering_interrupts(advice):
         run.start()
 
 
@@ -415,37 +421,38 @@ def embed(
     from monai_mil.encoders import get_encoder
     from monai_mil.slides import TissueSettings
 
-    report = embed_cohort(
-        _table_or_listed(slides),
-        out,
-        get_encoder(encoder, spatial=spatial, weights=weights, device=device),
-        tile_size=tile_size,
-        target_mpp=target_mpp,
-        overlap=overlap,
-        levels=levels,
-        min_tissue=min_tissue,
-        tissue=TissueSettings(
-            threshold=tissue_threshold,
-            mpp=tissue_mpp,
-            close_um=close_um,
-            min_area_um2=min_area_um2,
-            max_hole_um2=max_hole_um2,
-            pen=pen,
-        ),
-        masks=masks,
-        pictures=pictures,
-        mpp=mpp,
-        series=series,
-        plane=plane,
-        icc=icc,
-        batch_size=batch_size,
-        storage=storage,
-        device=device,
-        overwrite=overwrite,
-        retry=retry,
-        workers=workers,
-        scheduler=scheduler,
-    )
+    with answering_interrupts(_GO_ON):
+        report = embed_cohort(
+            _table_or_listed(slides),
+            out,
+            get_encoder(encoder, spatial=spatial, weights=weights, device=device),
+            tile_size=tile_size,
+            target_mpp=target_mpp,
+            overlap=overlap,
+            levels=levels,
+            min_tissue=min_tissue,
+            tissue=TissueSettings(
+                threshold=tissue_threshold,
+                mpp=tissue_mpp,
+                close_um=close_um,
+                min_area_um2=min_area_um2,
+                max_hole_um2=max_hole_um2,
+                pen=pen,
+            ),
+            masks=masks,
+            pictures=pictures,
+            mpp=mpp,
+            series=series,
+            plane=plane,
+            icc=icc,
+            batch_size=batch_size,
+            storage=storage,
+            device=device,
+            overwrite=overwrite,
+            retry=retry,
+            workers=workers,
+            scheduler=scheduler,
+        )
     raise typer.Exit(code=1 if report.failed else 0)
 
 
@@ -506,25 +513,26 @@ def embed_scans(
     from monai_mil import embedding
     from monai_mil.encoders import get_encoder
 
-    report = embedding.embed_scans(
-        _table_or_listed(scans),
-        out,
-        get_encoder(encoder, spatial=spatial, weights=weights, device=device),
-        preset,
-        acquisition=acquisition,
-        allow_gaps=allow_gaps,
-        accept_units=accept_units,
-        lungs=lungs,
-        depth=depth,
-        depth_mode=depth_mode,
-        chunk=chunk,
-        storage=storage,
-        device=device,
-        overwrite=overwrite,
-        retry=retry,
-        workers=workers,
-        scheduler=scheduler,
-    )
+    with answering_interrupts(_GO_ON):
+        report = embedding.embed_scans(
+            _table_or_listed(scans),
+            out,
+            get_encoder(encoder, spatial=spatial, weights=weights, device=device),
+            preset,
+            acquisition=acquisition,
+            allow_gaps=allow_gaps,
+            accept_units=accept_units,
+            lungs=lungs,
+            depth=depth,
+            depth_mode=depth_mode,
+            chunk=chunk,
+            storage=storage,
+            device=device,
+            overwrite=overwrite,
+            retry=retry,
+            workers=workers,
+            scheduler=scheduler,
+        )
     raise typer.Exit(code=1 if report.failed else 0)
 
 

@@ -70,5 +70,6 @@ def _end(advice: str) -> None:
             tidy()
     with suppress(OSError, ValueError):
         sys.stdout.flush()
-        os.write(2, f"\ninterrupted: {advice}\n".encode())
+        shown = "\x1b[?25h" if os.isatty(2) else ""  # the cursor, which a progress bar hides
+        os.write(2, f"{shown}\ninterrupted: {advice}\n".encode())
     os._exit(INTERRUPTED)

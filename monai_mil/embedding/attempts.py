@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from monai_mil.errors import SetAsideError
-from monai_mil.files import replacing
+from monai_mil.files import write_error
 from monai_mil.interrupts import at_hard_end
 
 if TYPE_CHECKING:
@@ -124,5 +124,8 @@ def _read(path: Path) -> _Note | None:
 
 
 def _write(path: Path, note: _Note) -> None:
-    with replacing(path) as temporary:
-        temporary.write_text(json.dumps(asdict(note)))
+    """Written straight away: one that a loss of power has cut counts as a note all the same."""
+    try:
+        path.write_text(json.dumps(asdict(note)))
+    except OSError as error:
+        raise write_error(path, error) from error

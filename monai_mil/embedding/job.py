@@ -180,7 +180,7 @@ def run_job(job: EmbedJob, encoder: Encoder, on_instances: OnInstances, *, wait:
 
 
 def _remove_left_by_killed_runs(job: EmbedJob) -> None:
-    for file in (*job.files, job.attempt):
+    for file in job.files:
         for left in file.parent.glob(f".{glob.escape(file.name)}.*.tmp"):
             left.unlink(missing_ok=True)
 

@@ -57,6 +57,7 @@ def statuses(report: EmbedReport) -> dict[str, str]:
 
 
 def job(name: str, out: Path) -> SlideJob:
+    (out / ".partial").mkdir(exist_ok=True)
     return SlideJob(name, out / f"{name}.svs", out, "cpu", False, EmbedSettings(256, 0.5), 8)
 
 
@@ -158,7 +159,6 @@ def test_of_two_slides_in_flight_the_one_that_kills_again_is_blamed(tmp_path):
 
 def test_a_note_cut_by_a_loss_of_power_counts_as_one_death(tmp_path):
     case = job("a", tmp_path)
-    case.attempt.parent.mkdir()
     case.attempt.write_text("")
     die_in(case)
     assert is_set_aside(case)
