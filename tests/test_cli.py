@@ -214,7 +214,7 @@ def test_a_bundle_that_does_not_come_with_the_package_is_not_run_unasked(tmp_pat
     for bundle, more, options in (
         (stranger, [], {"input": "y\n"}),
         (stranger, ["--trust"], {}),
-        ("pathology_asmil", [], {}),
+        (name, [], {}),
     ):
         invoke(bundle, *more, **options)
         assert started.pop() == name
