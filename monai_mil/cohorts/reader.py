@@ -9,8 +9,8 @@ import logging
 import math
 import os
 import re
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +89,7 @@ def read_cohort(
     trained: ModelCard | None = None,
     bag_of: str = "slide",
     ordered: bool = False,
+    leave_out: Callable[[Cohort], Collection[str]] | None = None,
 ) -> Cohort:
     """Read and check a cohort.
 
@@ -111,6 +112,7 @@ def read_cohort(
             told; both in the log.
         bag_of: see :class:`Cohort`; ``"slide"``, ``"scan"``, which says the same, or ``"patient"``.
         ordered: likewise.
+        leave_out: gives the names of the cases to leave out, such as ``training.BrokenBags``; None leaves out none.
 
     Returns:
         The cohort.
@@ -145,7 +147,7 @@ def read_cohort(
     _check_together(table, slides)
     table.raise_problems()
     cohort = Cohort(path, slides, labels, known, table.id_column, bag_of, ordered)
-    return with_fold(cohort, fold, trained)
+    return without(with_fold(cohort, fold, trained), leave_out)
 
 
 def with_fold(cohort: Cohort, fold: int | None, trained: ModelCard | None = None) -> Cohort:
@@ -170,6 +172,12 @@ def with_fold(cohort: Cohort, fold: int | None, trained: ModelCard | None = None
             fold,
         )
     return chosen
+
+
+def without(cohort: Cohort, leave_out: Callable[[Cohort], Collection[str]] | None) -> Cohort:
+    """The cohort without the cases that ``leave_out`` names."""
+    names = () if leave_out is None else leave_out(cohort)
+    return replace(cohort, slides=tuple(slide for slide in cohort.slides if slide.slide_id not in names))
 
 
 def read_table(path: Path) -> Table:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from monai_mil.cohorts.cohort import Cohort
-from monai_mil.cohorts.reader import Table, read_cohort, read_table, with_fold
+from monai_mil.cohorts.reader import Table, read_cohort, read_table, with_fold, without
 from monai_mil.cohorts.splits import split_cohort
 from monai_mil.model_card import ModelCard
 
@@ -27,6 +27,7 @@ def read_survival_cohort(
     fold: int | None = None,
     trained: ModelCard | None = None,
     bag_of: str = "slide",
+    leave_out: Callable[[Cohort], Collection[str]] | None = None,
 ) -> Cohort:
     """Read and check a cohort with follow-up; all else is as in :func:`read_cohort`.
 
@@ -42,6 +43,7 @@ def read_survival_cohort(
         fold: as of :func:`read_cohort`.
         trained: likewise.
         bag_of: likewise.
+        leave_out: gives the names of the cases to leave out; see :func:`read_cohort`.
 
     Raises:
         CohortError: as :func:`read_cohort`; a time is no positive number, an event not 0 or 1, or two slides of a
@@ -70,7 +72,8 @@ def read_survival_cohort(
     table.raise_problems()
     unknown = (math.nan, math.nan)
     slides = tuple(replace(slide, label=known.get(slide.patient_id, unknown)) for slide in cohort.slides)
-    return with_fold(replace(cohort, slides=slides, labels=(time, event), classes=(time, event)), fold, trained)
+    followed = replace(cohort, slides=slides, labels=(time, event), classes=(time, event))
+    return without(with_fold(followed, fold, trained), leave_out)
 
 
 def follow_up(cohort: Cohort, split: str | None = None) -> np.ndarray:

@@ -18,6 +18,7 @@ from monai_mil.embedding.job import CaseKind, CaseResult, EmbedJob, run_job
 from monai_mil.embedding.progress import EmbedProgress
 from monai_mil.errors import CohortError, OutputError
 from monai_mil.files import replacing
+from monai_mil.leftovers import remove_leftovers
 
 if TYPE_CHECKING:
     from monai_mil.encoders import Encoder
@@ -71,6 +72,7 @@ class EmbedRun:
 
     def __call__(self, jobs: Mapping[int, EmbedJob], rejected: Mapping[int, CaseResult]) -> EmbedReport:
         """Do the jobs under their numbers; ``rejected`` are the results of the numbers that have none."""
+        remove_leftovers(self.out_dir)
         results = dict(rejected)
         manifest = _Manifest(self)
         with EmbedProgress(self.kind, len(jobs) + len(rejected), enabled=self.progress) as bar:

@@ -1,6 +1,6 @@
 from .attention_stability import EpochStability, effective_tiles, jensen_shannon, pack_attention, unpack_attention
 from .bootstrap import Interval, bootstrap_ci
-from .classification import Array, accuracy, auprc, auroc, balanced_accuracy, macro_f1
+from .classification import Array, accuracy, auprc, auroc, balanced_accuracy, macro_f1, missing_from_mean
 from .concordance import concordance_index
 from .curves import Calibration, RocCurve, calibration, roc_curve
 from .dice import SIZE_BOUNDS, DiceCounts, LesionDice, dice_summary, lesion_dice, lesion_size, paired_permutation_test
@@ -59,6 +59,7 @@ __all__ = [
     "localisation_report",
     "log_rank",
     "macro_f1",
+    "missing_from_mean",
     "non_maximum_suppression",
     "operating_point",
     "operating_points",

@@ -12,6 +12,7 @@ They return a float, or ``[k]`` float64, and NaN where a metric is not defined (
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import numpy as np
@@ -40,8 +41,7 @@ def auroc(prob: ArrayLike, label: ArrayLike, weight: Array | None = None) -> Any
         >>> auroc([[0.9, 0.1], [0.6, 0.4], [0.65, 0.35], [0.2, 0.8]], [0, 0, 1, 1])  # the same, a column a class
         0.75
     """
-    columns = [_binary_auroc(*column) for column in _one_versus_rest(prob, label, weight)]
-    return _result(_mean(columns), weight)
+    return _result(_mean(_aurocs(prob, label, weight)), weight)
 
 
 def auprc(prob: ArrayLike, label: ArrayLike, weight: Array | None = None) -> Any:
@@ -54,8 +54,7 @@ def auprc(prob: ArrayLike, label: ArrayLike, weight: Array | None = None) -> Any
         >>> round(auprc([0.1, 0.4, 0.35, 0.8], [0, 0, 1, 1]), 4)
         0.8333
     """
-    columns = [_binary_auprc(*column) for column in _one_versus_rest(prob, label, weight)]
-    return _result(_mean(columns), weight)
+    return _result(_mean(_auprcs(prob, label, weight)), weight)
 
 
 def accuracy(prob: ArrayLike, label: ArrayLike, weight: Array | None = None) -> Any:
@@ -83,12 +82,7 @@ def balanced_accuracy(prob: ArrayLike, label: ArrayLike, weight: Array | None = 
         >>> balanced_accuracy([[0.9, 0.1], [0.8, 0.2], [0.7, 0.3], [0.4, 0.6]], [0, 0, 1, 1])
         0.75
     """
-    recalls = []
-    for true_positive, false_positive, false_negative, true_negative, _ in _confusions(prob, label, weight):
-        recalls.append(_ratio(true_positive, true_positive + false_negative))
-        if not _excludes(prob, label):
-            recalls.append(_ratio(true_negative, true_negative + false_positive))
-    return _result(_mean(recalls), weight)
+    return _result(_mean(_recalls(prob, label, weight)), weight)
 
 
 def macro_f1(prob: ArrayLike, label: ArrayLike, weight: Array | None = None) -> Any:
@@ -101,13 +95,64 @@ def macro_f1(prob: ArrayLike, label: ArrayLike, weight: Array | None = None) -> 
         >>> round(macro_f1([[0.9, 0.1], [0.8, 0.2], [0.7, 0.3], [0.4, 0.6]], [0, 0, 1, 1]), 4)
         0.7333
     """
+    return _result(_mean(_f1s(prob, label, weight)), weight)
+
+
+def missing_from_mean(metric: Metric, prob: ArrayLike, label: ArrayLike) -> dict[int, str]:
+    """Which classes or labels a macro mean of these cases is made without, and why.
+
+    Args:
+        metric: one of this module's; :func:`accuracy`, no mean of classes, is without none.
+        prob: see there.
+        label: see there.
+
+    Returns:
+        The reason by the column of ``prob``: ``"unknown"``, ``"always 0"`` or ``"always 1"``.
+
+    Examples:
+        >>> from monai_mil.metrics import auroc, missing_from_mean
+        >>> prob = [[0.9, 0.1], [0.4, 0.6], [0.3, 0.7]]
+        >>> missing_from_mean(auroc, prob, [[1, 1], [0, 1], [0, 1]])
+        {1: 'always 1'}
+    """
+    parts = _PARTS[metric](prob, label, None) if metric in _PARTS else []
+    questions = _one_versus_rest(prob, label, None)
+    first = _as_columns(prob).shape[1] - len(questions)  # of two classes the second one's question is asked
+    undefined = {index * len(questions) // len(parts) for index, part in enumerate(parts) if np.isnan(part[0])}
+    return {first + index: _why(questions[index][1]) for index in sorted(undefined)}
+
+
+def _why(truth: Array) -> str:
+    if len(truth) == 0:
+        return "unknown"
+    return "always 1" if truth.all() else "always 0"
+
+
+def _aurocs(prob: ArrayLike, label: ArrayLike, weight: Array | None) -> list[Array]:
+    return [_binary_auroc(*column) for column in _one_versus_rest(prob, label, weight)]
+
+
+def _auprcs(prob: ArrayLike, label: ArrayLike, weight: Array | None) -> list[Array]:
+    return [_binary_auprc(*column) for column in _one_versus_rest(prob, label, weight)]
+
+
+def _recalls(prob: ArrayLike, label: ArrayLike, weight: Array | None) -> list[Array]:
+    recalls = []
+    for true_positive, false_positive, false_negative, true_negative, _ in _confusions(prob, label, weight):
+        recalls.append(_ratio(true_positive, true_positive + false_negative))
+        if not _excludes(prob, label):
+            recalls.append(_ratio(true_negative, true_negative + false_positive))
+    return recalls
+
+
+def _f1s(prob: ArrayLike, label: ArrayLike, weight: Array | None) -> list[Array]:
     scores = []
     for true_positive, false_positive, false_negative, true_negative, _ in _confusions(prob, label, weight):
         errors = false_positive + false_negative
         scores.append(_ratio(2 * true_positive, 2 * true_positive + errors))
         if np.ndim(label) == 1 and _as_columns(prob).shape[1] == 1:
             scores.append(_ratio(2 * true_negative, 2 * true_negative + errors))
-    return _result(_mean(scores), weight)
+    return scores
 
 
 def _one_versus_rest(prob: ArrayLike, label: ArrayLike, weight: Array | None) -> list[tuple[Array, Array, Array]]:
@@ -217,3 +262,12 @@ def _mean(columns: list[Array]) -> Array:
 
 def _result(values: Array, weight: Array | None) -> Any:
     return values if weight is not None and np.ndim(weight) == 2 else float(values[0])
+
+
+_PARTS: dict[Metric, Callable[[ArrayLike, ArrayLike, Array | None], list[Array]]] = {
+    auroc: _aurocs,
+    auprc: _auprcs,
+    balanced_accuracy: _recalls,
+    macro_f1: _f1s,
+}
+"""What each macro mean is the mean of: one number a class or label, of :func:`balanced_accuracy` one or two."""

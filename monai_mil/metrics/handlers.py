@@ -13,7 +13,7 @@ from monai.metrics.metric import CumulativeIterationMetric
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from monai_mil.metrics.classification import Array, Metric, auroc, macro_f1
+from monai_mil.metrics.classification import Array, Metric, auroc, macro_f1, missing_from_mean
 
 
 class BagMetric(CumulativeIterationMetric):
@@ -25,12 +25,14 @@ class BagMetric(CumulativeIterationMetric):
     Args:
         name: of the metric, for warnings.
         function: such as :func:`monai_mil.metrics.auroc`.
+        classes: names of the classes or labels, for warnings; None counts them.
     """
 
-    def __init__(self, name: str, function: Metric) -> None:
+    def __init__(self, name: str, function: Metric, classes: Sequence[str] | None = None) -> None:
         super().__init__()
         self.name = name
         self.function = function
+        self.classes = classes
 
     def _compute_tensor(self, y_pred: Tensor, y: Tensor | None = None, **kwargs: Any) -> Any:
         if y is None:
@@ -45,33 +47,48 @@ class BagMetric(CumulativeIterationMetric):
             return math.nan
         if label.shape[1] == 1 and prob.shape[1] > 1:
             label = label[:, 0]
-        value = float(self.function(prob.cpu().numpy(), label.cpu().numpy()))
+        cases = prob.cpu().numpy(), label.cpu().numpy()
+        value = float(self.function(*cases))
         if math.isnan(value):
             warnings.warn(
                 f"no {self.name}: the {len(label)} bags all have the same label; use a split with bags of every class",
                 stacklevel=2,
             )
+        elif self.function in (auroc, _f1_auroc):
+            self._tell_missing(*cases)
         return value
+
+    def _tell_missing(self, prob: Array, label: Array) -> None:
+        """Name what the mean is made without; Python shows a warning that stays the same once a run."""
+        for index, why in missing_from_mean(auroc, prob, label).items():
+            named = self.classes is not None and len(self.classes) == prob.shape[1]
+            name = f"'{self.classes[index]}'" if self.classes is not None and named else f"number {index}"
+            warnings.warn(f"{self.name} is the mean without label {name}: {why} in the {len(label)} bags", stacklevel=2)
 
 
 class _BagMetricHandler(IgniteMetricHandler):
     """Reads ``pred`` and ``label`` from an engine's output and gives them to a :class:`BagMetric`."""
 
     def __init__(
-        self, name: str, function: Metric, output_transform: Callable[[Any], tuple[Any, Any]] | None = None
+        self,
+        name: str,
+        function: Metric,
+        output_transform: Callable[[Any], tuple[Any, Any]] | None = None,
+        classes: Sequence[str] | None = None,
     ) -> None:
         transform = pred_and_label if output_transform is None else output_transform
-        super().__init__(metric_fn=BagMetric(name, function), output_transform=transform, save_details=False)
+        super().__init__(metric_fn=BagMetric(name, function, classes), output_transform=transform, save_details=False)
 
 
 class AUROC(_BagMetricHandler):
     """The key metric of a bundle: ``{"_target_": "monai_mil.metrics.AUROC"}`` under ``key_val_metric``.
 
     Reads ``pred`` (probabilities) and ``label`` (class index, one-hot or multi-label with NaN) from the engine's
-    output, decollated or not.
+    output, decollated or not. A class or label without both outcomes is left out of the mean, with a warning.
 
     Args:
         output_transform: from the engine's output to lists or batches ``(pred, label)``.
+        classes: names of the classes or labels, for that warning; None counts them.
 
     Examples:
         >>> import torch
@@ -82,8 +99,12 @@ class AUROC(_BagMetricHandler):
         1.0
     """
 
-    def __init__(self, output_transform: Callable[[Any], tuple[Any, Any]] | None = None) -> None:
-        super().__init__("AUROC", auroc, output_transform)
+    def __init__(
+        self,
+        output_transform: Callable[[Any], tuple[Any, Any]] | None = None,
+        classes: Sequence[str] | None = None,
+    ) -> None:
+        super().__init__("AUROC", auroc, output_transform, classes)
 
 
 class MacroF1(_BagMetricHandler):
@@ -99,8 +120,12 @@ class MacroF1(_BagMetricHandler):
 class F1AUROC(_BagMetricHandler):
     """Mean of macro-F1 and AUROC, by whose sum ASMIL chooses its epoch; all else is as in :class:`AUROC`."""
 
-    def __init__(self, output_transform: Callable[[Any], tuple[Any, Any]] | None = None) -> None:
-        super().__init__("mean of macro F1 and AUROC", _f1_auroc, output_transform)
+    def __init__(
+        self,
+        output_transform: Callable[[Any], tuple[Any, Any]] | None = None,
+        classes: Sequence[str] | None = None,
+    ) -> None:
+        super().__init__("mean of macro F1 and AUROC", _f1_auroc, output_transform, classes)
 
 
 def _f1_auroc(prob: ArrayLike, label: ArrayLike, weight: Array | None = None) -> Any:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from monai_mil.metrics.bootstrap import bootstrap_ci
-from monai_mil.metrics.classification import accuracy, auprc, auroc, balanced_accuracy, macro_f1
+from monai_mil.metrics.classification import accuracy, auprc, auroc, balanced_accuracy, macro_f1, missing_from_mean
 from monai_mil.metrics.curves import calibration
 from monai_mil.metrics.thresholds import decisions, rates_at
 
@@ -48,8 +48,10 @@ def classification_report(
     Returns:
         ``{"cases", "expected_calibration_error", <metric>: {"value", "low", "high"}, "classes": {<class>:
         {"cases", "auroc": {"value", "low", "high"}}}}`` with the metrics ``auroc``, ``auprc``, ``balanced_accuracy``,
-        ``macro_f1`` and ``accuracy``; numbers are Python's, NaN where not defined. With operating points every class
-        also has ``operating_point`` and, at it, ``sensitivity`` and ``specificity`` against the rest.
+        ``macro_f1`` and ``accuracy``; numbers are Python's, NaN where not defined. Beside a mean that is made without
+        some classes or labels stands ``"missing": {<class>: "always 0", "always 1" or "unknown"}``. With operating
+        points every class also has ``operating_point`` and, at it, ``sensitivity`` and ``specificity`` against the
+        rest.
 
     Raises:
         ValueError: the number of names, or of operating points, and of columns differ.
@@ -69,6 +71,9 @@ def classification_report(
     for name, metric in _METRICS.items():
         given = decided if name in _OF_DECISIONS else scores
         report[name] = asdict(bootstrap_ci(metric, given, truth, n, seed, groups))
+        missing = missing_from_mean(metric, given, truth)
+        if missing:
+            report[name]["missing"] = {classes[index]: why for index, why in missing.items()}
     report["expected_calibration_error"] = calibration(scores, truth).expected_error
     report["classes"] = {}
     for index, name in enumerate(classes):

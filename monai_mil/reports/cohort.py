@@ -175,7 +175,8 @@ def _metrics(table: Predictions, resamples: int, seed: int) -> list[dict[str, An
     return cards
 
 
-def _card(name: str, interval: Mapping[str, float], noun: str) -> dict[str, Any]:
+def _card(name: str, interval: Mapping[str, Any], noun: str) -> dict[str, Any]:
+    name += "".join(f", without {label} ({why})" for label, why in interval.get("missing", {}).items())
     value, low, high = (interval[key] for key in ("value", "low", "high"))
     if np.isnan(value):
         return {"name": name, "value": "n/a", "low": None, "note": f"needs {noun}s of both outcomes"}

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from monai_mil.errors import OutputError, SetAsideError
 from monai_mil.interrupts import at_hard_end
+from monai_mil.leftovers import remove_leftovers
 from monai_mil.names import file_stem
 from monai_mil.runs.journal import Journal, settings_digest, source_digest
 from monai_mil.runs.light_imports import import_monai_lightly
@@ -75,6 +76,7 @@ def predict(run: BundleRun, *, console: Console, overwrite: bool = False, retry:
     """
     import_monai_lightly()
     out = Path(run.settings["output_dir"])
+    remove_leftovers(out)
     with _logged(out / _LOG), _users_error():
         workflow = run.workflow()
         workflow.initialize()

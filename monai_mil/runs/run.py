@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from monai_mil.errors import SettingsError
+from monai_mil.leftovers import remove_leftovers
 from monai_mil.runs.bundles import Bundle
 from monai_mil.runs.quiet_imports import quiet_imports
 
@@ -89,6 +90,8 @@ class BundleRun:
             format="%(asctime)s %(name)s %(levelname)s %(message)s",
             datefmt="%Y-%m-%d %H:%M:%S",
         )
+        for name in self.settings.keys() & {"output_dir", "ckpt_dir"}:
+            remove_leftovers(Path(self.settings[name]))
         try:
             workflow = self.workflow()
             workflow.initialize()
@@ -106,24 +109,25 @@ class BundleRun:
 
 
 def parsed_settings(entries: list[str]) -> dict[str, Any]:
-    """``KEY=VALUE`` as typed, each value read as ``monai.bundle`` reads it: Python's literals, else text.
+    """``KEY=VALUE`` as typed; values are read as ``monai.bundle`` reads them: literals, else text. Paths are text.
 
     Raises:
         SettingsError: an entry is not ``KEY=VALUE``.
 
     Examples:
         >>> from monai_mil.runs import parsed_settings
-        >>> parsed_settings(["threshold=0.4", "grid=[14,14]", "encoder=uni"])
-        {'threshold': 0.4, 'grid': [14, 14], 'encoder': 'uni'}
+        >>> parsed_settings(["threshold=0.4", "grid=[14,14]", "encoder=uni", "output_dir=2024"])
+        {'threshold': 0.4, 'grid': [14, 14], 'encoder': 'uni', 'output_dir': '2024'}
     """
-    from fire.parser import DefaultParseValue
+    from monai_mil.training import value_of
 
     settings = {}
     for entry in entries:
         name, equals, value = entry.partition("=")
         if not name or not equals:
             raise SettingsError(f"'{entry}' is not KEY=VALUE")
-        settings[name.strip().removeprefix("--")] = DefaultParseValue(value)
+        key = name.strip().removeprefix("--")
+        settings[key] = value_of(key, value)
     return settings
 
 

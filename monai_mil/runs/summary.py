@@ -40,7 +40,6 @@ def show_outcome(outcome: Outcome, bundle: Bundle, console: Console) -> None:
         console.print(f"[bold yellow]{escape(outcome.note)}[/]")
     earlier = f", {outcome.kept} of them by an earlier run" if outcome.kept else ""
     done = outcome.found - len(outcome.failed)
+    noun = bundle.reads if outcome.found != 1 else bundle.reads.removesuffix("s")
     set_aside = f" ({outcome.set_aside} set aside)" if outcome.set_aside else ""
-    console.print(
-        f"{outcome.found} {bundle.reads} found: {done} predicted{earlier}, {len(outcome.failed)} left out{set_aside}"
-    )
+    console.print(f"{outcome.found} {noun} found: {done} predicted{earlier}, {len(outcome.failed)} left out{set_aside}")

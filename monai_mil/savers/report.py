@@ -67,7 +67,9 @@ class ReportSaver(LabelledSaver):
             for key in (name, f"patient_{name}"):
                 if key in report:
                     value, low, high = (report[key][part] for part in ("value", "low", "high"))
-                    logger.info("%s %.4f (95 %% interval %.4f to %.4f)", key, value, low, high)
+                    missing = report[key].get("missing", {})
+                    without = "".join(f", without '{label}' ({why})" for label, why in missing.items())
+                    logger.info("%s %.4f (95 %% interval %.4f to %.4f)%s", key, value, low, high, without)
 
     def _report(self, given: Sequence[LabelledCase]) -> dict[str, Any]:
         # The resampling depends on the order of the cases; how many processes there were must not.

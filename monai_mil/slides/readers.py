@@ -348,18 +348,27 @@ def _vendor(path: Path) -> str | None:
 def reader_report() -> list[tuple[str, bool, str, str]]:
     """What can read slides here: ``(reader, available, version, note)`` of each library, for ``monai-mil doctor``."""
     return [
-        _report("cucim", ("cucim-cu12", "cucim-cu13"), "tiled TIFF and SVS; on NVIDIA GPUs decodes there"),
+        _report(
+            "cucim",
+            ("cucim-cu12", "cucim-cu13"),
+            "tiled TIFF and SVS; on NVIDIA GPUs decodes there",
+            "tifffile and OpenSlide read the same pixels without it; pip install 'monai-mil[cucim12]', or [cucim13] "
+            "beside CUDA 13",
+        ),
         _report("openslide", ("openslide-python",), "vendor formats (MRXS, NDPI, SCN, BIF, ...) and DICOM"),
         _report("tifffile", ("tifffile",), "OME-TIFF pyramids, Deflate, JPEG 2000 and WebP tiles"),
     ]
 
 
 @cache
-def _report(module: str, distributions: tuple[str, ...], reads: str) -> tuple[str, bool, str, str]:
+def _report(
+    module: str, distributions: tuple[str, ...], reads: str, advice: str | None = None
+) -> tuple[str, bool, str, str]:
     try:
         loaded: Any = importlib.import_module(module)
     except (ImportError, OSError) as error:
-        return module, False, "", f"reads {reads}; does not import ({one_line(error)}): pip install {distributions[0]}"
+        advice = advice or f"pip install {distributions[0]}"
+        return module, False, "", f"reads {reads}; does not import ({one_line(error)}): {advice}"
     for distribution in distributions:
         try:
             return module, True, version(distribution), f"reads {reads}"

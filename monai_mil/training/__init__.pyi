@@ -8,6 +8,7 @@ from .batches import (
     prepare_token_batch,
 )
 from .best_model import BestModel
+from .broken_bags import BrokenBags
 from .checkpointer import Checkpointer
 from .class_balance import ClassBalance
 from .distributed import finish_distributed
@@ -26,8 +27,10 @@ from .method import build_network, describe_network
 from .model_metadata import own_metadata
 from .seeding import EpochSeeder
 from .skip_non_finite import SkipNonFinite
+from .split_names import named_by_split
 from .survival import SurvivalRiskd
 from .time_bins import TimeBinsSaver, read_time_bins
+from .typed_paths import keep_paths_as_typed, value_of
 from .unpack import UnpackOutputd
 
 __all__ = [
@@ -36,6 +39,7 @@ __all__ = [
     "AnchorInferer",
     "BalancedSampler",
     "BestModel",
+    "BrokenBags",
     "Checkpointer",
     "ClassBalance",
     "EarlyStop",
@@ -56,7 +60,9 @@ __all__ = [
     "finish_distributed",
     "fit_weights",
     "freeze_parameters",
+    "keep_paths_as_typed",
     "known_model",
+    "named_by_split",
     "own_metadata",
     "prepare_bag_batch",
     "prepare_instance_batch",
@@ -69,4 +75,5 @@ __all__ = [
     "tell_errors_last",
     "trained_parameters",
     "users_error",
+    "value_of",
 ]

@@ -24,6 +24,14 @@ FILES = [
     Apart(
         ("inference", "inference_survival"), ("cohort::_disabled_", "cohort::unlabelled"), "nor labels, if there is one"
     ),
+    Apart(
+        ("inference", "inference_survival"),
+        ("cohort::leave_out",),
+        "every case that cannot be read is named, asked or not",
+    ),
+    Apart(("evaluate",), ("broken_bags::splits",), "the split of choice"),
+    Apart(("calibrate",), ("broken_bags::splits",), "the split it is done on", BY_LOSS),
+    Apart(("evaluate", "calibrate"), ("validate::handlers::@broken_bags",), "in training the trainer tells them"),
     Apart(("inference",), ("imports::$import os", "imports::$import monai"), "its expressions need neither"),
     Apart(("inference",), ("split",), "all cases, unless one split is asked for"),
     Apart(
@@ -50,6 +58,11 @@ FILES = [
         ("validate::key_metric", "validate::additional_metrics", "validate::evaluator::metric_cmp_fn"),
         "the loss chose the epoch; what is reported is AUROC",
         BY_LOSS,
+    ),
+    Apart(
+        ("evaluate",),
+        ("validate::evaluator::key_val_metric", "validate::evaluator::additional_metrics"),
+        "figures are called by the split of choice",
     ),
     # What is attached and run is what a config is for.
     Apart(("evaluate", "calibrate"), ("run",), "the trained network, no training"),
@@ -78,6 +91,7 @@ FILES = [
             "initialize::$training.claim_folder(@ckpt_dir, @resume, @overwrite)",
             "initialize::$@best_model.attach(@validate::evaluator)",
             "initialize::$@checkpointer.attach(@train::trainer)",
+            "initialize::$@broken_bags.attach(@train::trainer)",
         ),
         "nothing is trained",
     ),
@@ -307,6 +321,7 @@ BUNDLES = [
     Apart(GUIDANCE, ("encoder", "in_channels"), "vectors of slices", ("inference",)),
     Apart(("pathology_insight",), ("in_channels",), "tokens of tiles", ("inference",)),
     Apart(HAGMIL, ("bag_facts",), "a slide's bags are found by the coarsest", ("train", "evaluate", "calibrate")),
+    Apart(HAGMIL, ("broken_bags::bag_dir", "broken_bags::levels"), "a bag has a file of every level", TRAIN),
     Apart(GUIDANCE, ("preset",), "each method prepares slices in its own way", BOTH),
     Apart(CT, ("datalist",), "cases are called scans", ("inference",)),
     Apart(HAGMIL, ("datalist",), "a slide's bags are found by the coarsest", ("inference",)),

@@ -164,6 +164,20 @@ def run_bundle(
     return done
 
 
+def workflow(name: str, files: list[str], **options: Any) -> Any:
+    """The bundle's workflow, set up in this process with options as its command line takes them."""
+    from fire.parser import DefaultParseValue
+    from monai.bundle import ConfigWorkflow
+
+    kind = "inference" if files == ["inference"] else "train"
+    meta = str(BUNDLES / name / "configs" / "metadata.json")
+    typed = {"bundle_root": BUNDLES / name} | options
+    given = {key: DefaultParseValue(str(value)) for key, value in typed.items()}
+    made = ConfigWorkflow(config(name, *files), meta, logging_file=False, workflow_type=kind, **given)
+    made.initialize()
+    return made
+
+
 def train(name: str, folder: Path, cohort: Path, *, epochs: int, files: tuple[str, ...] = ("train",), **options):
     """Run the train config, with further ones or other keys, on the bundle's example."""
     overrides = EXAMPLES[name].options(cohort, folder) | {"train::trainer::max_epochs": epochs} | options

@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 import subprocess
+from pathlib import Path
 
 import pytest
 import torch
@@ -161,3 +162,10 @@ def test_the_properties_monai_looks_up_stand_where_it_looks(name, files, workflo
     )
     workflow.initialize()
     assert not workflow.check_properties()
+
+
+def test_handlers_of_a_training_are_written_out(name):
+    """MONAI's zoo tests and MONAI Label look into each for its ``_target_``, and fail on a reference."""
+    written = json.loads(Path(*config(name, "train")).read_text())["train"]["handlers"]
+    assert written
+    assert all(isinstance(handler, dict) and "_target_" in handler for handler in written)

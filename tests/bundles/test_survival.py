@@ -49,7 +49,7 @@ def test_a_planted_risk_is_found_on_the_test_split_and_lifelines_agrees(trained,
     time, risk, event = columns
     assert concordance_index(time, [-value for value in risk], event) == pytest.approx(report["concordance"]["value"])
     metrics = dict(line.split(",") for line in (folder / "eval" / "metrics.csv").read_text().splitlines())
-    assert float(metrics["val_concordance"]) == pytest.approx(report["concordance"]["value"])
+    assert float(metrics["test_concordance"]) == pytest.approx(report["concordance"]["value"])
     assert report["log_rank"]["p_value"] < 0.05
     assert write_survival_report(folder / "eval" / "survival.json", folder / "report.html").stat().st_size > 10_000
 

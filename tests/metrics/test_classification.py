@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn import metrics as reference
 
-from monai_mil.metrics import accuracy, auprc, auroc, balanced_accuracy, calibration, macro_f1
+from monai_mil.metrics import accuracy, auprc, auroc, balanced_accuracy, calibration, macro_f1, missing_from_mean
 
 
 def cases(seed: int, count: int, classes: int) -> tuple[np.ndarray, np.ndarray]:
@@ -113,3 +113,41 @@ def test_what_is_not_a_number_has_no_metric(metric) -> None:
     for unknown in (np.nan, -1, 2):
         with pytest.raises(ValueError, match="of case 1 is no class from 0 to 1"):
             metric([0.2, 0.4, 0.6], [0, unknown, 1])
+
+
+NAN = float("nan")
+LABELS = np.array([[0, 1, 0, NAN, 0], [1, 1, 0, NAN, 1], [1, 1, 0, NAN, NAN], [0, 1, 0, NAN, 1]])
+PROB = np.array(
+    [[0.1, 0.9, 0.2, 0.3, 0.4], [0.8, 0.9, 0.7, 0.3, 0.4], [0.9, 0.2, 0.1, 0.3, 0.6], [0.2, 0.9, 0.3, 0.3, 0.6]]
+)
+
+
+@pytest.mark.parametrize(
+    ("metric", "missing"),
+    [
+        (auroc, {1: "always 1", 2: "always 0", 3: "unknown"}),
+        (auprc, {1: "always 1", 2: "always 0", 3: "unknown"}),
+        (balanced_accuracy, {1: "always 1", 2: "always 0", 3: "unknown"}),
+        (macro_f1, {3: "unknown"}),
+        (accuracy, {}),
+    ],
+)
+def test_labels_that_a_mean_is_made_without_are_told(metric, missing) -> None:
+    assert missing_from_mean(metric, PROB, LABELS) == missing
+    if metric in (auroc, auprc):
+        assert metric(PROB, LABELS) == metric(PROB[:, [0, 4]], LABELS[:, [0, 4]])
+
+
+def test_a_label_that_never_occurs_has_an_f1_once_it_is_predicted() -> None:
+    label = np.array([[0.0, 1.0], [0.0, 0.0]])
+    assert missing_from_mean(macro_f1, [[0.1, 0.9], [0.2, 0.8]], label) == {0: "always 0"}
+    assert missing_from_mean(macro_f1, [[0.6, 0.9], [0.2, 0.8]], label) == {}
+
+
+def test_classes_without_a_case_are_told() -> None:
+    prob = np.full((4, 3), 1 / 3)
+    assert missing_from_mean(auroc, prob, [0, 1, 0, 1]) == {2: "always 0"}
+    assert missing_from_mean(balanced_accuracy, prob, [0, 1, 0, 1]) == {2: "always 0"}
+    assert missing_from_mean(auroc, prob, [1, 1, 1, 1]) == {0: "always 0", 1: "always 1", 2: "always 0"}
+    assert missing_from_mean(auroc, prob[:, :2], [1, 1, 1, 1]) == {1: "always 1"}
+    assert missing_from_mean(auroc, prob[:, :2], [0, 1, 1, 1]) == {}

@@ -80,3 +80,12 @@ def test_the_score_that_chooses_an_epoch_is_the_mean_of_macro_f1_and_auroc() -> 
 def test_an_epoch_without_auroc_has_no_score() -> None:
     with pytest.warns(UserWarning, match="no mean of macro F1 and AUROC: the 4 bags all have the same label"):
         assert np.isnan(computed(F1AUROC(), torch.rand(4, 2), torch.ones(4)))
+
+
+def test_a_label_without_both_outcomes_is_named_beside_the_mean() -> None:
+    pred, label = torch.rand(6, 3), torch.tensor([[0.0, 1.0, 1.0], [1.0, 1.0, 0.0]] * 3)
+    with pytest.warns(UserWarning, match="AUROC is the mean without label 'edema': always 1 in the 6 bags"):
+        value = computed(AUROC(classes=["mass", "edema", "nodule"]), pred, label)
+    assert value == pytest.approx(auroc(pred[:, [0, 2]].numpy(), label[:, [0, 2]].numpy()))
+    with pytest.warns(UserWarning, match="mean of macro F1 and AUROC is the mean without label number 1: always 1"):
+        computed(F1AUROC(), pred, label)

@@ -63,6 +63,17 @@ def test_every_kind_of_cohort_has_its_metrics_and_curves(tmp_path, classes, mult
     assert page.count("<tr>\n<td>slide_") == len(table)
 
 
+def test_a_label_that_is_always_1_is_named_beside_the_mean_it_is_missing_from(tmp_path):
+    table = write_table(tmp_path / "a.csv", ("x", "y", "<z>"), multi_label=True)
+    with (tmp_path / "a.csv").open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, table[0])
+        writer.writeheader()
+        writer.writerows(row | {"label_<z>": "1"} for row in table)
+    page = report(tmp_path)
+    assert "AUROC, without &lt;z&gt; (always 1)</div>" in page
+    assert "Macro F1</div>" in page, "it has an F1"
+
+
 def test_a_cohort_without_labels_has_predictions_only(tmp_path):
     write_table(tmp_path / "a.csv", ("normal", "tumor"), labels=False)
     page = report(tmp_path)

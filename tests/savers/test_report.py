@@ -50,3 +50,16 @@ def test_one_single_probability_is_that_of_the_second_class(tmp_path):
     both = np.float32([[1 - value, value] for (value,) in preds])
     assert report["auroc"]["value"] == auroc(both, [0, 1, 0, 1, 1])
     assert report["balanced_accuracy"]["value"] == 0.5 * (1 + 2 / 3)
+
+
+def test_a_label_that_is_always_1_or_unknown_is_named_beside_the_mean_it_is_missing_from(tmp_path, caplog):
+    preds = [[0.9, 0.1, 0.5], [0.1, 0.6, 0.5], [0.7, 0.3, 0.5], [0.2, 0.8, 0.5], [0.6, 0.4, 0.5]]
+    labels = [torch.tensor([float(first), 1.0, math.nan]) for first in (1, 0, 1, 0, 0)]
+    saver = ReportSaver(tmp_path, ["mass", "edema", "nodule"], n=20)
+    with caplog.at_level("INFO"):
+        report = evaluate(preds, labels, list("abcde"), saver)
+    both = {"edema": "always 1", "nodule": "unknown"}
+    assert report["auroc"]["missing"] == report["auprc"]["missing"] == report["balanced_accuracy"]["missing"] == both
+    assert report["macro_f1"]["missing"] == {"nodule": "unknown"}
+    assert report["auroc"]["value"] == report["classes"]["mass"]["auroc"]["value"]
+    assert "), without 'edema' (always 1), without 'nodule' (unknown)" in caplog.text

@@ -300,6 +300,21 @@ def test_a_file_without_permission_is_named(jpeg_slide: Path, monkeypatch: pytes
         open_slide(jpeg_slide)
 
 
+@pytest.mark.parametrize("compression", ["jpeg", "lzw", None])
+def test_without_cucim_the_pixels_are_the_same(
+    tmp_path: Path, image: np.ndarray, compression: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_tiff(tmp_path / "a.tif", image, compression=compression)
+    with open_slide(path) as slide:
+        assert slide.reader == "cucim"
+        there, overview = slide.read(301, 77, (500, 400)), slide.read_scaled((100, 80))
+    monkeypatch.setattr(readers, "_has_cucim", lambda: False)
+    with open_slide(path) as slide:
+        assert slide.reader == "tifffile"
+        np.testing.assert_array_equal(slide.read(301, 77, (500, 400)), there)
+        np.testing.assert_array_equal(slide.read_scaled((100, 80)), overview)
+
+
 @pytest.fixture
 def _fresh_report() -> Iterator[None]:
     """What was found out before is asked again, and forgotten afterwards."""
@@ -313,7 +328,8 @@ def test_report_says_what_to_install_for_a_reader_that_is_missing(monkeypatch: p
     monkeypatch.setitem(sys.modules, "cucim", None)
     name, available, release, note = reader_report()[0]
     assert (name, available, release) == ("cucim", False, "")
-    assert note.endswith("pip install cucim-cu12")
+    assert "tifffile and OpenSlide read the same pixels without it" in note
+    assert "pip install 'monai-mil[cucim12]'" in note
 
 
 @pytest.mark.usefixtures("_fresh_report")
