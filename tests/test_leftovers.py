@@ -30,10 +30,8 @@ def left(folder: Path, process: int, *, minutes: int, suffix: str = "") -> Path:
 @pytest.mark.parametrize("suffix", ["", "-0a1b2c3d"])
 def test_half_written_files_go_when_their_process_is_gone(tmp_path, suffix):
     gone = [left(folder, GONE, minutes=11, suffix=suffix) for folder in (tmp_path, tmp_path / "heatmaps")]
-    stay = [
-        left(tmp_path, os.getpid(), minutes=99, suffix=suffix),
-        left(tmp_path / "x", GONE, minutes=9, suffix=suffix),
-    ]
+    ours = left(tmp_path, os.getpid(), minutes=99, suffix=suffix)
+    fresh = left(tmp_path / "fresh", GONE, minutes=9, suffix=suffix)
     other = tmp_path / ".mine.tmp"
     other.touch()
     remove_leftovers(tmp_path)
