@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from filelock import Timeout
 
 from monai_mil.bags import BagFile, BagInfo
+from monai_mil.embedding.attempts import attempted
 from monai_mil.embedding.locks import locked
 from monai_mil.errors import BagError, MonaiMILError
 from monai_mil.files import make_folder
@@ -66,6 +67,7 @@ class EmbedJob(ABC):
         device: where the encoder runs.
         overwrite: replace a bag made with other settings.
         storage: how the bag stores features, ``"float16"`` or ``"uint8"``.
+        retry: try it though it was set aside, see :func:`~monai_mil.embedding.attempts.attempted`.
     """
 
     kind: ClassVar[CaseKind]
@@ -76,6 +78,7 @@ class EmbedJob(ABC):
     device: str
     overwrite: bool
     storage: str = field(default="float16", kw_only=True)
+    retry: bool = field(default=False, kw_only=True)
 
     @property
     def stem(self) -> str:
@@ -91,6 +94,11 @@ class EmbedJob(ABC):
     def lock(self) -> Path:
         """Held by the process that works on the case."""
         return self.out_dir / ".partial" / f"{self.stem}.lock"
+
+    @property
+    def attempt(self) -> Path:
+        """The note that is there while the case is worked on, and stays where that ends the process."""
+        return self.out_dir / ".partial" / f"{self.stem}.attempt"
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -150,7 +158,7 @@ def run_job(job: EmbedJob, encoder: Encoder, on_instances: OnInstances, *, wait:
     start = time.perf_counter()
     try:
         make_folder(job.lock.parent)
-        with locked(job.lock, wait=wait):
+        with locked(job.lock, wait=wait), attempted(job):
             kept = [one for bag in job.bags if (one := kept_bag(job, bag, encoder)) is not None]
             if len(kept) == len(job.bags):
                 _remove_unfinished(job)

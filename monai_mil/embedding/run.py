@@ -13,10 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 from monai_mil import __version__
 from monai_mil.bags import FailedCase, write_failures
+from monai_mil.embedding.attempts import is_suspect
 from monai_mil.embedding.job import CaseKind, CaseResult, EmbedJob, run_job
 from monai_mil.embedding.progress import EmbedProgress
 from monai_mil.errors import CohortError, OutputError
 from monai_mil.files import replacing
+from monai_mil.leftovers import remove_leftovers
 
 if TYPE_CHECKING:
     from monai_mil.encoders import Encoder
@@ -70,6 +72,7 @@ class EmbedRun:
 
     def __call__(self, jobs: Mapping[int, EmbedJob], rejected: Mapping[int, CaseResult]) -> EmbedReport:
         """Do the jobs under their numbers; ``rejected`` are the results of the numbers that have none."""
+        remove_leftovers(self.out_dir)
         results = dict(rejected)
         manifest = _Manifest(self)
         with EmbedProgress(self.kind, len(jobs) + len(rejected), enabled=self.progress) as bar:
@@ -116,14 +119,16 @@ def reject(kind: CaseKind, cases: Sequence[tuple[str, Path | None]]) -> dict[int
 
 
 def _in_turn(jobs: Mapping[int, EmbedJob], encoder: Encoder, bar: EmbedProgress) -> Iterator[tuple[int, CaseResult]]:
-    """Do the cases nobody else works on, then wait for the others' and do what they did not finish."""
-    busy: dict[int, EmbedJob] = {}
-    for turn, wait in ((jobs, False), (busy, True)):
+    """Do the cases nobody works on or died in, then wait for the others' and do what they did not finish."""
+    later: dict[int, EmbedJob] = {}
+    for turn, wait in ((jobs, False), (later, True)):
         for index, job in turn.items():
-            bar.start(job.case_id)
-            result = run_job(job, encoder, bar.advance, wait=wait)
+            result = None
+            if wait or not is_suspect(job):
+                bar.start(job.case_id)
+                result = run_job(job, encoder, bar.advance, wait=wait)
             if result is None:
-                busy[index] = job
+                later[index] = job
             else:
                 yield index, result
 
