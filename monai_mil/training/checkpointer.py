@@ -43,7 +43,7 @@ class Checkpointer:
 
     It holds the state of ``objects``, the trainer's epoch and iteration, its AMP scaler and the random generators.
     Together with :class:`EpochSeeder` a resumed run is bit-identical to one that was never interrupted. Attach it
-    last (in ``initialize``), after everything else that acts when an epoch completes, and in every process: the first
+    last (in ``run``), after everything else that acts when an epoch completes, and in every process: the first
     one writes, all load. The number of processes, the batch size and the data may change between runs.
 
     Args:

@@ -91,7 +91,7 @@ class ClassBalance:
     def tell(self) -> None:
         """Log the weights in use, and that two corrections are one too many; of several processes the first one does.
 
-        In a config's ``initialize`` it makes sure that settings which are refused are so before a run begins.
+        In a config's ``run`` it makes sure that settings which are refused are so before a run begins.
         """
         if self._told is None or idist.get_rank() != 0:
             return

@@ -16,7 +16,7 @@ from monai_mil.errors import CohortError
 def require_steps(engine: Any) -> None:
     """Check that an epoch of a MONAI engine has a batch; without one MONAI warns and ends as if it had trained.
 
-    For a config's ``initialize``, so that nothing is trained or written before.
+    For a config's ``run``, so that nothing is trained or written before.
 
     Raises:
         CohortError: there is none; says whether the cases are too few for a whole batch.

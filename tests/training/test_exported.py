@@ -1,5 +1,6 @@
 """Programs in place of networks: whatever they take and give, the engine sees the network that was exported."""
 
+import onnxruntime
 import pytest
 import torch
 
@@ -151,6 +152,18 @@ def test_probabilities_are_the_network_s_own_or_those_of_its_logits(abmil, insig
     prob = insight(tokens, return_dict=True)["prob"]
     for form in (Probability(insight, False), torch.jit.script(Probability(insight, False))):
         torch.testing.assert_close(form(tokens), prob, rtol=0, atol=1e-6)
+
+
+def test_onnx_gives_probabilities_too(insight, tmp_path):
+    path = tmp_path / "probability.onnx"
+    network, image = Probability(insight, False), torch.randn(1, 6, 9, 2, 3)
+    names = {"input_names": ["image"], "dynamic_axes": {"image": {2: "n"}}}
+    torch.onnx.export(network, (image,), path, dynamo=False, **names)
+    session = onnxruntime.InferenceSession(path)
+    for n in (1, 40):
+        image = torch.randn(1, 6, n, 2, 3)
+        (prob,) = session.run(None, {"image": image.numpy()})
+        torch.testing.assert_close(torch.from_numpy(prob), network(image), rtol=0, atol=1e-6)
 
 
 def test_what_is_no_program_is_no_exported_network(abmil):
