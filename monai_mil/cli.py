@@ -686,6 +686,18 @@ def doctor() -> None:
         "download: fetched at first use. gated: request access on the Hugging Face page named, then 'hf auth login'. "
         "Without a network, pass the weights with --weights FILE. timm models by name and TorchScript files work too."
     )
+    console.print(_bundles_and_widths())
+
+
+def _bundles_and_widths() -> Table:
+    """Which features the weights of each bundle take; a training takes those of any encoder."""
+    from monai_mil import runs
+
+    table = Table("bundle", "input", "encoder", "width", title="Bundles", title_justify="left")
+    for bundle in runs.shipped_bundles():
+        facts = runs.describe_bundle(bundle)
+        table.add_row(bundle.name, facts.reads, facts.encoder or "any", str(facts.width or "any"))
+    return table
 
 
 def _scan_readers() -> Table:

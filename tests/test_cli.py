@@ -97,6 +97,8 @@ def test_doctor_says_what_works_and_what_to_do_for_the_rest():
         r"texture\s+│ yes",
         r"vit_b16_ct\s+│ (no .*download:|yes .*on this machine)",
         r"uni\s+│ no .*gated: MahmoodLab/UNI",
+        r"pathology_insight\s+│ .*token maps.*│ texture\s+│ 38",
+        r"ct_normal_guidance\s+│ .*│ ct_texture\s+│ 112",
     ):
         assert re.search(line, shown), line
 

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from monai_mil.networks.graph import evaluating, is_recorded
+from monai_mil.networks.graph import evaluating, is_exported, is_recorded
 
 
 @dataclass(frozen=True)
@@ -325,7 +325,7 @@ def exact_matmul(left: Tensor, right: Tensor) -> Tensor:
         tensor([[4.]])
     """
     dtype = exact_dtype(left.dtype)
-    if torch.jit.is_scripting():
+    if torch.jit.is_scripting() or is_exported():  # programs run without autocast
         return torch.matmul(left.to(dtype), right.to(dtype)).to(dtype)
     with torch.autocast(left.device.type, enabled=False):
         return torch.matmul(left.to(dtype), right.to(dtype))
