@@ -251,6 +251,13 @@ def check_bag(image: Tensor, mask: Tensor | None) -> Tensor:
 
     Raises:
         ValueError: see :meth:`MILNetwork.forward`.
+
+    Examples:
+        >>> import torch
+        >>> from monai_mil.networks import check_bag
+        >>> image = torch.tensor([[[1.0, torch.nan]]])
+        >>> check_bag(image, torch.tensor([[True, False]]))  # the second instance is padding
+        tensor([[[1., 0.]]])
     """
     check_shape(image, mask)
     if _is_finite(image.detach()):

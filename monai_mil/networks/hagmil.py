@@ -142,8 +142,7 @@ class HAGMIL(MILNetwork):
     def _open(self, scores: Tensor, rows: Tensor, level: int) -> Tensor:
         """Rows of the next finer level: children of the most attended of ``rows``, by scores ``[1, 1, m]``."""
         k = self.k_train[level] if self.training else self.k_eval[level]
-        order = _descending(scores.detach()[0, 0])
-        return child_rows(rows.index_select(0, order.narrow(0, 0, _at_most(k, order.shape[0]))))
+        return child_rows(rows.index_select(0, _first(_descending(scores.detach()[0, 0]), k)))
 
     def _pack(self, outputs: list[dict[str, Tensor]], looked: list[Tensor], sizes: list[int]) -> dict[str, Tensor]:
         """One output in packed order from those of the levels, each for the rows that it looked at."""
@@ -221,11 +220,11 @@ def _for_each(k: int | Sequence[int], count: int, name: str) -> list[int]:
     return [*numbers, 0]
 
 
-def _at_most(k: int, count: int) -> int:
-    """The smaller of both; in an export, where ``count`` is a part of the graph, without choosing for the example."""
+def _first(order: Tensor, k: int) -> Tensor:
+    """``order[:k]``, which ``torch.export`` would take for all of it or for ``k`` as its example has it."""
     if torch.jit.is_scripting() or not is_exported():
-        return min(k, count)
-    return torch.sym_min(k, count)
+        return order[:k]
+    return order.narrow(0, 0, torch.sym_min(k, order.shape[0]))
 
 
 def _descending(scores: Tensor) -> Tensor:

@@ -14,9 +14,8 @@ from torch.fx import GraphModule
 from torch.nn.modules.module import _IncompatibleKeys
 
 from monai_mil.errors import SettingsError
-from monai_mil.networks import MILNetwork
+from monai_mil.networks import MILNetwork, check_bag
 from monai_mil.networks.blocks import instance_mask, restore_padding
-from monai_mil.networks.contract import check_bag
 
 logger = logging.getLogger(__name__)
 

@@ -8,9 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from monai_mil.networks import check_bag
 from monai_mil.networks.blocks import instance_mask
-from monai_mil.networks.contract import check_bag
-from monai_mil.networks.graph import is_recorded
 from monai_mil.training.method import build_network
 
 
@@ -38,9 +37,10 @@ class Probability(nn.Module):
 
     def forward(self, image: Tensor, mask: Tensor | None = None) -> Tensor:
         """Probabilities ``[b, c]``; see :meth:`monai_mil.networks.MILNetwork.forward`."""
-        if torch.jit.is_scripting() or not is_recorded():
-            image = check_bag(image, instance_mask(mask))
-        output = self.network.describe(image, mask)
+        if torch.jit.is_scripting():  # where a network's own answer is its logits alone
+            output = self.network.describe(check_bag(image, instance_mask(mask)), mask)
+        else:
+            output = self.network(image, mask, return_dict=True)
         if "prob" in output:
             return output["prob"]
         return torch.softmax(output["logits"], dim=1) if self.exclusive else torch.sigmoid(output["logits"])
