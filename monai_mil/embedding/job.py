@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import glob
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -15,7 +14,7 @@ from filelock import Timeout
 from monai_mil.bags import BagFile, BagInfo
 from monai_mil.embedding.locks import locked
 from monai_mil.errors import BagError, MonaiMILError
-from monai_mil.files import make_folder
+from monai_mil.files import make_folder, partial_names
 from monai_mil.identity import change_stamp, content_identity
 from monai_mil.names import file_stem
 
@@ -173,7 +172,7 @@ def run_job(job: EmbedJob, encoder: Encoder, on_instances: OnInstances, *, wait:
 
 def _remove_left_by_killed_runs(job: EmbedJob) -> None:
     for file in job.files:
-        for left in file.parent.glob(f".{glob.escape(file.name)}.*.tmp"):
+        for left in partial_names(file):
             left.unlink(missing_ok=True)
 
 
