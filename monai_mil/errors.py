@@ -42,6 +42,10 @@ class BagError(MonaiMILError):
     status = "unusable bag"
 
 
+class DamagedBagError(BagError):
+    """A bag, or another HDF5 file of ours, that cannot be read or is not what was written."""
+
+
 class NoTissueError(BagError):
     """A slide, or the bag of one, without a single tile of tissue."""
 

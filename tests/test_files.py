@@ -93,7 +93,7 @@ def test_a_file_is_on_the_disk_before_its_name_and_its_name_before_the_end(
     fsync, replace = os.fsync, os.replace
 
     def recorded_fsync(handle: int) -> None:
-        path = Path(os.readlink(f"/proc/self/fd/{handle}"))
+        path = Path(f"/proc/self/fd/{handle}").readlink()
         calls.append(("flush", str(path.relative_to(tmp_path)), path.stat().st_size if path.is_file() else 0))
         fsync(handle)
 
@@ -127,9 +127,8 @@ def test_a_file_system_that_cannot_flush_is_no_error_and_one_that_fails_is(
     monkeypatch.setattr(os, "fsync", fails(errno.EINVAL))
     written_as_text(path)
     monkeypatch.setattr(os, "fsync", fails(errno.EIO))
-    with pytest.raises(OutputError, match="cannot be written .Input/output error.") as caught, replacing(path) as new:
+    with pytest.raises(OutputError, match="cannot be written"), replacing(path) as new:
         new.write_text("b")
-    assert str(path) in str(caught.value)
     assert [found.read_text() for found in tmp_path.iterdir()] == ["a"]
 
 

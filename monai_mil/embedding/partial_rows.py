@@ -1,7 +1,7 @@
-"""Features of a slide that is not finished: whole rows in a flat file, a header that says what they are, and checksums.
+"""Features of a slide that is not finished: whole rows in a flat file, a header that says what they are, checksums.
 
-The rows are not flushed to the disk batch by batch, which would cost more than it saves: after a power cut their end may
-be missing or hold zeros, and the checksums tell.
+The rows are not flushed to the disk batch by batch, which would cost more than it saves: after a power cut their end
+may be missing or hold zeros, and the checksums tell.
 """
 
 from __future__ import annotations
@@ -115,7 +115,7 @@ def header_of(rows: Path) -> Path:
 
 
 def sums_of(rows: Path) -> Path:
-    """Path of the checksums beside a file of rows: a line a batch, the rows up to its end and the CRC-32 of its bytes."""
+    """Path of the checksums beside a file of rows: a line a batch, the rows so far and the CRC-32 of its bytes."""
     return rows.with_suffix(".sums")
 
 
