@@ -15,6 +15,7 @@ from monai_mil.bags import BagFile
 from monai_mil.cli import app
 from monai_mil.encoders.cards import CARDS
 from monai_mil.encoders.weights import url_file
+from monai_mil.errors import MonaiMILError
 from monai_mil.files import write_json
 from monai_mil.metrics import survival_report
 from monai_mil.synthetic import make_bag_cohort
@@ -31,10 +32,54 @@ def monai_mil(*arguments, check=True):
     return done
 
 
-@pytest.mark.parametrize("command", ["embed", "embed-scans", "report", "demo", "doctor"])
+@pytest.mark.parametrize(
+    "command",
+    ["predict", "train", "evaluate", "calibrate", "bundles", "bundles copy", "bundles pack", "embed", "embed-scans",
+     "report", "demo", "doctor"],
+)  # fmt: skip
 def test_every_command_shows_an_example(command):
-    shown = CliRunner().invoke(app, [command, "--help"]).stdout
+    shown = CliRunner().invoke(app, [*command.split(), "--help"]).stdout
     assert f"monai-mil {command}" in shown.split("Example")[1]
+
+
+def test_bundles_are_listed_copied_and_packed(tmp_path):
+    shown = CliRunner().invoke(app, ["bundles"]).stdout
+    for name in ("ct_insight", "pathology_hagmil", "texture", "synthetic"):
+        assert name in shown
+    copied = CliRunner().invoke(app, ["bundles", "copy", "mil_baselines", str(tmp_path)]).stdout
+    assert copied.strip() == str(tmp_path / "mil_baselines")
+    packed = CliRunner().invoke(app, ["bundles", "pack", copied.strip(), str(tmp_path)]).stdout
+    assert re.fullmatch(r".*mil_baselines_v[\d.]+\.zip\nsha256 [0-9a-f]{64}\n", packed)
+
+
+def test_a_dry_run_prints_the_command_that_monai_takes(tmp_path):
+    (tmp_path / "slides").mkdir()
+    place = str(tmp_path / "slides")
+    words = ["--heatmaps", "png,tiff", "--mpp", "0.25", "--device", "cpu", "--set", "min_tissue=0.5", "--dry-run"]
+    shown = CliRunner().invoke(app, ["predict", "pathology_asmil", place, "--out", "out", *words]).stdout
+    assert shown.startswith("python -m monai.bundle run --config_file ")
+    for part in ("--heatmap_formats \"['png', 'tiff']\"", "--mpp 0.25", "--min_tissue 0.5", "torch.device('cpu')"):
+        assert part in shown.replace("'\"'\"'", "'"), shown
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["predict", "pathology", "slides"], "no bundle 'pathology'"),
+        (["predict", "ct_insight", "nowhere"], "'nowhere' is not there"),
+        (["predict", "ct_insight", ".", "--heatmaps", "png"], "no heatmap format 'png' of scans"),
+        (["train", "mil_baselines", "."], "no cohort.csv"),
+        (["evaluate", "mil_baselines", "cohort.csv"], "train first"),
+        (["train", "mil_baselines", ".", "--set", "epochs"], "is not KEY=VALUE"),
+    ],
+)
+def test_what_cannot_be_run_is_one_line(words, said, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    done = CliRunner().invoke(app, [*words, "--out", "out"])
+    assert isinstance(done.exception, MonaiMILError)
+    assert said in str(done.exception)
+    assert not (tmp_path / "out").exists()
 
 
 def test_the_version_is_the_package_s():

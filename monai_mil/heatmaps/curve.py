@@ -9,7 +9,7 @@ import numpy as np
 
 from monai_mil.files import replacing
 from monai_mil.heatmaps.decision import is_muted, muted_text
-from monai_mil.heatmaps.figure import INK, PAPER, RULE, SOFT, caption, millimetres, score_text
+from monai_mil.heatmaps.figure import INK, PAPER, RULE, SOFT, WARNING, caption, millimetres, score_text
 from monai_mil.heatmaps.scale import colour_scale
 from monai_mil.heatmaps.scan_heatmap import ScanHeatmap
 from monai_mil.scans import ScanFrame
@@ -84,6 +84,8 @@ def draw_curve(heatmap: ScanHeatmap, *, title: str | None = None, width: float =
             _shade_labels(axis, heatmap)
             _write_legend(axis)
         axes[-1].set_xlabel("position along the slice normal, mm")
+        if note := heatmap.attributes.get("note"):
+            figure.supxlabel(note, x=0.012, ha="left", fontsize=10, weight="bold", color=_colour(WARNING))
         _count_slices(axes[0], heatmap.frame.positions_mm)
         if title:
             second = "  ·  ".join(filter(None, [caption(heatmap.attributes), muted_text(heatmap)]))

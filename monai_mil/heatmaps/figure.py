@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 INK, SOFT, PAPER, RULE = (24, 28, 33), (96, 104, 112), (255, 255, 255), (208, 213, 219)
+WARNING = (160, 60, 0)
 TICKS = 5
 
 
@@ -93,6 +94,16 @@ class Figure:
         x, y = self.box[0], self.box[3] + 1.2 * self.unit
         self._draw.rectangle((x, y, x + length, y + 0.3 * self.unit), fill=INK)
         self._draw.text((x, y + 0.7 * self.unit), text, font=text_font(1.05 * self.unit), fill=INK)
+
+    def write_note(self, note: str | None) -> None:
+        """Write a line across the foot, which grows for it; nothing where there is no note."""
+        if not note:
+            return
+        before, foot = self.image, round(2.2 * self.unit)
+        self.image = Image.new("RGB", (before.width, before.height + foot), PAPER)
+        self.image.paste(before, (0, 0))
+        text, font = self._fitting(note, 1.05, before.width - 2 * self.box[0], bold=True)
+        self._draw.text((self.box[0], before.height), text, font=font, fill=WARNING)
 
     def write_colour_bar(self, table: np.ndarray, labels: list[tuple[str, str]], name: str) -> None:
         """Draw the colours at the picture's right side, with a label and a detail at each of equal steps."""

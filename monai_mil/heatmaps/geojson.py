@@ -95,6 +95,7 @@ def export_geojson(
         meaning = heatmap.attributes.get("meaning", style.scale.meaning)
         colours = ", ".join(filter(None, [f"{heatmap.name}, {meaning}", muted_text(heatmap) if style.muted else ""]))
         facts = {"type": "FeatureCollection", "frame": frame, "frame_origin": origin, "colours": colours}
+        facts |= {"note": heatmap.attributes["note"]} if "note" in heatmap.attributes else {}
         stated = json.dumps(facts, ensure_ascii=False)
         file.write(f'{stated[:-1]}, "features": [\n')
         file.write(",\n".join(features))

@@ -73,6 +73,7 @@ def export_montage(
         colours = _veil(np.full((256, 3), _TISSUE_GREY), np.arange(256), table, opacity)
         parts = [heatmap.name, colour_text(heatmap), contour_text(heatmap)]
         figure.write_colour_bar(colours, scale.ticks(heatmap.scores), ", ".join(filter(None, parts)))
+    figure.write_note(heatmap.attributes.get("note"))
     path = Path(path)
     with replacing(path) as temporary:
         figure.image.save(temporary, format="PNG", compress_level=4)

@@ -74,6 +74,7 @@ def export_png(
     shown = (opacity * table + (1 - opacity) * _TISSUE_GREY).astype(np.uint8)
     meaning = heatmap.attributes.get("meaning", style.scale.meaning)
     figure.write_colour_bar(shown, style.scale.ticks(heatmap.scores), f"{heatmap.name}, {meaning}")
+    figure.write_note(heatmap.attributes.get("note"))
     path = Path(path)
     with replacing(path) as temporary:
         figure.image.save(temporary, format="PNG", compress_level=4)

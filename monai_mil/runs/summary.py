@@ -40,4 +40,5 @@ def show_outcome(outcome: Outcome, bundle: Bundle, console: Console) -> None:
         console.print(f"[bold yellow]{escape(outcome.note)}[/]")
     earlier = f", {outcome.kept} of them by an earlier run" if outcome.kept else ""
     done = outcome.found - len(outcome.failed)
-    console.print(f"{outcome.found} {bundle.reads} found: {done} predicted{earlier}, {len(outcome.failed)} left out")
+    noun = bundle.reads if outcome.found != 1 else bundle.reads.removesuffix("s")
+    console.print(f"{outcome.found} {noun} found: {done} predicted{earlier}, {len(outcome.failed)} left out")

@@ -8,6 +8,7 @@ import json
 import numpy as np
 import torch
 from ignite.engine import Engine
+from PIL import Image
 
 from monai_mil.model_card import ModelCard, read_model, weights_digest
 from monai_mil.networks import MeanPooling
@@ -31,7 +32,11 @@ def results(network, folder):
     engine = Engine(lambda engine, cases: cases)
     engine.network = network
     classes = ["normal", "tumor"]
-    for saver in (PredictionSaver(str(folder), classes), ReportSaver(str(folder), classes), HeatmapSaver(str(folder))):
+    for saver in (
+        PredictionSaver(str(folder), classes),
+        ReportSaver(str(folder), classes),
+        HeatmapSaver(str(folder), ["png", "geojson"]),
+    ):
         saver.attach(engine)
     engine.run([[case]])
     write_report(folder / "predictions.csv", folder / "heatmaps", folder / "report.html", resamples=2)
@@ -48,6 +53,11 @@ def test_a_note_on_a_model_stands_in_its_tables_reports_and_figures(tmp_path):
     row, metrics, page = results(network, tmp_path / "noted")
     assert row["note"] == metrics["note"] == NOTE
     assert NOTE in page
+    assert json.loads((tmp_path / "noted" / "heatmaps" / "S-1.geojson").read_text())["note"] == NOTE
+    other = MeanPooling(in_channels=4, num_classes=2)
+    results(other, tmp_path / "plain")
+    noted, plain = (Image.open(tmp_path / name / "heatmaps" / "S-1.png") for name in ("noted", "plain"))
+    assert noted.height > plain.height  # by the line at its foot
 
 
 def test_another_model_has_none(tmp_path):
