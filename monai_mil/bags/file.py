@@ -168,11 +168,7 @@ class BagFile:
     def extra(self, name: str) -> np.ndarray:
         """Read one of ``extras``; the first axis is the instance."""
         dataset = self._dataset(name)
-        if h5py.check_string_dtype(dataset.dtype):
-            return dataset.asstr()[:]
-        values = dataset[:]
-        self._check_digests({name: values})
-        return values
+        return dataset.asstr()[:] if h5py.check_string_dtype(dataset.dtype) else dataset[:]
 
     def features(self, rows: slice | Sequence[int] | np.ndarray | None = None) -> np.ndarray:
         """Read the features of some instances, in the order asked for.
@@ -334,8 +330,6 @@ class BagFile:
             digests["coords"] = digest_of([coords.astype(np.int64, copy=False)])
             for name, values in extras.items():
                 text = values.dtype.kind in "UO"
-                if not text:
-                    digests[name] = digest_of([values])
                 file.create_dataset(
                     name,
                     data=values.astype(object) if text else values,
