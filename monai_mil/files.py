@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 _MOST_KEPT = 1 << 20
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _CANNOT_FLUSH = (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.EACCES)
-_RUN = secrets.token_hex(4)
+RUN = secrets.token_hex(4)
 """Tells this run's partial files from those of a process of the same number, on another machine or of another day."""
 
 
@@ -52,7 +52,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
 def partial_name(path: Path) -> Path:
     """What a file is called while this run writes it; no other run calls it so."""
-    return path.with_name(f".{path.name}.{os.getpid()}-{_RUN}.tmp")
+    return path.with_name(f".{path.name}.{os.getpid()}-{RUN}.tmp")
 
 
 def partial_names(path: Path) -> list[Path]:

@@ -137,7 +137,7 @@ def test_two_runs_of_one_process_number_write_beside_each_other(
 ) -> None:
     with replacing(tmp_path / "a") as first:
         first.write_text("first")
-        monkeypatch.setattr("monai_mil.files._RUN", "another")
+        monkeypatch.setattr("monai_mil.files.RUN", "another")
         with replacing(tmp_path / "a") as second:
             second.write_text("second")
         assert first.read_text() == "first"

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from filelock import Timeout
 
 from monai_mil.bags import BagFile, BagInfo
-from monai_mil.embedding.locks import locked
 from monai_mil.errors import BagError, DamagedBagError, MonaiMILError
 from monai_mil.files import make_folder, partial_names
 from monai_mil.identity import change_stamp, content_identity
+from monai_mil.locks import locked
 from monai_mil.names import file_stem
 
 if TYPE_CHECKING:

@@ -7,9 +7,9 @@ import logging
 from collections.abc import Iterable
 from pathlib import Path
 
-from monai_mil.embedding.locks import locked
 from monai_mil.errors import SettingsError
 from monai_mil.files import make_folder, replacing
+from monai_mil.locks import locked
 from monai_mil.scans import Scan, SlicePreset, find_preset, fit_statistics, same_but_statistics
 
 logger = logging.getLogger(__name__)

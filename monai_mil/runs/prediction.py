@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from monai_mil.errors import OutputError
+from monai_mil.locks import claimed
 from monai_mil.names import file_stem
 from monai_mil.runs.journal import Journal, settings_digest, source_digest
 from monai_mil.runs.light_imports import import_monai_lightly
@@ -65,11 +66,11 @@ def predict(run: BundleRun, *, console: Console, overwrite: bool = False) -> Out
         The outcome. A case that cannot be predicted is told in it and stops nobody else.
 
     Raises:
-        MonaiMILError: nothing can be predicted: settings, weights, inputs.
+        MonaiMILError: nothing can be predicted: settings, weights, inputs; or another run is at work in its folder.
     """
     import_monai_lightly()
     out = Path(run.settings["output_dir"])
-    with _logged(out / _LOG), _users_error():
+    with claimed(out / _JOURNAL), _logged(out / _LOG), _users_error():
         workflow = run.workflow()
         workflow.initialize()
         content = workflow.parser.get_parsed_content
