@@ -9,6 +9,7 @@ import json
 import math
 import os
 import secrets
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -119,6 +120,26 @@ class _ErrorKeepingFile(io.FileIO):
         except OSError as error:
             self.error = self.error or error
             return size or 0
+
+
+def check_archive(path: Path) -> None:
+    """Compare every part of a file that ``torch.save`` wrote with the checksum it carries.
+
+    ``torch.load`` itself takes tensors as they are.
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: it is not what was written.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+    except OSError:
+        raise
+    except Exception as error:  # zipfile raises whatever a damaged table of contents makes it meet
+        raise ValueError(f"not what was written: {error}") from error
+    if damaged is not None:
+        raise ValueError(f"its part '{damaged}' is not what was written")
 
 
 def make_folder(folder: Path) -> None:
