@@ -1,3 +1,4 @@
+from .check import CheckedBag, check_bags
 from .clam import export_clam
 from .collate import collate_bags
 from .dataset import FailedCase, ResilientDataset, write_failures
@@ -16,6 +17,7 @@ __all__ = [
     "BagFacts",
     "BagFile",
     "BagInfo",
+    "CheckedBag",
     "FailedCase",
     "LoadBagd",
     "LoadTreed",
@@ -24,6 +26,7 @@ __all__ = [
     "SampleInstancesd",
     "bag_facts",
     "bag_tensor",
+    "check_bags",
     "check_storage",
     "collate_bags",
     "export_clam",
