@@ -2,6 +2,7 @@ from .check import CheckedBag, check_bags
 from .clam import export_clam
 from .collate import collate_bags
 from .dataset import FailedCase, ResilientDataset, write_failures
+from .datasets import find_dataset
 from .facts import BagFacts, bag_facts
 from .file import BagFile, level_folder
 from .info import BAG_FORMAT, BagInfo, info_attributes
@@ -30,6 +31,7 @@ __all__ = [
     "check_storage",
     "collate_bags",
     "export_clam",
+    "find_dataset",
     "first_non_finite_row",
     "info_attributes",
     "instance_places",

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from monai_mil.errors import OutputError
+from monai_mil.errors import BagError, OutputError
 from monai_mil.locks import claimed
 from monai_mil.names import file_stem
 from monai_mil.runs.journal import Journal, settings_digest, source_digest
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from monai_mil.savers import CaseSaver
+
+logger = logging.getLogger(__name__)
 
 _JOURNAL, _LOG = "predict.jsonl", "predict.log"
 
@@ -81,7 +83,7 @@ def predict(run: BundleRun, *, console: Console, overwrite: bool = False) -> Out
         config: Any = workflow.parser.config
         journal = Journal.open(out / _JOURNAL, settings_digest(config, Path(content("ckpt_path"))))
         of_patients = any(isinstance(item["image"], list) for item in items.values())
-        kept = {} if overwrite or of_patients else _still_done(journal, sources, savers, out)
+        kept = {} if overwrite or of_patients else _still_done(journal, sources, savers, out, console)
         journal.begin(kept)
         dataset.data = [item for name, item in items.items() if name not in kept]
         bar = PredictProgress(console, run.bundle.reads, _INSTANCES[run.bundle.reads], len(items), len(kept))
@@ -126,9 +128,9 @@ def _sources(run: BundleRun, items: Mapping[str, Mapping[str, Any]]) -> dict[str
 
 
 def _still_done(
-    journal: Journal, sources: Mapping[str, str], savers: Sequence[CaseSaver[Any]], out: Path
+    journal: Journal, sources: Mapping[str, str], savers: Sequence[CaseSaver[Any]], out: Path, console: Console
 ) -> dict[str, dict[str, Any]]:
-    """Of the journal what holds today: cases of the same source whose heatmaps are there."""
+    """Of the journal what holds today: cases of the same source whose heatmaps are there and can be read."""
     if not all(saver.resumable for saver in savers):
         return {}
     tables = {_key(saver) for saver in savers}
@@ -138,11 +140,25 @@ def _still_done(
         if (entry := journal.done.get(name)) is not None
         and entry["source"] == source
         and set(entry["kept"]) <= tables
-        and all((out / file).exists() for file in entry["files"])
+        and all(_is_whole(out / file, console) for file in entry["files"])
     }
     if len(done) == len(sources):  # the tables are written at the end of a run that does something
         done.popitem()
     return done
+
+
+def _is_whole(heatmap: Path, console: Console) -> bool:
+    from monai_mil.heatmaps import load_heatmap
+
+    if not heatmap.exists():
+        return False
+    try:
+        load_heatmap(heatmap)
+    except BagError as error:
+        logger.warning("%s", error)
+        console.print(f"heatmap '{heatmap.name}' cannot be read: it is made anew", markup=False, highlight=False)
+        return False
+    return True
 
 
 def _resume(evaluator: Engine, savers: Sequence[CaseSaver[Any]], kept: Mapping[str, Any], names: Sequence[str]) -> None:
