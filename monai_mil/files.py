@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 _MOST_KEPT = 1 << 20
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _CANNOT_FLUSH = (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.EACCES)
+_OLDEST_WITH_CHECKSUMS = ("v108", "v108")
+"""HDF5's own structures carry checksums from its version 1.8 on."""
 RUN = secrets.token_hex(4)
 """Tells this run's partial files from those of a process of the same number, on another machine or of another day."""
 
@@ -71,7 +73,7 @@ def replacing_hdf5(path: Path) -> Iterator[h5py.File]:
     import h5py
 
     with replacing(path) as partial, _ErrorKeepingFile(partial, "w+") as raw:
-        with h5py.File(raw, "w") as file:
+        with h5py.File(raw, "w", libver=_OLDEST_WITH_CHECKSUMS) as file:
             yield file
         if raw.error is not None:
             raise raw.error

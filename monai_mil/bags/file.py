@@ -79,7 +79,7 @@ class BagFile:
         except BagError:
             self.close()
             raise
-        except (KeyError, OSError, RuntimeError, TypeError, ValueError) as error:
+        except Exception as error:  # HDF5, numpy and JSON raise many kinds of errors for damaged files
             self.close()
             raise DamagedBagError(f"bag '{self.path}': damaged ({error}); embed it again") from error
 

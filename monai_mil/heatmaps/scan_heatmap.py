@@ -264,7 +264,7 @@ def load_heatmap(path: str | Path) -> Heatmap | ScanHeatmap:
     try:
         with h5py.File(path, "r") as file:
             of_scan = file.attrs.get("format") == FORMAT
-    except OSError as error:
+    except Exception as error:  # HDF5 raises many kinds of errors for damaged files
         raise BagError(f"heatmap '{path}': cannot be read ({error}); make it again with inference") from error
     return ScanHeatmap.load(path) if of_scan else Heatmap.load(path)
 
@@ -281,6 +281,6 @@ def is_of_model(path: str | Path, model: str | None) -> bool:
     try:
         with h5py.File(path) as file:
             own = json.loads(file.attrs["attributes"]).get("model")
-    except (OSError, KeyError, ValueError):  # who loads it will say what is wrong
+    except Exception:  # who loads it will say what is wrong
         return True
     return own == model
