@@ -36,7 +36,11 @@ _CODES = ("feature_scale", "feature_offset")
 class BagFile:
     """An open bag: ``n`` instances with features ``[n, d]``, or ``[n, d, h, w]`` where the encoder keeps its grid.
 
-    Our own files carry checksums: what is read of a bag is compared with them, once in a process.
+    Our own files carry, in the dataset ``feature_checksums`` (uint32 ``[k]``), the CRC-32 of every block of features of
+    up to 4 MiB, of so many rows as its attribute ``rows`` says: what is read of a bag is compared with them, once in a
+    process. It is no must: files without it, older ones and those of other programs, are read unchecked. Data that lie
+    in another file (external storage, external links, virtual datasets) are never read.
+
     Reads our own files and those of TRIDENT, CLAM (``.h5`` or ``.pt``), INSIGHT, STAMP and AtlasPatch as they are; see
     :mod:`monai_mil.bags.foreign`.
 
@@ -111,8 +115,9 @@ class BagFile:
         self.grid: tuple[int, int] | None = (height_width[0], height_width[1]) if features.ndim == 4 else None
         unit = mpp if layout.in_micrometres else None
         self.needs_mpp = layout.in_micrometres and mpp is None
-        file_attributes, stated = dict(self._file.attrs), layout.coord_attributes
-        info = read_info(self.path.stem, file_attributes, layout.encoder, stated, self.coords, unit)
+        info = read_info(
+            self.path.stem, layout.file_attributes, layout.encoder, layout.coord_attributes, self.coords, unit
+        )
         if layout.coords is None:
             info = replace(info, tile_size_level0=None)
         if (info.format or 0) > BAG_FORMAT:

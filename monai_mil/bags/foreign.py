@@ -32,6 +32,7 @@ class Layout:
         features: the dataset, ``[n, d]`` or ``[n, d, h, w]``.
         name: what it is called, within its file.
         coords: as stored, ``[n, 2]``; None where the file has none.
+        file_attributes: those of the file itself.
         coord_attributes: attributes that say what a tile is.
         encoder: name of the encoder, where the file says it.
         in_micrometres: whether ``coords`` are micrometres rather than level-0 pixels.
@@ -40,6 +41,7 @@ class Layout:
     features: h5py.Dataset
     name: str
     coords: np.ndarray | None
+    file_attributes: Mapping[str, Any]
     coord_attributes: Mapping[str, Any]
     encoder: str | None
     in_micrometres: bool
@@ -91,10 +93,11 @@ def find_layout(path: Path, file: h5py.File, encoder: str | None) -> Layout:
         coords = coords[:, :2]
     if features.ndim == 3 and len(features) == 1:
         features = _in_memory(features[0], features.attrs)
-    attributes = dict(file.attrs) | ({} if stored is None else dict(stored.attrs))
-    says = made_by or features.attrs.get("encoder") or file.attrs.get("extractor")
+    own = dict(file.attrs)
+    attributes = own | ({} if stored is None else dict(stored.attrs))
+    says = made_by or features.attrs.get("encoder") or own.get("extractor")
     unit = str(attributes.get("unit", "")).lower()
-    return Layout(features, found, coords, attributes, None if says is None else str(says), unit in _MICROMETRES)
+    return Layout(features, found, coords, own, attributes, None if says is None else str(says), unit in _MICROMETRES)
 
 
 def _of_encoder(path: Path, group: h5py.Group, name: str, encoder: str | None) -> tuple[str, str]:
