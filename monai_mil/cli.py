@@ -16,11 +16,12 @@ from rich.console import Console
 from rich.table import Table
 
 from monai_mil import __version__
-from monai_mil.errors import MonaiMILError
+from monai_mil.errors import MonaiMILError, SettingsError
+from monai_mil.interrupts import answering_interrupts
 
 if TYPE_CHECKING:
     from monai_mil.encoders import EncoderStatus
-    from monai_mil.runs import BundleRun
+    from monai_mil.runs import Bundle, BundleRun
 
 app = typer.Typer(
     name="monai-mil",
@@ -43,7 +44,11 @@ Storage = Annotated[
 Device = Annotated[str, typer.Option(help="Where the encoder runs: cpu, cuda, cuda:1 ...")]
 _TISSUE = "Tissue"
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace bags of other settings or of another source.")]
+Retry = Annotated[bool, typer.Option("--retry", help="Try those again that were set aside: the process died in them.")]
 Workers = Annotated[int, typer.Option(min=1, help="Processes on this machine; over 1 needs the extra 'scale'.")]
+
+
+_GO_ON = "the same command goes on where it stopped"
 
 
 def _show_version(wanted: bool) -> None:
@@ -89,6 +94,7 @@ Labels = Annotated[
     list[str] | None,
     typer.Option("--label", help="The table's label column; give it several times for several labels a case."),
 ]
+Trust = Annotated[bool, typer.Option("--trust", help="Run a bundle that does not come with monai-mil, unasked.")]
 Set = Annotated[list[str] | None, typer.Option("--set", help="KEY=VALUE, any key of the bundle's configs.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the monai.bundle command that it stands for.")]
 
@@ -137,6 +143,8 @@ def predict(
     ] = None,
     settings: Set = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Begin anew, whatever is done already.")] = False,
+    retry: Retry = False,
+    trust: Trust = False,
     dry_run: DryRun = False,
 ) -> None:
     """Slides or scans in; predictions, heatmaps and a report out. Run it again to go on where it stopped."""
@@ -157,10 +165,12 @@ def predict(
     if dry_run:
         typer.echo(run.line)
         return
+    _require_trust(run.bundle, trust)
     console = Console(stderr=True, soft_wrap=True, highlight=False)
     if bags:
         run = runs.with_bags(run)
-    outcome = runs.predict(run, console=console, overwrite=overwrite)
+    with answering_interrupts(_GO_ON):
+        outcome = runs.predict(run, console=console, overwrite=overwrite, retry=retry)
     runs.show_outcome(outcome, run.bundle, console)
     raise typer.Exit(code=0 if outcome.is_whole else 1)
 
@@ -184,6 +194,7 @@ def train(
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run that is in OUT.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the run that is in OUT.")] = False,
     settings: Set = None,
+    trust: Trust = False,
     dry_run: DryRun = False,
 ) -> None:
     """Train a bundle's network on labelled bags; classes, encoder and width are those of the cohort."""
@@ -199,7 +210,7 @@ def train(
         overwrite=overwrite,
         settings=given,
     )
-    _run_or_show(run, dry_run)
+    _run_or_show(run, trust, dry_run, "the same command with --resume goes on behind the last whole epoch")
 
 
 @app.command(
@@ -218,6 +229,7 @@ def evaluate(
         str | None, typer.Option(help="cpu, cuda, cuda:1 ...", show_default="a GPU if there is one")
     ] = None,
     settings: Set = None,
+    trust: Trust = False,
     dry_run: DryRun = False,
 ) -> None:
     """Measure a trained network on a split of a cohort: metrics.json, predictions.csv."""
@@ -225,7 +237,7 @@ def evaluate(
 
     given = {"split": split, **_device(device), **runs.parsed_settings(settings or [])}
     run = runs.evaluate_run(runs.find_bundle(bundle), cohort, out, model=model, overlays=overlays or (), settings=given)
-    _run_or_show(run, dry_run)
+    _run_or_show(run, trust, dry_run)
 
 
 @app.command(epilog="[bold]Example[/]\n\nmonai-mil calibrate pathology_insight cohort/ --out runs/insight")
@@ -238,6 +250,7 @@ def calibrate(
         str | None, typer.Option(help="cpu, cuda, cuda:1 ...", show_default="a GPU if there is one")
     ] = None,
     settings: Set = None,
+    trust: Trust = False,
     dry_run: DryRun = False,
 ) -> None:
     """Choose a trained network's operating points on the validation split; they stand in its model.json."""
@@ -245,14 +258,34 @@ def calibrate(
 
     given = {**_device(device), **runs.parsed_settings(settings or [])}
     run = runs.calibrate_run(runs.find_bundle(bundle), cohort, out, model=model, settings=given)
-    _run_or_show(run, dry_run)
+    _run_or_show(run, trust, dry_run)
 
 
-def _run_or_show(run: BundleRun, dry_run: bool) -> None:
+def _run_or_show(run: BundleRun, trust: bool, dry_run: bool, advice: str = "the same command begins anew") -> None:
     if dry_run:
         typer.echo(run.line)
-    else:
+        return
+    _require_trust(run.bundle, trust)
+    with answering_interrupts(advice):
         run.start()
+
+
+def _require_trust(bundle: Bundle, trust: bool) -> None:
+    """Ask before a bundle is run that did not come with the package: its configs are programs.
+
+    Raises:
+        SettingsError: there is nobody to ask.
+    """
+    if trust or bundle.is_shipped:
+        return
+    warning = f"bundle '{bundle.root}' does not come with monai-mil, and its configs are programs that run as you"
+    if not _is_terminal():
+        raise SettingsError(f"{warning}; read them, then run again with --trust")
+    typer.confirm(f"{warning}. Run it?", abort=True, err=True)
+
+
+def _is_terminal() -> bool:
+    return sys.stdin.isatty()
 
 
 def _given(settings: dict[str, Any]) -> dict[str, Any]:
@@ -404,6 +437,7 @@ def embed(
     storage: Storage = "float16",
     device: Device = "cpu",
     overwrite: Overwrite = False,
+    retry: Retry = False,
     workers: Workers = 1,
     scheduler: Annotated[str | None, typer.Option(help="Address of a Dask scheduler to spread slides over.")] = None,
 ) -> None:
@@ -412,36 +446,38 @@ def embed(
     from monai_mil.encoders import get_encoder
     from monai_mil.slides import TissueSettings
 
-    report = embed_cohort(
-        _table_or_listed(slides),
-        out,
-        get_encoder(encoder, spatial=spatial, weights=weights, device=device),
-        tile_size=tile_size,
-        target_mpp=target_mpp,
-        overlap=overlap,
-        levels=levels,
-        min_tissue=min_tissue,
-        tissue=TissueSettings(
-            threshold=tissue_threshold,
-            mpp=tissue_mpp,
-            close_um=close_um,
-            min_area_um2=min_area_um2,
-            max_hole_um2=max_hole_um2,
-            pen=pen,
-        ),
-        masks=masks,
-        pictures=pictures,
-        mpp=mpp,
-        series=series,
-        plane=plane,
-        icc=icc,
-        batch_size=batch_size,
-        storage=storage,
-        device=device,
-        overwrite=overwrite,
-        workers=workers,
-        scheduler=scheduler,
-    )
+    with answering_interrupts(_GO_ON):
+        report = embed_cohort(
+            _table_or_listed(slides),
+            out,
+            get_encoder(encoder, spatial=spatial, weights=weights, device=device),
+            tile_size=tile_size,
+            target_mpp=target_mpp,
+            overlap=overlap,
+            levels=levels,
+            min_tissue=min_tissue,
+            tissue=TissueSettings(
+                threshold=tissue_threshold,
+                mpp=tissue_mpp,
+                close_um=close_um,
+                min_area_um2=min_area_um2,
+                max_hole_um2=max_hole_um2,
+                pen=pen,
+            ),
+            masks=masks,
+            pictures=pictures,
+            mpp=mpp,
+            series=series,
+            plane=plane,
+            icc=icc,
+            batch_size=batch_size,
+            storage=storage,
+            device=device,
+            overwrite=overwrite,
+            retry=retry,
+            workers=workers,
+            scheduler=scheduler,
+        )
     raise typer.Exit(code=1 if report.failed else 0)
 
 
@@ -494,6 +530,7 @@ def embed_scans(
     storage: Storage = "float16",
     device: Device = "cpu",
     overwrite: Overwrite = False,
+    retry: Retry = False,
     workers: Workers = 1,
     scheduler: Annotated[str | None, typer.Option(help="Address of a Dask scheduler to spread scans over.")] = None,
 ) -> None:
@@ -501,24 +538,26 @@ def embed_scans(
     from monai_mil import embedding
     from monai_mil.encoders import get_encoder
 
-    report = embedding.embed_scans(
-        _table_or_listed(scans),
-        out,
-        get_encoder(encoder, spatial=spatial, weights=weights, device=device),
-        preset,
-        acquisition=acquisition,
-        allow_gaps=allow_gaps,
-        accept_units=accept_units,
-        lungs=lungs,
-        depth=depth,
-        depth_mode=depth_mode,
-        chunk=chunk,
-        storage=storage,
-        device=device,
-        overwrite=overwrite,
-        workers=workers,
-        scheduler=scheduler,
-    )
+    with answering_interrupts(_GO_ON):
+        report = embedding.embed_scans(
+            _table_or_listed(scans),
+            out,
+            get_encoder(encoder, spatial=spatial, weights=weights, device=device),
+            preset,
+            acquisition=acquisition,
+            allow_gaps=allow_gaps,
+            accept_units=accept_units,
+            lungs=lungs,
+            depth=depth,
+            depth_mode=depth_mode,
+            chunk=chunk,
+            storage=storage,
+            device=device,
+            overwrite=overwrite,
+            retry=retry,
+            workers=workers,
+            scheduler=scheduler,
+        )
     raise typer.Exit(code=1 if report.failed else 0)
 
 
@@ -672,6 +711,18 @@ def doctor() -> None:
         "download: fetched at first use. gated: request access on the Hugging Face page named, then 'hf auth login'. "
         "Without a network, pass the weights with --weights FILE. timm models by name and TorchScript files work too."
     )
+    console.print(_bundles_and_widths())
+
+
+def _bundles_and_widths() -> Table:
+    """Which features the weights of each bundle take; a training takes those of any encoder."""
+    from monai_mil import runs
+
+    table = Table("bundle", "input", "encoder", "width", title="Bundles", title_justify="left")
+    for bundle in runs.shipped_bundles():
+        facts = runs.describe_bundle(bundle)
+        table.add_row(bundle.name, facts.reads, facts.encoder or "any", str(facts.width or "any"))
+    return table
 
 
 def _scan_readers() -> Table:

@@ -70,6 +70,12 @@ class SettingsError(MonaiMILError):
     status = "invalid settings"
 
 
+class SetAsideError(MonaiMILError):
+    """A case that took the process down with it more than once; it is tried again when somebody asks for it."""
+
+    status = "set aside"
+
+
 class OutputError(MonaiMILError):
     """A result cannot be written: disk full, no permission."""
 

@@ -192,7 +192,7 @@ def sharing(folder: Path, settings: str, what: str) -> Iterator[None]:
     with locked(folder / "runs.lock"):
         for lock in sorted(folder.glob(".*-*-*.lock")):
             other = Claim(folder / lock.name.removeprefix(".").removesuffix(".lock"))
-            if not other.path.name.startswith(f"{settings}-") and not other.is_free:
+            if not other.is_free and not other.path.name.startswith(f"{settings}-"):
                 raise OutputError(
                     f"'{what}' is being written by another run with other settings or another encoder "
                     f"({other.holder()}); wait until that has ended, or choose another folder"

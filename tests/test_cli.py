@@ -123,6 +123,8 @@ def test_doctor_says_what_works_and_what_to_do_for_the_rest():
         r"texture\s+│ yes",
         r"vit_b16_ct\s+│ (no .*download:|yes .*on this machine)",
         r"uni\s+│ no .*gated: MahmoodLab/UNI",
+        r"pathology_insight\s+│ .*token maps.*│ texture\s+│ 38",
+        r"ct_normal_guidance\s+│ .*│ ct_texture\s+│ 112",
     ):
         assert re.search(line, shown), line
 
@@ -256,3 +258,36 @@ def test_a_table_stands_alone(tmp_path, command):
     done = monai_mil(command, table, tmp_path, "--out", tmp_path / "out", check=False)
     assert done.returncode == 2
     assert "give it alone" in done.stderr
+
+
+@pytest.mark.parametrize("command", ["predict", "train", "evaluate", "calibrate"])
+def test_a_bundle_that_does_not_come_with_the_package_is_not_run_unasked(tmp_path, monkeypatch, command):
+    from monai_mil import cli, runs
+
+    monkeypatch.setattr(runs.BundleRun, "start", lambda run: started.append(run.bundle.name))
+    monkeypatch.setattr(runs, "predict", lambda run, **_: started.append(run.bundle.name))
+    monkeypatch.setattr(runs, "show_outcome", lambda *_: None)
+    name = "pathology_insight" if command == "calibrate" else "pathology_asmil"
+    stranger = runs.copy_bundle(runs.find_bundle(name), tmp_path)
+    cohort = make_bag_cohort(tmp_path / "cohort", num_bags=12, width=76, bag_size=(4, 6))
+    given = {"predict": [], "train": []}.get(command, ["--model", stranger / "models"])
+
+    def invoke(bundle, *more, **options):
+        words = [command, bundle, cohort, "--out", tmp_path / "out", *given, *more]
+        return CliRunner().invoke(app, list(map(str, words)), **options)
+
+    started: list[str] = []
+    refused = invoke(stranger)
+    assert str(refused.exception).endswith("read them, then run again with --trust")
+    assert str(stranger) in str(refused.exception)
+    assert started == []
+    monkeypatch.setattr(cli, "_is_terminal", lambda: True)
+    assert invoke(stranger, input="n\n").exit_code == 1
+    assert started == []
+    for bundle, more, options in (
+        (stranger, [], {"input": "y\n"}),
+        (stranger, ["--trust"], {}),
+        (name, [], {}),
+    ):
+        invoke(bundle, *more, **options)
+        assert started.pop() == name

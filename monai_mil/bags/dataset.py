@@ -16,6 +16,7 @@ from typing import Any
 
 from torch.utils.data import IterableDataset, get_worker_info
 
+from monai_mil.cells import text_cell
 from monai_mil.errors import CohortError, MonaiMILError
 from monai_mil.files import replacing
 
@@ -49,7 +50,7 @@ def write_failures(table: Path, column: str, failures: Sequence[FailedCase]) -> 
     with replacing(table) as partial, partial.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow([column, "status", "message"])
-        writer.writerows((case.case_id, case.status, case.message) for case in failures)
+        writer.writerows((case.case_id, case.status, text_cell(case.message)) for case in failures)
 
 
 class ResilientDataset(IterableDataset):

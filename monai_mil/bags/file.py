@@ -264,7 +264,9 @@ class BagFile:
 
         ``stored`` are all rows, as stored, where they were read already.
         """
-        for number, rows in () if self._checksums is None else self._checksums.blocks(start, stop):
+        if self._checksums is None:
+            return
+        for number, rows in self._checksums.blocks(start, stop):
             self._checksums.check(number, self._features[rows] if stored is None else stored[rows])
 
     def _offset(self) -> int | None:

@@ -208,6 +208,25 @@ class Cohort:
         return ["" if math.isnan(value) else repr(float(value)).removesuffix(".0") for value in slide.label or ()]
 
 
+class AbsentCohort(Cohort):
+    """The cohort of a table that is not there: it has no cases, and raises a CohortError where some are asked for."""
+
+    def datalist(
+        self, split: str | None = None, bag_dir: str | os.PathLike[str] | None = None, *, check: bool = True
+    ) -> list[dict[str, Any]]:
+        """Raises the CohortError."""
+        raise absent_error(self.source)
+
+    def digest(self, split: str | None = None) -> str:
+        """Raises the CohortError."""
+        raise absent_error(self.source)
+
+
+def absent_error(path: Path) -> CohortError:
+    """That a table is not there."""
+    return CohortError(f"cohort '{path}': no such file; check the path")
+
+
 def _bag(folder: Path, name: str) -> Path:
     """The bag of a slide or scan: its HDF5 file, or CLAM's ``.pt`` where there is no other."""
     path, saved = (existing(folder / f"{file_stem(name)}{suffix}") for suffix in (".h5", ".pt"))

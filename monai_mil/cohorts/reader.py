@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from monai_mil.cohorts.cohort import SPLITS, Cohort, CohortSlide
+from monai_mil.cohorts.cohort import SPLITS, AbsentCohort, Cohort, CohortSlide, absent_error
 from monai_mil.cohorts.patients import check_bag_of
 from monai_mil.cohorts.splits import choose_fold
 from monai_mil.errors import CohortError
@@ -90,6 +90,7 @@ def read_cohort(
     bag_of: str = "slide",
     ordered: bool = False,
     leave_out: Callable[[Cohort], Collection[str]] | None = None,
+    must_exist: bool = True,
 ) -> Cohort:
     """Read and check a cohort.
 
@@ -113,6 +114,9 @@ def read_cohort(
         bag_of: see :class:`Cohort`; ``"slide"``, ``"scan"``, which says the same, or ``"patient"``.
         ordered: likewise.
         leave_out: gives the names of the cases to leave out, such as ``training.BrokenBags``; None leaves out none.
+        must_exist: raise at once where there is no such file. Else that is told when cases are asked for, and until
+            then there is a cohort without any: a training's configuration can be looked into, as ``monai.bundle.load``
+            does.
 
     Returns:
         The cohort.
@@ -132,6 +136,8 @@ def read_cohort(
     """
     check_bag_of(bag_of)
     path = Path(path)
+    if not (must_exist or path.is_file()):
+        return AbsentCohort(path, ())
     table = read_table(path)
     if {"slide_id", "scan_id"} <= set(table.columns):
         raise CohortError(f"cohort '{path}', row 1: both 'slide_id' and 'scan_id'; keep the one that names the bags")
@@ -226,7 +232,7 @@ def _text_of(path: Path) -> str:
         with path.open(encoding="utf-8-sig", newline="") as file:
             return composed(file.read())
     except FileNotFoundError:
-        raise CohortError(f"cohort '{path}': no such file; check the path") from None
+        raise absent_error(path) from None
     except UnicodeDecodeError as error:
         raise CohortError(f"cohort '{path}': not UTF-8 (byte {error.start}); save the table as CSV UTF-8") from None
     except ValueError:  # a path with a zero in it

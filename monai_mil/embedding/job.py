@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from filelock import Timeout
 
 from monai_mil.bags import BagFile, BagInfo
+from monai_mil.embedding.attempts import attempted
 from monai_mil.errors import BagError, DamagedBagError, MonaiMILError
 from monai_mil.files import make_folder, partial_names
 from monai_mil.identity import change_stamp, content_identity
@@ -65,6 +66,7 @@ class EmbedJob(ABC):
         device: where the encoder runs.
         overwrite: replace a bag made with other settings.
         storage: how the bag stores features, ``"float16"`` or ``"uint8"``.
+        retry: try it though it was set aside, see :func:`~monai_mil.embedding.attempts.attempted`.
     """
 
     kind: ClassVar[CaseKind]
@@ -75,6 +77,7 @@ class EmbedJob(ABC):
     device: str
     overwrite: bool
     storage: str = field(default="float16", kw_only=True)
+    retry: bool = field(default=False, kw_only=True)
 
     @property
     def stem(self) -> str:
@@ -90,6 +93,11 @@ class EmbedJob(ABC):
     def lock(self) -> Path:
         """Held by the process that works on the case."""
         return self.out_dir / ".partial" / f"{self.stem}.lock"
+
+    @property
+    def attempt(self) -> Path:
+        """The note that is there while the case is worked on, and stays where that ends the process."""
+        return self.out_dir / ".partial" / f"{self.stem}.attempt"
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -149,7 +157,7 @@ def run_job(job: EmbedJob, encoder: Encoder, on_instances: OnInstances, *, wait:
     start = time.perf_counter()
     try:
         make_folder(job.lock.parent)
-        with locked(job.lock, wait=wait):
+        with locked(job.lock, wait=wait), attempted(job):
             damaged: list[str] = []
             kept = [one for bag in job.bags if (one := kept_bag(job, bag, encoder, damaged.append)) is not None]
             if len(kept) == len(job.bags):

@@ -12,6 +12,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from monai_mil.embedding.job import CaseKind, CaseResult
+from monai_mil.errors import SetAsideError
 from monai_mil.scans import gravity
 
 _SHOWN_REMARKS = 10
@@ -54,10 +55,11 @@ class EmbedProgress:
     def _count(self) -> str:
         """How many cases there were and what became of them, the last line of a run."""
         kept = f", {self._done['kept']} kept" if self._done["kept"] else ""
+        set_aside = sum(result.cause == SetAsideError.status for result in self._failed)
         return (
             f"{self._num_cases} {self._kind.cases if self._num_cases != 1 else self._kind.case} found: "
             f"{self._done['embedded']} embedded{kept}, {self._num_cases - self._done.total() + self._done['failed']} "
-            "left out"
+            f"left out{f' ({set_aside} set aside)' if set_aside else ''}"
         )
 
     def _list(self, lines: Iterable[str]) -> None:

@@ -14,10 +14,12 @@ from typing import TYPE_CHECKING, Any
 
 from monai_mil import __version__
 from monai_mil.bags import FailedCase, write_failures
+from monai_mil.embedding.attempts import is_suspect
 from monai_mil.embedding.job import CaseKind, CaseResult, EmbedJob, run_job
 from monai_mil.embedding.progress import EmbedProgress
 from monai_mil.errors import CohortError, OutputError
 from monai_mil.files import RUN, replacing
+from monai_mil.leftovers import remove_leftovers
 from monai_mil.locks import sharing
 
 if TYPE_CHECKING:
@@ -86,6 +88,7 @@ class EmbedRun:
         return hashlib.sha256(json.dumps(told, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
     def _run(self, jobs: Mapping[int, EmbedJob], rejected: Mapping[int, CaseResult]) -> EmbedReport:
+        remove_leftovers(self.out_dir)
         results = dict(rejected)
         manifest = _Manifest(self)
         with EmbedProgress(self.kind, len(jobs) + len(rejected), enabled=self.progress) as bar:
@@ -132,14 +135,16 @@ def reject(kind: CaseKind, cases: Sequence[tuple[str, Path | None]]) -> dict[int
 
 
 def _in_turn(jobs: Mapping[int, EmbedJob], encoder: Encoder, bar: EmbedProgress) -> Iterator[tuple[int, CaseResult]]:
-    """Do the cases nobody else works on, then wait for the others' and do what they did not finish."""
-    busy: dict[int, EmbedJob] = {}
-    for turn, wait in ((jobs, False), (busy, True)):
+    """Do the cases nobody works on or died in, then wait for the others' and do what they did not finish."""
+    later: dict[int, EmbedJob] = {}
+    for turn, wait in ((jobs, False), (later, True)):
         for index, job in turn.items():
-            bar.start(job.case_id)
-            result = run_job(job, encoder, bar.advance, wait=wait)
+            result = None
+            if wait or not is_suspect(job):
+                bar.start(job.case_id)
+                result = run_job(job, encoder, bar.advance, wait=wait)
             if result is None:
-                busy[index] = job
+                later[index] = job
             else:
                 yield index, result
 

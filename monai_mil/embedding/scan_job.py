@@ -15,7 +15,7 @@ import numpy as np
 from monai_mil.bags import BagFile, BagInfo
 from monai_mil.embedding.job import CaseKind, EmbedJob, OnInstances, number_type
 from monai_mil.embedding.scan import ScanSettings, embed_scan, scan_coords
-from monai_mil.scans import ORIENTATION, Depth, files_touched, load_scan, scan_files
+from monai_mil.scans import ORIENTATION, Depth, as_uid, files_touched, load_scan, scan_files
 
 if TYPE_CHECKING:
     from monai_mil.encoders import Encoder
@@ -69,7 +69,8 @@ class ScanJob(EmbedJob):
 
     def required_settings(self, bag: Path, found: BagInfo) -> dict[str, Any]:
         """The preset in every detail, depth, lungs and orientation, and series and acquisition where one is named."""
-        named = {"series_uid": self.series_uid, "acquisition": self.acquisition}
+        series_uid = None if self.series_uid is None else as_uid(self.series_uid)
+        named = {"series_uid": series_uid, "acquisition": self.acquisition}
         part = {name: value for name, value in named.items() if value is not None}
         cut = {"depth": _in_words(self.settings.layers), "lungs": self.settings.lungs, "orientation": ORIENTATION}
         return _named(self.settings.preset.record()) | cut | part
@@ -83,7 +84,7 @@ class ScanJob(EmbedJob):
         own = {
             "depth": _in_words(found.depth),
             "lungs": None if found.lungs is None else found.lungs.method,
-            "series_uid": None if found.scan is None else found.scan.series_uid,
+            "series_uid": None if found.scan is None else as_uid(found.scan.series_uid),
             "acquisition": None if found.scan is None else found.scan.acquisition,
             "orientation": None if found.scan is None else found.scan.axis_codes,
         }

@@ -40,6 +40,7 @@ def embed_scans(
     storage: Literal["float16", "uint8"] = "float16",
     device: str = "cpu",
     overwrite: bool = False,
+    retry: bool = False,
     progress: bool = True,
     workers: int = 1,
     scheduler: str | None = None,
@@ -70,6 +71,7 @@ def embed_scans(
         device: of an encoder given by name.
         overwrite: replace bags of other settings or another encoder, and another preset's ``preset.json``, which are
             errors without it. Bags that fit are kept; what cannot be read is made anew and told.
+        retry: try scans again in which the process died twice, which are set aside.
         progress: show a bar, and at the end what failed.
         workers: processes on this machine (more than one needs the extra ``scale``).
         scheduler: address of a Dask scheduler to spread the scans over (needs the extra ``scale``).
@@ -109,6 +111,7 @@ def embed_scans(
             case.series_uid,
             case.acquisition or acquisition,
             storage=storage,
+            retry=retry,
         )
         for index, case in enumerate(cases)
         if case.path is not None and index not in rejected

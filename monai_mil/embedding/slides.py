@@ -42,6 +42,7 @@ def embed_cohort(
     storage: Literal["float16", "uint8"] = "float16",
     device: str = "cpu",
     overwrite: bool = False,
+    retry: bool = False,
     progress: bool = True,
     workers: int = 1,
     scheduler: str | None = None,
@@ -78,6 +79,7 @@ def embed_cohort(
         device: of an encoder given by name; tiles are decoded where the encoder is.
         overwrite: replace bags of other settings or another encoder, which are errors without it. Bags that fit are
             kept, so that this too can be killed, resumed and shared; those that cannot be read are made anew and told.
+        retry: try slides again in which the process died twice, which are set aside.
         progress: show a bar, and at the end what failed.
         workers: processes on this machine (more than one needs the extra ``scale``).
         scheduler: address of a Dask scheduler to spread the slides over (needs the extra ``scale``).
@@ -133,6 +135,7 @@ def embed_cohort(
             settings if pixel_sizes[index] is None else replace(settings, mpp=pixel_sizes[index]),
             batch_size,
             storage=storage,
+            retry=retry,
             pictures=pictures,
         )
         for index, (name, path) in enumerate(slides)

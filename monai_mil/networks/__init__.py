@@ -5,7 +5,15 @@ from __future__ import annotations
 from monai_mil.networks.abmil import ABMIL
 from monai_mil.networks.asmil import ASMIL
 from monai_mil.networks.clam import CLAM_MB, CLAM_SB
-from monai_mil.networks.contract import KEYS, MILNetwork, exact_dtype, exact_matmul, instance_axis, instance_scores
+from monai_mil.networks.contract import (
+    KEYS,
+    MILNetwork,
+    check_bag,
+    exact_dtype,
+    exact_matmul,
+    instance_axis,
+    instance_scores,
+)
 from monai_mil.networks.dsmil import DSMIL
 from monai_mil.networks.feature_pooling import FeatureMaxPooling, FeatureMeanPooling
 from monai_mil.networks.grad_cam import grad_cam
@@ -43,6 +51,7 @@ __all__ = [
     "SmoothTransformer1D",
     "TransMIL",
     "TransMIL1D",
+    "check_bag",
     "exact_dtype",
     "exact_matmul",
     "grad_cam",

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from monai_mil.networks.graph import evaluating, is_recorded
+from monai_mil.networks.graph import evaluating, is_exported, is_recorded
 
 
 @dataclass(frozen=True)
@@ -251,6 +251,13 @@ def check_bag(image: Tensor, mask: Tensor | None) -> Tensor:
 
     Raises:
         ValueError: see :meth:`MILNetwork.forward`.
+
+    Examples:
+        >>> import torch
+        >>> from monai_mil.networks import check_bag
+        >>> image = torch.tensor([[[1.0, torch.nan]]])
+        >>> check_bag(image, torch.tensor([[True, False]]))  # the second instance is padding
+        tensor([[[1., 0.]]])
     """
     check_shape(image, mask)
     if _is_finite(image.detach()):
@@ -325,7 +332,7 @@ def exact_matmul(left: Tensor, right: Tensor) -> Tensor:
         tensor([[4.]])
     """
     dtype = exact_dtype(left.dtype)
-    if torch.jit.is_scripting():
+    if torch.jit.is_scripting() or is_exported():  # programs run without autocast
         return torch.matmul(left.to(dtype), right.to(dtype)).to(dtype)
     with torch.autocast(left.device.type, enabled=False):
         return torch.matmul(left.to(dtype), right.to(dtype))

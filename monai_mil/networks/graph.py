@@ -24,6 +24,16 @@ def is_recorded() -> bool:
     return torch.jit.is_tracing() or torch.compiler.is_compiling()
 
 
+def is_exported() -> bool:
+    """Whether ``torch.export`` records what runs, as the ONNX exporter lets it: every size is a part of the graph.
+
+    False in TorchScript.
+    """
+    if torch.jit.is_scripting():
+        return False
+    return torch.compiler.is_exporting()
+
+
 @contextmanager
 def evaluating(network: nn.Module) -> Iterator[None]:
     """Evaluation mode without gradients; every module is then as it was.

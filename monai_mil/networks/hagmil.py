@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from monai_mil.networks.blocks import child_rows, nested_rank, real_rows, restore_padding, tree_sizes
 from monai_mil.networks.contract import MILNetwork, check_bag
-from monai_mil.networks.graph import evaluating
+from monai_mil.networks.graph import evaluating, is_exported
 from monai_mil.networks.iat import IAT
 
 Source = Callable[[Tensor], Tensor]
@@ -142,7 +142,7 @@ class HAGMIL(MILNetwork):
     def _open(self, scores: Tensor, rows: Tensor, level: int) -> Tensor:
         """Rows of the next finer level: children of the most attended of ``rows``, by scores ``[1, 1, m]``."""
         k = self.k_train[level] if self.training else self.k_eval[level]
-        return child_rows(rows.index_select(0, _descending(scores.detach()[0, 0])[:k]))
+        return child_rows(rows.index_select(0, _first(_descending(scores.detach()[0, 0]), k)))
 
     def _pack(self, outputs: list[dict[str, Tensor]], looked: list[Tensor], sizes: list[int]) -> dict[str, Tensor]:
         """One output in packed order from those of the levels, each for the rows that it looked at."""
@@ -218,6 +218,13 @@ def _for_each(k: int | Sequence[int], count: int, name: str) -> list[int]:
     if len(numbers) != count or any(number < 1 for number in numbers):
         raise ValueError(f"{name} must be a number of tiles, or {count} of them, one for every level but the finest")
     return [*numbers, 0]
+
+
+def _first(order: Tensor, k: int) -> Tensor:
+    """``order[:k]``, which ``torch.export`` would take for all of it or for ``k`` as its example has it."""
+    if torch.jit.is_scripting() or not is_exported():
+        return order[:k]
+    return order.narrow(0, 0, torch.sym_min(k, order.shape[0]))
 
 
 def _descending(scores: Tensor) -> Tensor:

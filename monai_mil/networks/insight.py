@@ -127,9 +127,7 @@ class INSIGHT(MILNetwork):
             ValueError: a bag has no instance, a real feature is not finite, or the shapes do not fit.
         """
         if torch.jit.is_scripting():
-            check_bag(image, instance_mask(mask))
-            self._check_input(image, mask, scale, offset)
-            return self._whole(image, mask, scale, offset)["logits"]
+            return self.describe(image, mask, scale, offset)["logits"]
         output = self.describe(image, mask, scale, offset)
         if not return_dict:
             return output["logits"]
@@ -140,11 +138,14 @@ class INSIGHT(MILNetwork):
                 output["token_mask"] = mask
         return output  # type: ignore[return-value]
 
-    @torch.jit.unused
     def describe(
         self, image: Tensor, mask: Tensor | None, scale: Tensor | None = None, offset: Tensor | None = None
     ) -> dict[str, Tensor]:
         """See :meth:`forward`. What is not finite shows in the heatmap: a bag on disk is not read once more for it."""
+        if torch.jit.is_scripting():
+            check_bag(image, instance_mask(mask))
+            self._check_input(image, mask, scale, offset)
+            return self._whole(image, mask, scale, offset)
         if is_recorded():
             return self._whole(image, mask, scale, offset)
         check_shape(image, instance_mask(mask))

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from monai_mil.cells import cell_text
 from monai_mil.errors import CohortError
 from monai_mil.metrics import decisions
 
@@ -148,7 +149,7 @@ def read_predictions(path: str | Path) -> Predictions:
         noun,
         _operating_points(path, rows, classes),
         _model(path, rows),
-        tuple(row.get("remarks") or "" for row in rows),
+        tuple(cell_text(row.get("remarks") or "") for row in rows),
         tuple(tuple((row.get("slide_ids") or row.get("scan_ids") or row[id_column]).split(";")) for row in rows),
         next((row["note"] for row in rows if row.get("note")), None),
     )

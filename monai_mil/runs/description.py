@@ -15,10 +15,16 @@ class Description:
     Attributes:
         title: its full name.
         lines: pairs of what is told and the text.
+        reads: what it takes: a bag of what, or which pixels.
+        encoder: whose features its weights take; None without weights.
+        width: how many values a tile, a slice or one of their tokens has; likewise.
     """
 
     title: str
     lines: tuple[tuple[str, str], ...]
+    reads: str
+    encoder: str | None = None
+    width: int | None = None
 
 
 def describe_bundle(bundle: Bundle) -> Description:
@@ -29,11 +35,12 @@ def describe_bundle(bundle: Bundle) -> Description:
         >>> dict(describe_bundle(find_bundle("ct_insight")).lines)["encoder"]
         'ct_texture_518, 42 values each'
     """
-    metadata = bundle.metadata
+    metadata, encoder, width = bundle.metadata, None, None
     lines = [("task", metadata["task"]), ("input", metadata["data_type"])]
     if bundle.weights.is_file():
         card = read_model(bundle.weights)
-        lines.append(("encoder", f"{card.get('encoder')}, {card.get('in_channels')} values each"))
+        encoder, width = card.get("encoder"), card.get("in_channels")
+        lines.append(("encoder", f"{encoder}, {width} values each"))
         lines.append(("classes", ", ".join(card.get("class_names", ()))))
         figures = ", ".join(f"{name} {value:g}" for name, value in metadata.get("eval_metrics", {}).items())
         lines.append(("figures", figures))
@@ -41,4 +48,4 @@ def describe_bundle(bundle: Bundle) -> Description:
             lines.append(("weights", card.note))
     else:
         lines.append(("weights", "none; train it first"))
-    return Description(metadata["name"], tuple(lines))
+    return Description(metadata["name"], tuple(lines), metadata["data_type"], encoder, width)

@@ -25,31 +25,48 @@ class Journal:
     It belongs to one set of settings and weights; where it was written under others it begins anew. A case of another
     source, or of other cells of the cohort's table, is not done.
 
+    A line is written too before a case begins, so that of a case that takes the process down with it something is left.
+
     Attributes:
         path: the file.
         settings: what :func:`settings_digest` gives for the run.
         done: by case, what stands in its line.
+        deaths: by case, how often the process died in it, one time after the other.
     """
 
     path: Path
     settings: str
     done: dict[str, dict[str, Any]] = field(default_factory=dict)
+    deaths: dict[str, int] = field(default_factory=dict)
 
     @classmethod
     def open(cls, path: Path, settings: str) -> Journal:
         """The journal of a folder's earlier run if that had the same settings, else a new one."""
         journal = cls(path, settings)
         lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []
-        entries = [entry for entry in map(_parsed, lines) if entry is not None]
+        entries = [_parsed(line) for line in lines]
         if entries and entries[0].get("settings") == settings:
             journal.done = {entry["case"]: entry for entry in entries[1:] if "case" in entry}
+            journal.deaths = _deaths(entries[1:])
         return journal
 
     def begin(self, done: Mapping[str, dict[str, Any]]) -> None:
-        """Write the journal anew with the cases that are still done."""
+        """Write the journal anew with the cases that are still done, and those in which the process died."""
         self.done = dict(done)
-        lines = [{"settings": self.settings}, *self.done.values()]
-        self._write("w", lines)
+        died = [{"died": case, "times": times} for case, times in self.deaths.items() if case not in done]
+        self._write("w", [{"settings": self.settings}, *self.done.values(), *died])
+
+    def attempt(self, case: str) -> None:
+        """Note that a case begins; unless it is added or ended later, the process died in it."""
+        self._write("a", [{"begun": case}])
+
+    def end(self, case: str) -> None:
+        """Note that a case has ended without a result, and without ending the process."""
+        self._write("a", [{"ended": case}])
+
+    def withdraw(self) -> None:
+        """Note that the run ends for another reason than the cases that have begun."""
+        self._write("a", [{"withdrawn": True}])
 
     def add(self, case: str, source: str, kept: Mapping[str, Any], files: Sequence[str]) -> None:
         """Note a case that is done, with the files beside the tables that it must have."""
@@ -67,13 +84,30 @@ class Journal:
             raise OutputError(f"'{self.path}' cannot be written: {error.strerror}") from error
 
 
-def _parsed(line: str) -> dict[str, Any] | None:
-    """A line of the journal; None for one that was cut when the run was killed."""
+def _deaths(entries: Sequence[Mapping[str, Any]]) -> dict[str, int]:
+    """How often the process died in each case, by the lines of a journal."""
+    deaths: dict[str, int] = {}
+    begun: set[str] = set()
+    for entry in entries:
+        if "died" in entry:
+            deaths[entry["died"]] = int(entry["times"])
+        elif "begun" in entry:
+            begun.add(entry["begun"])
+        elif "withdrawn" in entry:
+            begun.clear()
+        elif (case := entry.get("case", entry.get("ended"))) is not None:
+            begun.discard(case)
+            deaths.pop(case, None)
+    return deaths | {case: deaths.get(case, 0) + 1 for case in begun}
+
+
+def _parsed(line: str) -> dict[str, Any]:
+    """A line of the journal; one that was cut when the run was killed blames no case."""
     try:
         entry = json.loads(line)
     except json.JSONDecodeError:
-        return None
-    return entry if isinstance(entry, dict) else None
+        entry = None
+    return entry if isinstance(entry, dict) else {"withdrawn": True}
 
 
 def settings_digest(config: Mapping[str, Any], weights: Path) -> str:

@@ -9,7 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from monai_mil.errors import BagError, OutputError
+from monai_mil.errors import BagError, OutputError, SetAsideError
+from monai_mil.interrupts import at_hard_end
+from monai_mil.leftovers import remove_leftovers
 from monai_mil.locks import claimed
 from monai_mil.names import file_stem
 from monai_mil.runs.journal import Journal, settings_digest, source_digest
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _JOURNAL, _LOG = "predict.jsonl", "predict.log"
+MOST_DEATHS = 2
+"""A case that took the process down so often, one time after the other, is set aside."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +42,7 @@ class Outcome:
         kept: how many of them an earlier run had done.
         failed: name and error of every case without a prediction, which ``failed.csv`` lists too.
         incomplete: name and error of every case that has one, but not all of its files.
+        set_aside: how many of the failed took the process down with them before and were not tried again.
         report: the HTML report; None where nothing was predicted.
         note: what whoever reads the results must know of the model, see ``ModelCard.note``.
     """
@@ -47,6 +52,7 @@ class Outcome:
     kept: int
     failed: Mapping[str, str]
     incomplete: Mapping[str, str]
+    set_aside: int
     report: Path | None
     note: str | None
 
@@ -56,13 +62,14 @@ class Outcome:
         return not self.failed and not self.incomplete
 
 
-def predict(run: BundleRun, *, console: Console, overwrite: bool = False) -> Outcome:
+def predict(run: BundleRun, *, console: Console, overwrite: bool = False, retry: bool = False) -> Outcome:
     """Predict, go on where an earlier run with the same settings stopped, and write the report.
 
     Args:
         run: as ``predict_run`` gives it.
         console: where progress is shown.
         overwrite: begin anew whatever is there.
+        retry: try cases again in which the process died twice, which are set aside.
 
     Returns:
         The outcome. A case that cannot be predicted is told in it and stops nobody else.
@@ -72,6 +79,7 @@ def predict(run: BundleRun, *, console: Console, overwrite: bool = False) -> Out
     """
     import_monai_lightly()
     out = Path(run.settings["output_dir"])
+    remove_leftovers(out)
     with claimed(out / _JOURNAL), _logged(out / _LOG), _users_error():
         workflow = run.workflow()
         workflow.initialize()
@@ -84,17 +92,25 @@ def predict(run: BundleRun, *, console: Console, overwrite: bool = False) -> Out
         journal = Journal.open(out / _JOURNAL, settings_digest(config, Path(content("ckpt_path"))))
         of_patients = any(isinstance(item["image"], list) for item in items.values())
         kept = {} if overwrite or of_patients else _still_done(journal, sources, savers, out, console)
+        if retry:
+            journal.deaths = dict.fromkeys(journal.deaths, 1)
         journal.begin(kept)
-        dataset.data = [item for name, item in items.items() if name not in kept]
+        waiting = [name for name in items if name not in kept]
+        dataset.data = [items[name] for name in sorted(waiting, key=lambda name: journal.deaths.get(name, 0))]
+        if journal.deaths:
+            content("dataloader").num_workers = 0  # one case at a time, so that the right one is blamed
         bar = PredictProgress(console, run.bundle.reads, _INSTANCES[run.bundle.reads], len(items), len(kept))
         _resume(evaluator, savers, kept, list(items))
         _note_done(evaluator, savers, journal, sources, bar)
-        dataset.transform = _Announced(dataset.transform, bar)
-        with bar:
+        dataset.transform = _Announced(dataset.transform, bar, journal)
+        with bar, _blaming_cases(journal):
             _run(workflow, dataset, savers)
     failed = {failure.case_id: failure.message for failure in dataset.failures}
     incomplete = {name: message for saver in savers for name, message in saver.failures.items()}
-    return Outcome(out, len(items), len(kept), failed, incomplete, _report(run, out), content("trained").note)
+    set_aside = sum(failure.status == SetAsideError.status for failure in dataset.failures)
+    return Outcome(
+        out, len(items), len(kept), failed, incomplete, set_aside, _report(run, out), content("trained").note
+    )
 
 
 _INSTANCES = {"slides": "tiles", "scans": "slices"}
@@ -195,6 +211,7 @@ def _note_done(
         for case in read_cases(engine):
             bar.finish()
             if any(case.name in saver.failures for saver in savers):
+                journal.end(case.name)
                 continue
             kept = {_key(saver): saver.kept[case.name] for saver in savers if case.name in saver.kept}
             journal.add(case.name, sources[case.name], kept, _heatmaps(journal.path.parent, case.name))
@@ -216,17 +233,50 @@ def _key(saver: CaseSaver[Any]) -> str:
 
 
 class _Announced:
-    """A transform of cases that says which one it works on, and how far it is."""
+    """A transform of cases that says which one it works on, and how far it is; the journal knows before it begins.
 
-    def __init__(self, transform: Any, bar: PredictProgress) -> None:
-        self._transform, self._bar = transform, bar
+    Raises:
+        SetAsideError: the process died in the case before, too often.
+    """
+
+    def __init__(self, transform: Any, bar: PredictProgress, journal: Journal) -> None:
+        self._transform, self._bar, self._journal = transform, bar, journal
 
     def __call__(self, item: Mapping[str, Any]) -> Any:
         from monai_mil.embedding import watched
+        from monai_mil.training import users_error
 
-        self._bar.start(_name(item))
-        with watched(self._bar.advance):
-            return self._transform(item)
+        name = _name(item)
+        deaths = self._journal.deaths.get(name, 0)
+        if deaths >= MOST_DEATHS:
+            raise SetAsideError(
+                f"'{name}': set aside, for the process died {deaths} times while it worked on it (no memory left, a "
+                "crash within a library, or somebody ended it); look at the file and the memory, then run again with "
+                "--retry"
+            )
+        self._bar.start(name)
+        self._journal.attempt(name)
+        try:
+            with watched(self._bar.advance):
+                return self._transform(item)
+        except Exception as error:
+            if users_error(error) is not None:
+                self._journal.end(name)
+            raise
+
+
+@contextmanager
+def _blaming_cases(journal: Journal) -> Iterator[None]:
+    """Blame no case for an interruption, or for an error that is told."""
+    from monai_mil.training import users_error
+
+    try:
+        with at_hard_end(journal.withdraw):
+            yield
+    except (Exception, KeyboardInterrupt) as error:
+        if isinstance(error, KeyboardInterrupt) or users_error(error) is not None:
+            journal.withdraw()
+        raise
 
 
 def _report(run: BundleRun, out: Path) -> Path | None:

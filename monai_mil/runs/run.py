@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from monai_mil.errors import SettingsError
+from monai_mil.leftovers import remove_leftovers
 from monai_mil.runs.bundles import Bundle
 from monai_mil.runs.quiet_imports import quiet_imports
 
@@ -89,6 +90,8 @@ class BundleRun:
             format="%(asctime)s %(name)s %(levelname)s %(message)s",
             datefmt="%Y-%m-%d %H:%M:%S",
         )
+        for name in self.settings.keys() & {"output_dir", "ckpt_dir"}:
+            remove_leftovers(Path(self.settings[name]))
         try:
             workflow = self.workflow()
             workflow.initialize()

@@ -41,4 +41,5 @@ def show_outcome(outcome: Outcome, bundle: Bundle, console: Console) -> None:
     earlier = f", {outcome.kept} of them by an earlier run" if outcome.kept else ""
     done = outcome.found - len(outcome.failed)
     noun = bundle.reads if outcome.found != 1 else bundle.reads.removesuffix("s")
-    console.print(f"{outcome.found} {noun} found: {done} predicted{earlier}, {len(outcome.failed)} left out")
+    set_aside = f" ({outcome.set_aside} set aside)" if outcome.set_aside else ""
+    console.print(f"{outcome.found} {noun} found: {done} predicted{earlier}, {len(outcome.failed)} left out{set_aside}")

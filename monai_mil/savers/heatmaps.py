@@ -13,6 +13,7 @@ from ignite.engine import Engine
 
 from monai_mil.errors import CohortError
 from monai_mil.heatmaps import Heatmap, assemble, export_geojson, export_mask, export_png, export_tiff
+from monai_mil.leftovers import remove_leftovers
 from monai_mil.names import file_stem
 from monai_mil.savers.base import CaseSaver
 from monai_mil.savers.case import Case
@@ -153,6 +154,7 @@ class HeatmapSaver(CaseSaver[None]):
 
     def _begin(self) -> None:
         super()._begin()
+        remove_leftovers(self.folder)
         self._owners = {}
 
     def _write(self, kept: Mapping[str, None], engine: Engine) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from monai_mil.cells import text_cell
 from monai_mil.errors import CohortError
 from monai_mil.metrics import decisions
 from monai_mil.savers.case import Case, row_beginning
@@ -84,7 +85,7 @@ class Prediction:
                 f"operating_point_{name}": f"{point:.6g}"
                 for name, point in zip(self.classes, self.operating_points, strict=True)
             }
-        return row | {"remarks": self.remarks} if self.slide_column == "scan_id" else row
+        return row | {"remarks": text_cell(self.remarks)} if self.slide_column == "scan_id" else row
 
     def attributes(self) -> dict[str, Any]:
         """What a heatmap keeps of it, for titles."""

@@ -1,4 +1,5 @@
 from .depth import Depth
+from .dicom import as_uid
 from .find import FoundScan, ScanSearch, find_scans, search_scans
 from .frame import LPS_TO_RAS, ScanFrame
 from .load import load_scan
@@ -31,6 +32,7 @@ __all__ = [
     "SlicePreset",
     "Turn",
     "Window",
+    "as_uid",
     "files_touched",
     "find_preset",
     "find_scans",

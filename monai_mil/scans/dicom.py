@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import re
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -28,7 +30,7 @@ CT_CLASSES = {
     "1.2.840.10008.5.1.4.1.1.2.2",  # Legacy Converted Enhanced CT
 }
 _CAPTURES = "1.2.840.10008.5.1.4.1.1.7"  # Secondary Capture, and its multi-frame kinds below it
-_OF_UIDS = set("0123456789.")
+_UID = re.compile(r"(?=.{3,64}$)[0-9]+(\.[0-9]+)+")
 _COLOURS = ("PALETTE", "RGB", "YBR", "HSV", "ARGB", "CMYK")
 _DEFLATED = "1.2.840.10008.1.2.1.99"
 _GEOMETRY = [
@@ -196,9 +198,25 @@ def uid_name(uid: str) -> str:
     return str(known.name) if known.is_valid and known.name != known else ""
 
 
+def as_uid(value: Any) -> str:
+    """A UID as it stands, ``""`` for none; for text that is none, one made of it, which is the same for the same text.
+
+    In a damaged header anything may stand in its place, the patient's name too: that reaches no message and no bag.
+
+    Examples:
+        >>> from monai_mil.scans import as_uid
+        >>> as_uid("1.2.840.10008.1.2"), as_uid(None), as_uid("Doe^Jane")
+        ('1.2.840.10008.1.2', '', '2.25.339242931035301343683336265380693991191')
+    """
+    text = str(value or "").strip(" \0")
+    if not text or _UID.fullmatch(text):
+        return text
+    return f"2.25.{int.from_bytes(hashlib.sha256(text.encode()).digest()[:16], 'big')}"
+
+
 def shown_uid(uid: str) -> str:
-    """A UID as messages show it: in a damaged header anything may stand in its place, the patient's name too."""
-    return uid if uid and set(uid) <= _OF_UIDS else "(no valid UID)" if uid else "(no UID)"
+    """A UID as messages show it."""
+    return uid or "(no UID)"
 
 
 def _damaged(path: Path) -> ScanReadError:
@@ -233,15 +251,15 @@ def _record(path: Path, dataset: Any, offset: int) -> DicomFile | None:
         syntax=str(meta.get("TransferSyntaxUID") or ""),
         pixel_offset=offset,
         sop_class=sop_class,
-        sop_uid=str(dataset.get("SOPInstanceUID") or meta.get("MediaStorageSOPInstanceUID") or ""),
-        study_uid=str(dataset.get("StudyInstanceUID") or ""),
-        series_uid=str(dataset.get("SeriesInstanceUID") or ""),
-        frame_of_reference_uid=str(dataset.get("FrameOfReferenceUID") or ""),
+        sop_uid=as_uid(dataset.get("SOPInstanceUID") or meta.get("MediaStorageSOPInstanceUID")),
+        study_uid=as_uid(dataset.get("StudyInstanceUID")),
+        series_uid=as_uid(dataset.get("SeriesInstanceUID")),
+        frame_of_reference_uid=as_uid(dataset.get("FrameOfReferenceUID")),
         patient_id=str(dataset.get("PatientID") or ""),
         modality=modality,
         image_type=tuple(text.strip().upper() for text in texts_of(dataset.get("ImageType"))),
         instance_number=whole_number(raw_value(dataset, "InstanceNumber")),
-        concatenation_uid=str(dataset.get("ConcatenationUID") or ""),
+        concatenation_uid=as_uid(dataset.get("ConcatenationUID")),
         part=whole_number(raw_value(dataset, "InConcatenationNumber")),
         parts=whole_number(raw_value(dataset, "InConcatenationTotalNumber")),
         frames=whole_number(raw_value(dataset, "NumberOfFrames")) or 1,

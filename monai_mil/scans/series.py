@@ -13,7 +13,7 @@ from monai_mil.errors import ScanReadError
 from monai_mil.folders import walk_files
 from monai_mil.scans.acquisitions import choose_acquisition
 from monai_mil.scans.concatenation import check_parts
-from monai_mil.scans.dicom import DicomFile, DicomSlice, read_file, shown_uid, uid_name
+from monai_mil.scans.dicom import DicomFile, DicomSlice, as_uid, read_file, shown_uid, uid_name
 from monai_mil.scans.kinds import describe_kinds
 from monai_mil.scans.strays import without_strays
 
@@ -194,6 +194,7 @@ def choose_series(folder: Path, series_uid: str | None = None, acquisition: str 
         ScanReadError: there is no CT, or there are several series and ``series_uid`` names none of them; likewise of
             acquisitions.
     """
+    series_uid = None if series_uid is None else as_uid(series_uid)
     content = read_folder(folder, series_uid)
     images = [file for file in content.files if file.slices and not file.is_localizer]
     acquired = [file for file in images if not file.slices[0].is_captured]

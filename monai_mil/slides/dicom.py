@@ -32,7 +32,24 @@ _TAGS = [
 _SET_RGB = (
     "python -c \"import pydicom; d = pydicom.dcmread('IN'); d.PhotometricInterpretation = 'RGB'; d.save_as('OUT.dcm')\""
 )
+_PHOTOMETRICS = ("MONOCHROME1", "MONOCHROME2", "PALETTE COLOR", "RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")
 _ITEM = b"\xfe\xff\x00\xe0"
+
+
+class HeaderError(ValueError):
+    """Numbers of a header that do not fit one another."""
+
+
+def _told(error: Exception) -> str:
+    """What is wrong; pydicom's own words may quote the header, where the patient's name may stand in any place."""
+    return one_line(error) if isinstance(error, (HeaderError, OSError)) else f"its header: {type(error).__name__}"
+
+
+def _syntax_name(uid: str) -> str:
+    import pydicom
+
+    known = pydicom.uid.UID(uid, validation_mode=pydicom.config.IGNORE)
+    return str(known.name) if known.is_valid and known.name != known else "a transfer syntax of no known name"
 
 
 class Instance:
@@ -49,7 +66,11 @@ class Instance:
         import pydicom
 
         self.path = path
-        with path.open("rb") as file:
+        with pydicom.config.disable_value_validation():  # its warnings quote the values that they find odd
+            self._read(pydicom)
+
+    def _read(self, pydicom: Any) -> None:
+        with self.path.open("rb") as file:
             self.header: Any = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=_TAGS)
             self._pixels = file.tell() + 12  # behind tag, VR and length, which pydicom does not read
         self.syntax = str(self.header.file_meta.TransferSyntaxUID)
@@ -58,8 +79,9 @@ class Instance:
         self.frames = int(self.header.get("NumberOfFrames", 1))
         self.planes = max(1, int(self.header.get("TotalPixelMatrixFocalPlanes", 1) or 1))
         if min(*self.size, *self.tile, self.frames) < 1:
-            raise ValueError(f"{self.frames} frames of {self.tile} px make no image of {self.size} px")
-        self.photometric = str(self.header.get("PhotometricInterpretation", ""))
+            raise HeaderError(f"{self.frames} frames of {self.tile} px make no image of {self.size} px")
+        photometric = str(self.header.get("PhotometricInterpretation", ""))
+        self.photometric = photometric if photometric in _PHOTOMETRICS else "no known colours"
 
     @property
     def is_level(self) -> bool:
@@ -69,9 +91,12 @@ class Instance:
     @property
     def spacing(self) -> tuple[float, float] | None:
         """Micrometres per pixel along x and y."""
+        import pydicom
+
         try:
-            measures = self.header.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0]
-            down, across = map(float, measures.PixelSpacing)
+            with pydicom.config.disable_value_validation():
+                measures = self.header.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0]
+                down, across = map(float, measures.PixelSpacing)
         except (AttributeError, IndexError, TypeError, ValueError):
             return None
         return (across * 1000, down * 1000) if min(across, down) > 0 else None
@@ -107,7 +132,7 @@ class Instance:
         with self.path.open("rb") as file:
             found = list(_items(file, self._pixels, self.path.stat().st_size))[1:]  # the first is the offset table
         if len(found) != self.frames:
-            raise ValueError(f"{len(found)} stored pieces for {self.frames} frames")
+            raise HeaderError(f"{len(found)} stored pieces for {self.frames} frames")
         return found
 
     def frame(self, index: int) -> bytes:
@@ -189,9 +214,9 @@ def levels_of(path: Path) -> list[Instance]:
             if instance.is_level:
                 found.setdefault(instance.size, instance)
         except Exception as error:  # a damaged header makes pydicom stumble in many ways
-            raise SlideReadError(
-                f"slide '{file}': damaged or no DICOM slide ({one_line(error)}); copy it again"
-            ) from error
+            raise SlideReadError(f"slide '{file}': damaged or no DICOM slide ({_told(error)}); copy it again") from (
+                error if isinstance(error, HeaderError) else None
+            )
     return [found[size] for size in sorted(found, reverse=True)]
 
 
@@ -247,7 +272,7 @@ class DicomReader:
         except SlideReadError:
             raise
         except Exception as error:  # a damaged header makes pydicom stumble in many ways
-            raise SlideReadError(f"slide '{path}': damaged ({one_line(error)}); copy it again") from error
+            raise SlideReadError(f"slide '{path}': damaged ({_told(error)}); copy it again") from error
         if self._levels[0].colours != base.header_colours:
             stored = _NAMES[self._levels[0].colours]
             self.remarks += (
@@ -263,7 +288,7 @@ class DicomReader:
 
     def _level(self, instance: Instance, plane: int) -> _Level:
         if instance.syntax not in (*_NATIVE, *_JPEG, *_JPEG_2000):
-            name = instance.header.file_meta.TransferSyntaxUID.name
+            name = _syntax_name(instance.syntax)
             raise SlideReadError(f"slide '{self._path}': frames in {name}, which no reader here decodes")
         if instance.header.get("BitsAllocated") != 8 or instance.header.get("PlanarConfiguration", 0) != 0:
             raise SlideReadError(f"slide '{self._path}': its pixels are not 8-bit colours side by side")
@@ -320,7 +345,7 @@ def _frames_of(instance: Instance, plane: int) -> dict[tuple[int, int], int]:
     if instance.header.get("DimensionOrganizationType") == "TILED_FULL" or instance.frames == 1:
         first = plane * columns * rows  # of the first optical path
         if first + columns * rows > instance.frames:
-            raise ValueError(f"{instance.frames} frames are too few for {columns} x {rows} tiles")
+            raise HeaderError(f"{instance.frames} frames are too few for {columns} x {rows} tiles")
         return {(index % columns, index // columns): first + index for index in range(columns * rows)}
     import pydicom
 

@@ -13,6 +13,7 @@ from .checkpointer import Checkpointer
 from .class_balance import ClassBalance
 from .distributed import finish_distributed
 from .early_stop import EarlyStop
+from .exported import ExportedNetwork
 from .fine_tuning import fit_weights, known_model
 from .fit import require_fit
 from .folder_claim import claim_folder
@@ -25,6 +26,7 @@ from .labels import check_labels
 from .last_word import tell_errors_last, users_error
 from .method import build_network, describe_network
 from .model_metadata import own_metadata
+from .probability import Probability
 from .seeding import EpochSeeder
 from .skip_non_finite import SkipNonFinite
 from .split_names import named_by_split
@@ -44,9 +46,11 @@ __all__ = [
     "ClassBalance",
     "EarlyStop",
     "EpochSeeder",
+    "ExportedNetwork",
     "FullOutputInferer",
     "GradCAMInferer",
     "GradientClip",
+    "Probability",
     "SkipNonFinite",
     "StopOnNaN",
     "StreamedInferer",

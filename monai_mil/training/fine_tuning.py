@@ -15,6 +15,7 @@ from torch import nn
 from monai_mil.errors import SettingsError
 from monai_mil.model_card import ModelCard, read_model
 from monai_mil.training.distributed import unwrap
+from monai_mil.training.exported import ExportedNetwork
 from monai_mil.training.fit import require_fit
 from monai_mil.training.freeze import frozen_names
 
@@ -71,11 +72,15 @@ def fit_weights(
         methods: likewise.
 
     Raises:
-        SettingsError: the weights are of another network, or heads that begin anew are frozen.
+        SettingsError: the weights are of another network, or not those that an exported program holds, or heads that
+            begin anew are frozen.
     """
     if model.path is None:
         return
     weights = torch.load(model.path, map_location="cpu", weights_only=True)
+    if isinstance(network, ExportedNetwork):
+        network.load_state_dict(weights)
+        return
     if not model.fine_tuned:
         require_fit(network, weights, model.path, settings, methods)
         return

@@ -8,9 +8,13 @@ from typing import Any
 from monai.inferers import Inferer
 from torch import Tensor
 
+from monai_mil.training.exported import as_network
+
 
 class FullOutputInferer(Inferer):
     """Calls ``network(inputs, return_dict=True)``: what a trainer with a :class:`monai_mil.losses.MILLoss` needs.
+
+    An exported program is asked for whatever it can give, see :class:`ExportedNetwork`.
 
     Examples:
         >>> import torch
@@ -39,7 +43,7 @@ class FullOutputInferer(Inferer):
                 as ``positions``.
             kwargs: go to the network, such as the ``mask``.
         """
-        output = network(inputs, *args, return_dict=True, **kwargs)
+        output = as_network(network)(inputs, *args, return_dict=True, **kwargs)
         return output if positions is None else {**output, "positions": positions}
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from torch import nn
 
 from monai_mil.training.distributed import unwrap
+from monai_mil.training.exported import ExportedNetwork, as_network
 from monai_mil.training.freeze import freeze_parameters
 
 _TRAINING_ALONE = {"dropout", "attention_dropout", "drop", "drop_mode", "sampled", "k_train", "checkpoint"}
@@ -23,9 +24,11 @@ def build_network(
 
     Args:
         network_def: a network, or an entry of the config's ``methods`` (``--network_def "%methods::NAME"`` copies it),
-            which builds one.
+            which builds one; or an exported program (``--network_def "$torch.jit.load('model.ts')"``), which becomes an
+            :class:`ExportedNetwork`.
         freeze: names of what is not to train; see :func:`freeze_parameters`.
     """
+    network_def = as_network(network_def)
     network = network_def if isinstance(network_def, nn.Module) else network_def()
     if freeze:
         freeze_parameters(network, freeze)
@@ -39,7 +42,8 @@ def describe_network(network: nn.Module) -> dict[str, Any]:
         network: any; a DDP wrapper is taken off.
 
     Returns:
-        ``class``, and ``name`` or ``part.name`` for every argument that a network of this package keeps.
+        ``class``, and ``name`` or ``part.name`` for every argument that a network of this package keeps; nothing of an
+        exported program, which does not say.
 
     Examples:
         >>> from monai_mil.networks import INSIGHT
@@ -48,6 +52,8 @@ def describe_network(network: nn.Module) -> dict[str, Any]:
         >>> description["class"], description["alpha"]
         ('INSIGHT', 4.0)
     """
+    if isinstance(network, ExportedNetwork):
+        return {}
     network, left_out = unwrap(network), _TRAINING_ALONE | _SEEN_BY_THE_WEIGHTS | _NO_RESULT
     kept: dict[str, Any] = {"class": type(network).__name__}
     for part, module in network.named_modules():

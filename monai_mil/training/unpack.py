@@ -17,15 +17,18 @@ from monai_mil.networks.blocks import attention_moments
 class UnpackOutputd(MapTransform):
     """Replace a network's output dict by its answer and set the rest of it beside, for an engine's ``postprocessing``.
 
-    ``data[key]`` becomes ``prob`` ``[c]`` where the network's own answer is a probability, else ``logits``;
-    ``attention``, ``instance_logits``, ``heatmap``, ``mask`` and whatever else the network gave (see
+    ``data[key]`` becomes ``prob`` ``[c]`` where the network's own answer is a probability, else ``logits``; a tensor in
+    place of the dict, as an exported program gives it, is taken for ``logits``. ``attention``, ``instance_logits``,
+    ``heatmap``, ``mask`` and whatever else the network gave (see
     :mod:`monai_mil.networks.contract`) become keys of their own, as it gave them, padding and all. Where the output can
     localise, ``scores`` ``[c, n]`` are its instance scores. Where it has attention and the case ``positions_mm``
     ``[n]``, ``attention_center_mm`` and ``attention_width_mm`` ``[h]`` are the mean position of each head's attention
     and its standard deviation.
 
     Args:
-        keys: of decollated outputs of :class:`FullOutputInferer`.
+        keys: of decollated outputs of :class:`FullOutputInferer`, or of logits.
+        sigmoid: make a probability of the logits of a network whose own answer is one, where an exported program of it
+            gives them alone.
         allow_missing_keys: skip absent keys.
 
     Examples:
@@ -38,14 +41,18 @@ class UnpackOutputd(MapTransform):
                 [0.7500, 0.2500]]))
     """
 
-    def __init__(self, keys: KeysCollection = "pred", allow_missing_keys: bool = False) -> None:
+    def __init__(self, keys: KeysCollection = "pred", sigmoid: bool = False, allow_missing_keys: bool = False) -> None:
         super().__init__(keys, allow_missing_keys)
+        self.sigmoid = sigmoid
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Unpack ``data[key]``; the input dictionary is left as it is."""
         unpacked = dict(data)
         for key in self.key_iterator(unpacked):
-            output: dict[str, Tensor] = unpacked[key]
+            given = unpacked[key]
+            output: dict[str, Tensor] = dict(given) if isinstance(given, Mapping) else {"logits": given}
+            if self.sigmoid and "prob" not in output:
+                output["prob"] = torch.sigmoid(output["logits"])
             answer = "prob" if "prob" in output else "logits"
             unpacked.update((name, value) for name, value in output.items() if name != answer)
             unpacked[key] = output[answer]

@@ -24,6 +24,7 @@ FILES = [
     Apart(
         ("inference", "inference_survival"), ("cohort::_disabled_", "cohort::unlabelled"), "nor labels, if there is one"
     ),
+    Apart(("inference", "inference_survival", "survival"), ("cohort::must_exist",), "a training can be looked into"),
     Apart(
         ("inference", "inference_survival"),
         ("cohort::leave_out",),
@@ -85,31 +86,9 @@ FILES = [
     Apart(("inference",), ("encoder_digest",), "the model's alone"),
     Apart(("inference",), ("initialize::$monai.utils.set_determinism(@seed)",), "nothing is drawn"),
     Apart(
-        ("evaluate", "calibrate", "multi_gpu_evaluate", "inference"),
-        (
-            "initialize::$@class_balance.tell()",
-            "initialize::$training.claim_folder(@ckpt_dir, @resume, @overwrite)",
-            "initialize::$@best_model.attach(@validate::evaluator)",
-            "initialize::$@checkpointer.attach(@train::trainer)",
-        ),
-        "nothing is trained",
-    ),
-    Apart(
-        ("evaluate", "calibrate", "multi_gpu_evaluate", "inference"),
-        ("initialize::$@early_stop.attach(@validate::evaluator, @train::trainer)",),
-        "nothing is trained",
-        (*BY_LOSS, *BASELINES),
-    ),
-    Apart(
         ("evaluate", "multi_gpu_evaluate", "inference"),
         ("initialize::$cohorts.check_patients(@cohort, @split, @bag_of, @patient_level)",),
         "results of patients",
-    ),
-    Apart(
-        ("evaluate", "multi_gpu_evaluate", "inference"),
-        ("initialize::$training.require_steps(@train::trainer)",),
-        "nothing is trained",
-        GUIDANCE,
     ),
     Apart(
         ("evaluate", "calibrate", "inference"),
@@ -316,6 +295,9 @@ BUNDLES = [
     Apart(CT, ("class_names",), "scans are negative or positive", BOTH),
     Apart(CT, ("bag_of",), "cases are called scans", BOTH),
     Apart(GUIDANCE, ("cohort::ordered",), "slices of one scan, in their order", BOTH),
+    Apart(("ct_insight",), ("bag_facts",), "tokens of slices", ("train",)),
+    Apart(GUIDANCE, ("bag_facts",), "vectors of slices", ("train",)),
+    Apart(("pathology_insight",), ("bag_facts",), "tokens of tiles", ("train",)),
     Apart(("ct_insight",), ("encoder", "in_channels", "grid"), "tokens of slices", ("inference",)),
     Apart(GUIDANCE, ("encoder", "in_channels"), "vectors of slices", ("inference",)),
     Apart(("pathology_insight",), ("in_channels",), "tokens of tiles", ("inference",)),
@@ -371,7 +353,13 @@ BUNDLES = [
         HAGMIL, _settings("levels", "hidden_dims", "instance_channels", "attention_dim"), "the method's network", BOTH
     ),
     Apart(WITH_METHODS, ("network_def",), "one of several methods", BOTH),
-    Apart(WITH_METHODS, ("network",), "one of several methods", ("inference",)),
+    Apart((*INSIGHT, *GUIDANCE), ("probability_def::exclusive",), "an output for two classes", ("inference",)),
+    Apart(
+        INSIGHT,
+        ("validate::postprocessing::transforms::UnpackOutputd::sigmoid",),
+        "the network's own answer is a probability",
+        BOTH,
+    ),
     Apart(WITH_METHODS, _FITS, "one of several methods", EVERY),
     Apart(INSIGHT, ("network_def",), "the method's network", BOTH),
     Apart(
@@ -489,18 +477,8 @@ BUNDLES = [
         "every epoch is run, as published",
         TRAIN,
     ),
-    Apart(
-        (*ASMIL, *GUIDANCE),
-        ("initialize::$@early_stop.attach(@validate::evaluator, @train::trainer)",),
-        "every epoch is run, as published",
-        ("train", "multi_gpu_train"),
-    ),
-    Apart(
-        GUIDANCE,
-        ("initialize::$training.require_steps(@train::trainer)",),
-        "batches may be larger than the data",
-        ("train", "multi_gpu_train"),
-    ),
+    Apart(ASMIL, ("run",), "every epoch is run, as published", TRAIN),
+    Apart(GUIDANCE, ("run",), "every epoch is run, as published; batches may be larger than the data", TRAIN),
     Apart(
         ASMIL,
         (

@@ -34,6 +34,28 @@ def network_width(name: str) -> int:
     return metadata(name)["network_data_format"]["inputs"]["image"]["num_channels"]
 
 
+def network(name: str) -> torch.nn.Module:
+    """The shipped network."""
+    from monai.bundle import ConfigParser
+
+    parser = ConfigParser()
+    parser.read_config(config(name, "inference"))
+    net = parser.get_parsed_content("network_def")
+    net.load_state_dict(torch.load(BUNDLES / name / "models" / "model.pt", weights_only=True))
+    return net.eval()
+
+
+def export_arguments(name: str, filepath: Path) -> dict[str, Any]:
+    """Arguments of ``ckpt_export`` and ``onnx_export`` for the shipped network."""
+    return {
+        "net_id": "network_def",
+        "filepath": str(filepath),
+        "ckpt_file": str(BUNDLES / name / "models" / "model.pt"),
+        "meta_file": config(name, "metadata")[0],
+        "config_file": config(name, "inference"),
+    }
+
+
 def bag_shape(name: str, size: int) -> list[int]:
     """Shape of a batch of one bag: ``[1, d, n]``, with the token grid where the network takes one.
 

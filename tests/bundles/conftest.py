@@ -6,7 +6,7 @@ import shutil
 import filelock
 import pytest
 
-from tests.bundles.common import EXAMPLES, network_width, train
+from tests.bundles.common import EXAMPLES, export_arguments, network_width, train
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -75,6 +75,21 @@ def evaluated_of(trained_of, cohort_of, made_once):
 def _evaluate(name, folder, cohort, models):
     shutil.copytree(models, folder / "models")
     train(name, folder, cohort, epochs=3, files=("train", "evaluate"), patient_level="max")
+
+
+@pytest.fixture(scope="session")
+def torchscript_of(made_once):
+    """``torchscript_of(bundle)`` is the shipped network as ``ckpt_export`` writes it."""
+
+    def export(name):
+        from monai.bundle import ckpt_export
+
+        def make(place):
+            ckpt_export(**export_arguments(name, place / "model.ts"))
+
+        return made_once(f"{name}_torchscript", make) / "model.ts"
+
+    return export
 
 
 @pytest.fixture

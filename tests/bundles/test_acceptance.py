@@ -4,43 +4,24 @@ import json
 import re
 import shutil
 import subprocess
+from pathlib import Path
 
 import pytest
 import torch
 from monai.bundle import (
-    ConfigParser,
     ConfigWorkflow,
-    ckpt_export,
     load,
     onnx_export,
     verify_metadata,
     verify_net_in_out,
 )
 
-from tests.bundles.common import BUNDLES, NAMES, affordable, bag_shape, config, metadata
+from tests.bundles.common import BUNDLES, NAMES, affordable, bag_shape, config, export_arguments, metadata, network
 from tests.conftest import ROOT, shared
 
 pytestmark = pytest.mark.parametrize("name", NAMES)
 
 SCHEMA_MD5 = "76e1add273836515d0bbb3bc71962474"
-
-
-def network(name):
-    parser = ConfigParser()
-    parser.read_config(config(name, "inference"))
-    net = parser.get_parsed_content("network_def")
-    net.load_state_dict(torch.load(BUNDLES / name / "models" / "model.pt", weights_only=True))
-    return net.eval()
-
-
-def export_arguments(name, filepath):
-    return {
-        "net_id": "network_def",
-        "filepath": str(filepath),
-        "ckpt_file": str(BUNDLES / name / "models" / "model.pt"),
-        "meta_file": config(name, "metadata")[0],
-        "config_file": config(name, "inference"),
-    }
 
 
 def bag(name, instances, seed=0):
@@ -106,10 +87,8 @@ def test_the_network_takes_a_bag_of_any_size(name, instances):
     verify_net_in_out(net_id="network_def", meta_file=meta, config_file=inference, device="cpu", any=many, n=many)
 
 
-def test_torchscript_answers_as_the_network_does(name, tmp_path):
-    model_ts = tmp_path / "model.ts"
-    ckpt_export(**export_arguments(name, model_ts))
-    exported, eager = torch.jit.load(model_ts), network(name)
+def test_torchscript_answers_as_the_network_does(name, torchscript_of):
+    exported, eager = torch.jit.load(torchscript_of(name)), network(name)
     for instances in (1, 7, affordable(name, 1000)):
         image = bag(name, instances)
         torch.testing.assert_close(exported(image), eager(image), atol=1e-5, rtol=0)
@@ -161,3 +140,46 @@ def test_the_properties_monai_looks_up_stand_where_it_looks(name, files, workflo
     )
     workflow.initialize()
     assert not workflow.check_properties()
+
+
+def words_of_deploy(definition, pred):
+    """``result`` of the Deploy SDK's MonaiBundleInferenceOperator: the class of every value, as it reads it."""
+    return [definition[str(int(value))] for value in pred]
+
+
+def words_of_label(definition, pred):
+    """Labels and scores that MONAI Label's clients are shown: a label an output, but for the background."""
+    labels = {index: text.lower() for index, text in definition.items() if text.lower() != "background"}
+    return [(labels[str(index)], value) for index, value in enumerate(pred)]
+
+
+@pytest.mark.parametrize("positive", [0.06, 0.94])
+def test_neither_deploy_nor_label_is_led_to_name_a_class(name, positive):
+    classes = json.loads((BUNDLES / name / "models" / "model.json").read_text())["settings"]["class_names"]
+    for part in ("outputs", "post_processed_outputs"):
+        form = metadata(name)["network_data_format"][part]["pred"]
+        pred = [positive] if form["num_channels"] == 1 else [1 - positive, positive]
+        for words in (
+            words_of_deploy(form["channel_def"], pred),
+            [text for text, _ in words_of_label(form["channel_def"], pred)],
+        ):
+            assert not set(words) & set(classes)
+            assert all(word.startswith("score of ") for word in words)
+        assert words_of_label(form["channel_def"], pred)[-1] == (f"score of {classes[-1]}", positive)
+
+
+def test_handlers_of_a_training_are_written_out(name):
+    """MONAI's zoo tests and MONAI Label look into each for its ``_target_``, and fail on a reference."""
+    written = json.loads(Path(*config(name, "train")).read_text())["train"]["handlers"]
+    assert written
+    assert all(isinstance(handler, dict) and "_target_" in handler for handler in written)
+
+
+def test_load_gives_the_shipped_network_of_a_training_without_a_cohort(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    loaded = load(name, bundle_dir=str(BUNDLES), workflow_type="train")
+    shipped = torch.load(BUNDLES / name / "models" / "model.pt", weights_only=True)
+    assert loaded.state_dict().keys() == shipped.keys()
+    for key, value in loaded.state_dict().items():
+        assert torch.equal(value.cpu(), shipped[key]), key
+    assert not list(tmp_path.iterdir())

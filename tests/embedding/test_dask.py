@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
+from monai_mil.embedding import CaseResult, dask
 from monai_mil.embedding.dask import embed_with_dask
 from monai_mil.embedding.slide import EmbedSettings
 from monai_mil.embedding.slide_job import SlideJob
+from monai_mil.errors import SettingsError
 
 
 def test_without_dask_several_workers_are_an_error_that_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -37,3 +46,83 @@ def test_a_worker_that_has_no_encoder_fails_its_cases_by_name(tmp_path: Path, mo
         assert result.error.startswith(f"slide '{tmp_path / str(number)}.svs': its worker was lost (")
         assert "no such encoder" in result.error
         assert result.error.endswith("run again to go on where it stopped")
+
+
+@pytest.fixture
+def losing(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], list[str]]:
+    """Workers in threads of this process, the first so many of which are lost in the middle of a case."""
+    distributed = pytest.importorskip("distributed", reason="the extra 'scale' is not installed")
+
+    @contextmanager
+    def in_threads(workers: int) -> Iterator[Any]:
+        settings = {"dashboard_address": None, "silence_logs": logging.CRITICAL, "processes": False}
+        with distributed.LocalCluster(n_workers=workers, threads_per_worker=1, **settings) as cluster:
+            yield cluster
+
+    def prepare(count: int) -> list[str]:
+        begun: list[str] = []
+
+        def work(job: SlideJob, encoder: Any, on_instances: object, *, wait: bool) -> CaseResult:
+            assert encoder.name == "sent"
+            begun.append(job.case_id)
+            if len(begun) <= count:
+                worker = distributed.get_worker()
+                closing = worker.close(nanny=False, executor_wait=False)
+                asyncio.run_coroutine_threadsafe(closing, worker.loop.asyncio_loop)
+                time.sleep(1)
+            return CaseResult(job.case_id, str(job.path), "embedded")
+
+        monkeypatch.setattr(dask, "run_job", work)
+        return begun
+
+    monkeypatch.setattr(dask, "_local_cluster", in_threads)
+    monkeypatch.setattr(dask, "_LOOK", 0.1)
+    monkeypatch.setattr(dask, "_PATIENCE", 0.5)
+    return prepare
+
+
+@pytest.mark.parametrize("lost", [1, 2])
+def test_the_cases_of_lost_workers_are_done_by_others_which_get_the_encoder(tmp_path, losing, lost):
+    begun = losing(lost)
+    found = dict(embed_with_dask(jobs_in(tmp_path, 4), SimpleNamespace(name="sent"), workers=2))
+    assert {number: result.status for number, result in found.items()} == dict.fromkeys(range(4), "embedded")
+    assert len(begun) == 4 + lost
+
+
+def test_where_no_worker_lasts_every_case_is_told(tmp_path, losing):
+    losing(100)
+    found = dict(embed_with_dask(jobs_in(tmp_path, 2), SimpleNamespace(name="sent"), workers=1))
+    assert [result.status for result in found.values()] == ["failed"] * 2
+    assert all("run again to go on where it stopped" in str(result.error) for result in found.values())
+
+
+def test_a_scheduler_that_is_lost_ends_in_a_report(tmp_path, monkeypatch):
+    distributed = pytest.importorskip("distributed", reason="the extra 'scale' is not installed")
+    settings = {"dashboard_address": None, "silence_logs": logging.CRITICAL, "processes": False}
+    hasty = pytest.importorskip("dask").config.set({"distributed.comm.timeouts.connect": "1s"})
+    with hasty, distributed.LocalCluster(n_workers=1, threads_per_worker=1, protocol="tcp", **settings) as cluster:
+
+        def work(job: SlideJob, encoder: Any, on_instances: object, *, wait: bool) -> CaseResult:
+            if job.case_id == "S-1":
+                closing = cluster.scheduler.close()
+                asyncio.run_coroutine_threadsafe(closing, cluster.loop.asyncio_loop)
+                time.sleep(1)
+            return CaseResult(job.case_id, str(job.path), "embedded")
+
+        monkeypatch.setattr(dask, "run_job", work)
+        address = cluster.scheduler_address
+        found = dict(embed_with_dask(jobs_in(tmp_path, 3), SimpleNamespace(name="sent"), scheduler=address))
+    assert {number: result.status for number, result in found.items()} == {0: "embedded", 1: "failed", 2: "failed"}
+    assert "no worker is left" in found[2].error
+
+
+def test_a_scheduler_that_is_not_there_is_the_user_s_error(tmp_path, monkeypatch):
+    distributed = pytest.importorskip("distributed", reason="the extra 'scale' is not installed")
+    monkeypatch.setattr(distributed, "Client", partial(distributed.Client, timeout=0.2))
+    with pytest.raises(SettingsError, match=r"no Dask scheduler at 'tcp://127.0.0.1:9'"):
+        next(embed_with_dask(jobs_in(tmp_path, 1), "texture", scheduler="tcp://127.0.0.1:9"))
+
+
+def jobs_in(folder: Path, count: int) -> dict[int, SlideJob]:
+    settings = EmbedSettings(256, 0.5)
+    return {k: SlideJob(f"S-{k}", folder / f"{k}.svs", folder, "cpu", False, settings, 8) for k in range(count)}

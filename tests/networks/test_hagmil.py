@@ -302,3 +302,18 @@ def test_a_reference_checkpoint_of_three_levels_is_read_finest_last() -> None:
         HAGMIL.from_reference(states)
     with pytest.raises(ValueError, match="it has the levels"):
         HAGMIL.from_reference({name.replace("model1", "model5"): value for name, value in states.items()})
+
+
+def test_torch_s_default_onnx_exporter_fits_trees_below_and_above_k(tmp_path):
+    torch.manual_seed(0)
+    network = HAGMIL(6, 2, levels=2, k_eval=3, hidden_dims=(8,), instance_channels=8, attention_dim=4, sampled=0).eval()
+    for block in (block for level in network.levels for block in level.blocks):
+        block.attention.iterations = 1  # a smaller graph
+    path = tmp_path / "network.onnx"
+    axes = {"image": {2: "n"}}
+    torch.onnx.export(network, (torch.randn(1, 6, 20),), path, input_names=["image"], dynamic_axes=axes)
+    session = onnxruntime.InferenceSession(path)
+    for coarse in (1, 2, 3, 4, 50):
+        image = torch.randn(1, 6, 5 * coarse)
+        (logits,) = session.run(None, {"image": image.numpy()})
+        torch.testing.assert_close(torch.from_numpy(logits), network(image), rtol=0, atol=1e-5)

@@ -227,3 +227,61 @@ def test_what_is_logged_and_warned_stands_in_the_run_s_log_alone(bags, tmp_path,
     shown = capfd.readouterr()
     assert shown.out == ""
     assert shown.err == ""
+
+
+class Died(BaseException):
+    """Stands for the end of the process: nothing is tidied up."""
+
+
+def dies_in(monkeypatch, case: str) -> None:
+    """End every run, as a crash within a library would, when it reads the case."""
+    from monai_mil.bags import LoadBagd
+
+    load = LoadBagd.__call__
+
+    def read(self, data):
+        if data["slide_id"] == case:
+            raise Died
+        return load(self, data)
+
+    monkeypatch.setattr(LoadBagd, "__call__", read)
+
+
+def test_a_case_that_takes_the_process_down_twice_is_set_aside_until_it_is_asked_for(
+    bags, tmp_path, console, monkeypatch
+):
+    predict(run(bags, tmp_path / "whole"), console=console)
+    with monkeypatch.context() as patched:
+        dies_in(patched, "S-1")
+        for _ in range(2):
+            with pytest.raises(Died):
+                predict(run(bags, tmp_path / "out"), console=console)
+        for _ in range(2):
+            outcome = predict(run(bags, tmp_path / "out"), console=console)
+            assert (set(outcome.failed), outcome.set_aside, outcome.is_whole) == ({"S-1"}, 1, False)
+            assert "died 2 times" in outcome.failed["S-1"]
+            assert names(tmp_path / "out") == ["S-0", "S-2", "S-3"]
+            with (tmp_path / "out" / "failed.csv").open(newline="") as file:
+                assert [(row["slide_id"], row["status"]) for row in csv.DictReader(file)] == [("S-1", "set aside")]
+            told = Console(width=200)
+            with told.capture() as shown:
+                show_outcome(outcome, find_bundle("pathology_asmil"), told)
+            assert shown.get().splitlines()[-1].endswith("1 left out (1 set aside)")
+        with pytest.raises(Died):
+            predict(run(bags, tmp_path / "out"), console=console, retry=True)
+        assert predict(run(bags, tmp_path / "out"), console=console).set_aside == 1, "asked for again, tried once"
+    assert predict(run(bags, tmp_path / "out"), console=console, retry=True).is_whole
+    for result in RESULTS:
+        assert (tmp_path / "out" / result).read_bytes() == (tmp_path / "whole" / result).read_bytes(), result
+
+
+def test_no_case_is_blamed_for_an_interruption_or_a_full_disk(bags, tmp_path, console, monkeypatch):
+    from monai_mil.errors import OutputError
+    from monai_mil.savers import PredictionSaver
+
+    for error in (KeyboardInterrupt, OutputError, KeyboardInterrupt):
+        with monkeypatch.context() as patched:
+            patched.setattr(PredictionSaver, "_collect", lambda *_, error=error: (_ for _ in ()).throw(error("no")))
+            with pytest.raises(error):
+                predict(run(bags, tmp_path / "out"), console=console)
+    assert predict(run(bags, tmp_path / "out"), console=console).is_whole

@@ -12,7 +12,7 @@ import pydicom
 import pytest
 
 from monai_mil.errors import ScanReadError
-from monai_mil.scans import find_scans, load_scan
+from monai_mil.scans import as_uid, find_scans, load_scan
 from tests.conftest import shared
 from tests.scans.conftest import AXIAL, phantom, save, slice_dataset, write_series
 
@@ -87,6 +87,41 @@ def test_the_patient_stands_in_one_field_only(tmp_path, recwarn, caplog):
     assert scan.patient_id == "SECRET-17"
     told = [repr(scan), scan.frame.to_json(), *scan.remarks, *caplog.messages, *(str(w.message) for w in recwarn)]
     assert not any("SECRET" in text or "Doe" in text for text in told)
+
+
+def test_a_name_planted_where_it_does_not_belong_reaches_no_message_and_no_bag(tmp_path, recwarn, caplog, capfd):
+    from monai_mil.embedding import embed_scans
+
+    planted = ("SeriesInstanceUID", "FrameOfReferenceUID", "StudyInstanceUID", "RescaleType")
+    with pydicom.config.disable_value_validation():
+        images = dict.fromkeys(planted, "Doe^Jane") | {"ImageType": ["ORIGINAL", "Doe^Jane"]}
+        folder = write_series(tmp_path / "case", phantom(), **images)
+        for number, path in enumerate(sorted(folder.iterdir())):
+            dataset = pydicom.dcmread(path)
+            dataset.SOPInstanceUID = f"Doe^Jane {number}"
+            dataset.save_as(path)
+    scan = load_scan(folder, series_uid="Doe^Jane")
+    assert scan.frame.series_uid == as_uid("Doe^Jane")
+    assert len(set(scan.frame.sop_uids)) == len(scan)
+    report = embed_scans([folder], tmp_path / "bags")
+    assert report.failed == ()
+    kept = [path.read_bytes() for path in (tmp_path / "bags").rglob("*") if path.is_file()]
+    told = [repr(scan), scan.frame.to_json(), *scan.remarks, *caplog.messages, *(str(w.message) for w in recwarn)]
+    assert not any("Doe" in text for text in (*told, *capfd.readouterr()))
+    assert not any(b"Doe" in content for content in kept)
+
+
+@pytest.mark.parametrize("uid", ["1.2.840.10008.1.2", "2.25.1", ""])
+def test_a_uid_stays_as_it_is(uid):
+    assert as_uid(uid) == uid
+
+
+@pytest.mark.parametrize("text", ["Doe^Jane", "19700101", "1.2." + "3" * 64, "1..2"])
+def test_what_is_no_uid_becomes_one_that_tells_the_same_apart(text):
+    made = as_uid(text)
+    assert pydicom.uid.UID(made).is_valid
+    assert text not in made
+    assert made == as_uid(text + " ") != as_uid(text + "2")
 
 
 def test_all_28_slices_of_the_tilted_head_are_read_and_accounted_for(head_series):

@@ -179,6 +179,21 @@ def test_frames_that_cannot_be_shown_are_refused_at_once(
         open_slide(path)
 
 
+def test_what_stands_in_a_header_by_mistake_is_quoted_nowhere(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
+    with pydicom.config.disable_value_validation():
+        named = write(tmp_path / "a.dcm", YBR, ExplicitVRLittleEndian, "DOE")
+        count = write(tmp_path / "b.dcm", YBR, ExplicitVRLittleEndian, "RGB")
+    with open_slide(named) as slide:
+        assert "DOE" not in "".join([*slide.remarks, *map(str, slide.properties.values())])
+    content = count.read_bytes()
+    count.write_bytes(content.replace(b"\x28\x00\x08\x00IS\x02\x0012", b"\x28\x00\x08\x00IS\x02\x00Do"))
+    assert count.read_bytes() != content
+    with pytest.raises(SlideReadError, match=r"b.dcm': damaged or no DICOM slide \(its header: ValueError\)") as raised:
+        open_slide(count)
+    assert not any("'Do'" in str(told) for told in (raised.value, *(warning.message for warning in recwarn)))
+    assert raised.value.__cause__ is None
+
+
 def test_what_the_header_leaves_out_is_missing(tmp_path: Path) -> None:
     bare = {"SharedFunctionalGroupsSequence": [], "OpticalPathSequence": []}
     path = write(tmp_path / "a.dcm", YBR, ExplicitVRLittleEndian, "YBR_FULL", **bare)

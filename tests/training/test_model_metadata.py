@@ -32,7 +32,8 @@ def test_of_another_model_it_says_its_width_and_classes(name):
     other |= {"grid": [7, 9]} if "grid" in other else {"levels": 2} if "levels" in other else {}
     form = own_metadata(metadata(name), other)["network_data_format"]
     assert form["inputs"]["image"]["num_channels"] == 999
-    expected = {"0": "high"} if len(form["outputs"]["pred"]["channel_def"]) == 1 else {"0": "low", "1": "high"}
+    single = len(form["outputs"]["pred"]["channel_def"]) == 1
+    expected = {"0": "score of high"} if single else {"0": "score of low", "1": "score of high"}
     assert form["outputs"]["pred"]["channel_def"] == form["post_processed_outputs"]["pred"]["channel_def"] == expected
     text = json.dumps(form)
     assert not {"tumor", "normal", "positive", "negative"} & set(text.replace('"', " ").split())
@@ -46,7 +47,8 @@ def test_labels_that_do_not_exclude_each_other_have_an_output_each():
     form = own_metadata(metadata("pathology_insight"), other)["network_data_format"]
     for output in (form["outputs"]["pred"], form["post_processed_outputs"]["heatmap"]):
         assert output["num_channels"] == 3
-    assert form["outputs"]["pred"]["channel_def"] == {"0": "a", "1": "b", "2": "c"}
+    assert form["outputs"]["pred"]["channel_def"] == {"0": "score of a", "1": "score of b", "2": "score of c"}
+    assert form["outputs"]["pred"]["activation"] == "sigmoid"
 
 
 def test_it_is_written_beside_the_weights(tmp_path):
@@ -58,5 +60,5 @@ def test_it_is_written_beside_the_weights(tmp_path):
     best(evaluator)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["metadata.json", "model.json", "model.pt"]
     written = json.loads((tmp_path / "metadata.json").read_text())
-    assert written["network_data_format"]["outputs"]["pred"]["channel_def"] == {"0": "x", "1": "y"}
+    assert written["network_data_format"]["outputs"]["pred"]["channel_def"] == {"0": "score of x", "1": "score of y"}
     assert torch.load(tmp_path / "model.pt", weights_only=True)

@@ -15,7 +15,7 @@ from torch.utils.checkpoint import checkpoint
 
 from monai_mil.networks.blocks.attention_pool import compute_dtype
 from monai_mil.networks.contract import exact_dtype, exact_matmul
-from monai_mil.networks.graph import is_recorded
+from monai_mil.networks.graph import is_exported, is_recorded
 
 CHUNK_TOKENS = 8192
 """Longer sequences are worked on in chunks of so many tokens where no gradient is wanted."""
@@ -79,12 +79,16 @@ class NystromAttention(nn.Module):
         return tokens.shape[1] <= CHUNK_TOKENS or self.mask_padding
 
     def _whole(self, tokens: Tensor) -> Tensor:
+        count = tokens.shape[1]
         tokens, pad = self._pad(tokens)
         query, key, value = self._split(self.project(tokens), 3).unbind(0)
         query_marks, key_marks = self._marks(query), self._marks(key)
         read = self._read(query_marks, key_marks, key, value)
         mixed = F.scaled_dot_product_attention(query, key_marks, read.to(query.dtype)) + self._mix(value)
-        return self._out(mixed)[:, pad:]
+        out = self._out(mixed)
+        if torch.jit.is_scripting() or not is_exported():
+            return out[:, pad:]
+        return out.index_select(1, torch.arange(count, device=out.device) + pad)
 
     @torch.jit.unused
     def _in_chunks(self, tokens: Tensor) -> Tensor:
@@ -195,7 +199,7 @@ class NystromAttention(nn.Module):
         if torch.jit.is_scripting():
             pad = -tokens.shape[1] % self.landmarks
             return F.pad(tokens, [0, 0, pad, 0]), pad
-        if torch.compiler.is_exporting():
+        if is_exported():
             return _pad_exported(tokens, self.landmarks)
         count = tokens.shape[1]
         group = (count + self.landmarks - 1) // self.landmarks

@@ -21,15 +21,19 @@ def tree_sizes(total: int, levels: int) -> list[int]:
     Raises:
         ValueError: no bag of so many levels has so many instances.
     """
-    unit = 0
-    for level in range(levels):
-        unit += 1 << 2 * level
+    unit, share = 0, 1
+    for _ in range(levels):
+        unit += share
+        share *= 4
     if total % unit != 0:
         raise ValueError(
             f"a bag of {levels} levels holds {unit} instances for every tile of the coarsest one (itself and all its "
             f"descendants, coarsest level first), and {total} are no multiple of that"
         )
-    return [total // unit << 2 * level for level in range(levels)]
+    sizes = [total // unit]
+    for _ in range(levels - 1):
+        sizes.append(sizes[-1] * 4)  # a shift is nothing that ONNX knows of a size
+    return sizes
 
 
 def child_rows(rows: Tensor) -> Tensor:
