@@ -80,3 +80,9 @@ class OutputError(MonaiMILError):
     """A result cannot be written: disk full, no permission."""
 
     status = "not written"
+
+
+class BusyError(OutputError):
+    """Another run is at work in the same place; names it."""
+
+    status = "not written"

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout
 
-from monai_mil.errors import OutputError
+from monai_mil.errors import BusyError
 from monai_mil.files import RUN, make_folder, write_error
 
 _NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
@@ -81,7 +81,8 @@ class Claim:
         """Take it.
 
         Raises:
-            OutputError: another run has it, which is named; or its folder cannot be written.
+            BusyError: another run has it, which is named.
+            OutputError: its folder cannot be written.
         """
         held = self._own.get(self._key)
         if held is not None:
@@ -95,7 +96,7 @@ class Claim:
                 stack.enter_context(locked(self._lock, wait=False))
             except Timeout:
                 if self._holder_lives() or time.monotonic() > end:
-                    raise OutputError(
+                    raise BusyError(
                         f"'{self.path}' is being written by another run ({self.holder()}); wait until that has ended, "
                         "or choose another folder"
                     ) from None
@@ -130,7 +131,7 @@ class Claim:
             return False
         try:
             self.take()
-        except OutputError:
+        except BusyError:
             return False
         self.release()
         return True
@@ -165,7 +166,7 @@ def claimed(path: Path) -> Iterator[None]:
     """Hold the :class:`Claim` of a file for a while.
 
     Raises:
-        OutputError: another run has it.
+        BusyError: another run has it.
     """
     claim = Claim(path)
     claim.take()
@@ -185,7 +186,8 @@ def sharing(folder: Path, settings: str, what: str) -> Iterator[None]:
         what: the folder that they share, for messages.
 
     Raises:
-        OutputError: a run of other settings is at work there, which is named.
+        BusyError: a run of other settings is at work there, which is named.
+        OutputError: the folder cannot be written.
     """
     make_folder(folder)
     own = Claim(folder / f"{settings}-{os.getpid()}-{RUN}")
@@ -193,7 +195,7 @@ def sharing(folder: Path, settings: str, what: str) -> Iterator[None]:
         for lock in sorted(folder.glob(".*-*-*.lock")):
             other = Claim(folder / lock.name.removeprefix(".").removesuffix(".lock"))
             if not other.is_free and not other.path.name.startswith(f"{settings}-"):
-                raise OutputError(
+                raise BusyError(
                     f"'{what}' is being written by another run with other settings or another encoder "
                     f"({other.holder()}); wait until that has ended, or choose another folder"
                 )

@@ -18,7 +18,7 @@ import torch
 from ignite.engine import Engine
 
 from monai_mil import locks
-from monai_mil.errors import OutputError
+from monai_mil.errors import BusyError, OutputError
 from monai_mil.locks import Claim, claimed, locked, sharing
 from monai_mil.savers import PredictionSaver
 from tests.full_disk import full_after
@@ -49,7 +49,7 @@ def test_the_second_of_two_runs_is_told_which_is_the_first_and_leaves_its_table(
     process, host = os.getppid(), socket.gethostname()
     told = f"'{table}' is being written by another run (process {process} on {host}, since noon)"
     with another_run(table, process):
-        with pytest.raises(OutputError, match=re.escape(told)):
+        with pytest.raises(BusyError, match=re.escape(told)):
             predict(tmp_path)
         assert table.read_text() == "the first one's\n"
     predict(tmp_path)
@@ -75,7 +75,7 @@ def test_the_workers_of_a_killed_run_are_waited_for(tmp_path: Path, monkeypatch:
     path, slept = tmp_path / "a", []
     with another_run(path, GONE):
         monkeypatch.setattr(locks, "_PATIENCE", 0.05)
-        with pytest.raises(OutputError, match=f"process {GONE} on"):
+        with pytest.raises(BusyError, match=f"process {GONE} on"):
             Claim(path).take()
         monkeypatch.setattr(locks, "_PATIENCE", 5.0)
         held = filelock.FileLock(path.with_name(".a.lock"), timeout=0)
@@ -101,11 +101,11 @@ def test_runs_of_one_kind_share_a_folder_and_others_are_told(tmp_path: Path) -> 
     folder = tmp_path / "runs"
     told = r"'bags' is being written by another run with other settings or another encoder \(process"
     first = another_run(folder / "aa-1-x", os.getppid())
-    with first, sharing(folder, "aa", "bags"), pytest.raises(OutputError, match=told):
+    with first, sharing(folder, "aa", "bags"), pytest.raises(BusyError, match=told):
         sharing(folder, "bb", "bags").__enter__()
     with another_run(folder / "aa-1-x", os.getppid()):
         pass  # was killed
-    with sharing(folder, "bb", "bags"), pytest.raises(OutputError, match=f"process {os.getpid()} on"):
+    with sharing(folder, "bb", "bags"), pytest.raises(BusyError, match=f"process {os.getpid()} on"):
         sharing(folder, "aa", "bags").__enter__()
     assert [path.name for path in folder.iterdir()] == ["runs.lock"]
 

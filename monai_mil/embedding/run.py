@@ -17,7 +17,7 @@ from monai_mil.bags import FailedCase, write_failures
 from monai_mil.embedding.attempts import is_suspect
 from monai_mil.embedding.job import CaseKind, CaseResult, EmbedJob, run_job
 from monai_mil.embedding.progress import EmbedProgress
-from monai_mil.errors import CohortError, OutputError
+from monai_mil.errors import BusyError, CohortError, OutputError
 from monai_mil.files import RUN, replacing
 from monai_mil.leftovers import remove_leftovers
 from monai_mil.locks import sharing
@@ -76,9 +76,15 @@ class EmbedRun:
         """Do the jobs under their numbers; ``rejected`` are the results of the numbers that have none.
 
         Raises:
-            OutputError: a run of other settings is at work in the same folder; names it.
+            BusyError: a run of other settings is at work in the same folder; names it.
         """
-        with sharing(self.out_dir / ".partial" / "runs", self._digest(jobs), str(self.out_dir)):
+        with contextlib.ExitStack() as stack:
+            try:
+                stack.enter_context(sharing(self.out_dir / ".partial" / "runs", self._digest(jobs), str(self.out_dir)))
+            except BusyError:
+                raise
+            except OutputError:  # nothing can be written there, which the result of every case tells
+                pass
             return self._run(jobs, rejected)
 
     def _digest(self, jobs: Mapping[int, EmbedJob]) -> str:
