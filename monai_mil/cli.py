@@ -561,6 +561,31 @@ def embed_scans(
     raise typer.Exit(code=1 if report.failed else 0)
 
 
+@app.command(epilog="[bold]Examples[/]\n\nmonai-mil check bags/\n\nmonai-mil check bags/ --remove")
+def check(
+    folder: Annotated[Path, typer.Argument(help="Folder of bags; those in its folders too.")],
+    remove: Annotated[
+        bool, typer.Option("--remove", help="Remove the damaged bags, so that embedding again makes them anew.")
+    ] = False,
+) -> None:
+    """Read every bag from end to end and compare it with the digests it carries."""
+    from monai_mil.bags import check_bags
+
+    bags = list(check_bags(folder))
+    for bag in bags:
+        if bag.error is not None:
+            typer.echo(bag.error)
+        if bag.damaged and remove:
+            bag.path.unlink()
+    wrong, damaged = sum(bag.error is not None for bag in bags), sum(bag.damaged for bag in bags)
+    unknown = sum(not bag.digested for bag in bags)
+    typer.echo(
+        f"{len(bags)} bags: {len(bags) - wrong} can be read, {unknown} of them without digests; {damaged} are damaged"
+        + (" and removed" if remove and damaged else "")
+    )
+    raise typer.Exit(code=1 if wrong else 0)
+
+
 def _table_or_listed(places: list[Path]) -> Path | list[Path]:
     """The cohort table that stands alone, or the places."""
     tables = [path for path in places if path.suffix.lower() in (".csv", ".json")]

@@ -42,6 +42,10 @@ class BagError(MonaiMILError):
     status = "unusable bag"
 
 
+class DamagedBagError(BagError):
+    """A bag, or another HDF5 file of ours, that cannot be read or is not what was written."""
+
+
 class NoTissueError(BagError):
     """A slide, or the bag of one, without a single tile of tissue."""
 
@@ -74,5 +78,11 @@ class SetAsideError(MonaiMILError):
 
 class OutputError(MonaiMILError):
     """A result cannot be written: disk full, no permission."""
+
+    status = "not written"
+
+
+class BusyError(OutputError):
+    """Another run is at work in the same place; names it."""
 
     status = "not written"

@@ -1,12 +1,15 @@
-"""Files that are whole or absent: written beside their final name, then renamed; a full disk is a plain error."""
+"""Files that are whole or absent, and survive the power: written beside their final name, flushed, then renamed."""
 
 from __future__ import annotations
 
 import errno
+import glob
 import io
 import json
 import math
 import os
+import secrets
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -19,25 +22,45 @@ if TYPE_CHECKING:
 
 _MOST_KEPT = 1 << 20
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_CANNOT_FLUSH = (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.EACCES)
+_OLDEST_WITH_CHECKSUMS = ("v108", "v108")
+"""HDF5's own structures carry checksums from its version 1.8 on."""
+RUN = secrets.token_hex(4)
+"""Tells this run's partial files from those of a process of the same number, on another machine or of another day."""
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Give a temporary name in ``path``'s folder; it becomes ``path`` if the block ends well, else it is removed.
 
+    The file is on the disk before it gets its name, and the name before this returns: what was written so is there
+    after a power cut, and whole.
+
     Raises:
         OutputError: the block could not write (disk full, no permission); names ``path`` and the system's reason.
     """
-    partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    partial = partial_name(path)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        _make(path.parent)
         yield partial
+        _flush(partial)
         partial.replace(path)
+        _flush(path.parent)
     except (OSError, RuntimeError) as error:  # HDF5 and torch report a full disk as RuntimeError
         raise write_error(path, error) from error
     finally:
         with suppress(OSError):  # there is none, or no such folder
             partial.unlink()
+
+
+def partial_name(path: Path) -> Path:
+    """What a file is called while this run writes it; no other run calls it so."""
+    return path.with_name(f".{path.name}.{os.getpid()}-{RUN}.tmp")
+
+
+def partial_names(path: Path) -> list[Path]:
+    """The unfinished files of ``path`` that any run left or is writing."""
+    return list(path.parent.glob(f".{glob.escape(path.name)}.*.tmp"))
 
 
 @contextmanager
@@ -50,7 +73,7 @@ def replacing_hdf5(path: Path) -> Iterator[h5py.File]:
     import h5py
 
     with replacing(path) as partial, _ErrorKeepingFile(partial, "w+") as raw:
-        with h5py.File(raw, "w") as file:
+        with h5py.File(raw, "w", libver=_OLDEST_WITH_CHECKSUMS) as file:
             yield file
         if raw.error is not None:
             raise raw.error
@@ -101,6 +124,26 @@ class _ErrorKeepingFile(io.FileIO):
             return size or 0
 
 
+def check_archive(path: Path) -> None:
+    """Compare every part of a file that ``torch.save`` wrote with the checksum it carries.
+
+    ``torch.load`` itself takes tensors as they are.
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: it is not what was written.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+    except OSError:
+        raise
+    except Exception as error:  # zipfile raises whatever a damaged table of contents makes it meet
+        raise ValueError(f"not what was written: {error}") from error
+    if damaged is not None:
+        raise ValueError(f"its part '{damaged}' is not what was written")
+
+
 def make_folder(folder: Path) -> None:
     """Make a folder, with those above it, unless it is there.
 
@@ -108,9 +151,36 @@ def make_folder(folder: Path) -> None:
         OutputError: it cannot be made; names it and the system's reason.
     """
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        _make(folder)
     except OSError as error:
         raise write_error(folder, error) from error
+
+
+def _make(folder: Path) -> None:
+    """Make a folder and those above it; each that is new is on the disk then."""
+    try:
+        folder.mkdir()
+    except FileNotFoundError:
+        _make(folder.parent)
+        folder.mkdir(exist_ok=True)
+    except FileExistsError:
+        if folder.is_dir():
+            return
+        raise
+    _flush(folder.parent)
+
+
+def _flush(path: Path) -> None:
+    """Wait until a file's content, or a folder's names, are on the disk, where its file system can tell."""
+    try:
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+    except OSError as error:
+        if error.errno not in _CANNOT_FLUSH:
+            raise
 
 
 def write_error(path: Path, error: BaseException) -> OutputError:

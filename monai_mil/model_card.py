@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any
 
 from monai_mil import __version__
 from monai_mil.errors import SettingsError
-from monai_mil.files import replacing
+from monai_mil.files import check_archive, replacing
 
 logger = logging.getLogger(__name__)
 
@@ -180,6 +181,8 @@ def _digest_of(path: Path) -> str:
     import torch
 
     try:
+        if zipfile.is_zipfile(path):  # torch before 1.6 wrote no checksums
+            check_archive(path)
         return weights_digest(torch.load(path, map_location="cpu", weights_only=True))
     except Exception as error:  # torch raises whatever its unpickler meets
         raise SettingsError(f"model '{path}' cannot be read as weights ({error}); copy it again") from error

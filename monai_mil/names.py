@@ -62,12 +62,22 @@ def is_shortened(stem: str) -> bool:
     return len(stem.encode()) > _MOST_BYTES - 4 and stem[-_DIGITS - 1 : -_DIGITS] == _MARK
 
 
+def is_there(path: Path) -> bool:
+    """Whether there is such a file or folder; a path that is too long for any, or not allowed, is not there."""
+    try:
+        return path.exists()
+    except (OSError, ValueError):
+        return False
+
+
 def existing(path: Path) -> Path:
     """The path as the disk spells it, where it exists in another Unicode normal form only; else the path itself."""
-    if path.exists() or path.is_symlink() or path == path.parent:
+    if is_there(path) or path == path.parent:
         return path
     folder = existing(path.parent)
     try:
+        if path.is_symlink():
+            return path
         found = [entry for entry in folder.iterdir() if composed(entry.name) == composed(path.name)]
     except OSError:
         return path

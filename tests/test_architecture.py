@@ -40,7 +40,18 @@ MAY_IMPORT |= {
     "deploy": ALL | {"runs"},
     "compare": ALL | {"runs"},
 }
-ROOT_MODULES = {"cells", "errors", "files", "folders", "identity", "interrupts", "leftovers", "model_card", "names"}
+ROOT_MODULES = {
+    "cells",
+    "errors",
+    "files",
+    "folders",
+    "identity",
+    "interrupts",
+    "leftovers",
+    "locks",
+    "model_card",
+    "names",
+}
 FACES = {"label", "deploy", "compare", "cli", "demo"}
 NO_PIXELS = {"networks", "losses", "metrics"}
 # Rooms within a room that have a door of their own.

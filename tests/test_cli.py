@@ -7,11 +7,13 @@ import sys
 import tarfile
 from importlib.metadata import PackageNotFoundError
 
+import h5py
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
 from monai_mil import __version__
-from monai_mil.bags import BagFile
+from monai_mil.bags import BagFile, BagInfo
 from monai_mil.cli import app
 from monai_mil.encoders.cards import CARDS
 from monai_mil.encoders.weights import url_file
@@ -35,11 +37,35 @@ def monai_mil(*arguments, check=True):
 @pytest.mark.parametrize(
     "command",
     ["predict", "train", "evaluate", "calibrate", "bundles", "bundles copy", "bundles pack", "embed", "embed-scans",
-     "report", "demo", "doctor"],
+     "check", "report", "demo", "doctor"],
 )  # fmt: skip
 def test_every_command_shows_an_example(command):
     shown = CliRunner().invoke(app, [*command.split(), "--help"]).stdout
     assert f"monai-mil {command}" in shown.split("Example")[1]
+
+
+def test_damaged_bags_are_found_and_removed(tmp_path):
+    bags = [tmp_path / "bags" / f"{name}.h5" for name in "abcd"]
+    for path in bags:
+        BagFile.write(path, np.ones((2, 8)), np.zeros((2, 2), int), BagInfo(path.stem))
+    with h5py.File(bags[0], "r+") as file:
+        place = file["features"].id.get_offset() + 3
+    with bags[0].open("r+b") as file:
+        file.seek(place)
+        file.write(b"\x99\x99")
+    bags[1].write_bytes(bytes(100))
+    with h5py.File(bags[2], "r+") as file:
+        del file.attrs["monai_mil.digests"], file["feature_checksums"]
+    shown = CliRunner().invoke(app, ["check", str(tmp_path)])
+    first, second, last = shown.stdout.splitlines()
+    assert f"bag '{bags[0]}': 'features' is not what was written" in first
+    assert f"bag '{bags[1]}': truncated or not an HDF5 file" in second
+    assert last == "4 bags: 2 can be read, 1 of them without digests; 2 are damaged"
+    assert shown.exit_code == 1
+    shown = CliRunner().invoke(app, ["check", str(tmp_path), "--remove"])
+    assert shown.stdout.endswith("; 2 are damaged and removed\n")
+    shown = CliRunner().invoke(app, ["check", str(tmp_path)])
+    assert (shown.stdout, shown.exit_code) == ("2 bags: 2 can be read, 1 of them without digests; 0 are damaged\n", 0)
 
 
 def test_bundles_are_listed_copied_and_packed(tmp_path):

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
 from monai_mil.errors import OutputError
-from monai_mil.files import _ErrorKeepingFile, make_folder, replacing, write_error, write_json
+from monai_mil.files import _ErrorKeepingFile, make_folder, replacing, replacing_hdf5, write_error, write_json
+from monai_mil.training.state_files import save_atomically
 from tests.full_disk import full_after
 
 
@@ -69,3 +73,71 @@ def test_json_has_null_for_what_is_no_number(tmp_path: Path) -> None:
         "b": {"c": None},
         "d": "é",
     }
+
+
+def written_as_text(path: Path) -> None:
+    with replacing(path) as partial:
+        partial.write_text("a")
+
+
+def written_as_hdf5(path: Path) -> None:
+    with replacing_hdf5(path) as file:
+        file["a"] = [1]
+
+
+@pytest.mark.parametrize("write", [written_as_text, written_as_hdf5, lambda path: save_atomically(torch.ones(1), path)])
+def test_a_file_is_on_the_disk_before_its_name_and_its_name_before_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, write: Any
+) -> None:
+    calls: list[tuple[str, str, int]] = []
+    fsync, replace = os.fsync, os.replace
+
+    def recorded_fsync(handle: int) -> None:
+        path = Path(f"/proc/self/fd/{handle}").readlink()
+        calls.append(("flush", str(path.relative_to(tmp_path)), path.stat().st_size if path.is_file() else 0))
+        fsync(handle)
+
+    def recorded_replace(source: Path, target: Path) -> None:
+        calls.append(("name", str(target.relative_to(tmp_path)), source.stat().st_size))
+        replace(source, target)
+
+    monkeypatch.setattr(os, "fsync", recorded_fsync)
+    monkeypatch.setattr(os, "replace", recorded_replace)
+    path = tmp_path / "new" / "runs" / "a"
+    write(path)
+    size = path.stat().st_size
+    order = [("flush", "new/runs", 0), ("name", "new/runs/a", size)]
+    assert calls[:2] == [("flush", ".", 0), ("flush", "new", 0)]  # the folders that were made
+    assert calls[2][0] == "flush"
+    assert calls[2][1].startswith("new/runs/.a.")
+    assert calls[2][2] == size
+    assert calls[3:] == order[::-1]
+
+
+def test_a_file_system_that_cannot_flush_is_no_error_and_one_that_fails_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(number: int) -> Any:
+        def fsync(handle: int) -> None:
+            raise OSError(number, os.strerror(number))
+
+        return fsync
+
+    path = tmp_path / "a"
+    monkeypatch.setattr(os, "fsync", fails(errno.EINVAL))
+    written_as_text(path)
+    monkeypatch.setattr(os, "fsync", fails(errno.EIO))
+    with pytest.raises(OutputError, match="cannot be written"), replacing(path) as new:
+        new.write_text("b")
+    assert [found.read_text() for found in tmp_path.iterdir()] == ["a"]
+
+
+def test_two_runs_of_one_process_number_write_beside_each_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with replacing(tmp_path / "a") as first:
+        first.write_text("first")
+        monkeypatch.setattr("monai_mil.files.RUN", "another")
+        with replacing(tmp_path / "a") as second:
+            second.write_text("second")
+        assert first.read_text() == "first"

@@ -1,6 +1,8 @@
+from .check import CheckedBag, check_bags
 from .clam import export_clam
 from .collate import collate_bags
 from .dataset import FailedCase, ResilientDataset, write_failures
+from .datasets import find_dataset
 from .facts import BagFacts, bag_facts
 from .file import BagFile, level_folder
 from .info import BAG_FORMAT, BagInfo, info_attributes
@@ -16,6 +18,7 @@ __all__ = [
     "BagFacts",
     "BagFile",
     "BagInfo",
+    "CheckedBag",
     "FailedCase",
     "LoadBagd",
     "LoadTreed",
@@ -24,9 +27,11 @@ __all__ = [
     "SampleInstancesd",
     "bag_facts",
     "bag_tensor",
+    "check_bags",
     "check_storage",
     "collate_bags",
     "export_clam",
+    "find_dataset",
     "first_non_finite_row",
     "info_attributes",
     "instance_places",

@@ -12,6 +12,8 @@ import h5py
 import numpy as np
 import torch
 
+from monai_mil.bags.checksums import BlockChecksums
+from monai_mil.bags.datasets import CHECKSUMS, find_dataset
 from monai_mil.bags.foreign import Layout, find_layout, open_bag
 from monai_mil.bags.info import (
     BAG_FORMAT,
@@ -23,7 +25,7 @@ from monai_mil.bags.info import (
     trident_attributes,
 )
 from monai_mil.bags.storage import TOKEN_MAJOR, MappedFeatures, check_storage, decode, digest_of, write_features
-from monai_mil.errors import BagError
+from monai_mil.errors import BagError, DamagedBagError
 from monai_mil.files import replacing_hdf5
 
 _READ_ROWS = 64
@@ -33,6 +35,11 @@ _CODES = ("feature_scale", "feature_offset")
 
 class BagFile:
     """An open bag: ``n`` instances with features ``[n, d]``, or ``[n, d, h, w]`` where the encoder keeps its grid.
+
+    Our own files carry, in the dataset ``feature_checksums`` (uint32 ``[k]``), the CRC-32 of every block of features of
+    up to 4 MiB, of so many rows as its attribute ``rows`` says: what is read of a bag is compared with them, once in a
+    process. It is no must: files without it, older ones and those of other programs, are read unchecked. Data that lie
+    in another file (external storage, external links, virtual datasets) are never read.
 
     Reads our own files and those of TRIDENT, CLAM (``.h5`` or ``.pt``), INSIGHT, STAMP and AtlasPatch as they are; see
     :mod:`monai_mil.bags.foreign`.
@@ -53,7 +60,8 @@ class BagFile:
             Micrometres where ``needs_mpp``; 0 where the file has none. ``info.tile_size_level0`` is None then.
 
     Raises:
-        BagError: the file is missing, truncated or no bag; names it.
+        BagError: the file is missing or no bag, its data lie in another file, or it is of a later version; names it.
+        DamagedBagError: it is truncated, or holds other than what was written.
 
     Examples:
         >>> import numpy as np
@@ -75,9 +83,9 @@ class BagFile:
         except BagError:
             self.close()
             raise
-        except (KeyError, OSError, RuntimeError, TypeError, ValueError) as error:
+        except Exception as error:  # HDF5, numpy and JSON raise many kinds of errors for damaged files
             self.close()
-            raise BagError(f"bag '{self.path}': damaged ({error}); embed it again") from error
+            raise DamagedBagError(f"bag '{self.path}': damaged ({error}); embed it again") from error
 
     def _read_header(self, layout: Layout, mpp: float | None) -> None:
         features = layout.features
@@ -93,9 +101,11 @@ class BagFile:
         if coords.ndim != 2 or coords.shape[1] != 2:
             raise BagError(f"bag '{self.path}': 'coords' has shape {list(coords.shape)}, not [n, 2]")
         if len(features) != len(coords):
-            raise BagError(f"bag '{self.path}': {len(features)} features but {len(coords)} coords; embed it again")
+            told = f"{len(features)} features but {len(coords)} coords"
+            raise DamagedBagError(f"bag '{self.path}': {told}; embed it again")
         self._features = features
-        self._names = {layout.name.partition("/")[0], "coords", *_CODES}
+        self._checksums = BlockChecksums.of(self.path, self._file, features)
+        self._names = {layout.name.partition("/")[0], "coords", CHECKSUMS, *_CODES}
         self._token_major = features.ndim == 4 and features.attrs.get("layout") == TOKEN_MAJOR
         self.storage: str = features.dtype.name
         self.n: int = len(features)
@@ -105,8 +115,9 @@ class BagFile:
         self.grid: tuple[int, int] | None = (height_width[0], height_width[1]) if features.ndim == 4 else None
         unit = mpp if layout.in_micrometres else None
         self.needs_mpp = layout.in_micrometres and mpp is None
-        file_attributes, stated = dict(self._file.attrs), layout.coord_attributes
-        info = read_info(self.path.stem, file_attributes, layout.encoder, stated, self.coords, unit)
+        info = read_info(
+            self.path.stem, layout.file_attributes, layout.encoder, layout.coord_attributes, self.coords, unit
+        )
         if layout.coords is None:
             info = replace(info, tile_size_level0=None)
         if (info.format or 0) > BAG_FORMAT:
@@ -115,6 +126,7 @@ class BagFile:
                 f"{BAG_FORMAT}; update monai-mil"
             )
         self.info: BagInfo = found_from(info, self.path.parent)
+        self._check_digests({"coords": coords} | dict(zip(_CODES, self._codes or (), strict=False)))
         _check_scan(self.path, self.n, self.info)
 
     def _read_codes(self, features: h5py.Dataset) -> tuple[np.ndarray, np.ndarray] | None:
@@ -130,11 +142,16 @@ class BagFile:
             raise BagError(f"bag '{self.path}': scale or offset of a channel is NaN or infinite; embed it again")
         return scale, offset
 
+    def _check_digests(self, values: Mapping[str, np.ndarray]) -> None:
+        """Compare what was read of whole datasets with their digests, where there are any."""
+        for name, read in values.items():
+            if name in self.info.digests and digest_of([read]) != self.info.digests[name]:
+                raise DamagedBagError(
+                    f"bag '{self.path}': '{name}' is not what was written; remove the bag and embed again"
+                )
+
     def _dataset(self, name: str) -> h5py.Dataset:
-        found = self._file.get(name)
-        if not isinstance(found, h5py.Dataset):
-            raise BagError(f"bag '{self.path}': no dataset '{name}' (it has {sorted(self._file)}); not a feature file")
-        return found
+        return find_dataset(self.path, self._file, name)
 
     def __enter__(self) -> BagFile:
         return self
@@ -168,19 +185,20 @@ class BagFile:
             ``[m, d]`` or ``[m, d, h, w]`` in the file's own precision; of codes the features they stand for, float32.
 
         Raises:
-            BagError: the data cannot be read.
+            DamagedBagError: the data cannot be read, or are not what was written.
             IndexError: an index lies outside the bag.
         """
         try:
             if rows is None:
                 stored = self._features[:]
+                self._check(0, self.n, stored)
             elif isinstance(rows, slice):
                 stored = self._slice(rows)
             else:
                 wanted = rows if isinstance(rows, np.ndarray) else list(rows)
                 stored = self._gather(np.arange(self.n)[wanted])
         except OSError as error:
-            raise BagError(f"bag '{self.path}': features cannot be read ({error}); embed it again") from error
+            raise DamagedBagError(f"bag '{self.path}': features cannot be read ({error}); embed it again") from error
         if not stored.dtype.isnative:
             stored = stored.astype(stored.dtype.newbyteorder("="))
         if self._codes is not None:
@@ -199,12 +217,14 @@ class BagFile:
         into float16 arrays.
 
         Raises:
-            BagError: the data cannot be read.
+            DamagedBagError: the data cannot be read, or are not what was written: they are compared with their
+                checksums first, one block after the other.
         """
         offset = self._offset()
         rows_last = self._token_major or self.grid is None
         if offset is None or not self._features.dtype.isnative or not rows_last:
             return MappedFeatures(torch.from_numpy(self._read_half()))
+        self._check(0, self.n)
         # Copy on write: torch warns of an array that cannot be written, and would crash if somebody did.
         stored = np.memmap(self.path, self._features.dtype, "c", offset, self._features.shape)
         codes = () if self._codes is None else map(torch.from_numpy, self._codes)
@@ -223,7 +243,7 @@ class BagFile:
         """Read everything that has a digest in ``info.digests`` and compare.
 
         Raises:
-            BagError: a dataset is not what was written, by a fault of disk or transfer for example; names it.
+            DamagedBagError: a dataset is not what was written, by a fault of disk or transfer for example; names it.
         """
         for name, digest in self.info.digests.items():
             dataset = self._dataset(name)
@@ -231,9 +251,23 @@ class BagFile:
             try:
                 found = digest_of(dataset[start : start + rows] for start in range(0, len(dataset), rows))
             except OSError as error:
-                raise BagError(f"bag '{self.path}': '{name}' cannot be read ({error}); embed it again") from error
+                told = f"'{name}' cannot be read ({error})"
+                raise DamagedBagError(f"bag '{self.path}': {told}; embed it again") from error
             if found != digest:
-                raise BagError(f"bag '{self.path}': '{name}' is not what was written; remove the bag and embed again")
+                raise DamagedBagError(
+                    f"bag '{self.path}': '{name}' is not what was written; remove the bag and embed again"
+                )
+        self._check(0, self.n)
+
+    def _check(self, start: int, stop: int, stored: np.ndarray | None = None) -> None:
+        """Compare the blocks that hold these rows with their checksums, where those are known and not checked yet.
+
+        ``stored`` are all rows, as stored, where they were read already.
+        """
+        if self._checksums is None:
+            return
+        for number, rows in self._checksums.blocks(start, stop):
+            self._checksums.check(number, self._features[rows] if stored is None else stored[rows])
 
     def _offset(self) -> int | None:
         """Where the features begin in the file, if they stand there in one piece."""
@@ -241,12 +275,17 @@ class BagFile:
 
     def _slice(self, rows: slice) -> np.ndarray:
         start, stop, step = rows.indices(self.n)
+        if step > 0 and self._offset() is not None:
+            self._check(start, stop)
         return self._features[start:stop:step] if step > 0 else self._gather(np.arange(start, stop, step))
 
     def _gather(self, indices: np.ndarray) -> np.ndarray:
         offset = self._offset()
         if offset is not None and indices.size:
             # A contiguous dataset is a plain array in the file; HDF5's own selection of single rows is far slower.
+            if self._checksums is not None:
+                for first in np.unique(indices // self._checksums.rows) * self._checksums.rows:
+                    self._check(first, first + 1)
             shape = self._features.shape
             return np.memmap(self.path, self._features.dtype, "r", offset, shape)[indices]
         gathered = np.empty((len(indices), *self._features.shape[1:]), self._features.dtype)
@@ -290,12 +329,12 @@ class BagFile:
         _check_shapes(path, features, coords, extras)
         _check_scan(path, len(features), info)
         with replacing_hdf5(path) as file:
-            dataset, digest = write_features(path, file, features, storage)
+            dataset, digests = write_features(path, file, features, storage)
             encoder = "None" if info.encoder is None else info.encoder
             dataset.attrs.update({"name": info.slide_id, "savetodir": "None", "encoder": encoder})
             stored = file.create_dataset("coords", data=coords.astype(np.int64, copy=False))
             stored.attrs.update(trident_attributes(info))
-            digests = {"features": digest, "coords": digest_of([coords.astype(np.int64, copy=False)])}
+            digests["coords"] = digest_of([coords.astype(np.int64, copy=False)])
             for name, values in extras.items():
                 text = values.dtype.kind in "UO"
                 file.create_dataset(

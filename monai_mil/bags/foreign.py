@@ -17,7 +17,8 @@ from typing import Any
 import h5py
 import numpy as np
 
-from monai_mil.errors import BagError
+from monai_mil.bags.datasets import find_dataset, refuse_links
+from monai_mil.errors import BagError, DamagedBagError
 
 FEATURE_NAMES = ("features", "feats", "patch_embeddings")
 _MICROMETRES = ("um", "µm", "\u03bcm", "micron", "microns", "micrometer", "micrometre")
@@ -31,6 +32,7 @@ class Layout:
         features: the dataset, ``[n, d]`` or ``[n, d, h, w]``.
         name: what it is called, within its file.
         coords: as stored, ``[n, 2]``; None where the file has none.
+        file_attributes: those of the file itself.
         coord_attributes: attributes that say what a tile is.
         encoder: name of the encoder, where the file says it.
         in_micrometres: whether ``coords`` are micrometres rather than level-0 pixels.
@@ -39,6 +41,7 @@ class Layout:
     features: h5py.Dataset
     name: str
     coords: np.ndarray | None
+    file_attributes: Mapping[str, Any]
     coord_attributes: Mapping[str, Any]
     encoder: str | None
     in_micrometres: bool
@@ -48,7 +51,8 @@ def open_bag(path: Path) -> h5py.File:
     """The HDF5 file; of a ``.pt`` file one in memory with the same content.
 
     Raises:
-        BagError: it is no feature file; names it.
+        BagError: it is not there, or may not be read; names it.
+        DamagedBagError: it is no feature file.
     """
     if path.suffix.lower() in (".pt", ".pth"):
         return _from_torch(path)
@@ -56,8 +60,10 @@ def open_bag(path: Path) -> h5py.File:
         return h5py.File(path, "r")
     except FileNotFoundError:
         raise BagError(f"bag '{path}': no such file; embed the slide or scan first") from None
+    except PermissionError as error:
+        raise BagError(f"bag '{path}': cannot be read ({error.strerror}); check its permissions") from None
     except OSError as error:
-        raise BagError(f"bag '{path}': truncated or not an HDF5 file ({error}); embed it again") from None
+        raise DamagedBagError(f"bag '{path}': truncated or not an HDF5 file ({error}); embed it again") from None
 
 
 def find_layout(path: Path, file: h5py.File, encoder: str | None) -> Layout:
@@ -71,27 +77,27 @@ def find_layout(path: Path, file: h5py.File, encoder: str | None) -> Layout:
     Raises:
         BagError: there are no features, or those of several encoders and ``encoder`` names none of them.
     """
-    found = next((name for name in FEATURE_NAMES if name in file), None)
+    found = next((name for name in FEATURE_NAMES if file.get(name, getlink=True) is not None), None)
     if found is None:
         raise BagError(f"bag '{path}': no dataset 'features' (it has {sorted(file)}); not a feature file")
-    features, made_by = file[found], None
-    if isinstance(features, h5py.Group):
-        found, made_by = _of_encoder(path, features, found, encoder)
-        features = file[found]
-    if not isinstance(features, h5py.Dataset):
-        raise BagError(f"bag '{path}': '{found}' is no dataset; not a feature file")
-    stored = file.get("coords")
-    coords = stored[:] if isinstance(stored, h5py.Dataset) else None
+    refuse_links(path, file, found)
+    made_by = None
+    if file.get(found, getclass=True) is h5py.Group:
+        found, made_by = _of_encoder(path, file[found], found, encoder)
+    features = find_dataset(path, file, found)
+    stored = find_dataset(path, file, "coords") if file.get("coords", getlink=True) is not None else None
+    coords = None if stored is None else stored[:]
     if coords is not None and coords.ndim == 3 and len(coords) == 1:
         coords = coords[0]
     if coords is not None and coords.ndim == 2 and made_by is not None and coords.shape[1] == 5:
         coords = coords[:, :2]
     if features.ndim == 3 and len(features) == 1:
         features = _in_memory(features[0], features.attrs)
-    attributes = dict(file.attrs) | (dict(stored.attrs) if isinstance(stored, h5py.Dataset) else {})
-    says = made_by or features.attrs.get("encoder") or file.attrs.get("extractor")
+    own = dict(file.attrs)
+    attributes = own | ({} if stored is None else dict(stored.attrs))
+    says = made_by or features.attrs.get("encoder") or own.get("extractor")
     unit = str(attributes.get("unit", "")).lower()
-    return Layout(features, found, coords, attributes, None if says is None else str(says), unit in _MICROMETRES)
+    return Layout(features, found, coords, own, attributes, None if says is None else str(says), unit in _MICROMETRES)
 
 
 def _of_encoder(path: Path, group: h5py.Group, name: str, encoder: str | None) -> tuple[str, str]:
@@ -130,6 +136,7 @@ def _from_torch(path: Path) -> h5py.File:
     beside = None if "coords" in file else _clam_coords(path)
     if beside is not None:
         with h5py.File(beside, "r") as other:
+            find_dataset(beside, other, "coords")
             other.copy("coords", file)
     return file
 

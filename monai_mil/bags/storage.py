@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from monai_mil.bags.checksums import write_checksums
 from monai_mil.errors import BagError, SettingsError
 
 STORAGES = ("float16", "uint8")
@@ -41,8 +43,10 @@ def check_storage(storage: str) -> None:
         raise SettingsError(f"storage '{storage}': must be one of {', '.join(STORAGES)}")
 
 
-def write_features(path: Path, file: h5py.File, features: np.ndarray, storage: str) -> tuple[h5py.Dataset, str]:
-    """Write the dataset ``features``, contiguous, block by block; of uint8 its scale and offset too.
+def write_features(
+    path: Path, file: h5py.File, features: np.ndarray, storage: str
+) -> tuple[h5py.Dataset, dict[str, str]]:
+    """Write the dataset ``features``, contiguous, and its checksums, block by block; of uint8 its scale and offset too.
 
     Args:
         path: the bag, for messages.
@@ -52,27 +56,30 @@ def write_features(path: Path, file: h5py.File, features: np.ndarray, storage: s
             of the bag: half the bytes, see the benchmark ``insight`` for the error.
 
     Returns:
-        The dataset, and the SHA-256 of its bytes.
+        The dataset, and the SHA-256 of the bytes of all that was written but the checksums, by name.
 
     Raises:
         BagError: a feature is NaN or beyond float16; names file and instance.
     """
     stored = np.moveaxis(features, 1, -1)
-    scale, offset = None, None
+    scale, offset, digests = None, None, {}
     if storage == "uint8":
         scale, offset = _scales(_blocks(path, stored), stored.shape[-1])
-        file.create_dataset("feature_scale", data=scale.numpy())
-        file.create_dataset("feature_offset", data=offset.numpy())
+        for name, values in (("feature_scale", scale.numpy()), ("feature_offset", offset.numpy())):
+            file.create_dataset(name, data=values)
+            digests[name] = digest_of([values])
     dataset = file.create_dataset("features", shape=stored.shape, dtype=storage)
     if features.ndim == 4:
         dataset.attrs["layout"] = TOKEN_MAJOR
-    start, digest = 0, hashlib.sha256()
+    start, digest, checksums = 0, hashlib.sha256(), []
     for block in _blocks(path, stored):
         rows = block if scale is None or offset is None else _encode(block, scale, offset)
         dataset.write_direct(rows, dest_sel=np.s_[start : start + len(rows)])
         digest.update(rows.data)
+        checksums.append(zlib.crc32(rows.data))
         start += len(rows)
-    return dataset, digest.hexdigest()
+    write_checksums(file, checksums, _block_rows(stored))
+    return dataset, digests | {"features": digest.hexdigest()}
 
 
 def digest_of(blocks: Iterable[np.ndarray]) -> str:
@@ -101,9 +108,13 @@ def first_non_finite_row(features: np.ndarray) -> int | None:
     return int(np.flatnonzero((exponent == 0x7C00).reshape(len(features), -1).any(axis=1))[0])
 
 
+def _block_rows(stored: np.ndarray) -> int:
+    return max(1, _BLOCK_BYTES // max(1, 2 * int(np.prod(stored.shape[1:]))))
+
+
 def _blocks(path: Path, stored: np.ndarray) -> Iterator[np.ndarray]:
     """Rows in float16, checked."""
-    rows = max(1, _BLOCK_BYTES // max(1, 2 * int(np.prod(stored.shape[1:]))))
+    rows = _block_rows(stored)
     for start in range(0, len(stored), rows):
         with np.errstate(over="ignore"):
             block = np.ascontiguousarray(stored[start : start + rows], dtype=np.float16)

@@ -16,7 +16,7 @@ from typing import Any
 from monai_mil.cohorts.patients import patient_items
 from monai_mil.errors import CohortError
 from monai_mil.files import replacing
-from monai_mil.names import existing, file_stem
+from monai_mil.names import existing, file_stem, is_there
 
 SPLITS = ("train", "val", "test")
 _MOST_NAMED = 10
@@ -126,7 +126,7 @@ class Cohort:
                 raise CohortError(
                     f"cohort '{self.source}', {slide.row}, column 'path': empty; name the {self.case}'s file"
                 )
-            if check and not image.exists():
+            if check and not is_there(image):
                 missing.append((slide, image))
                 continue
             item: dict[str, Any] = {"image": str(image)}

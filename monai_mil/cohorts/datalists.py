@@ -9,7 +9,7 @@ from pathlib import Path
 
 from monai_mil.cohorts.slide_search import named_slides
 from monai_mil.errors import CohortError
-from monai_mil.names import composed, is_shortened
+from monai_mil.names import composed, is_shortened, is_there
 from monai_mil.scans import FoundScan, ScanSearch, search_scans
 
 logger = logging.getLogger(__name__)
@@ -73,7 +73,7 @@ def _listed(places: Place | Sequence[Place]) -> list[Place]:
 
 def _scans_at(place: Path) -> tuple[FoundScan, ...]:
     """The scans of one folder, or the scan itself."""
-    search = search_scans(place) if place.is_dir() else ScanSearch((FoundScan(place),), ())
+    search = search_scans(place) if is_there(place) and place.is_dir() else ScanSearch((FoundScan(place),), ())
     for sentence in search.left_out:
         logger.warning("%s", sentence)
     if not search.scans:
@@ -87,7 +87,7 @@ def _scan_id(path: Path, folder: Path) -> str:
     below = path.relative_to(folder).parts if path.is_relative_to(folder) else ()
     name = composed("_".join(below) or path.resolve().name)
     suffix = next((suffix for suffix in _VOLUME_SUFFIXES if name.lower().endswith(suffix)), "")
-    return name[: len(name) - len(suffix)] if path.is_file() else name
+    return name[: len(name) - len(suffix)] if is_there(path) and path.is_file() else name
 
 
 def bag_datalist(folder: str | os.PathLike[str], id_column: str = "slide_id") -> list[dict[str, str]]:
@@ -101,7 +101,7 @@ def bag_datalist(folder: str | os.PathLike[str], id_column: str = "slide_id") ->
         CohortError: there is no such folder, or no bag in it.
     """
     folder = Path(folder)
-    if not folder.is_dir():
+    if not (is_there(folder) and folder.is_dir()):
         raise CohortError(f"'{folder}' is no folder; name the folder that holds the bags")
     files = sorted(path for path in folder.iterdir() if not path.name.startswith(".") and path.is_file())
     bags = [path for path in files if path.suffix.lower() == ".h5"]

@@ -19,7 +19,7 @@ from monai_mil.cohorts.patients import check_bag_of
 from monai_mil.cohorts.splits import choose_fold
 from monai_mil.errors import CohortError
 from monai_mil.model_card import ModelCard
-from monai_mil.names import composed, existing, names_a_file
+from monai_mil.names import composed, existing, is_there, names_a_file
 from monai_mil.slides import slide_id
 
 logger = logging.getLogger(__name__)
@@ -235,6 +235,8 @@ def _text_of(path: Path) -> str:
         raise absent_error(path) from None
     except UnicodeDecodeError as error:
         raise CohortError(f"cohort '{path}': not UTF-8 (byte {error.start}); save the table as CSV UTF-8") from None
+    except ValueError:  # a path with a zero in it
+        raise CohortError(f"cohort '{path}': no such file; check the path") from None
     except OSError as error:
         raise CohortError(f"cohort '{path}': cannot be read ({error.strerror}); check the file") from None
 
@@ -250,8 +252,9 @@ def _without_empty_end(cells: list[str]) -> list[str]:
 def _read_json(path: Path) -> Table:
     try:
         content = json.loads(_text_of(path))
-    except json.JSONDecodeError as error:
-        raise CohortError(f"cohort '{path}': not valid JSON ({error}); correct it there") from None
+    except (ValueError, RecursionError) as error:
+        reason = "nested too deep" if isinstance(error, RecursionError) else str(error)
+        raise CohortError(f"cohort '{path}': not valid JSON ({reason}); correct it there") from None
     rows = list(_json_rows(path, content))
     return Table(path, sorted({column for _, cells in rows for column in cells}), rows)
 
@@ -282,7 +285,7 @@ def _json_rows(path: Path, content: Any) -> Iterator[tuple[str, dict[str, Any]]]
 
 def _name_of(folder: Path, place: str) -> str:
     """What a slide, volume file or series folder is called where the table does not say."""
-    if place and Path(folder, place).is_dir():
+    if place and is_there(Path(folder, place)) and Path(folder, place).is_dir():
         return Path(folder, place).resolve().name  # of a folder named by a UID, no part is a suffix
     return slide_id(re.sub(r"\.nii\.gz$", ".nii", place, flags=re.IGNORECASE))
 

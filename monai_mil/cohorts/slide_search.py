@@ -9,7 +9,7 @@ from pathlib import Path
 
 from monai_mil.errors import CohortError
 from monai_mil.folders import walk_files
-from monai_mil.names import composed
+from monai_mil.names import composed, is_there
 from monai_mil.slides import slide_id
 
 SLIDE_SUFFIXES = (
@@ -54,12 +54,12 @@ def named_slides(places: Sequence[str | os.PathLike[str]]) -> list[tuple[str, Pa
     Raises:
         CohortError: a folder holds no slide.
     """
-    roots = [path for path in map(Path, places) if path.is_dir()]
+    roots = [path for path in map(Path, places) if is_there(path) and path.is_dir()]
     root = Path(os.path.commonpath([path.absolute() for path in roots])) if roots else None
     found: dict[Path, bool] = {}
     for place in map(Path, places):
-        for path in find_slides(place) if place.is_dir() else [place]:
-            found.setdefault(path, place.is_dir())
+        for path in find_slides(place) if place in roots else [place]:
+            found.setdefault(path, place in roots)
     names = {path: composed(slide_id(path)) for path in found}
     counts = Counter(names.values())
     return [

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import glob
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -14,10 +13,10 @@ from filelock import Timeout
 
 from monai_mil.bags import BagFile, BagInfo
 from monai_mil.embedding.attempts import attempted
-from monai_mil.embedding.locks import locked
-from monai_mil.errors import BagError, MonaiMILError
-from monai_mil.files import make_folder
+from monai_mil.errors import BagError, DamagedBagError, MonaiMILError
+from monai_mil.files import make_folder, partial_names
 from monai_mil.identity import change_stamp, content_identity
+from monai_mil.locks import locked
 from monai_mil.names import file_stem
 
 if TYPE_CHECKING:
@@ -159,14 +158,16 @@ def run_job(job: EmbedJob, encoder: Encoder, on_instances: OnInstances, *, wait:
     try:
         make_folder(job.lock.parent)
         with locked(job.lock, wait=wait), attempted(job):
-            kept = [one for bag in job.bags if (one := kept_bag(job, bag, encoder)) is not None]
+            damaged: list[str] = []
+            kept = [one for bag in job.bags if (one := kept_bag(job, bag, encoder, damaged.append)) is not None]
             if len(kept) == len(job.bags):
                 _remove_unfinished(job)
                 job.complete_kept()
                 remarks = tuple(dict.fromkeys(remark for one in kept for remark in one.remarks))
                 return CaseResult(job.case_id, str(job.path), "kept", sum(one.n for one in kept), remarks=remarks)
             _remove_left_by_killed_runs(job)
-            instances, remarks = job.embed(encoder, on_instances)
+            instances, found = job.embed(encoder, on_instances)
+            remarks = (*damaged, *found)
             _remove_unfinished(job)
             seconds = time.perf_counter() - start
             return CaseResult(job.case_id, str(job.path), "embedded", instances, seconds, remarks=remarks)
@@ -181,7 +182,7 @@ def run_job(job: EmbedJob, encoder: Encoder, on_instances: OnInstances, *, wait:
 
 def _remove_left_by_killed_runs(job: EmbedJob) -> None:
     for file in job.files:
-        for left in file.parent.glob(f".{glob.escape(file.name)}.*.tmp"):
+        for left in partial_names(file):
             left.unlink(missing_ok=True)
 
 
@@ -198,17 +199,24 @@ class KeptBag:
     remarks: tuple[str, ...] = ()
 
 
-def kept_bag(job: EmbedJob, bag: Path, encoder: Encoder) -> KeptBag | None:
+def kept_bag(
+    job: EmbedJob, bag: Path, encoder: Encoder, tell: Callable[[str], None] = lambda remark: None
+) -> KeptBag | None:
     """What is known of a bag that exists and can stay; None if there is none, or it is to be replaced.
 
+    A bag that cannot be read counts as not made, and ``tell`` is told.
+
     Raises:
-        BagError: the bag is damaged, of another slide or scan, or made with other settings, and the job must not
-            replace it; names it.
+        BagError: the bag is of another slide or scan, or made with other settings, and the job must not replace it;
+            names it.
     """
     if not bag.exists():
         return None
     try:
         return _check_kept(job, bag, encoder)
+    except DamagedBagError:
+        tell(f"its bag '{bag.name}' could not be read and was made anew")
+        return None
     except BagError:
         if job.overwrite:
             return None

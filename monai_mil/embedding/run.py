@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,9 +17,10 @@ from monai_mil.bags import FailedCase, write_failures
 from monai_mil.embedding.attempts import is_suspect
 from monai_mil.embedding.job import CaseKind, CaseResult, EmbedJob, run_job
 from monai_mil.embedding.progress import EmbedProgress
-from monai_mil.errors import CohortError, OutputError
-from monai_mil.files import replacing
+from monai_mil.errors import BusyError, CohortError, OutputError
+from monai_mil.files import RUN, replacing
 from monai_mil.leftovers import remove_leftovers
+from monai_mil.locks import sharing
 
 if TYPE_CHECKING:
     from monai_mil.encoders import Encoder
@@ -71,7 +73,27 @@ class EmbedRun:
     scheduler: str | None = None
 
     def __call__(self, jobs: Mapping[int, EmbedJob], rejected: Mapping[int, CaseResult]) -> EmbedReport:
-        """Do the jobs under their numbers; ``rejected`` are the results of the numbers that have none."""
+        """Do the jobs under their numbers; ``rejected`` are the results of the numbers that have none.
+
+        Raises:
+            BusyError: a run of other settings is at work in the same folder; names it.
+        """
+        with contextlib.ExitStack() as stack:
+            try:
+                stack.enter_context(sharing(self.out_dir / ".partial" / "runs", self._digest(jobs), str(self.out_dir)))
+            except BusyError:
+                raise
+            except OutputError:  # nothing can be written there, which the result of every case tells
+                pass
+            return self._run(jobs, rejected)
+
+    def _digest(self, jobs: Mapping[int, EmbedJob]) -> str:
+        """What tells runs whose bags must not stand in one folder: settings, storage and encoder."""
+        encoder = (self.encoder.name, self.encoder.digest, self.encoder.width, self.encoder.grid)
+        told = [self.kind.case, encoder, asdict(self.settings), sorted({job.storage for job in jobs.values()})]
+        return hashlib.sha256(json.dumps(told, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+    def _run(self, jobs: Mapping[int, EmbedJob], rejected: Mapping[int, CaseResult]) -> EmbedReport:
         remove_leftovers(self.out_dir)
         results = dict(rejected)
         manifest = _Manifest(self)
@@ -139,7 +161,7 @@ class _Manifest:
     def __init__(self, run: EmbedRun) -> None:
         started = datetime.now(UTC)
         self._kind = run.kind
-        self._path = run.out_dir / "runs" / f"{started:%Y%m%dT%H%M%S}-{os.getpid()}.json"
+        self._path = run.out_dir / "runs" / f"{started:%Y%m%dT%H%M%S}-{os.getpid()}-{RUN}.json"
         self._header = {
             "version": __version__,
             "started": started.isoformat(timespec="seconds"),

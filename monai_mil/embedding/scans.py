@@ -69,8 +69,8 @@ def embed_scans(
         chunk: slices a step.
         storage: how bags store features; uint8 takes half the space (see ``BagFile.write``).
         device: of an encoder given by name.
-        overwrite: replace bags of other settings or another encoder, damaged ones, and another preset's
-            ``preset.json``, which are errors without it. Bags that fit are kept.
+        overwrite: replace bags of other settings or another encoder, and another preset's ``preset.json``, which are
+            errors without it. Bags that fit are kept; what cannot be read is made anew and told.
         retry: try scans again in which the process died twice, which are set aside.
         progress: show a bar, and at the end what failed.
         workers: processes on this machine (more than one needs the extra ``scale``).

@@ -14,7 +14,7 @@ import numpy as np
 
 from monai_mil.bags import BagFile, BagInfo, info_attributes, level_folder
 from monai_mil.embedding.job import CaseKind, EmbedJob, OnInstances, kept_bag, number_type
-from monai_mil.embedding.partial_rows import PartialRows, header_of
+from monai_mil.embedding.partial_rows import PartialRows, header_of, sums_of
 from monai_mil.embedding.pictures import write_picture
 from monai_mil.embedding.slide import EmbedSettings, embed_slide, tile_slide, tree_slide
 from monai_mil.files import replacing
@@ -73,8 +73,8 @@ class SlideJob(EmbedJob):
 
     @property
     def unfinished(self) -> tuple[Path, ...]:
-        """The rows and their headers."""
-        return (*map(header_of, self.rows), *self.rows)
+        """The rows, their headers and their checksums."""
+        return (*map(header_of, self.rows), *map(sums_of, self.rows), *self.rows)
 
     def embed(self, encoder: Encoder, on_instances: OnInstances) -> tuple[int, tuple[str, ...]]:
         """Write the tissue mask, then bag after bag what is missing; returns the number of tiles."""

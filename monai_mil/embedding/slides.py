@@ -77,8 +77,8 @@ def embed_cohort(
         batch_size: tiles a step.
         storage: how bags store features; uint8 takes half the space (see ``BagFile.write``).
         device: of an encoder given by name; tiles are decoded where the encoder is.
-        overwrite: replace bags of other settings or another encoder, and damaged ones, which are errors without it.
-            Bags that fit are kept, so that this too can be killed, resumed and shared.
+        overwrite: replace bags of other settings or another encoder, which are errors without it. Bags that fit are
+            kept, so that this too can be killed, resumed and shared; those that cannot be read are made anew and told.
         retry: try slides again in which the process died twice, which are set aside.
         progress: show a bar, and at the end what failed.
         workers: processes on this machine (more than one needs the extra ``scale``).

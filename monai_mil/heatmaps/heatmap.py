@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from monai_mil.bags import find_dataset
 from monai_mil.errors import BagError
 from monai_mil.files import replacing_hdf5
 from monai_mil.heatmaps.raster import Overlap, paint
@@ -157,10 +158,13 @@ class Heatmap:
                     )
                 frame = json.loads(file.attrs["frame"])
                 attributes = json.loads(file.attrs["attributes"])
-                coords, scores, name = file["coords"][:], file["scores"][:], str(file.attrs["name"])
+                coords, scores = (find_dataset(Path(path), file, name, "heatmap")[:] for name in ("coords", "scores"))
+                name = str(file.attrs["name"])
                 threshold = float(file.attrs["threshold"]) if "threshold" in file.attrs else None
             return assemble(scores, coords, SlideFrame(**frame), name=name, attributes=attributes, threshold=threshold)
-        except (OSError, KeyError, TypeError, ValueError) as error:
+        except BagError:
+            raise
+        except Exception as error:  # HDF5 and JSON raise many kinds of errors for damaged files
             raise BagError(f"heatmap '{path}': cannot be read ({error}); make it again with inference") from error
 
 

@@ -7,14 +7,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from monai_mil.bags import find_dataset
 from monai_mil.errors import BagError
 from monai_mil.files import replacing_hdf5
 from monai_mil.heatmaps.heatmap import Heatmap, to_numpy
 from monai_mil.scans import LungField, ScanFrame
+
+if TYPE_CHECKING:
+    import h5py
 
 FORMAT = "monai-mil scan heatmap 1"
 
@@ -160,17 +164,20 @@ class ScanHeatmap:
                     raise BagError(
                         f"heatmap '{path}': not a scan's heatmap of this version; make it again with inference"
                     )
+                frame, lungs = (_text(path, file, name) for name in ("frame", "lungs"))
                 return cls(
-                    ScanFrame.from_json(file["frame"].asstr()[()]),
-                    file["scores"][:],
+                    ScanFrame.from_json(frame or ""),
+                    find_dataset(Path(path), file, "scores", "heatmap")[:],
                     str(file.attrs["name"]),
                     json.loads(file.attrs["attributes"]),
-                    attention=file["attention"][:] if "attention" in file else None,
-                    labels=file["labels"][:] if "labels" in file else None,
+                    attention=_numbers(path, file, "attention"),
+                    labels=_numbers(path, file, "labels"),
                     threshold=float(file.attrs["threshold"]) if "threshold" in file.attrs else None,
-                    lungs=LungField.from_json(file["lungs"].asstr()[()]) if "lungs" in file else None,
+                    lungs=None if lungs is None else LungField.from_json(lungs),
                 )
-        except (OSError, KeyError, TypeError, ValueError) as error:
+        except BagError:
+            raise
+        except Exception as error:  # HDF5 and JSON raise many kinds of errors for damaged files
             raise BagError(f"heatmap '{path}': cannot be read ({error}); make it again with inference") from error
 
     def _check(self) -> None:
@@ -231,6 +238,14 @@ class ScanHeatmap:
         return float(self.scores.min()), float(self.scores.max())
 
 
+def _numbers(path: str | Path, file: h5py.File, name: str) -> np.ndarray | None:
+    return find_dataset(Path(path), file, name, "heatmap")[:] if name in file else None
+
+
+def _text(path: str | Path, file: h5py.File, name: str) -> str | None:
+    return find_dataset(Path(path), file, name, "heatmap").asstr()[()] if name in file else None
+
+
 def load_heatmap(path: str | Path) -> Heatmap | ScanHeatmap:
     """Read the heatmap of a slide or a scan, whichever the file holds.
 
@@ -249,7 +264,7 @@ def load_heatmap(path: str | Path) -> Heatmap | ScanHeatmap:
     try:
         with h5py.File(path, "r") as file:
             of_scan = file.attrs.get("format") == FORMAT
-    except OSError as error:
+    except Exception as error:  # HDF5 raises many kinds of errors for damaged files
         raise BagError(f"heatmap '{path}': cannot be read ({error}); make it again with inference") from error
     return ScanHeatmap.load(path) if of_scan else Heatmap.load(path)
 
@@ -266,6 +281,6 @@ def is_of_model(path: str | Path, model: str | None) -> bool:
     try:
         with h5py.File(path) as file:
             own = json.loads(file.attrs["attributes"]).get("model")
-    except (OSError, KeyError, ValueError):  # who loads it will say what is wrong
+    except Exception:  # who loads it will say what is wrong
         return True
     return own == model

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from monai_mil.errors import OutputError, SetAsideError
+from monai_mil.errors import BagError, OutputError, SetAsideError
 from monai_mil.interrupts import at_hard_end
 from monai_mil.leftovers import remove_leftovers
+from monai_mil.locks import claimed
 from monai_mil.names import file_stem
 from monai_mil.runs.journal import Journal, settings_digest, source_digest
 from monai_mil.runs.light_imports import import_monai_lightly
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from monai_mil.savers import CaseSaver
+
+logger = logging.getLogger(__name__)
 
 _JOURNAL, _LOG = "predict.jsonl", "predict.log"
 MOST_DEATHS = 2
@@ -72,12 +75,12 @@ def predict(run: BundleRun, *, console: Console, overwrite: bool = False, retry:
         The outcome. A case that cannot be predicted is told in it and stops nobody else.
 
     Raises:
-        MonaiMILError: nothing can be predicted: settings, weights, inputs.
+        MonaiMILError: nothing can be predicted: settings, weights, inputs; or another run is at work in its folder.
     """
     import_monai_lightly()
     out = Path(run.settings["output_dir"])
     remove_leftovers(out)
-    with _logged(out / _LOG), _users_error():
+    with claimed(out / _JOURNAL), _logged(out / _LOG), _users_error():
         workflow = run.workflow()
         workflow.initialize()
         content = workflow.parser.get_parsed_content
@@ -88,7 +91,7 @@ def predict(run: BundleRun, *, console: Console, overwrite: bool = False, retry:
         config: Any = workflow.parser.config
         journal = Journal.open(out / _JOURNAL, settings_digest(config, Path(content("ckpt_path"))))
         of_patients = any(isinstance(item["image"], list) for item in items.values())
-        kept = {} if overwrite or of_patients else _still_done(journal, sources, savers, out)
+        kept = {} if overwrite or of_patients else _still_done(journal, sources, savers, out, console)
         if retry:
             journal.deaths = dict.fromkeys(journal.deaths, 1)
         journal.begin(kept)
@@ -141,9 +144,9 @@ def _sources(run: BundleRun, items: Mapping[str, Mapping[str, Any]]) -> dict[str
 
 
 def _still_done(
-    journal: Journal, sources: Mapping[str, str], savers: Sequence[CaseSaver[Any]], out: Path
+    journal: Journal, sources: Mapping[str, str], savers: Sequence[CaseSaver[Any]], out: Path, console: Console
 ) -> dict[str, dict[str, Any]]:
-    """Of the journal what holds today: cases of the same source whose heatmaps are there."""
+    """Of the journal what holds today: cases of the same source whose heatmaps are there and can be read."""
     if not all(saver.resumable for saver in savers):
         return {}
     tables = {_key(saver) for saver in savers}
@@ -153,11 +156,25 @@ def _still_done(
         if (entry := journal.done.get(name)) is not None
         and entry["source"] == source
         and set(entry["kept"]) <= tables
-        and all((out / file).exists() for file in entry["files"])
+        and all(_is_whole(out / file, console) for file in entry["files"])
     }
     if len(done) == len(sources):  # the tables are written at the end of a run that does something
         done.popitem()
     return done
+
+
+def _is_whole(heatmap: Path, console: Console) -> bool:
+    from monai_mil.heatmaps import load_heatmap
+
+    if not heatmap.exists():
+        return False
+    try:
+        load_heatmap(heatmap)
+    except BagError as error:
+        logger.warning("%s", error)
+        console.print(f"heatmap '{heatmap.name}' cannot be read: it is made anew", markup=False, highlight=False)
+        return False
+    return True
 
 
 def _resume(evaluator: Engine, savers: Sequence[CaseSaver[Any]], kept: Mapping[str, Any], names: Sequence[str]) -> None:

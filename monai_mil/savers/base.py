@@ -12,6 +12,7 @@ import ignite.distributed as idist
 from ignite.engine import Engine, Events
 
 from monai_mil.errors import CohortError
+from monai_mil.locks import Claim
 from monai_mil.model_card import network_digest, note_on
 from monai_mil.savers.case import Case, read_cases
 from monai_mil.savers.gather import gather_cases
@@ -29,6 +30,7 @@ class CaseSaver(ABC, Generic[Kept]):
     cannot be collected stops the evaluation, unless the subclass names its ``product``: then it is logged, kept in
     ``failures`` by its name, and told again at the end; the others go on.
 
+    While it collects, no other run can write the same files: that is told, with the run that does, and stopped.
     What an earlier run wrote in its place is removed when a new one begins: no result of another model stands for a
     run that did not come to its end.
 
@@ -56,6 +58,7 @@ class CaseSaver(ABC, Generic[Kept]):
         self.failures: dict[str, str] = {}
         self.model_digest: str | None = None
         self._kept: dict[str, Kept] = {}
+        self._claims: list[Claim] = []
 
     def _results(self) -> tuple[Path, ...]:
         """The files that are this run's alone."""
@@ -66,6 +69,7 @@ class CaseSaver(ABC, Generic[Kept]):
         engine.add_event_handler(self.begins, lambda _: self._begin())
         engine.add_event_handler(Events.ITERATION_COMPLETED, self)
         engine.add_event_handler(self.ends, self._finish)
+        engine.add_event_handler(self.ends, lambda _: self._release())
 
     def __call__(self, engine: Engine) -> None:
         """Collect the cases of the engine's current iteration."""
@@ -127,8 +131,21 @@ class CaseSaver(ABC, Generic[Kept]):
     def _begin(self) -> None:
         self.failures, self._kept, self.model_digest = {}, {}, None
         if idist.get_rank() == 0:
+            self._claim()
             for path in self._results():
                 path.unlink(missing_ok=True)
+
+    def _claim(self) -> None:
+        """Keep other runs from the files of this one, until it has written them or its process ends."""
+        self._release()
+        for path in self._results():
+            claim = Claim(path)
+            claim.take()
+            self._claims.append(claim)
+
+    def _release(self) -> None:
+        while self._claims:
+            self._claims.pop().release()
 
     def _finish(self, engine: Engine) -> None:
         kept = self.gathered(self._kept)

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from monai_mil.errors import ScanReadError
+from monai_mil.names import is_there
 from monai_mil.scans.concatenation import with_other_parts
 from monai_mil.scans.dicom import DicomSlice, read_file, shown_uid
 from monai_mil.scans.frame import ScanFrame, describe_spacings
@@ -59,9 +60,9 @@ def load_scan(
         ((6, 48, 64), ((5, 2.5),))
     """
     path = Path(path)
-    if path.is_symlink() and not path.exists():
+    if not is_there(path) and _is_link(path):
         raise ScanReadError(f"scan '{path}': a link to '{path.readlink()}', which is not there; mend or remove it")
-    if not path.exists():
+    if not is_there(path):
         raise ScanReadError(f"scan '{path}': no such file or folder")
     if path.is_file() and volume_suffix(path) is not None:
         return load_volume(path)
@@ -81,6 +82,13 @@ def load_scan(
     scan = oriented(Scan(frame, hu, patient_id))
     geometry = [*_geometry_remarks(frame, stack), *orientation_remarks(scan.frame)]
     return replace(scan, remarks=gravest_first([*remarks, *stack.remarks, *geometry, *repairs]))
+
+
+def _is_link(path: Path) -> bool:
+    try:
+        return path.is_symlink()
+    except OSError:  # too long a name
+        return False
 
 
 def _slices_of_file(path: Path, acquisition: str | None) -> tuple[list[DicomSlice], list[str]]:

@@ -24,6 +24,8 @@ NIFTI = (".nii.gz", ".nii")
 ITK_SUFFIXES = (".mha", ".mhd", ".nrrd", ".nhdr")
 _FORMS_AGREE_MM = 1.0
 NIFTI_2 = (b"\x1c\x02\0\0", b"\0\0\x02\x1c")  # the header's length, 540, in either byte order
+_MOST_BEHIND = 1 << 24
+_MOST_PACKED = 1100  # deflate makes 1,032 bytes of one
 _UNITS = {0: "", 1: "meter", 2: "", 3: "micron"}
 _UNIT_MM = {"meter": 1000.0, "micron": 0.001}
 
@@ -148,14 +150,24 @@ def _nifti_image(path: Path) -> tuple[Any, np.ndarray, list[str]]:
         kind: Any = nibabel.Nifti2Image if stream.read(4) in NIFTI_2 else nibabel.Nifti1Image
         stream.seek(0)
         image = kind.from_file_map({"image": nibabel.FileHolder(fileobj=stream)})
+        size = int(np.prod(image.shape, dtype=object)) * image.get_data_dtype().itemsize
+        if size > _MOST_PACKED * path.stat().st_size:
+            raise EOFError
         return image, np.asarray(image.dataobj.get_unscaled()), _read_to_its_end(stream)
 
 
 def _read_to_its_end(stream: gzip.GzipFile) -> list[str]:
-    """Read the rest: only at its end does the checksum tell whether a file is whole. A remark on what stands behind."""
+    """Read the rest: only at its end does the checksum tell whether a file is whole. A remark on what stands behind.
+
+    Raises:
+        ValueError: it goes on for long behind the volume.
+    """
+    left = _MOST_BEHIND
     try:
-        while stream.read(1 << 20):
-            pass
+        while part := stream.read(1 << 20):
+            left -= len(part)
+            if left < 0:
+                raise ValueError("goes on behind its volume")
     except gzip.BadGzipFile as error:
         if not str(error).startswith("Not a gzipped file"):
             raise

@@ -11,12 +11,14 @@ from xml.parsers import expat
 import numpy as np
 
 from monai_mil.errors import AnnotationError
+from monai_mil.names import is_there
 from monai_mil.slides.bounds import AnnotationFrame, Bounds, frame_origin
 from monai_mil.slides.mask_pyramid import MaskPyramid
 from monai_mil.slides.polygons import Polygon
 from monai_mil.slides.truth import ArrayTruth, PolygonTruth, Truth
 
 SUFFIXES = (".tif", ".tiff", ".xml", ".geojson", ".json", ".npz")
+_MOST_PIXELS = 1 << 24
 _FINDING = {"_0", "_1", "tumor", "tumour", "metastases"}
 _NO_FINDING = {"_2", "exclusion", "normal"}
 _NO_TISSUE = {"exclusion", "ignore", "ignore*", "background", "glass"}
@@ -54,7 +56,7 @@ def open_truth(
             mask and ``value`` no number.
     """
     path = Path(path)
-    if not path.is_file():
+    if not (is_there(path) and path.is_file()):
         raise AnnotationError(f"ground truth '{path}': no such file; check the path")
     suffix = path.suffix.lower()
     if suffix in (".tif", ".tiff"):
@@ -183,7 +185,9 @@ def _json(path: Path, bounds: Bounds | None, frame: AnnotationFrame) -> Iterator
             for feature in content if isinstance(content, list) else _features(content):
                 for group, rings in _feature(feature):
                     yield group, [ring + origin for ring in rings]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except RecursionError as error:
+        raise AnnotationError(f"annotations '{path}': nested deeper than any GeoJSON is; export it again") from error
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, OverflowError) as error:
         raise AnnotationError(f"annotations '{path}': no GeoJSON ({error!r}); export it again") from error
 
 
@@ -223,16 +227,23 @@ def _ring(points: Any) -> np.ndarray:
     """Corners ``[k, 2]`` of pairs, or of x and y in turn."""
     ring = np.asarray(points, float)
     ring = ring.reshape(-1, 2) if ring.ndim == 1 else ring[:, :2]
+    if ring.ndim != 2 or ring.shape[1] != 2:
+        raise ValueError("a corner has not an x and a y")
     if not np.isfinite(ring).all():
         raise ValueError("a corner is no number")
+    if (np.abs(ring) > _MOST_PIXELS).any():
+        raise ValueError("a corner lies beyond any slide")
     return ring
 
 
 def _stored_array(path: Path) -> ArrayTruth:
     try:
         with np.load(path) as stored:
-            return ArrayTruth(path, stored["tumour"], float(stored["downsample"]))
-    except (OSError, ValueError, KeyError) as error:
+            mask, downsample = stored["tumour"], float(stored["downsample"])
+            if mask.ndim != 2 or mask.dtype.kind not in "bui" or not 0 < downsample < np.inf:
+                raise ValueError(f"'tumour' is {mask.dtype} {list(mask.shape)}, 'downsample' {downsample}")
+            return ArrayTruth(path, mask, downsample)
+    except Exception as error:  # a damaged archive makes numpy and zipfile raise many kinds of errors
         raise AnnotationError(
             f"mask '{path}': cannot be read ({error}); it needs the arrays 'tumour' and 'downsample'"
         ) from error

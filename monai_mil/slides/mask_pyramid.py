@@ -16,6 +16,7 @@ from monai_mil.slides.truth import Truth, pixel_places
 
 _KEPT = 1 << 12
 _TOLERANCE = 0.01
+_MOST_TILE_PIXELS = 1 << 28
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,8 @@ class MaskPyramid(Truth):
                 pages: list[Any] = list(tiff.series[0].levels)
                 first = pages[0].keyframe
                 self.levels = [_Level(page.keyframe, _ratio(first, page.keyframe)) for page in pages]
+                for level in self.levels:
+                    _check_table(level.page)
         except Exception as error:  # a damaged header makes tifffile stumble in many ways
             raise AnnotationError(f"mask '{path}': cannot be read as a TIFF ({error}); copy it again") from error
         if any(level.page.dtype is None or level.page.dtype.kind not in "bui" for level in self.levels):
@@ -110,20 +113,30 @@ class MaskPyramid(Truth):
 
     def _chunk(self, file: Any, page: Any, index: int) -> np.ndarray | None:
         """A stored tile as bool ``[rows, columns]``, None if there is no truth in it."""
+        if index >= len(page.dataoffsets):
+            raise AnnotationError(f"mask '{self.path}': damaged, it has no tile {index}; copy it again")
         data = os.pread(file.fileno(), page.databytecounts[index], page.dataoffsets[index])
         if not data or self._empty.get(data):
             return None
         try:
-            stored = page.decode(data, index)[0][0]
+            stored = page.decode(data, index)[0][0][..., 0]
         except Exception as error:  # every codec raises its own type
             raise AnnotationError(f"mask '{self.path}': damaged, tile {index} ({error}); copy it again") from error
-        stored = stored[..., 0]
         truth = stored != 0 if self.value is None else stored == self.value
         if truth.any():
             return truth
         if len(data) < _KEPT:  # most tiles of a mask are empty, and equal byte for byte
             self._empty[data] = True
         return None
+
+
+def _check_table(page: Any) -> None:
+    """Raise a ValueError for sizes, or a table of tiles, that no image has."""
+    sides = page.imagewidth, page.imagelength, *page.chunks[:2]
+    if min(sides) < 1 or len(page.dataoffsets) != len(page.databytecounts):
+        raise ValueError("the table of its tiles is incomplete")
+    if page.chunks[0] * page.chunks[1] > _MOST_TILE_PIXELS:
+        raise ValueError("its tiles are larger than any memory")
 
 
 def _runs(chunk: np.ndarray, size: int, places: np.ndarray) -> Iterator[tuple[int, int]]:

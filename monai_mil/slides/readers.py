@@ -240,7 +240,7 @@ def choose_reader(path: Path, *, series: int | None = None, plane: int | None = 
     try:
         with path.open("rb") as file:
             magic = file.read(4)
-    except FileNotFoundError:
+    except (FileNotFoundError, ValueError):  # a path with a zero in it
         raise SlideReadError(f"slide '{path}': no such file; check the path") from None
     except OSError as error:
         raise SlideReadError(f"slide '{path}': cannot be read ({error.strerror}); check the file") from error

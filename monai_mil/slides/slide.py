@@ -12,6 +12,7 @@ from typing import Literal
 import numpy as np
 
 from monai_mil.errors import SlideReadError
+from monai_mil.names import is_there
 from monai_mil.slides.icc import ToSRGB
 from monai_mil.slides.parts import dicom_slide_in
 from monai_mil.slides.readers import Reader, choose_reader
@@ -208,7 +209,7 @@ def open_slide(
             )
     if icc not in (None, "apply"):
         raise SlideReadError(f"slide '{path}': icc {icc!r} is not 'apply'")
-    file = dicom_slide_in(path) if path.is_dir() else path
+    file = dicom_slide_in(path) if is_there(path) and path.is_dir() else path
     backend = choose_reader(file, series=series, plane=plane, convert=icc is not None)
     remarks = list(backend.remarks)
     try:
@@ -259,6 +260,6 @@ def slide_id(path: str | Path) -> str:
         ('S-0001', '1.2.840.99.7')
     """
     path = Path(path)
-    if path.name and path.is_dir():
+    if path.name and is_there(path) and path.is_dir():
         return path.name
     return re.sub(r"(?<=.)(\.ome)?\.[A-Za-z][A-Za-z0-9]{0,7}$", "", path.name, flags=re.IGNORECASE)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import pickle
 import random
 import re
 import warnings
@@ -18,6 +17,7 @@ from ignite.engine import Engine, Events
 from torch import nn
 
 from monai_mil.errors import SettingsError
+from monai_mil.files import check_archive
 from monai_mil.training.distributed import unwrap
 from monai_mil.training.fit import require_fit
 from monai_mil.training.freeze import frozen_names
@@ -95,7 +95,7 @@ class Checkpointer:
             path.unlink()
 
     def load(self, trainer: Engine) -> None:
-        """Continue from the newest checkpoint that can be read; begin anew if there is none at all.
+        """Continue from the newest checkpoint that is what was written; begin anew if there is none at all.
 
         Raises:
             ValueError: a checkpoint does not hold what this run needs, or none of several can be read.
@@ -104,8 +104,9 @@ class Checkpointer:
         found = self.checkpoints()
         for path in reversed(found):
             try:
+                check_archive(path)
                 content = torch.load(path, map_location="cpu", weights_only=True)
-            except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+            except Exception as error:  # torch raises whatever its unpickler meets
                 warnings.warn(f"checkpoint '{path}' cannot be read ({error}); trying the one before", stacklevel=2)
                 continue
             self._restore(content, path, trainer)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +15,6 @@ def save_atomically(state: Any, path: Path) -> None:
     """``torch.save`` to a temporary name beside ``path``, then rename; numpy values become plain ones."""
     with replacing(path) as temporary, temporary.open("wb") as file:
         torch.save(plain(state), file)
-        file.flush()
-        os.fsync(file.fileno())
 
 
 def plain(state: Any) -> Any:

@@ -1,5 +1,6 @@
 import textwrap
 from pathlib import Path
+from zlib import crc32
 
 import h5py
 import numpy as np
@@ -11,7 +12,7 @@ from hypothesis.extra import numpy as hnp
 
 from monai_mil.bags import BAG_FORMAT, BagFile, BagInfo, export_clam
 from monai_mil.bags.storage import first_non_finite_row
-from monai_mil.errors import BagError, SettingsError
+from monai_mil.errors import BagError, DamagedBagError, SettingsError
 from tests.embedding.scans import frame
 from tests.processes import run
 
@@ -529,7 +530,7 @@ def test_a_slide_s_file_says_nothing_of_scans(tmp_path):
     BagFile.write(tmp_path / "slide.h5", np.ones((2, 3)), np.zeros((2, 2), int), INFO)
     with h5py.File(tmp_path / "slide.h5") as file:
         assert not {"monai_mil.scan", "monai_mil.preset"} & set(file.attrs)
-        assert set(file) == {"features", "coords"}
+        assert set(file) == {"features", "coords", "feature_checksums"}
 
 
 def test_a_flipped_bit_is_found_by_verify(tmp_path):
@@ -577,3 +578,140 @@ def test_every_field_of_the_format_comes_back(tmp_path):
         assert bag.info == info
         assert bag.info.format == BAG_FORMAT
         assert set(bag.info.digests) == {"features", "coords"}
+
+
+def damage(path, place, count=1):
+    content = bytearray(path.read_bytes())
+    for at in range(place, place + count):
+        content[at] ^= 4
+    path.write_bytes(content)
+
+
+def checked_bag(path, storage="float16", tiles=10):
+    """A bag of 4 tiles a block; where its features begin in the file, and bytes a tile."""
+    features = np.random.default_rng(0).normal(size=(tiles, 1 << 19)).astype(np.float16)
+    coords = np.arange(2 * tiles).reshape(tiles, 2)
+    BagFile.write(path, features, coords, INFO, {"instance_labels": np.arange(tiles)}, storage)
+    with BagFile(path) as bag:
+        return bag._features.id.get_offset(), bag._features.dtype.itemsize << 19
+
+
+@pytest.mark.parametrize("storage", ["float16", "uint8"])
+def test_features_that_are_not_what_was_written_are_refused_however_they_are_read(tmp_path, storage):
+    path = tmp_path / "bag.h5"
+    offset, row = checked_bag(path, storage)
+    with BagFile(path) as bag:
+        before = bag.features()
+    damage(path, offset + 5 * row + 17)
+    told = r"bag\.h5': the features of instances 4 to 7 are not what was written; remove the bag and embed again"
+    for read in (
+        lambda bag: bag.features(),
+        lambda bag: bag.features(slice(4, 5)),
+        lambda bag: bag.features([9, 6]),
+        lambda bag: bag.mapped(),
+        lambda bag: list(bag.chunks(3)),
+    ):
+        with BagFile(path) as bag, pytest.raises(DamagedBagError, match=told):
+            read(bag)
+    with BagFile(path) as bag, pytest.raises(DamagedBagError, match="'features' is not what was written"):
+        bag.verify()
+    with BagFile(path) as bag:  # other blocks are read
+        np.testing.assert_array_equal(bag.features(slice(0, 4)), before[:4])
+        np.testing.assert_array_equal(bag.features([9, 8, 0]), before[[9, 8, 0]])
+
+
+def test_a_block_is_checked_once_until_the_bag_is_replaced(tmp_path, monkeypatch):
+    path = tmp_path / "bag.h5"
+    checked_bag(path)
+    read = []
+    monkeypatch.setattr("monai_mil.bags.checksums.zlib.crc32", lambda data: read.append(data.nbytes) or crc32(data))
+    with BagFile(path) as bag:
+        bag.features([5])
+        assert read == [4 << 20]
+        bag.features(), bag.mapped()
+        assert read == [4 << 20, 4 << 20, 2 << 20]
+    with BagFile(path) as bag:
+        bag.features()
+    assert len(read) == 3
+    BagFile.write(path, *bag_arrays(), INFO)
+    with BagFile(path) as bag:
+        bag.features()
+    assert len(read) == 5  # written and read
+
+
+@pytest.mark.parametrize("name", ["coords", "feature_scale", "feature_offset"])
+def test_what_stands_beside_the_features_is_checked_too(tmp_path, name):
+    path = tmp_path / "bag.h5"
+    BagFile.write(path, *bag_arrays(), INFO, storage="uint8")
+    with h5py.File(path) as file:
+        place = file[name].id.get_offset()
+    damage(path, place + 2)
+    with pytest.raises(DamagedBagError, match=rf"'{name}' is not what was written"):
+        BagFile(path)
+
+
+def test_a_bag_without_checksums_is_read_as_ever(tmp_path):
+    path = tmp_path / "bag.h5"
+    BagFile.write(path, *bag_arrays(), INFO)
+    with h5py.File(path, "r+") as file:
+        del file["feature_checksums"], file.attrs["monai_mil.digests"]
+    with BagFile(path) as bag:
+        np.testing.assert_array_equal(bag.features(), bag_arrays()[0])
+        assert bag.mapped().features.shape == bag.features().shape
+        bag.verify()
+
+
+@pytest.mark.parametrize(
+    "checksums", [np.zeros(3, np.uint32), np.zeros(1, np.int64), np.zeros((1, 1), np.uint32)], ids=str
+)
+def test_checksums_of_another_shape_are_damage(tmp_path, checksums):
+    path = tmp_path / "bag.h5"
+    BagFile.write(path, *bag_arrays(), INFO)
+    with h5py.File(path, "r+") as file:
+        rows = file["feature_checksums"].attrs["rows"]
+        del file["feature_checksums"]
+        file["feature_checksums"] = checksums
+        file["feature_checksums"].attrs["rows"] = rows
+    with pytest.raises(DamagedBagError, match=r"bag\.h5': its checksums do not fit its features"):
+        BagFile(path)
+
+
+@pytest.mark.parametrize("options", [{}, {"chunks": (1, 1024)}, {"chunks": (1 << 20, 1024), "compression": "gzip"}])
+@pytest.mark.parametrize("name", ["features", "coords"])
+def test_a_shape_that_the_file_cannot_hold_is_refused_before_anything_is_allocated(tmp_path, options, name):
+    path = tmp_path / "bag.h5"
+    with h5py.File(path, "w") as file:
+        for each, width in (("features", 1024), ("coords", 1024)):
+            if each == name:
+                file.create_dataset(each, (1 << 32, width), "f2", **options)
+            else:
+                file[each] = np.zeros((2, width), np.float16)
+    assert path.stat().st_size < 1 << 14
+    with pytest.raises(DamagedBagError, match=rf"bag\.h5': '{name}' of shape \[4294967296, 1024\] takes \d+ bytes"):
+        BagFile(path)
+
+
+def test_data_of_another_file_are_never_read(tmp_path):
+    secret = tmp_path / "secret"
+    secret.write_bytes(bytes(64))
+    with h5py.File(tmp_path / "other.h5", "w") as file:
+        file["features"] = np.ones((2, 8), np.float16)
+    virtual = h5py.VirtualLayout((2, 8), np.float16)
+    virtual[:] = h5py.VirtualSource(tmp_path / "other.h5", "features", (2, 8))
+    for number, point in enumerate(
+        (
+            lambda file: file.create_dataset("features", (2, 8), "f2", external=[(secret, 0, 32)]),
+            lambda file: file.create_virtual_dataset("features", virtual),
+            lambda file: file.__setitem__("features", h5py.ExternalLink("other.h5", "features")),
+            lambda file: (
+                file.__setitem__("there", h5py.ExternalLink("other.h5", "/")),
+                file.__setitem__("features", h5py.SoftLink("/there/features")),
+            ),
+        )
+    ):
+        path = tmp_path / f"{number}.h5"
+        with h5py.File(path, "w") as file:
+            file["coords"] = np.zeros((2, 2), np.int64)
+            point(file)
+        with pytest.raises(BagError, match=rf"{number}\.h5': 'features' only points at data elsewhere"):
+            BagFile(path)

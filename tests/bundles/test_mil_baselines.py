@@ -248,6 +248,7 @@ def test_bad_bags_are_named_and_the_others_are_done(trained, tmp_path):
     bags = [tmp_path / "bags" / f"{name}.h5" for name in names]
     narrow = make_bag_cohort(tmp_path / "narrow", num_bags=12, width=8, seed=2).parent / "bags"
     with h5py.File(bags[0], "r+") as file:
+        del file["feature_checksums"]  # as other programs write it
         file["features"][3, 5] = np.nan
     shutil.copy(narrow / bags[1].name, bags[1])
     bags[2].write_bytes(bags[2].read_bytes()[:3000])

@@ -331,3 +331,19 @@ def test_a_data_list_is_not_overwritten_by_a_table(tmp_path):
     with pytest.raises(CohortError, match=r"give it the ending \.csv"):
         read_cohort(path).write(path)
     assert path.read_text().startswith("[{")
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"training":' * 50_000, "[" + "9" * 5000 + "]"])
+def test_json_that_no_program_writes_is_one_error_that_names_the_file(tmp_path, text):
+    (tmp_path / "odd.json").write_text(text)
+    with pytest.raises(CohortError, match=r"odd\.json': not valid JSON"):
+        read_cohort(tmp_path / "odd.json")
+
+
+def test_a_path_that_is_too_long_is_a_file_that_is_not_there(tmp_path):
+    (tmp_path / "c.csv").write_text(f"slide_id,label,path\nS-1,a,{'x' * 5000}\nS-2,b,b.svs\n")
+    cohort = read_cohort(tmp_path / "c.csv")
+    with pytest.raises(CohortError, match=r"row 2, column 'path': no file"):
+        cohort.datalist(None)
+    (tmp_path / "c.json").write_text(json.dumps([{"image": "x" * 5000, "label": "a"}]))
+    assert read_cohort(tmp_path / "c.json").slides[0].path is not None

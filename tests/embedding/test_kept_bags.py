@@ -15,7 +15,8 @@ import pytest
 from monai_mil.bags import BagFile
 from monai_mil.cohorts import bag_datalist, read_cohort
 from monai_mil.embedding import embed_cohort, embed_scans
-from monai_mil.slides import slide_files
+from monai_mil.errors import OutputError
+from monai_mil.slides import slide_files, write_pyramid
 from tests.embedding.conftest import slide_of
 from tests.embedding.counting import CountingEncoder, encoded
 from tests.scans.conftest import phantom, write_series
@@ -241,3 +242,27 @@ def test_a_broken_link_is_a_slide_that_failed(batches, tmp_path):
     report = embed([tmp_path / "a"], tmp_path / "bags")
     assert [result.status for result in report.results] == ["embedded", "failed"]
     assert f"a link to '{tmp_path / 'nowhere'}', which is not there" in report.failed[0].error
+
+
+def test_a_run_of_other_settings_in_one_folder_stops_and_names_the_first(tmp_path):
+    """Both overwrite: without the stop their bags would stand side by side."""
+    path = tmp_path / "slide.tif"
+    write_pyramid(path, np.full((512, 512, 3), (180, 60, 140), np.uint8), mpp=0.5)
+    out, told = tmp_path / "bags", []
+
+    class Interrupted(CountingEncoder):
+        def __call__(self, tiles):
+            if not told:
+                with pytest.raises(
+                    OutputError, match=rf"bags' is being written by another run.*{os.getpid()} on"
+                ) as caught:
+                    embed_cohort([path], out, second, overwrite=True, overlap=64, progress=False)
+                told.append(caught.value)
+            return super().__call__(tiles)
+
+    second = CountingEncoder(tmp_path / "log")
+    (result,) = embed_cohort([path], out, Interrupted(tmp_path / "log"), overwrite=True, progress=False).results
+    assert (result.status, len(told)) == ("embedded", 1)
+    with BagFile(out / "slide.h5") as bag:
+        assert bag.info.overlap == 0
+    assert embed_cohort([path], out, second, overwrite=True, overlap=64, progress=False).results[0].status == "embedded"

@@ -154,15 +154,15 @@ def test_a_level_of_other_settings_is_neither_mixed_nor_lost(border_slide, tmp_p
     assert bags(tmp_path).items() >= before.items(), "the two that were there stay"
 
 
-def test_overwriting_replaces_only_what_does_not_fit(border_slide, tmp_path):
+def test_only_the_level_that_cannot_be_read_is_made_anew(border_slide, tmp_path):
     encoder = CountingEncoder(tmp_path / "log")
     embed_cohort([border_slide], tmp_path, encoder, progress=False, **SETTINGS)
     good = bags(tmp_path)
     damaged = tmp_path / "level_1" / "tissue.h5"
     damaged.write_bytes(b"damaged")
-    assert "truncated" in embed_cohort([border_slide], tmp_path, encoder, progress=False, **SETTINGS).failed[0].error
     tiles = encoded(tmp_path / "log")
-    report = embed_cohort([border_slide], tmp_path, encoder, overwrite=True, progress=False, **SETTINGS)
+    report = embed_cohort([border_slide], tmp_path, encoder, progress=False, **SETTINGS)
+    assert "its bag 'tissue.h5' could not be read and was made anew" in report.results[0].remarks
     with BagFile(damaged) as bag:
         assert 0 < encoded(tmp_path / "log") - tiles <= bag.n
     assert report.results[0].status == "embedded"

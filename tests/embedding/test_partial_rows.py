@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from monai_mil.embedding.partial_rows import PartialRows, header_of
+from monai_mil.embedding.partial_rows import PartialRows, header_of, sums_of
 from monai_mil.errors import BagError, OutputError
 from tests.full_disk import full_after
 
@@ -42,6 +43,34 @@ def test_rows_under_another_header_are_thrown_away(tmp_path: Path) -> None:
     rows.close()
     assert opened(path, tile_size=256).done == 0
     assert path.stat().st_size == 0
+
+
+@pytest.mark.parametrize(("at", "kept"), [(4 * 8 + 3, 4), (5, 0)])
+def test_rows_of_which_a_power_cut_left_zeros_are_encoded_again(tmp_path: Path, at: int, kept: int) -> None:
+    path = tmp_path / "a.rows"
+    rows = opened(path)
+    for start in (0, 4, 6):
+        rows.append(ROWS[start : start + (4 if start == 0 else 2)] + 1)
+    rows.close()
+    with path.open("r+b") as file:
+        file.truncate(at)
+        file.truncate(8 * 8)
+    again = opened(path)
+    assert again.done == kept
+    again.append(ROWS[kept:])
+    np.testing.assert_array_equal(again.read()[kept:], ROWS[kept:])
+    again.close()
+    assert opened(path).done == 10
+
+
+@pytest.mark.parametrize("damaged", [header_of, sums_of])
+def test_what_stands_beside_the_rows_and_cannot_be_read_counts_as_not_there(tmp_path: Path, damaged: Any) -> None:
+    path = tmp_path / "a.rows"
+    rows = opened(path)
+    rows.append(ROWS[:4])
+    rows.close()
+    damaged(path).write_bytes(b"\xff\0\xfe")
+    assert opened(path).done == 0
 
 
 def test_a_value_that_is_no_number_is_told_with_its_tile(tmp_path: Path) -> None:

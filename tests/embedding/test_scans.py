@@ -154,7 +154,7 @@ def table(scans, tmp_path):
     return path
 
 
-def test_a_paper_s_preset_is_fitted_on_the_training_split_once(scans, table, tmp_path):
+def test_a_paper_s_preset_is_fitted_on_the_training_split_once(scans, table, tmp_path, caplog):
     encoder = SliceStatistics(tmp_path / "log", channels=1)
     out = tmp_path / "bags"
     report = embed_scans(table, out, encoder, "head_paper", progress=False)
@@ -172,6 +172,14 @@ def test_a_paper_s_preset_is_fitted_on_the_training_split_once(scans, table, tmp
         np.testing.assert_array_equal(bag.features(), trained.features())
     with pytest.raises(SettingsError, match=r"statistics of preset 'head_paper' instead of 'chest_paper'"):
         embed_scans(table, out, encoder, "chest_paper", progress=False)
+    (out / "preset.json").write_bytes(bytes(40))
+    with caplog.at_level("WARNING"):
+        assert [result.status for result in embed_scans(table, out, encoder, "head_paper", progress=False).results] == [
+            *["kept"] * 3,
+            "failed",
+        ]
+    assert "preset.json': cannot be read" in caplog.text
+    assert find_preset(out / "preset.json") == fitted
 
 
 def test_statistics_need_a_training_split(scans, tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import shutil
 from pathlib import Path
@@ -94,6 +95,20 @@ def test_a_line_cut_by_a_kill_is_not_believed(bags, tmp_path, console, monkeypat
     assert predict(run(bags, tmp_path / "out"), console=console).kept == 2
     assert made == ["S-2", "S-3"]
     assert names(tmp_path / "out") == ["S-0", "S-1", "S-2", "S-3"]
+
+
+def test_a_heatmap_that_cannot_be_read_is_made_anew_and_told(bags, tmp_path, monkeypatch):
+    out, console = tmp_path / "out", Console(file=io.StringIO(), width=200)
+    interrupted(monkeypatch, after="S-1")
+    with pytest.raises(KeyboardInterrupt):
+        predict(run(bags, out), console=console)
+    whole = (out / "heatmaps" / "S-0.h5").read_bytes()
+    (out / "heatmaps" / "S-0.h5").write_bytes(bytes(len(whole)))  # as a power cut leaves it
+    made = spied(monkeypatch)
+    assert predict(run(bags, out), console=console).kept == 1
+    assert "heatmap 'S-0.h5' cannot be read: it is made anew" in console.file.getvalue()
+    assert made == ["S-0", "S-2", "S-3"]
+    assert (out / "heatmaps" / "S-0.h5").read_bytes() == whole
 
 
 @pytest.mark.parametrize("change", ["settings", "weights", "overwrite"])

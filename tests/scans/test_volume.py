@@ -1,5 +1,6 @@
 """NIfTI and ITK volumes: whatever way their axes run, the same scan comes out."""
 
+import gzip
 import itertools
 
 import nibabel
@@ -273,3 +274,21 @@ def test_a_volume_in_memory_is_the_scan_of_its_file(tmp_path):
     assert (scan.scan_id, scan.frame.path) == ("S-1", None)
     with pytest.raises(ScanReadError, match=r"scan 'S-1': int16 of shape \(2, 5, 7, 6\) is no volume of three axes"):
         volume_scan(np.stack([array, array]), affine, "S-1")
+
+
+def test_a_gzip_that_goes_on_behind_its_volume_is_read_no_further(tmp_path, monkeypatch):
+    path = tmp_path / "ct.nii.gz"
+    image = nibabel.Nifti1Image(phantom(6).T, np.diag([-0.5, -0.5, 2.0, 1.0]))
+    path.write_bytes(gzip.compress(image.to_bytes() + bytes(1 << 22), 1))
+    assert load_scan(path).hu.shape == phantom(6).shape
+    monkeypatch.setattr("monai_mil.scans.volume._MOST_BEHIND", 1 << 20)
+    with pytest.raises(ScanReadError, match=r"ct\.nii\.gz' cannot be read as \.nii\.gz"):
+        load_scan(path)
+
+
+def test_a_volume_larger_than_its_gzip_can_hold_is_refused_before_anything_is_allocated(tmp_path):
+    header = nibabel.Nifti1Header()
+    header.set_data_shape((30_000, 30_000, 30_000))
+    (tmp_path / "ct.nii.gz").write_bytes(gzip.compress(header.binaryblock + bytes(1000)))
+    with pytest.raises(ScanReadError, match=r"ct\.nii\.gz' cannot be read .*damaged or cut off"):
+        load_scan(tmp_path / "ct.nii.gz")

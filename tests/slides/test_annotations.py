@@ -317,3 +317,48 @@ def test_a_name_is_no_value_of_a_mask(tmp_path):
     assert open_truth(tmp_path / "a.tif", value="2").value == 2
     with pytest.raises(AnnotationError, match=r"a\.tif': its pixels are numbers, 'Tumor' is none"):
         open_truth(tmp_path / "a.tif", value="Tumor")
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ('{"type":"GeometryCollection","geometries":[' * 2000 + "]}" * 2000, "nested deeper than any GeoJSON"),
+        ("[" * 100_000, "nested deeper than any GeoJSON"),
+        ('{"type":"Polygon","coordinates":[[[1],[2],[3]]]}', "no GeoJSON"),
+        ('{"type":"Polygon","coordinates":[[[1e308,1],[2,-1e308],[3,3]]]}', "a corner lies beyond any slide"),
+        ('{"type":"FeatureCollection","frame_origin":5,"features":[]}', "no GeoJSON"),
+        ("[" + "9" * 5000 + "]", "no GeoJSON"),
+    ],
+)
+def test_polygons_that_are_none_are_one_error_that_names_the_file(tmp_path: Path, text: str, told: str) -> None:
+    (tmp_path / "odd.geojson").write_text(text)
+    with pytest.raises(AnnotationError, match=rf"odd\.geojson': .*{told}"):
+        open_truth(tmp_path / "odd.geojson")
+
+
+@pytest.mark.parametrize("damage", ["cut", "content", "shape", "scale"])
+def test_a_stored_mask_that_is_none_is_one_error_that_names_the_file(tmp_path: Path, damage: str) -> None:
+    path = tmp_path / "odd.npz"
+    mask = np.ones((8, 8) if damage != "shape" else (2, 2, 2), bool)
+    np.savez(path, tumour=mask, downsample=4.0 if damage != "scale" else 0.0)
+    content = bytearray(path.read_bytes())
+    if damage == "content":
+        content[content.index(b"NUMPY") + 140] ^= 1
+    path.write_bytes(content[: -30 if damage == "cut" else None])
+    with pytest.raises(AnnotationError, match=r"odd\.npz': cannot be read"):
+        open_truth(path)
+
+
+@pytest.mark.parametrize(("tag", "value"), [("ImageWidth", 4096), ("TileWidth", 1 << 20), ("SamplesPerPixel", 0)])
+def test_a_mask_with_odd_tags_is_one_error_that_names_the_file(tmp_path: Path, tag: str, value: int) -> None:
+    path = tmp_path / "odd.tif"
+    tifffile.imwrite(path, np.ones((128, 128), np.uint8), tile=(64, 64))
+    with tifffile.TiffFile(path, mode="r+") as tiff:
+        tiff.pages[0].tags[tag].overwrite(value)
+    with pytest.raises(AnnotationError, match=r"odd\.tif': "):
+        open_truth(path).window(0, 0, 4096, 128, (8, 256))
+
+
+def test_a_path_that_is_too_long_is_a_file_that_is_not_there() -> None:
+    with pytest.raises(AnnotationError, match="no such file"):
+        open_truth("x" * 5000 + ".geojson")

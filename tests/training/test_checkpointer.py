@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import random
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +29,41 @@ def test_the_scale_of_mixed_precision_is_continued(tmp_path: Path) -> None:
     engine, scaler = trainer(tmp_path, 65536.0, resume=True)
     engine.run([0], max_epochs=2)
     assert (scaler.get_scale(), engine.state.epoch) == (8.0, 2)
+
+
+def damaged(content: bytes, seed: int) -> bytes:
+    """Cut, overwritten, or with bytes exchanged."""
+    rng = np.random.default_rng(seed)
+    mutated = bytearray(content)
+    first, last = sorted(rng.integers(0, len(content), 2).tolist())
+    if seed % 3 == 0:
+        return bytes(mutated[:last])
+    if seed % 3 == 1:
+        mutated[first:last] = bytes(last - first)
+    else:
+        for place in rng.integers(0, len(content), 8):
+            mutated[place] ^= int(rng.integers(1, 256))
+    return bytes(mutated)
+
+
+def test_whatever_befell_the_newest_checkpoint_the_one_before_is_taken(tmp_path: Path) -> None:
+    trainer(tmp_path, 8.0, resume=False)[0].run([0], max_epochs=2)
+    newest = tmp_path / "checkpoint_epoch=2.pt"
+    whole = newest.read_bytes()
+    expected = torch.load(newest, weights_only=True)["objects"]["network"]
+    for seed in range(60):
+        newest.write_bytes(damaged(whole, seed))
+        network = nn.Linear(2, 1)
+        engine = Engine(lambda engine, batch: None)
+        engine.state.max_epochs = 3
+        with warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter("always")
+            Checkpointer(tmp_path, {"network": network}, resume=True).load(engine)
+        if engine.state.epoch == 1:
+            assert [str(each.message).partition("(")[0] for each in told] == [f"checkpoint '{newest}' cannot be read "]
+        else:  # the damage is beside the content
+            assert all(torch.equal(network.state_dict()[name], expected[name]) for name in expected), seed
+            assert engine.state.epoch == 2
 
 
 def test_random_numbers_go_on_where_they_were(tmp_path: Path) -> None:
