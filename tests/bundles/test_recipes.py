@@ -8,6 +8,7 @@ import pytest
 import torch
 from monai.bundle import ConfigWorkflow
 
+from monai_mil.errors import MonaiMILError
 from monai_mil.model_card import weights_digest
 from monai_mil.synthetic import make_survival_cohort
 from monai_mil.training import users_error
@@ -47,9 +48,15 @@ def trained_with(name, cohort, folder, **options):
     }
 
 
+def begin(run):
+    run.initialize()
+    run.run()
+
+
 def refusal(name, cohort, folder, **options):
-    with pytest.raises(RuntimeError) as raised:
-        workflow(name, cohort, folder, **options).initialize()
+    with pytest.raises((RuntimeError, MonaiMILError)) as raised:
+        begin(workflow(name, cohort, folder, **options))
+    assert not (folder / "models" / "checkpoints").exists()
     return str(users_error(raised.value))
 
 
