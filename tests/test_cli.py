@@ -58,7 +58,7 @@ def test_damaged_bags_are_found_and_removed(tmp_path):
         del file.attrs["monai_mil.digests"], file["feature_checksums"]
     shown = CliRunner().invoke(app, ["check", str(tmp_path)])
     first, second, last = shown.stdout.splitlines()
-    assert f"bag '{bags[0]}': 'features' is not what was written" in first
+    assert f"bag '{bags[0]}': the features of instances 0 to 1 are not what was written" in first
     assert f"bag '{bags[1]}': truncated or not an HDF5 file" in second
     assert last == "4 bags: 2 can be read, 1 of them without digests; 2 are damaged"
     assert shown.exit_code == 1

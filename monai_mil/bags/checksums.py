@@ -77,10 +77,12 @@ class BlockChecksums:
         self.sound[number] = True
 
 
-def write_checksums(file: h5py.File, checksums: list[int], rows: int) -> None:
-    """Put the checksums of blocks of ``rows`` rows beside a bag's features."""
-    stored = file.create_dataset(CHECKSUMS, data=np.array(checksums, np.uint32))
+def write_checksums(file: h5py.File, checksums: list[int], rows: int) -> np.ndarray:
+    """Put the checksums of blocks of ``rows`` rows beside a bag's features; returns them as stored."""
+    values = np.array(checksums, np.uint32)
+    stored = file.create_dataset(CHECKSUMS, data=values)
     stored.attrs["rows"] = rows
+    return values
 
 
 @lru_cache(_FILES_REMEMBERED)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -248,16 +249,22 @@ class BagFile:
         for name, digest in self.info.digests.items():
             dataset = self._dataset(name)
             rows = max(1, _VERIFIED_BYTES // max(1, dataset.dtype.itemsize * int(np.prod(dataset.shape[1:]))))
-            try:
+            with self._readable(name):
                 found = digest_of(dataset[start : start + rows] for start in range(0, len(dataset), rows))
-            except OSError as error:
-                told = f"'{name}' cannot be read ({error})"
-                raise DamagedBagError(f"bag '{self.path}': {told}; embed it again") from error
             if found != digest:
                 raise DamagedBagError(
                     f"bag '{self.path}': '{name}' is not what was written; remove the bag and embed again"
                 )
-        self._check(0, self.n)
+        with self._readable("features"):
+            self._check(0, self.n)
+
+    @contextmanager
+    def _readable(self, name: str) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            told = f"'{name}' cannot be read ({error})"
+            raise DamagedBagError(f"bag '{self.path}': {told}; embed it again") from error
 
     def _check(self, start: int, stop: int, stored: np.ndarray | None = None) -> None:
         """Compare the blocks that hold these rows with their checksums, where those are known and not checked yet.

@@ -70,7 +70,8 @@ class BagInfo:
         orientation: of a scan, where columns, rows and slices of what the encoder saw run in the patient, for example
             ``"LPS"``.
         remarks: what the reader of a scan assumed, repaired or left out, the gravest first.
-        digests: SHA-256 of the datasets' bytes as stored, by name; see ``BagFile.verify``.
+        digests: SHA-256 of the datasets' bytes as stored, by name; features are told by their checksums, and by a
+            digest of their own in bags of earlier versions. See ``BagFile.verify``.
 
     Examples:
         >>> from monai_mil.bags import BagInfo

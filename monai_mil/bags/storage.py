@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from monai_mil.bags.checksums import write_checksums
+from monai_mil.bags.datasets import CHECKSUMS
 from monai_mil.errors import BagError, SettingsError
 
 STORAGES = ("float16", "uint8")
@@ -56,7 +57,8 @@ def write_features(
             of the bag: half the bytes, see the benchmark ``insight`` for the error.
 
     Returns:
-        The dataset, and the SHA-256 of the bytes of all that was written but the checksums, by name.
+        The dataset, and the SHA-256 of the bytes of all else that was written, by name; the checksums stand for the
+        features, since a second pass over them costs as much as writing them.
 
     Raises:
         BagError: a feature is NaN or beyond float16; names file and instance.
@@ -71,15 +73,14 @@ def write_features(
     dataset = file.create_dataset("features", shape=stored.shape, dtype=storage)
     if features.ndim == 4:
         dataset.attrs["layout"] = TOKEN_MAJOR
-    start, digest, checksums = 0, hashlib.sha256(), []
+    start, checksums = 0, []
     for block in _blocks(path, stored):
         rows = block if scale is None or offset is None else _encode(block, scale, offset)
         dataset.write_direct(rows, dest_sel=np.s_[start : start + len(rows)])
-        digest.update(rows.data)
         checksums.append(zlib.crc32(rows.data))
         start += len(rows)
-    write_checksums(file, checksums, _block_rows(stored))
-    return dataset, digests | {"features": digest.hexdigest()}
+    written = write_checksums(file, checksums, _block_rows(stored))
+    return dataset, digests | {CHECKSUMS: digest_of([written])}
 
 
 def digest_of(blocks: Iterable[np.ndarray]) -> str:
