@@ -544,7 +544,7 @@ def test_a_flipped_bit_is_found_by_verify(tmp_path):
         content = bytearray(path.read_bytes())
         content[place] ^= 4
         path.write_bytes(content)
-        with BagFile(path) as bag, pytest.raises(BagError, match="features.* not what was written"):
+        with BagFile(path) as bag, pytest.raises(BagError, match=r"features.* not what was written"):
             bag.verify()
 
 
@@ -613,7 +613,7 @@ def test_features_that_are_not_what_was_written_are_refused_however_they_are_rea
     ):
         with BagFile(path) as bag, pytest.raises(DamagedBagError, match=told):
             read(bag)
-    with BagFile(path) as bag, pytest.raises(DamagedBagError, match="features.* not what was written"):
+    with BagFile(path) as bag, pytest.raises(DamagedBagError, match=r"features.* not what was written"):
         bag.verify()
     with BagFile(path) as bag:  # other blocks are read
         np.testing.assert_array_equal(bag.features(slice(0, 4)), before[:4])
