@@ -104,7 +104,7 @@ def predict(run: BundleRun, *, console: Console, overwrite: bool = False, retry:
         _note_done(evaluator, savers, journal, sources, bar)
         dataset.transform = _Announced(dataset.transform, bar, journal)
         with bar, _blaming_cases(journal):
-            _run(workflow, dataset, savers)
+            _run(workflow, evaluator, dataset, savers)
     failed = {failure.case_id: failure.message for failure in dataset.failures}
     incomplete = {name: message for saver in savers for name, message in saver.failures.items()}
     set_aside = sum(failure.status == SetAsideError.status for failure in dataset.failures)
@@ -116,13 +116,17 @@ def predict(run: BundleRun, *, console: Console, overwrite: bool = False, retry:
 _INSTANCES = {"slides": "tiles", "scans": "slices"}
 
 
-def _run(workflow: Any, dataset: Any, savers: Sequence[CaseSaver[Any]]) -> None:
-    """Run, and let what is told of single cases stop nothing; anything else is raised."""
+def _run(workflow: Any, evaluator: Engine, dataset: Any, savers: Sequence[CaseSaver[Any]]) -> None:
+    """Run; what a run that came to its end tells of single cases stops nothing, anything else is raised."""
+    from ignite.engine import Events
+
+    ended: list[bool] = []
+    evaluator.add_event_handler(Events.COMPLETED, lambda: ended.append(True))  # after the savers have written
     try:
         workflow.run()
     except Exception:
         dataset.collect()
-        if not dataset.failures and not any(saver.failures for saver in savers):
+        if not ended or not (dataset.failures or any(saver.failures for saver in savers)):
             raise
 
 

@@ -198,6 +198,26 @@ def test_a_case_that_fails_stops_nobody_and_is_tried_again(bags, tmp_path, conso
     assert names(tmp_path / "out") == ["S-0", "S-1", "S-2", "S-3"]
 
 
+def test_an_error_amid_the_run_is_no_failure_of_the_case_that_failed_before(bags, tmp_path, console, monkeypatch):
+    from monai_mil.savers import PredictionSaver
+
+    (bags / "S-0.h5").write_bytes(b"broken")
+    collect = PredictionSaver._collect
+
+    def stop(self, case):
+        if case.name == "S-2":
+            raise CohortError("no answer of S-2")
+        return collect(self, case)
+
+    monkeypatch.setattr(PredictionSaver, "_collect", stop)
+    with pytest.raises(CohortError, match="no answer of S-2"):
+        predict(run(bags, tmp_path / "out"), console=console)
+    monkeypatch.setattr(PredictionSaver, "_collect", collect)
+    outcome = predict(run(bags, tmp_path / "out"), console=console)
+    assert (outcome.kept, list(outcome.failed)) == (1, ["S-0"])
+    assert names(tmp_path / "out") == ["S-1", "S-2", "S-3"]
+
+
 def test_a_case_without_its_heatmap_is_told_and_done_again(bags, tmp_path, console, monkeypatch):
     (tmp_path / "out" / "heatmaps" / "S-1.geojson").mkdir(parents=True)  # nothing can be written in its place
     outcome = predict(run(bags, tmp_path / "out"), console=console)
