@@ -14,7 +14,8 @@ from tests.processes import start
 pytestmark = pytest.mark.usefixtures("fork_server")
 
 SCRIPT = """
-import pathlib, threading, time
+import pathlib, signal, threading, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # what runs in the background of a shell ignores it
 from monai_mil.interrupts import answering_interrupts, at_hard_end
 folder = pathlib.Path({folder!r})
 begin = (folder / "begun").touch
