@@ -95,6 +95,9 @@ Labels = Annotated[
     typer.Option("--label", help="The table's label column; give it several times for several labels a case."),
 ]
 Trust = Annotated[bool, typer.Option("--trust", help="Run a bundle that does not come with monai-mil, unasked.")]
+RunDevice = Annotated[
+    str | None, typer.Option("--device", help="cpu, cuda, cuda:1 ...", show_default="a GPU if there is one")
+]
 Set = Annotated[list[str] | None, typer.Option("--set", help="KEY=VALUE, any key of the bundle's configs.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the monai.bundle command that it stands for.")]
 
@@ -138,9 +141,7 @@ def predict(
         typer.Option(help="Micrometres per pixel to read slides at.", show_default="the encoder's"),
     ] = None,
     weights: Weights = None,
-    device: Annotated[
-        str | None, typer.Option(help="cpu, cuda, cuda:1 ...", show_default="a GPU if there is one")
-    ] = None,
+    device: RunDevice = None,
     settings: Set = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Begin anew, whatever is done already.")] = False,
     retry: Retry = False,
@@ -188,9 +189,7 @@ def train(
     out: Out,
     overlays: Overlays = None,
     labels: Labels = None,
-    device: Annotated[
-        str | None, typer.Option(help="cpu, cuda, cuda:1 ...", show_default="a GPU if there is one")
-    ] = None,
+    device: RunDevice = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run that is in OUT.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the run that is in OUT.")] = False,
     settings: Set = None,
@@ -225,9 +224,7 @@ def evaluate(
     model: TrainedModel = None,
     overlays: Overlays = None,
     split: Annotated[str, typer.Option(help="Which split.")] = "test",
-    device: Annotated[
-        str | None, typer.Option(help="cpu, cuda, cuda:1 ...", show_default="a GPU if there is one")
-    ] = None,
+    device: RunDevice = None,
     settings: Set = None,
     trust: Trust = False,
     dry_run: DryRun = False,
@@ -246,9 +243,7 @@ def calibrate(
     cohort: CohortPlace,
     out: Out,
     model: TrainedModel = None,
-    device: Annotated[
-        str | None, typer.Option(help="cpu, cuda, cuda:1 ...", show_default="a GPU if there is one")
-    ] = None,
+    device: RunDevice = None,
     settings: Set = None,
     trust: Trust = False,
     dry_run: DryRun = False,

@@ -17,7 +17,7 @@ from monai_mil.names import file_stem
 from monai_mil.runs.journal import Journal, settings_digest, source_digest
 from monai_mil.runs.light_imports import import_monai_lightly
 from monai_mil.runs.progress import PredictProgress
-from monai_mil.runs.run import BundleRun
+from monai_mil.runs.run import BundleRun, in_users_words
 
 if TYPE_CHECKING:
     from ignite.engine import Engine
@@ -80,7 +80,7 @@ def predict(run: BundleRun, *, console: Console, overwrite: bool = False, retry:
     import_monai_lightly()
     out = Path(run.settings["output_dir"])
     remove_leftovers(out)
-    with claimed(out / _JOURNAL), _logged(out / _LOG), _users_error():
+    with claimed(out / _JOURNAL), _logged(out / _LOG), in_users_words():
         workflow = run.workflow()
         workflow.initialize()
         content = workflow.parser.get_parsed_content
@@ -291,20 +291,6 @@ def _report(run: BundleRun, out: Path) -> Path | None:
 
     settings = {"bundle": run.bundle.name}
     return write_report(table, out / "heatmaps", out / "report.html", settings=settings)
-
-
-@contextmanager
-def _users_error() -> Iterator[None]:
-    """Raise the user's own error where MONAI has wrapped it."""
-    try:
-        yield
-    except Exception as error:
-        from monai_mil.training import users_error
-
-        own = users_error(error)
-        if own is None or own is error:
-            raise
-        raise own from None
 
 
 @contextmanager

@@ -6,7 +6,8 @@ import logging
 import shlex
 import sys
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -82,8 +83,6 @@ class BundleRun:
         Raises:
             MonaiMILError: the user's error, where one ends the run.
         """
-        from monai_mil.training import users_error
-
         logging.basicConfig(
             level=logging.INFO,
             stream=sys.stdout,
@@ -92,20 +91,29 @@ class BundleRun:
         )
         for name in self.settings.keys() & {"output_dir", "ckpt_dir"}:
             remove_leftovers(Path(self.settings[name]))
-        try:
+        with in_users_words():
             workflow = self.workflow()
             workflow.initialize()
             workflow.run()
             workflow.finalize()
-        except Exception as error:
-            own = users_error(error)
-            if own is None or own is error:
-                raise
-            raise own from None
 
     @property
     def _all_settings(self) -> dict[str, Any]:
         return {"bundle_root": str(self.bundle.root), **self.settings}
+
+
+@contextmanager
+def in_users_words() -> Iterator[None]:
+    """Raise the user's own error where MONAI has wrapped it."""
+    try:
+        yield
+    except Exception as error:
+        from monai_mil.training import users_error
+
+        own = users_error(error)
+        if own is None or own is error:
+            raise
+        raise own from None
 
 
 def parsed_settings(entries: list[str]) -> dict[str, Any]:
