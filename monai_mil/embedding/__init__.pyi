@@ -1,3 +1,4 @@
+from .bars import CaseBars
 from .descend_slide import DescendSlided
 from .job import CaseResult
 from .run import EmbedReport
@@ -10,6 +11,7 @@ from .transforms import EmbedScand, EmbedSlided
 from .watch import watched
 
 __all__ = [
+    "CaseBars",
     "CaseResult",
     "DescendSlided",
     "EmbedReport",

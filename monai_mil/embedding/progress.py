@@ -9,8 +9,8 @@ from types import TracebackType
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from monai_mil.embedding.bars import CaseBars
 from monai_mil.embedding.job import CaseKind, CaseResult
 from monai_mil.errors import SetAsideError
 from monai_mil.scans import gravity
@@ -19,30 +19,22 @@ _SHOWN_REMARKS = 10
 _NUMBER = re.compile(r"\d+(?:\.\d+)?(?:e[+-]?\d+)?")
 
 
-class EmbedProgress:
+class EmbedProgress(CaseBars):
     """Two bars on standard error; silent where not ``enabled``."""
 
     def __init__(self, kind: CaseKind, num_cases: int, *, enabled: bool) -> None:
         self._kind = kind
         self._num_cases = num_cases
         self._console = Console(stderr=True, quiet=not enabled)
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        self._bar = Progress(*columns, console=self._console, disable=not enabled)
-        self._cases = self._bar.add_task(kind.cases, total=num_cases)
-        self._instances = self._bar.add_task(kind.instances, total=None, visible=False)
+        super().__init__(self._console, kind.cases, num_cases, enabled=enabled)
         self._failed: list[CaseResult] = []
         self._remarked: list[CaseResult] = []
         self._done: Counter[str] = Counter()
 
-    def __enter__(self) -> EmbedProgress:
-        self._bar.start()
-        return self
-
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._bar.update(self._instances, visible=False)
-        self._bar.stop()
+        super().__exit__(kind, error, trace)
         if self._remarked:
             self._console.print(f"[bold]{len(self._remarked)} of {self._num_cases} {self._kind.cases} have remarks:[/]")
             self._list(_remark_lines(self._remarked, self._kind))
@@ -66,17 +58,9 @@ class EmbedProgress:
         for line in lines:
             self._console.print(f"  {escape(line)}", soft_wrap=True, highlight=False)
 
-    def start(self, case_id: str) -> None:
-        """Name the case in work."""
-        self._bar.reset(self._instances, description=escape(case_id), total=None, visible=True)
-
-    def advance(self, done: int, total: int) -> None:
-        """Show how many of the case's instances are done."""
-        self._bar.update(self._instances, completed=done, total=total)
-
     def finish(self, result: CaseResult) -> None:
         """Count a case that is done, kept or failed."""
-        self._bar.advance(self._cases)
+        self.count()
         self._done[result.status] += 1
         if result.status == "failed":
             self._failed.append(result)

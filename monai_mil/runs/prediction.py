@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from monai_mil.embedding import CaseBars
 from monai_mil.errors import BagError, OutputError, SetAsideError
 from monai_mil.interrupts import at_hard_end
 from monai_mil.leftovers import remove_leftovers
@@ -16,7 +17,6 @@ from monai_mil.locks import claimed
 from monai_mil.names import file_stem
 from monai_mil.runs.journal import Journal, settings_digest, source_digest
 from monai_mil.runs.light_imports import import_monai_lightly
-from monai_mil.runs.progress import PredictProgress
 from monai_mil.runs.run import BundleRun, in_users_words
 
 if TYPE_CHECKING:
@@ -99,7 +99,8 @@ def predict(run: BundleRun, *, console: Console, overwrite: bool = False, retry:
         dataset.data = [items[name] for name in sorted(waiting, key=lambda name: journal.deaths.get(name, 0))]
         if journal.deaths:
             content("dataloader").num_workers = 0  # one case at a time, so that the right one is blamed
-        bar = PredictProgress(console, run.bundle.reads, _INSTANCES[run.bundle.reads], len(items), len(kept))
+        reads, shown = run.bundle.reads, console.is_terminal
+        bar = CaseBars(console, reads, len(items), done=len(kept), enabled=shown, instances=_INSTANCES[reads])
         _resume(evaluator, savers, kept, list(items))
         _note_done(evaluator, savers, journal, sources, bar)
         dataset.transform = _Announced(dataset.transform, bar, journal)
@@ -204,7 +205,7 @@ def _note_done(
     savers: Sequence[CaseSaver[Any]],
     journal: Journal,
     sources: Mapping[str, str],
-    bar: PredictProgress,
+    bar: CaseBars,
 ) -> None:
     """After every case all of whose files are written, write it into the journal."""
     from ignite.engine import Events
@@ -213,7 +214,7 @@ def _note_done(
         from monai_mil.savers import read_cases
 
         for case in read_cases(engine):
-            bar.finish()
+            bar.count()
             if any(case.name in saver.failures for saver in savers):
                 journal.end(case.name)
                 continue
@@ -243,7 +244,7 @@ class _Announced:
         SetAsideError: the process died in the case before, too often.
     """
 
-    def __init__(self, transform: Any, bar: PredictProgress, journal: Journal) -> None:
+    def __init__(self, transform: Any, bar: CaseBars, journal: Journal) -> None:
         self._transform, self._bar, self._journal = transform, bar, journal
 
     def __call__(self, item: Mapping[str, Any]) -> Any:

@@ -99,7 +99,9 @@ def test_where_no_worker_lasts_every_case_is_told(tmp_path, losing):
 def test_a_scheduler_that_is_lost_ends_in_a_report(tmp_path, monkeypatch):
     distributed = pytest.importorskip("distributed", reason="the extra 'scale' is not installed")
     settings = {"dashboard_address": None, "silence_logs": logging.CRITICAL, "processes": False}
-    hasty = pytest.importorskip("dask").config.set({"distributed.comm.timeouts.connect": "1s"})
+    hasty = pytest.importorskip("dask", reason="the extra 'scale' is not installed").config.set(
+        {"distributed.comm.timeouts.connect": "1s"}
+    )
     with hasty, distributed.LocalCluster(n_workers=1, threads_per_worker=1, protocol="tcp", **settings) as cluster:
 
         def work(job: SlideJob, encoder: Any, on_instances: object, *, wait: bool) -> CaseResult:

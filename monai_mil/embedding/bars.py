@@ -1,33 +1,37 @@
-"""What a user sees while cases are predicted: cases done, tiles or slices of the current one, the time left."""
+"""Two bars while cases are worked on: cases done, and instances of the current one."""
 
 from __future__ import annotations
 
 from types import TracebackType
+from typing import Self
 
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 
-class PredictProgress:
-    """Two bars on standard error.
+class CaseBars:
+    """The bars, and the time left.
 
     Args:
-        console: where they are drawn; nothing moves where it is no terminal.
+        console: where they are drawn.
         cases: what the cases are called, "slides".
-        instances: what they are made of, "tiles".
         total: how many cases there are.
         done: how many are done already.
+        enabled: whether anything is drawn.
+        instances: what a case is made of, "tiles", to be named beside it; None names the case alone.
     """
 
-    def __init__(self, console: Console, cases: str, instances: str, total: int, done: int) -> None:
+    def __init__(
+        self, console: Console, cases: str, total: int, *, done: int = 0, enabled: bool, instances: str | None = None
+    ) -> None:
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        self._bar = Progress(*columns, console=console, disable=not console.is_terminal)
+        self._bar = Progress(*columns, console=console, disable=not enabled)
         self._cases = self._bar.add_task(cases, total=total, completed=done)
-        self._instances = self._bar.add_task(instances, total=None, visible=False)
-        self._name = instances
+        self._instances = self._bar.add_task(instances or "", total=None, visible=False)
+        self._of = f"{instances} of " if instances else ""
 
-    def __enter__(self) -> PredictProgress:
+    def __enter__(self) -> Self:
         self._bar.start()
         return self
 
@@ -39,13 +43,12 @@ class PredictProgress:
 
     def start(self, case: str) -> None:
         """Name the case in work."""
-        description = f"{self._name} of {escape(case)}"
-        self._bar.reset(self._instances, description=description, total=None, visible=True)
+        self._bar.reset(self._instances, description=f"{self._of}{escape(case)}", total=None, visible=True)
 
     def advance(self, done: int, total: int) -> None:
-        """Show how many of the case's instances are encoded."""
+        """Show how many of the case's instances are done."""
         self._bar.update(self._instances, completed=done, total=total)
 
-    def finish(self) -> None:
-        """Count a case."""
+    def count(self) -> None:
+        """Count a case, whatever became of it."""
         self._bar.advance(self._cases)
