@@ -14,6 +14,7 @@ import os
 import random
 import runpy
 import selectors
+import signal
 import socket
 import sys
 import threading
@@ -38,8 +39,7 @@ def main() -> None:
 def serve(door: socket.socket) -> dict[str, Any] | None:
     """Fork for every request and answer with the process's number, later with its exit code.
 
-    Returns None once all who came through the door have gone and all runs have ended; in a fork, the run that it is to
-    become.
+    Returns None once all who came through the door have gone; in a fork, the run that it is to become.
     """
     running: dict[int, tuple[int, socket.socket]] = {}
     clients: set[socket.socket] = set()
@@ -83,7 +83,9 @@ def serve(door: socket.socket) -> dict[str, Any] | None:
                 ended = os.pidfd_open(process)
                 running[ended] = process, answers
                 selector.register(ended, selectors.EVENT_READ)
-            if not clients and not running:
+            if not clients:
+                for process, _ in running.values():  # nobody can wait for them any more
+                    os.kill(process, signal.SIGKILL)
                 return None
 
 

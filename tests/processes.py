@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import signal
@@ -41,8 +42,10 @@ def fork_server() -> Iterator[None]:
         _servers.append(ours)
         yield
         _servers.remove(ours)
-    if server is not None:  # it serves the other workers until they have done
-        server.wait()
+        ours.shutdown(socket.SHUT_RDWR)  # closing is not enough: processes that tests forked may hold it too
+    if server is not None:
+        with suppress(subprocess.TimeoutExpired):  # it serves the other workers until they have done
+            server.wait(timeout=60)
 
 
 def _connected(address: str) -> socket.socket | None:
@@ -140,6 +143,8 @@ def start(*arguments: Any, folder: Path | None = None, environment: Mapping[str,
     request = {"arguments": words, "folder": str(folder or Path.cwd())}
     request["environment"] = environment_of() if environment is None else environment
     streams = [os.memfd_create(name) for name in ("stdout", "stderr")]
+    for stream in streams:  # what two processes write at once must not overwrite each other
+        fcntl.fcntl(stream, fcntl.F_SETFL, os.O_APPEND)
     ours, theirs = socket.socketpair(type=socket.SOCK_SEQPACKET)
     with theirs:
         socket.send_fds(_servers[-1], [json.dumps(request).encode()], [theirs.fileno(), *streams])

@@ -45,6 +45,11 @@ def test_every_fork_draws_its_own_random_numbers():
     assert not set(one) & set(other)
 
 
+def test_what_two_processes_write_at_once_is_all_kept():
+    code = "import os; os.fork(); [os.write(1, b'one line of many\\n') for _ in range(20000)]"
+    assert run("-c", code).stdout.count("one line of many\n") == 40000
+
+
 def test_one_thread_is_forked():
     assert run("-c", "import os; print(len(os.listdir('/proc/self/task')))").stdout == "1\n"
 

@@ -64,6 +64,9 @@ def train(
         objects = {"network": network, "optimizer": trainer.optimizer}
         Checkpointer(folder, objects, resume=resume).attach(trainer)
     trainer.run()
+    for loader in (trainer.data_loader, validator.data_loader):
+        if loader._iterator is not None:  # persistent workers, whom a garbage collection waits for 5 s each
+            loader._iterator._shutdown_workers()
     return losses, network.state_dict()
 
 
