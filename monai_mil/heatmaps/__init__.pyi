@@ -12,6 +12,7 @@ from .mask import export_mask
 from .montage import colour_text, contour_text, display_window, draw_montage, export_montage, window_text
 from .nifti import export_nifti, export_nifti_mask
 from .png import export_png, thumbnail
+from .regions import Region, find_regions
 from .scan_heatmap import ScanHeatmap, is_of_model, load_heatmap
 from .slide_source import open_scored_slide
 from .stitching import TokenCanvas, stitch
@@ -21,6 +22,7 @@ __all__ = [
     "OUTLINE_COLOUR",
     "Colouring",
     "Heatmap",
+    "Region",
     "ScanHeatmap",
     "SlideDice",
     "SlideFrame",
@@ -45,6 +47,7 @@ __all__ = [
     "export_nifti_mask",
     "export_png",
     "export_tiff",
+    "find_regions",
     "foreground_text",
     "is_of_model",
     "load_heatmap",

@@ -30,7 +30,13 @@ class Region:
 
 
 def find_regions(
-    heatmap: Heatmap, threshold: float, *, percentile: bool = False, overlap: Overlap = "max"
+    heatmap: Heatmap,
+    threshold: float,
+    *,
+    percentile: bool = False,
+    overlap: Overlap = "max",
+    window: tuple[float, float, float, float] | None = None,
+    holes: bool = True,
 ) -> list[Region]:
     """Regions of tiles that touch along a side and whose score is at least ``threshold``, largest first.
 
@@ -39,10 +45,16 @@ def find_regions(
         threshold: lowest score of a region's tiles.
         percentile: ``threshold`` is a percentile within the slide.
         overlap: how scores of overlapping tiles are combined.
+        window: x0, y0, x1, y1 in level-0 pixels; regions end at its border as they do at the slide's.
+        holes: False cuts regions that have any into pieces without, for formats that know none.
     """
     import cv2
 
-    partition = _partition(heatmap, overlap)
+    width, height = heatmap.frame.level0_size
+    x0, y0, x1, y1 = (0, 0, width, height) if window is None else window
+    partition = _within(_partition(heatmap, overlap), (max(x0, 0), max(y0, 0), min(x1, width), min(y1, height)))
+    if partition.values.size == 0:
+        return []
     level = np.sort(heatmap.scores, axis=None)
     if percentile:
         ranks = np.sort(heatmap.percentiles(), axis=None)
@@ -53,6 +65,8 @@ def find_regions(
     count, labels = cv2.connectedComponents(inside.astype(np.uint8), connectivity=4)
     if count == 1:
         return []
+    if not holes:
+        count, labels = _cut(labels)
     row, column = np.nonzero(inside)
     label, score = labels[row, column], partition.values[row, column]
     area = np.diff(partition.y)[row] * np.diff(partition.x)[column]
@@ -75,27 +89,51 @@ def find_regions(
 def _partition(heatmap: Heatmap, overlap: Overlap) -> Cells:
     """Rectangles of the slide with one score each; where tiles lie anyhow, pixels of a sixteenth of a tile."""
     frame = heatmap.frame
-    width, height = frame.level0_size
     exact = cells(heatmap.coords, heatmap.scores, frame.tile_size_level0, overlap=overlap)
     if exact is not None:
-        x, y = np.clip(exact.x, 0, width), np.clip(exact.y, 0, height)
-        columns, rows = np.diff(x) > 0, np.diff(y) > 0
-        return Cells(_kept_edges(x, columns), _kept_edges(y, rows), exact.values[rows][:, columns])
+        return exact
     shape, scale = canvas_geometry(frame.level0_size, downsample=max(1.0, frame.tile_size_level0 / 16))
     values = paint(heatmap.coords, heatmap.scores, frame.tile_size_level0, shape=shape, scale=scale, overlap=overlap)
-    x, y = np.arange(shape[1] + 1) * scale[0], np.arange(shape[0] + 1) * scale[1]
-    return Cells(np.minimum(x, width), np.minimum(y, height), values)
+    return Cells(np.arange(shape[1] + 1) * scale[0], np.arange(shape[0] + 1) * scale[1], values)
+
+
+def _within(partition: Cells, window: tuple[float, float, float, float]) -> Cells:
+    """The part of a partition inside x0, y0, x1, y1; without cells where there is none."""
+    x0, y0, x1, y1 = window
+    x, y = np.clip(partition.x, x0, max(x0, x1)), np.clip(partition.y, y0, max(y0, y1))
+    columns, rows = np.diff(x) > 0, np.diff(y) > 0
+    return Cells(_kept_edges(x, columns), _kept_edges(y, rows), partition.values[rows][:, columns])
 
 
 def _kept_edges(edges: np.ndarray, kept: np.ndarray) -> np.ndarray:
-    return np.append(edges[:-1][kept], edges[1:][kept][-1])
+    return np.append(edges[:-1][kept], edges[1:][kept][-1:])
+
+
+def _cut(labels: np.ndarray) -> tuple[int, np.ndarray]:
+    """Components without holes: each that has one is cut along the left side of its first, until none is left.
+
+    Args:
+        labels: int ``[rows, columns]``, 0 outside, components connected along sides.
+
+    Returns:
+        How many labels there are, with 0, and the labels, in place of those given.
+    """
+    from skimage.measure import label as connected
+
+    while pierced := {label: rings[1] for label, rings in _trace(labels).items() if len(rings) > 1}:
+        right = np.zeros(labels.shape, bool)
+        for label, hole in pierced.items():
+            column = int(hole[:, 1].min())
+            right[:, column:] |= labels[:, column:] == label
+        labels = connected(np.where(right, labels + labels.max(), labels), background=0, connectivity=1)
+    return int(labels.max()) + 1, labels
 
 
 def _trace(labels: np.ndarray) -> dict[int, list[np.ndarray]]:
     """Boundary rings of every component of a label image, outline first.
 
     Args:
-        labels: int ``[rows, columns]``, 0 outside, components connected along sides.
+        labels: int ``[rows, columns]``, 0 outside, components connected along sides; they may touch each other.
 
     Returns:
         For every label its closed rings of grid corners (row, column), int ``[k, 2]``, corners on a straight line left
@@ -155,7 +193,7 @@ def _following(side: np.ndarray, label: np.ndarray, end: np.ndarray, direction: 
     for turn in (-1, 1, 0):
         wanted = end * 4 + (direction + turn) % 4
         place = np.minimum(np.searchsorted(side, wanted), len(side) - 1)
-        found.append(side[place] == wanted)
+        found.append((side[place] == wanted) & (label[place] == label))
         index.append(place)
     (left, right, _), (to_left, to_right, straight) = found, index
     same = (label[to_left] == label) & (label[to_right] == label)

@@ -1,4 +1,4 @@
-from .annotations import find_truth, open_truth
+from .annotations import find_truth, open_truth, read_shapes
 from .blocks import BlockGrid
 from .bounds import AnnotationFrame, Bounds, frame_origin, slide_bounds
 from .decoder import decoder_of
@@ -35,6 +35,7 @@ __all__ = [
     "frame_origin",
     "open_slide",
     "open_truth",
+    "read_shapes",
     "read_tissue",
     "reader_report",
     "segment_tissue",

@@ -68,6 +68,30 @@ def open_truth(
     return _sorted_out(path, _asap(path) if suffix == ".xml" else _json(path, bounds, frame), value)
 
 
+def read_shapes(path: str | Path, *, bounds: Bounds | None = None, frame: AnnotationFrame = "qupath") -> list[Named]:
+    """What annotators drew, whatever its class: of every shape its group or class, None where it has none, and rings.
+
+    Read are the XML of ASAP, whose coordinates are taken as they stand, and GeoJSON. Points are rings of one corner.
+
+    Args:
+        path: the file, ``.xml``, ``.geojson`` or ``.json``.
+        bounds: the slide's; what a GeoJSON counts from that does not say it, see :func:`open_truth`.
+        frame: likewise.
+
+    Returns:
+        Names and rings, float64 ``[k, 2]`` each, the first of a shape its outline and the others its holes.
+
+    Raises:
+        AnnotationError: the file is damaged, of an unknown kind, or declares a document type.
+    """
+    path = Path(path)
+    if path.suffix.lower() == ".xml":
+        return list(_asap(path))
+    if path.suffix.lower() not in (".json", ".geojson"):
+        raise AnnotationError(f"annotations '{path}': unknown kind; send .xml of ASAP or .geojson")
+    return list(_json(path, bounds, frame))
+
+
 def open_outlines(path: Path, bounds: Bounds) -> PolygonTruth:
     """The polygons of a GeoJSON whatever their class, but ``exclusion``, ``ignore``, ``background`` and ``glass``.
 
@@ -149,7 +173,8 @@ def _asap(path: Path) -> Iterator[Named]:
     def start(name: str, attributes: dict[str, str]) -> None:
         names.append(name)
         if name == "Annotation":
-            annotations.append((attributes.get("PartOfGroup", ""), []))
+            group = attributes.get("PartOfGroup", "")
+            annotations.append((attributes.get("Name", "") if group in ("", "None") else group, []))
         elif name == "Coordinate":
             annotations[-1][1].append((float(attributes["X"]), float(attributes["Y"])))
 
