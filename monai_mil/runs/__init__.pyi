@@ -3,7 +3,7 @@ from .bundles import Bundle, bundles_folder, copy_bundle, find_bundle, shipped_b
 from .description import Description, describe_bundle
 from .inference import FORMATS, predict_run
 from .inputs import cohort_settings, input_settings
-from .keep_bags import with_bags
+from .keep_bags import embed_as, from_bags, with_bags
 from .light_imports import import_monai_lightly
 from .prediction import Outcome, predict
 from .run import BundleRun, parsed_settings
@@ -22,8 +22,10 @@ __all__ = [
     "cohort_settings",
     "copy_bundle",
     "describe_bundle",
+    "embed_as",
     "evaluate_run",
     "find_bundle",
+    "from_bags",
     "import_monai_lightly",
     "input_settings",
     "pack_bundle",

@@ -5,12 +5,16 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from monai_mil.cohorts import Cohort, CohortSlide
 from monai_mil.errors import SettingsError
+from monai_mil.runs.bundles import Bundle
 from monai_mil.runs.light_imports import import_monai_lightly
 from monai_mil.runs.run import BundleRun
+
+if TYPE_CHECKING:
+    from monai_mil.embedding import EmbedReport
 
 _SLIDES = (
     "tile_size",
@@ -54,10 +58,22 @@ def with_bags(run: BundleRun) -> BundleRun:
     content = workflow.parser.get_parsed_content
     out = Path(run.settings["output_dir"])
     cohort, table = _cohort(run, content("cohort"), content("dataset").data, out)
-    _embed(run, cohort, out / "bags", content("preprocessing").transforms[0], str(content("device")))
-    settings = {name: value for name, value in run.settings.items() if name not in _OF_RAW}
-    own = {"bag_dir": str(out / "bags"), "cohort_file": str(table)}
-    return BundleRun(run.bundle, tuple(name for name in run.configs if name != raw), {**settings, **own})
+    embed_as(run.bundle, content("preprocessing").transforms[0], cohort, out / "bags", device=str(content("device")))
+    return from_bags(run, out / "bags", cohort_file=str(table))
+
+
+def from_bags(run: BundleRun, bags: Path, **settings: Any) -> BundleRun:
+    """The run that predicts from bags what ``run`` predicts from the slides or scans themselves.
+
+    Args:
+        run: as ``predict_run`` gives it, for raw input.
+        bags: their bags, as :func:`embed_as` makes them.
+        settings: further keys of the bundle's configs, in place of the run's own.
+    """
+    raw = f"inference_{run.bundle.reads}"
+    own = {name: value for name, value in run.settings.items() if name not in _OF_RAW}
+    configs = tuple(name for name in run.configs if name != raw)
+    return BundleRun(run.bundle, configs, {**own, "bag_dir": str(bags), **settings})
 
 
 def _cohort(
@@ -79,16 +95,40 @@ def _cohort(
     return cohort, table
 
 
-def _embed(run: BundleRun, cohort: Cohort, bags: Path, transform: Any, device: str) -> None:
+def embed_as(
+    bundle: Bundle,
+    transform: Any,
+    cohort: Cohort,
+    bags: Path,
+    *,
+    device: str,
+    overwrite: bool = False,
+    progress: bool = True,
+) -> EmbedReport:
+    """Embed cases into a folder of bags as a bundle reads them.
+
+    Args:
+        bundle: whose input they become.
+        transform: the first of its raw ``preprocessing``, which holds encoder and settings.
+        cohort: the cases.
+        bags: the folder.
+        device: where the encoder runs.
+        overwrite: replace bags of another source or of other settings, which are errors without it.
+        progress: show a bar, and at the end what failed.
+
+    Returns:
+        What became of every case.
+
+    Raises:
+        MonaiMILError: nothing can be embedded.
+    """
     from monai_mil.embedding import embed_cohort, embed_scans
 
     settings = transform.settings
-    if run.bundle.reads == "slides":
-        embed_cohort(
-            cohort, bags, transform.encoder, device=device, **{name: getattr(settings, name) for name in _SLIDES}
-        )
-    else:
-        cut = {name: getattr(settings, name) for name in _SCANS}
-        embed_scans(
-            cohort, bags, transform.encoder, settings.preset, acquisition=transform.acquisition, device=device, **cut
-        )
+    common: dict[str, Any] = {"device": device, "overwrite": overwrite, "progress": progress}
+    if bundle.reads == "slides":
+        cut = {name: getattr(settings, name) for name in _SLIDES}
+        return embed_cohort(cohort, bags, transform.encoder, **common, **cut)
+    cut = {name: getattr(settings, name) for name in _SCANS}
+    preset, acquisition = settings.preset, transform.acquisition
+    return embed_scans(cohort, bags, transform.encoder, preset, acquisition=acquisition, **common, **cut)

@@ -1,6 +1,6 @@
 from .attention_stability import AttentionStability
 from .base import CaseSaver
-from .case import Case, read_cases
+from .case import Case, read_cases, read_items
 from .dice import DiceSaver
 from .heatmaps import HeatmapSaver
 from .instance_metrics import InstanceAUROC
@@ -8,9 +8,11 @@ from .label_map import ScanLabelMapd
 from .localisation import LocalisationSaver
 from .operating_point import OperatingPointSaver
 from .patients import PatientSaver
+from .prediction import Prediction, read_prediction
 from .predictions import PredictionSaver
 from .report import ReportSaver
 from .risks import PatientRiskSaver, RiskSaver
+from .scores import read_scores
 from .slice_report import SliceReportSaver
 from .slices import SliceSaver
 from .stability_chart import draw_stability
@@ -30,6 +32,7 @@ __all__ = [
     "OperatingPointSaver",
     "PatientRiskSaver",
     "PatientSaver",
+    "Prediction",
     "PredictionSaver",
     "ReportSaver",
     "RiskSaver",
@@ -41,4 +44,7 @@ __all__ = [
     "TreeHeatmapSaver",
     "draw_stability",
     "read_cases",
+    "read_items",
+    "read_prediction",
+    "read_scores",
 ]

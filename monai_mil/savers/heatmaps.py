@@ -101,6 +101,15 @@ class HeatmapSaver(CaseSaver[None]):
         self.rule = ThresholdRule(threshold, min_threshold, operating_points, key)
         self._owners: dict[str, str] = {}
 
+    def heatmap(self, case: Case) -> Heatmap:
+        """The map of a case that says best where the finding is; of several classes that of the most probable.
+
+        Raises:
+            CohortError: there are no scores, no coordinates or no frame.
+        """
+        drawn = drawn_maps(case, self.key, self.class_index, self.classes)
+        return self._assemble(case, next((each for each in drawn if each.class_index == case.probable_class), drawn[0]))
+
     def _collect(self, case: Case) -> None:
         for label, make in self._maps(case).items():
             self._save(case.name, label, make)

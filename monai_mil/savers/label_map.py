@@ -87,8 +87,8 @@ class ScanLabelMapd(MapTransform):
 
     def _label_map(self, heatmap: ScanHeatmap, threshold: float) -> MetaTensor:
         labels = np.zeros(heatmap.frame.shape, np.uint8)
-        edges = np.linspace(threshold, float(heatmap.scores.max()), self.levels + 1)[:-1]
         if np.isfinite(threshold):
+            edges = np.linspace(threshold, float(heatmap.scores.max()), self.levels + 1)[:-1]
             for index in range(len(heatmap)):
                 labels[index] = np.searchsorted(edges, heatmap.slice_map(index, smooth=True))
                 if heatmap.lungs is not None:

@@ -50,6 +50,12 @@ class TreeHeatmapSaver(HeatmapSaver):
         if self.class_index == "all":
             raise ValueError("the maps of several magnifications are of one class; give its index, or None")
 
+    def heatmap(self, case: Case) -> Heatmap:
+        """The evidence where the network gives any, else the search in one picture, see :class:`TreeHeatmapSaver`."""
+        if case.values("instance_logits") is None:
+            return super().heatmap(case)
+        return self._evidence(case, list(looked_at(case))[-1]) or super().heatmap(case)
+
     def _maps(self, case: Case) -> dict[str, Callable[[], Heatmap | None]]:
         levels = list(looked_at(case))
         maps = super()._maps(case)
