@@ -192,6 +192,17 @@ class ServedModel:
             heatmap = None if loaded.heatmap is None else loaded.heatmap(case)
             return Answer(self.name, loaded.card.weights or "", case, item, prediction, heatmap, loaded.card.note)
 
+    def answer_once(self, name: str, path: Path) -> Answer:
+        """As :meth:`answer`, of an image whose features are of no use later."""
+        with self._lock:
+            try:
+                return self.answer(name, path)
+            finally:
+                self._embedded.pop(name, None)
+                folders = [self.bags, *self.bags.glob("level_*")]
+                for bag in (folder / f"{file_stem(name)}.h5" for folder in folders):
+                    bag.unlink(missing_ok=True)
+
     def label_map(self, answer: Answer) -> tuple[Any, dict[str, Any]]:
         """A scan's answer as labels on the source's own grid, and what a client is told of it.
 

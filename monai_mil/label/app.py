@@ -1,0 +1,196 @@
+"""The application that MONAI Label starts; an application folder's ``main.py`` imports it. Needs MONAI Label."""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from monailabel.interfaces.app import MONAILabelApp
+
+from monai_mil.errors import SettingsError
+from monai_mil.label.annotator import annotator_of
+from monai_mil.label.datastore import ProjectDatastore, told
+from monai_mil.label.heat import heat_regions
+from monai_mil.label.images import StudyImage
+from monai_mil.label.model import Answer, ServedModel
+from monai_mil.label.patches import patch_slide
+from monai_mil.label.project import Project
+from monai_mil.label.replies import asap_xml, dsa_json, geojson_reply
+from monai_mil.label.tasks import Agreement, LabelStrategy, ModelTask, ScoreImages, TrainOnLabels, note_answer
+from monai_mil.slides import AnnotationFrame, frame_origin
+
+logger = logging.getLogger(__name__)
+
+_SCORING = "scores"
+
+
+class MILApp(MONAILabelApp):  # type: ignore[misc]
+    """Bundles for multiple-instance learning behind MONAI Label's endpoints.
+
+    A slide is answered as a whole, once; a client's rectangle only clips what is drawn. QuPath is answered in its own
+    frame, the Digital Slide Archive in level-0 pixels of the whole slide.
+
+    Args:
+        app_dir: as ``monai-mil label init`` makes it.
+        studies: folder of slides or scans, or the address of a remote store.
+        conf: MONAI Label's ``--conf``; nothing of it is used.
+    """
+
+    def __init__(self, app_dir: str, studies: str, conf: Mapping[str, str]) -> None:
+        remote = studies.startswith(("http://", "https://"))
+        folder = Path(app_dir, "studies") if remote else Path(studies)
+        folder.mkdir(parents=True, exist_ok=True)
+        self.project = Project(Path(app_dir), folder)
+        self._shown = threading.Lock()
+        super().__init__(
+            app_dir,
+            studies,
+            dict(conf or {}),
+            name="monai-mil",
+            description="Multiple-instance learning: heatmaps as annotations, training on weak labels",
+        )
+
+    def init_datastore(self) -> Any:
+        """The project's images and labels; a remote store's stay there."""
+        if self.studies.startswith(("http://", "https://")):
+            return self.init_remote_datastore()
+        return ProjectDatastore(self.project)
+
+    def init_infers(self) -> dict[str, ModelTask]:
+        """Every model."""
+        return {name: ModelTask(self.project, model) for name, model in self.project.models.items()}
+
+    def init_trainers(self) -> dict[str, TrainOnLabels]:
+        """Training of every model."""
+        return {name: TrainOnLabels(self.project, model) for name, model in self.project.models.items()}
+
+    def init_strategies(self) -> dict[str, LabelStrategy]:
+        """The strategies that the models allow."""
+        with told():
+            allowed = self.project.strategies()
+        return {name: LabelStrategy(self.project, name, text) for name, text in allowed.items()}
+
+    def init_scoring_methods(self) -> dict[str, Any]:
+        """Scores for the strategies, and agreement with the labels."""
+        return {_SCORING: ScoreImages(self.project), "agreement": Agreement(self.project)}
+
+    def info(self) -> dict[str, Any]:
+        """What clients show; strategies as the models of this moment allow them."""
+        self._strategies = self.init_strategies()
+        return super().info()  # type: ignore[no-any-return]
+
+    def next_sample(self, request: dict[str, Any]) -> dict[str, Any]:
+        """The next image or part of one; an empty answer where nothing is left."""
+        strategy = request.get("strategy") or "uncertainty"
+        with told():
+            self.project.check_strategy(strategy)
+        self._strategies = self.init_strategies()
+        return super().next_sample({**request, "strategy": strategy})  # type: ignore[no-any-return]
+
+    def async_scoring(self, method: str | None, params: Any = None) -> Any:
+        """Start a scoring process only where something is to be scored, and never for every answer."""
+        if method:
+            return super().async_scoring(method, params)
+        return super().async_scoring(_SCORING, params) if self.project.stale() else {}
+
+    def batch_infer(self, request: dict[str, Any], datastore: Any = None) -> Any:
+        """Without a GPU none is looked for."""
+        return super().batch_infer(_on_what_is_there(request), datastore)
+
+    def infer_wsi(self, request: dict[str, Any], datastore: Any = None) -> dict[str, Any]:
+        """A slide's heatmap as annotations, in the format and frame of the client that asks.
+
+        Raises:
+            HTTPException: there is no such model or slide, or it cannot be answered; says why.
+        """
+        with told():
+            model = self.project.model(request.get("model"))
+            if model.bundle.reads != "slides":
+                raise SettingsError(f"model '{model.name}' reads scans: ask it for a scan, or another for a slide")
+            output = request.get("output") or "dsa"
+            with tempfile.TemporaryDirectory(prefix="monai-mil-") as scratch:
+                image, offset = self._slide(request, model, Path(scratch))
+                answer = self._answer(model, image, keep=offset is None)
+            note_answer(self.project, model, image, annotator_of(request), answer)
+        return self._reply(request, answer, output, offset)
+
+    def _answer(self, model: ServedModel, image: StudyImage, *, keep: bool) -> Answer:
+        return model.answer(image.name, image.path) if keep else model.answer_once(image.name, image.path)
+
+    def _slide(
+        self, request: dict[str, Any], model: ServedModel, scratch: Path
+    ) -> tuple[StudyImage, tuple[int, int] | None]:
+        """The slide that is asked about; of a picture that the client sent also where it lies, else None."""
+        said = request.get("image")
+        if isinstance(said, str) and not Path(said).is_file():
+            store = self._datastore
+            if isinstance(store, ProjectDatastore):
+                return self.project.answered(said, model), None
+            path = store.get_image_uri(said)
+            if not Path(path).exists():
+                path = store.get_image(said, {"location": [0, 0], "size": [0, 0]})
+            return StudyImage(said, Path(path), "slides"), None
+        known = [image for image in self.project.images.all() if isinstance(said, str) and str(image.path) == said]
+        if known:
+            return known[0], None
+        location = request.get("location") or (0, 0)
+        corner = max(int(location[0]), 0), max(int(location[1]), 0)
+        pixels: Any = said if isinstance(said, np.ndarray) else Path(str(said))
+        path = patch_slide(pixels, scratch, model.settings.get("mpp"))
+        return StudyImage(path.stem, path, "slides"), corner
+
+    def _reply(
+        self, request: dict[str, Any], answer: Answer, output: str, offset: tuple[int, int] | None
+    ) -> dict[str, Any]:
+        heatmap = answer.heatmap
+        assert heatmap is not None
+        frame: AnnotationFrame = "level0" if output == "dsa" else "qupath"
+        x, y = frame_origin(frame, heatmap.frame.bounds)
+        if offset is not None:
+            x, y = -offset[0], -offset[1]
+        window = None if offset is not None else _window(request, (x, y))
+        area = float(request.get("min_poly_area") or 0)
+        regions = heat_regions(heatmap, window=window, min_area=area, holes=output != "asap")
+        facts = {
+            **answer.facts,
+            "location": list(request.get("location") or (0, 0)),
+            "size": list(request.get("size") or (0, 0)),
+        }
+        name = f"{answer.model}: {facts['prediction']}"
+        if output == "json":
+            return {"file": None, "params": geojson_reply(regions, facts=facts, origin=(x, y))}
+        if output == "asap":
+            text, suffix = asap_xml(regions, name=name, facts=facts, origin=(x, y)), ".xml"
+        else:
+            described = {**facts, "desc": answer.note or ""}
+            text, suffix = dsa_json(regions, heatmap if offset is None else None, name=name, facts=described), ".json"
+        with tempfile.NamedTemporaryFile("w", suffix=suffix, delete=False, encoding="utf-8") as file:
+            file.write(text)
+        return {"file": file.name, "params": facts}
+
+
+def _window(request: Mapping[str, Any], origin: tuple[int, int]) -> tuple[float, float, float, float] | None:
+    """The client's rectangle in level-0 pixels; None where it asks for the whole slide, as the Archive does by -1."""
+    location, size = request.get("location") or (0, 0), request.get("size") or (0, 0)
+    tiles = request.get("wsi_tiles")
+    if tiles:
+        corners = np.array([(*tile["location"], *np.add(tile["location"], tile["size"])) for tile in tiles], float)
+        x0, y0, x1, y1 = *corners[:, :2].min(axis=0), *corners[:, 2:].max(axis=0)
+    elif min(size) <= 0:
+        return None
+    else:
+        x0, y0 = max(location[0], 0), max(location[1], 0)
+        x1, y1 = x0 + size[0], y0 + size[1]
+    return x0 + origin[0], y0 + origin[1], x1 + origin[0], y1 + origin[1]
+
+
+def _on_what_is_there(request: Mapping[str, Any]) -> dict[str, Any]:
+    if torch.cuda.is_available():
+        return dict(request)
+    return {**request, "multi_gpu": False, "device": "cpu"}

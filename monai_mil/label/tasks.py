@@ -1,0 +1,251 @@
+"""What MONAI Label runs: inference, training, strategies and scoring of a project's models. Needs MONAI Label."""
+
+from __future__ import annotations
+
+import logging
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from monailabel.interfaces.tasks.infer_v2 import InferTask, InferType
+from monailabel.interfaces.tasks.scoring import ScoringMethod
+from monailabel.interfaces.tasks.strategy import Strategy
+from monailabel.interfaces.tasks.train import TrainTask
+from monailabel.transform.writer import Writer
+
+from monai_mil.errors import SettingsError
+from monai_mil.label.annotator import annotator_of
+from monai_mil.label.datastore import told
+from monai_mil.label.heat import HEAT_CLASSES
+from monai_mil.label.images import StudyImage
+from monai_mil.label.model import ServedModel
+from monai_mil.label.project import Project
+from monai_mil.label.scoring import entropy
+from monai_mil.label.store import Scores
+from monai_mil.label.training import train_on_labels
+from monai_mil.slides import frame_origin
+
+logger = logging.getLogger(__name__)
+
+
+def described(model: ServedModel) -> str:
+    """What a client shows of a model: plain words, for clients put them into XML as they are."""
+    said = str(model.bundle.metadata.get("description", model.name))
+    return "".join(letter for letter in said if letter.isascii() and letter not in "\"'<>&")
+
+
+class ModelTask(InferTask):  # type: ignore[misc]
+    """One model's inference.
+
+    Clients list its heat classes as labels. On a scan it gives a label map; slides are answered by the application.
+
+    Args:
+        project: whose model.
+        model: the model.
+    """
+
+    def __init__(self, project: Project, model: ServedModel) -> None:
+        scans = model.bundle.reads == "scans"
+        labels = {name: index for index, name in enumerate(HEAT_CLASSES, start=1)}
+        super().__init__(InferType.SEGMENTATION, labels, 3 if scans else 2, described(model))
+        self.project = project
+        self.model = model
+
+    def info(self) -> dict[str, Any]:
+        """What clients are told: the classes to annotate with, beside MONAI Label's own."""
+        slides = self.model.bundle.reads == "slides"
+        with told():
+            said = {"classes": list(self.model.classes), "fingerprint": self.model.fingerprint}
+        return {**super().info(), "pathology": slides, "nuclick": False, **said}
+
+    def is_valid(self) -> bool:
+        """Whether it can be asked."""
+        return self.model.weights.is_file()
+
+    def get_path(self, validate: bool = True) -> str:
+        """The weights."""
+        return str(self.model.weights)
+
+    def __call__(self, request: dict[str, Any]) -> tuple[str | None, dict[str, Any]]:
+        """Answer about one image; of a scan with a label map on its own grid.
+
+        Raises:
+            HTTPException: it cannot be answered; says why.
+        """
+        with told():
+            image = self._asked(request)
+            answer = self.model.answer(image.name, image.path, image.series_uid)
+            note_answer(self.project, self.model, image, annotator_of(request), answer)
+            if self.model.bundle.reads == "slides":
+                return None, answer.facts
+            label_map, said = self.model.label_map(answer)
+        names = {name: index for index, name in enumerate(HEAT_CLASSES, start=1)}
+        data = {**request, "pred": label_map[0], "result": {**said, "label_names": names}}
+        data.setdefault("result_extension", ".nii.gz")
+        data.setdefault("result_dtype", "uint8")
+        return Writer(label="pred", json="result")(data)  # type: ignore[no-any-return]
+
+    def _asked(self, request: dict[str, Any]) -> StudyImage:
+        """The image of a request, which MONAI Label names by its path, or a file that a client sent."""
+        said = str(request.get("image", ""))
+        known = [image for image in self.project.images.all() if str(image.path) == said]
+        if known:
+            return self.project.answered(known[0].name, self.model)
+        path = Path(said)
+        if path.exists():
+            return StudyImage(path.name.partition(".")[0], path, self.model.bundle.reads)
+        return self.project.answered(said, self.model)
+
+
+def note_answer(project: Project, model: ServedModel, image: StudyImage, annotator: str, answer: Any) -> None:
+    """Keep what a model said of an image, and to whom."""
+    if all(image.path != known.path for known in project.images.all()):
+        return  # an image that a client sent and the studies do not hold
+    project.store.show(image.name, annotator, model.name, answer.fingerprint)
+    kept = project.store.read(image.name).scores.get(model.name)
+    if kept is None or kept.fingerprint != answer.fingerprint:
+        values = {"uncertainty": entropy(answer.prediction.prob)}
+        facts = answer.facts
+        scores = Scores(answer.fingerprint, values, str(facts["prediction"]), facts["probabilities"])
+        project.store.score(image.name, model.name, scores)
+
+
+class LabelStrategy(Strategy):  # type: ignore[misc]
+    """One of the project's strategies: the next image, or, where one is open, the next part of it.
+
+    Args:
+        project: whose images.
+        name: of the strategy.
+        description: what it asks for.
+    """
+
+    def __init__(self, project: Project, name: str, description: str) -> None:
+        super().__init__(description)
+        self.project = project
+        self.strategy = name
+
+    def __call__(self, request: dict[str, Any], datastore: Any) -> dict[str, Any]:
+        """``id`` and ``ids`` of what is next, or ``id`` and ``bbox``; empty where nothing is left.
+
+        Raises:
+            HTTPException: these models do not allow the strategy, or the image cannot be answered.
+        """
+        with told():
+            model = request.get("model") or None
+            if request.get("image"):
+                return self._part(str(request["image"]), request, model)
+            count = max(1, int(request.get("n", 1)))
+            names = self.project.next_images(self.strategy, annotator_of(request), model=model, count=count)
+            if not names:
+                return {}
+            return {"id": names[0], "ids": names, "strategy_used": self.strategy}
+
+    def _part(self, name: str, request: dict[str, Any], model: str | None) -> dict[str, Any]:
+        width, height = (int(side) for side in request.get("patch_size") or (1024, 1024))
+        box = self.project.next_part(name, (width, height), model=model, mode=str(request.get("mode", "hottest")))
+        if box is None:
+            return {}
+        image = self.project.images.find(name)
+        _, bounds = self.project.extent(name)
+        is_cropped = tuple(request.get("image_size") or ()) == bounds[2:]
+        x, y = frame_origin("qupath", bounds) if is_cropped else (0, 0)
+        return {"id": image.name, "bbox": [box[0] - x, box[1] - y, *box[2:]]}
+
+
+class ScoreImages(ScoringMethod):  # type: ignore[misc]
+    """Scores of all unlabelled images, of every model; their features are made where they are missing.
+
+    Args:
+        project: whose images.
+    """
+
+    def __init__(self, project: Project) -> None:
+        super().__init__("scores of all unlabelled images, for the strategies")
+        self.project = project
+
+    def __call__(self, request: dict[str, Any], datastore: Any) -> dict[str, Any]:
+        """How many images of each model were scored."""
+        return {"scored": {name: len(self.project.score_all(model)) for name, model in self.project.models.items()}}
+
+
+class Agreement(ScoringMethod):  # type: ignore[misc]
+    """How well each model's answers agree with the labels that were submitted.
+
+    Args:
+        project: whose labels.
+    """
+
+    def __init__(self, project: Project) -> None:
+        super().__init__("share of the labelled images that each model calls as the annotators do")
+        self.project = project
+
+    def __call__(self, request: dict[str, Any], datastore: Any) -> dict[str, Any]:
+        """``images`` and ``agree`` of every model; without labels ``agree`` is None."""
+        found = {}
+        for name, model in self.project.models.items():
+            labels = self.project.labels(model)
+            with told():
+                answers = {each: self.project.scores(model, self.project.images.find(each)) for each in labels}
+            right = [answers[each].prediction == label.name for each, label in labels.items()]
+            found[name] = {"images": len(right), "agree": sum(right) / len(right) if right else None}
+        return found
+
+
+class TrainOnLabels(TrainTask):  # type: ignore[misc]
+    """Training of one model on all that was submitted.
+
+    Args:
+        project: whose labels.
+        model: what is trained.
+    """
+
+    def __init__(self, project: Project, model: ServedModel) -> None:
+        super().__init__(f"train {model.name} on the submitted labels")
+        self.project = project
+        self.model = model
+
+    def config(self) -> dict[str, Any]:
+        """What a client may set; none of it is null, which QuPath cannot show."""
+        return {"max_epochs": 50, "val_split": 0.2, "pretrained": True, "learning_rate": 0.0}
+
+    def stats(self) -> dict[str, Any]:
+        """What the last training came to."""
+        return {}
+
+    def __call__(self, request: dict[str, Any], datastore: Any) -> dict[str, Any]:
+        """Train and, if the model is not worse, serve it.
+
+        Raises:
+            SettingsError: a setting is none.
+            MonaiMILError: there is nothing to learn from, or training fails.
+        """
+        silence_libraries()
+        config = {**self.config(), **{name: value for name, value in request.items() if value not in (None, "")}}
+        try:
+            epochs, share, rate = int(config["max_epochs"]), float(config["val_split"]), float(config["learning_rate"])
+        except (TypeError, ValueError) as error:
+            raise SettingsError(f"training: {error}; max_epochs, val_split and learning_rate are numbers") from error
+        started = datetime.now(UTC).strftime("%Y%m%dT%H%M%S%f")
+        outcome = train_on_labels(
+            self.project,
+            self.model,
+            self.project.folder / "runs" / f"{self.model.name}-{started}",
+            max_epochs=epochs,
+            val_split=share,
+            pretrained=str(config["pretrained"]).lower() not in ("false", "0"),
+            settings={"optimizer::lr": rate} if rate > 0 else None,
+        )
+        return {
+            "published": outcome.published,
+            "fingerprint": outcome.fingerprint,
+            "loss": outcome.loss,
+            "loss_before": outcome.loss_before,
+            "images": list(outcome.images),
+            "left_out": len(outcome.left_out),
+        }
+
+
+def silence_libraries() -> None:
+    """Keep libraries from filling the twenty lines of a job's details."""
+    for name in ("nvidia", "nvimgcodec", "monai.networks"):
+        logging.getLogger(name).setLevel(logging.ERROR)
