@@ -658,6 +658,40 @@ def demo(
     run_demo(folder, seed=seed)
 
 
+label_app = typer.Typer(rich_markup_mode="rich", pretty_exceptions_enable=False, no_args_is_help=True)
+app.add_typer(label_app, name="label", help="Annotate in QuPath or the Digital Slide Archive, train, be asked.")
+
+
+@label_app.command(
+    "init",
+    epilog="[bold]Example[/]\n\nmonai-mil label init my/app --bundles pathology_asmil,pathology_insight",
+)
+def label_init(
+    folder: Annotated[Path, typer.Argument(help="The application's folder.")],
+    bundles: Annotated[str, typer.Option(help="Bundles' names or folders, with commas.")],
+    settings: Set = None,
+) -> None:
+    """Make the folder of a MONAI Label application with a copy of the bundles, which training there changes."""
+    from monai_mil import label, runs
+
+    given = runs.parsed_settings(settings or [])
+    typer.echo(label.init_project(folder, [name for name in bundles.split(",") if name], settings=given))
+
+
+@label_app.command("start", epilog="[bold]Example[/]\n\nmonai-mil label start my/app --studies slides/")
+def label_start(
+    folder: Annotated[Path, typer.Argument(help="The application's folder, made by 'monai-mil label init'.")],
+    studies: Annotated[str, typer.Option(help="Folder of slides or scans, or the address of a remote store.")],
+    host: Annotated[str, typer.Option(help="Where it listens; on this machine only unless you say so.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="The port.")] = 8000,
+) -> None:
+    """Start the server that QuPath, the Digital Slide Archive and 3D Slicer connect to."""
+    from monai_mil.label import start_command
+
+    command = start_command(folder, studies, host=host, port=port)
+    os.execv(command[0], command)
+
+
 @app.command(epilog="[bold]Example[/]\n\nmonai-mil doctor")
 def doctor() -> None:
     """Say what works here: libraries, slide readers, encoders, GPU, and what to install for what is missing."""
@@ -692,6 +726,7 @@ def doctor() -> None:
         readers.add_row(reader, _tick(available), release, _escaped(note))
     console.print(readers)
     console.print(_scan_readers())
+    console.print(_label_server())
 
     encoders = Table("encoder", "ready", "width", "tile", "mpp", "weights", title="Encoders", title_justify="left")
     statuses = encoder_report()
@@ -744,6 +779,16 @@ def _scan_readers() -> Table:
             release = "unknown"
         table.add_row(module, _tick(True), release, note)
     return table
+
+
+def _label_server() -> str:
+    """Whether MONAI Label works here, and what to do where it does not."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return f"MONAI Label {version('monailabel')}: 'monai-mil label start' works here"
+    except PackageNotFoundError:
+        return "MONAI Label: not in this environment; scripts/setup.sh label makes .venv-label, which has it"
 
 
 def _weights_place(status: EncoderStatus) -> str:

@@ -2,6 +2,7 @@
 # Make .venv and install monai-mil with the tested versions. Re-running is cheap: nothing is done while nothing changed.
 #   scripts/setup.sh            what the demo and the bundles need
 #   scripts/setup.sh dev        and what the tests, linters and benchmarks need
+#   scripts/setup.sh label      .venv-label: MONAI Label, whose own pins fit no other environment (Python 3.11)
 #   PYTHON=python3.12 scripts/setup.sh
 #   CUDA=13 scripts/setup.sh        cuCIM for CUDA 12 or 13; default: what the driver says, else 12
 set -euo pipefail
@@ -18,11 +19,32 @@ cuda="${CUDA:-${driver:-12}}"
     echo "monai-mil needs Python 3.11 to 3.13; set PYTHON to one of them (found: $("$python" --version))" >&2
     exit 1
 }
+if [ "$extras" = label ]; then
+    venv=.venv-label
+    "$python" -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || {
+        echo "MONAI Label 0.8.5 needs Python 3.11; set PYTHON to it (found: $("$python" --version))" >&2
+        exit 1
+    }
+fi
 [ -x "$venv/bin/python" ] || "$python" -m venv "$venv"
 
-wanted="$(cat pyproject.toml constraints.txt scripts/setup.sh | sha256sum | cut -d' ' -f1) $cucim"
+wanted="$(cat pyproject.toml constraints.txt scripts/setup.sh monai_mil/label/requirements.txt | sha256sum | cut -d' ' -f1) $cucim"
 stamp="$venv/installed-${extras:-core}"
 if [ "$(cat "$stamp" 2>/dev/null)" = "$wanted" ]; then exit 0; fi
+
+if [ "$extras" = label ]; then
+    pip() { "$venv/bin/pip" install --quiet --disable-pip-version-check "$@"; }
+    pip --constraint constraints.txt torch
+    pip --requirement monai_mil/label/requirements.txt pytest pytest-timeout hypothesis
+    # What these declare contradicts what they run with: pydicom-seg and numpymaxflow shut numpy 2 out, torchvision's
+    # matched build imports beside a CUDA build of torch only. monai_mil/label/requirements.txt says why each is so.
+    pip --no-deps monailabel==0.8.5 torchvision==0.15.2 pydicom-seg==0.4.1 itk-core==5.4.7 itk-io==5.4.7 dcmqi==1.5.7 \
+        "$(grep '^cucim-cu12==' constraints.txt)"
+    pip --no-deps --editable .
+    "$venv/bin/python" -c 'import monailabel.app' >/dev/null
+    echo "$wanted" >"$stamp"
+    exit 0
+fi
 
 # torch first and by its exact version: a range would bring the newest build and gigabytes of CUDA libraries with it.
 "$venv/bin/pip" install --quiet --disable-pip-version-check --constraint constraints.txt torch

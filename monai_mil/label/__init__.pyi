@@ -7,6 +7,7 @@ from .model import ANCHOR, Answer, ServedModel
 from .project import CONF, STRATEGIES, Conf, Project, init_project
 from .replies import asap_xml, dsa_json, geojson_reply
 from .scoring import entropy, heat_entropy, mutual_information, score_image
+from .start import LOOPBACK, start_command
 from .store import LabelStore, Record, Scores, Submission
 from .submissions import Patch, Shape, patch_of, read_submission
 from .training import TrainingOutcome, publish, split_off, train_on_labels
@@ -15,6 +16,7 @@ __all__ = [
     "ANCHOR",
     "CONF",
     "HEAT_CLASSES",
+    "LOOPBACK",
     "STRATEGIES",
     "Answer",
     "Conf",
@@ -52,5 +54,6 @@ __all__ = [
     "read_submission",
     "score_image",
     "split_off",
+    "start_command",
     "train_on_labels",
 ]

@@ -102,8 +102,11 @@ class StudyImages:
             for name, path in _slides(self.folder):
                 found.setdefault(name, StudyImage(name, path, "slides"))
         if "scans" in self.kinds:
+            taken = {place for image in found.values() for place in (image.path, *image.path.parents)}
             for item in _scans(self.folder):
                 path, series = Path(item["image"]), item.get("series_uid") or None
+                if path in taken:  # a folder that cannot be read as a scan, for it holds slides
+                    continue
                 found.setdefault(item["scan_id"], StudyImage(item["scan_id"], path, "scans", series))
         self._found = dict(sorted(found.items()))
         self._looked = time.monotonic()

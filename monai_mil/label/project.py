@@ -122,9 +122,8 @@ class Project:
             raise SettingsError(f"no model '{name}': there are {', '.join(self.models)}")
         return self.models[name]
 
-    def rules(self, model: ServedModel | None = None) -> LabelRules:
-        """What annotators may call the classes of a model, or of all of them together."""
-        models = list(self.models.values()) if model is None else [model]
+    def rules(self, *models: ServedModel) -> LabelRules:
+        """What annotators may call the classes of one model, or of several together."""
         classes = tuple(dict.fromkeys(name for each in models for name in each.classes))
         return LabelRules(classes, self.conf.classes)
 
@@ -155,7 +154,7 @@ class Project:
         """
         patch = patch_of(name) if not self._knows(name) else None
         image = self.images.find(patch.parent if patch else name)
-        rules = self.rules()
+        rules = self.rules(*(each for each in self.models.values() if each.bundle.reads == image.reads))
         outright = rules.from_parameters(params)
         boxes: tuple[tuple[float, float, float, float], ...] = ()
         if image.reads == "scans":

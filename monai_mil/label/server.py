@@ -24,7 +24,7 @@ from monai_mil.label.annotator import CALLER
 Scope = MutableMapping[str, Any]
 _JSON = (b"content-type", b"application/json")
 _SLOW = ("/infer/", "/activelearning/", "/datastore/label")
-_CHATTY = ("monailabel", "monailabel.endpoints", "monailabel.interfaces", "monailabel.utils.async_tasks")
+_CHATTY = ("monailabel", "ignite", "monai_mil.bags", "monai_mil.embedding", "timeloop")
 
 
 class Wrapper:

@@ -1,0 +1,117 @@
+"""The requests of QuPath's plugin 0.3.1 and of the Digital Slide Archive's, byte for byte as they send them."""
+
+from __future__ import annotations
+
+import json
+import socket
+from dataclasses import dataclass
+from http.client import HTTPResponse
+from typing import Any
+from urllib.parse import quote
+
+_BOUNDARY = "boundary-of-a-java-client"
+
+
+@dataclass(frozen=True)
+class Reply:
+    status: int
+    kind: str
+    body: bytes
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+
+@dataclass(frozen=True)
+class Client:
+    """What talks HTTP/1.1 to a port of this machine, with no header that it is not told to send."""
+
+    port: int
+    agent: str = "Java-http-client/17.0.5"
+
+    def send(self, method: str, path: str, body: bytes = b"", **headers: str) -> Reply:
+        lines = [f"{method} {path} HTTP/1.1", f"Host: 127.0.0.1:{self.port}", f"User-Agent: {self.agent}"]
+        lines += [f"{name.replace('_', '-')}: {value}" for name, value in headers.items()]
+        if body or method in ("POST", "PUT"):
+            lines.append(f"Content-Length: {len(body)}")
+        with socket.create_connection(("127.0.0.1", self.port), timeout=300) as connection:
+            connection.sendall("\r\n".join([*lines, "", ""]).encode() + body)
+            response = HTTPResponse(connection, method=method)
+            response.begin()
+            return Reply(response.status, response.headers.get("content-type", ""), response.read())
+
+
+@dataclass(frozen=True)
+class QuPath(Client):
+    """The plugin, which sends JSON without a Content-Type and asks for ``/auth/`` before each call."""
+
+    def has_image(self, name: str) -> int:
+        self.send("GET", "/auth/")
+        return self.send("HEAD", f"/datastore/image?image={quote(name)}").status
+
+    def infer(self, model: str, name: str, box: tuple[int, int, int, int], output: str = "asap") -> Reply:
+        self.send("GET", "/auth/")
+        body = self._body(box[:2], box[2:])
+        return self.send("POST", f"/infer/wsi/{model}?output={output}&image={quote(name)}", body.encode())
+
+    def infer_picture(self, model: str, png: bytes) -> Reply:
+        self.send("GET", "/auth/")
+        parts = [("file", png, "roi.png"), ("wsi", self._body((0, 0), (0, 0)).encode(), None)]
+        return self._multipart("POST", f"/infer/wsi_v2/{model}?output=asap", parts)
+
+    def next(self, strategy: str, name: str = "", size: tuple[int, int] = (0, 0)) -> Reply:
+        self.send("GET", "/auth/")
+        body = f'{{"image": "{name}", "patch_size": [256, 256],"image_size": [{size[0]}, {size[1]}]}}'
+        return self.send("POST", f"/activelearning/{strategy}", body.encode())
+
+    def submit(self, name: str, xml: str, **params: Any) -> Reply:
+        self.send("GET", "/auth/")
+        parts = [("label", xml.encode(), f"{name}.xml"), ("params", json.dumps(params).encode(), None)]
+        return self._multipart("PUT", f"/datastore/label?image={quote(name)}", parts)
+
+    def train(self, model: str, **changed: Any) -> Reply:
+        self.send("GET", "/auth/")
+        return self.send("POST", f"/train/{model}", json.dumps(changed).encode())
+
+    @staticmethod
+    def _body(location: tuple[int, ...], size: tuple[int, ...]) -> str:
+        return (
+            f'{{"level":0,"location":[{location[0]},{location[1]}],"size":[{size[0]},{size[1]}],'
+            '"tile_size":[1024,1024],"min_poly_area":30,'
+            '"params":{"foreground":[],"background":[],"max_workers":1}}'
+        )
+
+    def _multipart(self, method: str, path: str, parts: list[tuple[str, bytes, str | None]]) -> Reply:
+        body = b""
+        for name, content, file in parts:
+            said = f'; filename="{file}"\r\nContent-Type: application/octet-stream' if file else ""
+            body += f'--{_BOUNDARY}\r\nContent-Disposition: form-data; name="{name}"{said}\r\n\r\n'.encode()
+            body += content + b"\r\n"
+        body += f"--{_BOUNDARY}--\r\n".encode()
+        return self.send(method, path, body, Content_Type=f"multipart/form-data; boundary={_BOUNDARY}")
+
+
+@dataclass(frozen=True)
+class Archive(Client):
+    """The Digital Slide Archive's plugin, which asks for the whole slide by -1."""
+
+    agent: str = "python-requests/2.28.1"
+
+    def infer(self, model: str, name: str) -> Reply:
+        body = {
+            "level": 0,
+            "location": [-1, -1],
+            "size": [-1, -1],
+            "tile_size": [1024, 1024],
+            "min_poly_area": 80.0,
+            "output": "dsa",
+            "girder_api_url": "http://127.0.0.1:8080/api/v1",
+            "girder_token": "token",
+            "params": {"wsi_tiles": []},
+            "client_id": None,
+        }
+        content = json.dumps(body).encode()
+        return self.send(
+            "POST", f"/infer/wsi/{model}?image={quote(name)}&output=dsa", content, Content_Type="application/json"
+        )

@@ -1,0 +1,389 @@
+"""The real server on loopback, asked by the clients that pathologists use; one start for all of this file.
+
+Needs MONAI Label: ``scripts/setup.sh label`` and ``.venv-label/bin/python -m pytest tests/label``.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+
+from monai_mil.label import ANCHOR, LabelStore, init_project
+from monai_mil.model_card import read_model
+from tests.conftest import ROOT
+from tests.label.clients import Archive, QuPath
+from tests.label.drawn import LESION, asap, draw_slide, draw_studies
+from tests.slides.scn import CANVAS, CORNER, write_scn
+
+monailabel = pytest.importorskip("monailabel", reason="MONAI Label is absent: run scripts/setup.sh label")
+pytestmark = pytest.mark.timeout(900)
+
+MODELS = ["pathology_asmil", "pathology_insight", "ct_normal_guidance"]
+SIZE = (1024, 768)
+PLANTED = "SURNAME^PLANTED"
+
+
+@dataclass
+class Served:
+    """A server and what it works on."""
+
+    app: Path
+    studies: Path
+    port: int
+    process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        command = [
+            sys.executable,
+            "-m",
+            "monai_mil.cli",
+            "label",
+            "start",
+            str(self.app),
+            "--studies",
+            str(self.studies),
+        ]
+        with (self.app / "said.log").open("ab") as log:
+            self.process = subprocess.Popen(
+                [*map(str, command), "--port", str(self.port)],
+                stdout=log,
+                stderr=log,
+                env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+                start_new_session=True,
+            )
+        for _ in range(600):
+            time.sleep(0.2)
+            assert self.process.poll() is None, (self.app / "said.log").read_text()[-3000:]
+            try:
+                if self.qupath.send("GET", "/info/").status == 200:
+                    return
+            except OSError:
+                continue
+        raise AssertionError("the server did not answer in two minutes")
+
+    def kill(self) -> None:
+        """End it and all that it started, as a power cut does."""
+        if self.process is not None:
+            os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait()
+
+    def weights(self, model: str) -> Path:
+        return self.app / "model" / model / "models" / "model.pt"
+
+    @property
+    def qupath(self) -> QuPath:
+        return QuPath(self.port)
+
+    @property
+    def store(self) -> LabelStore:
+        return LabelStore(self.studies / ".mil")
+
+    def ended(self, jobs: str) -> dict:
+        """The last job of a kind when it has ended."""
+        for _ in range(600):
+            task = self.qupath.send("GET", jobs).json
+            if task["status"] not in ("SUBMITTED", "RUNNING"):
+                return task
+            time.sleep(0.5)
+        raise AssertionError(f"{jobs} did not end")
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("label")
+    studies = draw_studies(folder / "studies", count=12)
+    (studies / "pos_0.xml").write_text("beside a slide, and no slide")
+    draw_slide(studies / f"{PLANTED}.tif", positive=False, seed=99)
+    image = np.full((768, 768, 3), (200, 120, 170), np.uint8)
+    image[256:512, 256:512] = np.random.default_rng(0).integers(40, 120, (256, 256, 3))
+    write_scn(studies / "bounded.scn", image)
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        port = found.getsockname()[1]
+    server = Served(init_project(folder / "app", MODELS), studies, port)
+    server.start()
+    yield server
+    server.kill()
+
+
+def drawn(xml: bytes) -> list[tuple[str, np.ndarray]]:
+    """Class and corners of every annotation, as QuPath reads them."""
+    return [
+        (each.get("Name"), np.array([(float(c.get("X")), float(c.get("Y"))) for c in each.iter("Coordinate")]))
+        for each in ElementTree.fromstring(xml).iter("Annotation")
+    ]
+
+
+def share_within(polygons: list[tuple[str, np.ndarray]], box: tuple[float, float, float, float]) -> float:
+    """Of the area of polygons the share whose box lies within another, by the middles of their own."""
+    near, far = np.array(box[:2]), np.array(box[2:])
+    areas = [(np.ptp(points, axis=0).prod(), (points.min(axis=0) + points.max(axis=0)) / 2) for _, points in polygons]
+    return sum(area for area, middle in areas if ((middle >= near) & (middle <= far)).all()) / sum(
+        area for area, _ in areas
+    )
+
+
+def test_info_lists_models_trainers_strategies_and_scoring(served):
+    info = served.qupath.send("GET", "/info/").json
+    assert list(info["models"]) == list(info["trainers"]) == MODELS
+    assert info["labels"] == ["MIL medium", "MIL high"]
+    assert info["models"]["pathology_insight"]["classes"] == ["normal", "tumor"]
+    assert {"uncertainty", "heat", "bald", "committee", "diversity", "hybrid", "random", "first"} == set(
+        info["strategies"]
+    )
+    assert set(info["scoring"]) == {"scores", "agreement"}
+    assert all(value is not None for each in info["trainers"].values() for value in each["config"].values())
+    assert info["datastore"]["total"] == 14
+    assert info["datastore"]["completed"] == 0
+
+
+def test_it_listens_on_this_machine_only(served):
+    address = socket.gethostbyname(socket.gethostname())
+    if not address.startswith("127."):
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection((address, served.port), timeout=2)
+
+
+def test_qupath_finds_slides_by_name_and_gets_polygons_on_the_lesion(served):
+    assert [served.qupath.has_image(name) for name in ("pos_1", "neg_0", "other")] == [200, 200, 404]
+    reply = served.qupath.infer("pathology_insight", "pos_1", (0, 0, *SIZE))
+    assert (reply.status, reply.kind.partition(";")[0]) == (200, "application/xml")
+    polygons = drawn(reply.body)
+    assert {name for name, _ in polygons} <= {"MIL medium", "MIL high"}
+    corners = np.concatenate([points for _, points in polygons])
+    assert (corners >= 0).all()
+    assert (corners <= SIZE).all()
+    assert share_within(polygons, (*np.array(LESION[:2]) - 64, *np.array(LESION[2:]) + 64)) > 0.5
+    record = served.store.read("pos_1")
+    assert record.shown["127.0.0.1"] == (
+        "pathology_insight",
+        read_model(served.app / "model" / MODELS[1] / "models" / "model.pt").weights,
+    )
+    assert record.scores["pathology_insight"].prediction == "tumor"
+
+
+def test_the_rectangle_clips_what_is_drawn(served):
+    x, y, width, height = 600, 300, 200, 100
+    polygons = drawn(served.qupath.infer("pathology_insight", "pos_1", (x, y, width, height)).body)
+    corners = np.concatenate([points for _, points in polygons])
+    assert (corners >= (x, y)).all()
+    assert (corners <= (x + width, y + height)).all()
+
+
+def test_a_picture_of_a_rectangle_is_answered_in_its_own_pixels(served):
+    import tifffile
+    from PIL import Image
+
+    pixels = tifffile.imread(served.studies / "batch" / "pos_1.tif", key=0)[128:640, 384:1024]
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "PNG")
+    reply = served.qupath.infer_picture("pathology_insight", file.getvalue())
+    assert reply.status == 200
+    corners = np.concatenate([points for _, points in drawn(reply.body)])
+    assert (corners >= 0).all()
+    assert (corners <= (640, 512)).all()
+    assert served.qupath.infer_picture("pathology_insight", b"no picture").status == 400
+
+
+def test_the_archive_gets_the_whole_slide_and_a_heatmap_in_level_0_pixels(served):
+    reply = Archive(served.port).infer("pathology_insight", "bounded")
+    annotation = reply.json
+    assert (reply.status, reply.kind) == (200, "application/json")
+    grid = annotation["elements"][-1]
+    assert grid["type"] == "griddata"
+    assert len(grid["values"]) % grid["gridWidth"] == 0
+    assert grid["origin"][0] + grid["dx"] / 2 > CORNER[0]
+    description = json.loads(json.loads("{" + reply.body.decode().splitlines()[-2] + "}")["description"])
+    assert description["model"] == "pathology_insight"
+    assert {each["type"] for each in annotation["elements"][:-1]} <= {"polyline"}
+
+
+def test_qupath_and_the_archive_are_answered_each_in_its_own_frame(served):
+    whole = (0, 0, *(side - corner for side, corner in zip(CANVAS, CORNER, strict=True)))
+    qupath = served.qupath.infer("pathology_asmil", "bounded", whole, output="json").json
+    archive = Archive(served.port).infer("pathology_asmil", "bounded").json["elements"]
+    assert qupath["frame_origin"] == list(CORNER)
+    in_qupath = [np.array(feature["geometry"]["coordinates"][0][:-1]) for feature in qupath["features"]]
+    in_archive = [np.array(each["points"])[:, :2] for each in archive if each["type"] == "polyline"]
+    assert len(in_qupath) == len(in_archive) > 0
+    for first, second in zip(in_qupath, in_archive, strict=True):
+        np.testing.assert_allclose(first + CORNER, second)
+
+
+@pytest.mark.parametrize(
+    ("send", "status", "said"),
+    [
+        (lambda q: q.infer("pathology_asmil", "other", (0, 0, 10, 10)), 404, "no image 'other'"),
+        (lambda q: q.infer("ct_normal_guidance", "pos_1", (0, 0, 10, 10)), 400, "reads scans"),
+        (lambda q: q.infer("nothing", "pos_1", (0, 0, 10, 10)), 400, "no model 'nothing'"),
+        (lambda q: q.submit("other", asap("tumor", LESION)), 404, "no image 'other'"),
+        (lambda q: q.submit("pos_1", asap("stroma", LESION)), 400, "no class of the model among 'stroma'"),
+        (lambda q: q.submit("pos_1", asap("tumor", (9000, 9000, 9001, 9001))), 400, "outside the slide"),
+        (lambda q: q.submit("pos_1", "<ASAP_Annotations></ASAP_Annotations>"), 400, "is empty"),
+        (lambda q: q.submit("pos_1", '<!DOCTYPE a [<!ENTITY b "c">]><a>&b;</a>'), 400, "declares a document type"),
+        (lambda q: q.submit("pos_1", "a \" < & '"), 400, "no XML of ASAP"),
+        (lambda q: q.next("anchor"), 400, "no model has the anchor"),
+        (lambda q: q.send("POST", "/infer/wsi/pathology_asmil?image=pos_1", b"{"), 422, ""),
+    ],
+)
+def test_bad_input_is_one_clear_answer_and_the_server_goes_on(served, send, status, said):
+    reply = send(served.qupath)
+    assert reply.status == status
+    assert said in str(reply.json["detail"])
+    assert served.qupath.send("GET", "/info/").status == 200
+    assert not served.store.read("pos_1").submissions
+
+
+def test_an_image_that_is_no_slide_is_told(served):
+    path = served.studies / "no_slide.tif"
+    path.write_text("no slide")
+    try:
+        client = served.qupath
+        client.send("GET", "/datastore/?output=all")
+        reply = client.infer("pathology_asmil", "no_slide", (0, 0, 10, 10))
+        assert reply.status == 400
+        assert "no_slide.tif" in reply.json["detail"]
+    finally:
+        path.unlink()
+
+
+def test_others_are_answered_within_a_second_while_a_slide_is(served):
+    served.qupath.infer("pathology_insight", "pos_0", (0, 0, *SIZE))  # its features are there then
+    slowest, replies = 0.0, []
+
+    def ask() -> None:
+        replies.extend(served.qupath.infer("pathology_insight", "pos_0", (0, 0, *SIZE)).status for _ in range(5))
+
+    thread = threading.Thread(target=ask)
+    thread.start()
+    while thread.is_alive():
+        begun = time.monotonic()
+        assert served.qupath.send("GET", "/info/").status == 200
+        slowest = max(slowest, time.monotonic() - begun)
+    assert replies == [200] * 5
+    assert slowest < 1
+
+
+def test_the_next_image_is_the_most_doubtful_of_fresh_scores(served):
+    begun_by_the_server = served.ended("/scoring/")
+    assert begun_by_the_server["status"] == "DONE"
+    scoring = served.qupath.send("POST", "/scoring/scores?run_sync=true", b"{}").json
+    assert scoring["scored"]["pathology_asmil"] == 14
+    scores = {record.image: record.scores["pathology_asmil"].values for record in served.store.records()}
+    order = sorted(scores, key=lambda name: (-scores[name]["uncertainty"], name))
+    reply = served.qupath.next("uncertainty").json
+    assert reply["id"] == order[0]
+    assert Path(reply["path"]).stem == order[0]
+    assert served.qupath.next("uncertainty").json["id"] == order[0]
+    ben = json.dumps({"client_id": "ben", "n": 3}).encode()
+    batch = served.qupath.send("POST", "/activelearning/uncertainty", ben).json
+    assert batch["ids"] == order[1:4]
+
+
+def test_the_next_part_lies_within_the_slide_at_the_hottest_tile(served):
+    reply = served.qupath.next("heat", "pos_2", SIZE).json
+    x, y, width, height = reply["bbox"]
+    assert reply["id"] == "pos_2"
+    assert all(isinstance(value, int) for value in reply["bbox"])
+    assert 0 <= x <= SIZE[0] - width
+    assert 0 <= y <= SIZE[1] - height
+    assert (width, height) == (256, 256)
+
+
+def test_monai_label_s_own_client_is_answered(served, tmp_path):
+    from monailabel.client import MONAILabelClient
+
+    client = MONAILabelClient(f"http://127.0.0.1:{served.port}", tmpdir=str(tmp_path), client_id="cleo")
+    assert set(client.info()["models"]) == set(MODELS)
+    body = {"location": [0, 0], "size": list(SIZE), "min_poly_area": 0, "params": {}}
+    _, reply = client.wsi_infer("pathology_asmil", "neg_1", body, output="json")
+    assert json.loads(reply)["type"] == "FeatureCollection"
+    assert client.next_sample("first", {})["id"]
+
+
+def test_a_scan_s_answer_is_a_mask_on_its_own_grid(served, tmp_path):
+    import nibabel
+    from monailabel.client import MONAILabelClient
+
+    rng = np.random.default_rng(0)
+    voxels = rng.integers(-900, 100, (64, 64, 12)).astype(np.int16)
+    affine = np.diag([-0.7, -0.7, 5.0, 1.0])
+    nibabel.save(nibabel.Nifti1Image(voxels, affine), served.studies / "scan_1.nii.gz")
+    client = MONAILabelClient(f"http://127.0.0.1:{served.port}", tmpdir=str(tmp_path), client_id="cleo")
+    mask, params = client.infer("ct_normal_guidance", "scan_1", {"result_extension": ".nii.gz"})
+    answered = nibabel.load(mask)
+    assert answered.shape == voxels.shape
+    np.testing.assert_allclose(answered.affine, affine, atol=1e-4)
+    assert set(params["probabilities"]) == {"negative", "positive"}
+    assert params["label_names"] == {"MIL medium": 1, "MIL high": 2}
+    client.save_label("scan_1", mask, params={"label_info": []})
+    assert served.store.read("scan_1").label.annotator == "cleo"
+
+
+def test_labels_train_a_model_that_is_served_without_a_restart(served):
+    qupath, weights = served.qupath, served.weights("pathology_asmil")
+    before = read_model(weights).weights
+    for number in (0, 1, 2, 3):
+        qupath.infer("pathology_asmil", f"pos_{number}", (0, 0, *SIZE))
+        assert qupath.submit(f"pos_{number}", asap("tumor", LESION)).status == 200
+        assert qupath.submit(f"neg_{number}", asap("Normal", (0, 0, 100, 100))).status == 200
+    assert qupath.submit("neg_0", asap("MIL high", LESION)).status == 200  # left over from the model
+    label = served.store.read("pos_0").label
+    assert (label.annotator, label.model, label.fingerprint) == ("127.0.0.1", "pathology_asmil", before)
+    assert label.time
+    started = qupath.train("pathology_asmil", max_epochs=8, val_split=0.25, learning_rate=0.003)
+    assert started.status == 200
+    task = served.ended("/train/")
+    assert task["status"] == "DONE", "\n".join(task["details"])
+    after = read_model(weights).weights
+    assert after != before
+    table = next((served.app / "runs").glob("*/cohort.csv")).read_text()
+    assert (table.count("normal"), table.count("tumor")) == (4, 4)
+    said = {
+        name: qupath.infer("pathology_asmil", name, (0, 0, *SIZE), output="json").json for name in ("pos_5", "neg_5")
+    }
+    assert all(reply["fingerprint"] == after for reply in said.values())
+    assert said["pos_5"]["probabilities"]["tumor"] > 0.8 > 0.5 > said["neg_5"]["probabilities"]["tumor"]
+    assert weights.with_name(ANCHOR).is_file()
+    assert "anchor" in qupath.send("GET", "/info/").json["strategies"]
+    assert qupath.next("anchor").json["id"]
+    fresh = served.store.read(qupath.next("uncertainty").json["id"]).scores["pathology_asmil"]
+    assert fresh.fingerprint == after
+
+
+def test_when_all_is_labelled_nothing_is_next(served):
+    for path in (*served.studies.rglob("*.tif"), served.studies / "bounded.scn"):
+        name = path.name.partition(".")[0]
+        if served.store.read(name).label is None:
+            assert served.qupath.submit(name, asap("Normal", (10, 10, 20, 20))).status == 200
+    assert served.qupath.next("uncertainty").json == {}
+    info = served.qupath.send("GET", "/info/").json["datastore"]
+    assert info["completed"] == info["total"]
+
+
+def test_logs_name_no_patient(served):
+    served.qupath.infer("pathology_asmil", PLANTED, (0, 0, *SIZE))
+    served.qupath.infer("pathology_asmil", PLANTED + "^OTHER", (0, 0, *SIZE))
+    path = served.studies / f"{PLANTED}.tif"
+    shutil.move(path, served.studies / "kept")
+    path.write_text("damaged")
+    assert served.qupath.infer("pathology_asmil", PLANTED, (0, 0, *SIZE)).status == 400
+    shutil.move(served.studies / "kept", path)
+    logs = [served.app / "said.log", *(served.app / "logs").glob("*")]
+    assert logs
+    for log in logs:
+        assert PLANTED not in log.read_text(errors="replace"), log
