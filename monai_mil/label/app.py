@@ -30,7 +30,7 @@ logger = logging.getLogger(__name__)
 _SCORING = "scores"
 
 
-class MILApp(MONAILabelApp):  # type: ignore[misc]
+class MILApp(MONAILabelApp):
     """Bundles for multiple-instance learning behind MONAI Label's endpoints.
 
     A slide is answered as a whole, once; a client's rectangle only clips what is drawn. QuPath is answered in its own
@@ -83,7 +83,7 @@ class MILApp(MONAILabelApp):  # type: ignore[misc]
     def info(self) -> dict[str, Any]:
         """What clients show; strategies as the models of this moment allow them."""
         self._strategies = self.init_strategies()
-        return super().info()  # type: ignore[no-any-return]
+        return super().info()
 
     def next_sample(self, request: dict[str, Any]) -> dict[str, Any]:
         """The next image or part of one; an empty answer where nothing is left."""
@@ -91,7 +91,7 @@ class MILApp(MONAILabelApp):  # type: ignore[misc]
         with told():
             self.project.check_strategy(strategy)
         self._strategies = self.init_strategies()
-        return super().next_sample({**request, "strategy": strategy})  # type: ignore[no-any-return]
+        return super().next_sample({**request, "strategy": strategy})
 
     def async_scoring(self, method: str | None, params: Any = None) -> Any:
         """Start a scoring process only where something is to be scored, and never for every answer."""
@@ -181,7 +181,8 @@ def _window(request: Mapping[str, Any], origin: tuple[int, int]) -> tuple[float,
     tiles = request.get("wsi_tiles")
     if tiles:
         corners = np.array([(*tile["location"], *np.add(tile["location"], tile["size"])) for tile in tiles], float)
-        x0, y0, x1, y1 = *corners[:, :2].min(axis=0), *corners[:, 2:].max(axis=0)
+        x0, y0 = corners[:, :2].min(axis=0).tolist()
+        x1, y1 = corners[:, 2:].max(axis=0).tolist()
     elif min(size) <= 0:
         return None
     else:

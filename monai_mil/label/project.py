@@ -23,7 +23,7 @@ from monai_mil.label.scoring import mutual_information, score_image
 from monai_mil.label.store import LabelStore, Record, Scores, Submission
 from monai_mil.label.submissions import patch_of, read_submission
 from monai_mil.runs import Bundle, copy_bundle, find_bundle
-from monai_mil.slides import Bounds, open_slide, slide_bounds
+from monai_mil.slides import AnnotationFrame, Bounds, open_slide, slide_bounds
 
 logger = logging.getLogger(__name__)
 
@@ -161,7 +161,7 @@ class Project:
             label = outright or rules.from_mask(has_finding(file))
         else:
             size, bounds = _extent(image.path)
-            frame = "level0" if params.get("frame") == "level0" else "qupath"
+            frame: AnnotationFrame = "level0" if params.get("frame") == "level0" else "qupath"
             try:
                 shapes = read_submission(
                     file, size=size, bounds=bounds, frame=frame, offset=patch.corner if patch else (0, 0)

@@ -14,9 +14,10 @@ from xml.sax.saxutils import quoteattr
 
 import numpy as np
 
-from monai_mil.heatmaps import Heatmap, colour_table, drawing_style
+from monai_mil.heatmaps import Heatmap, colour_table, drawing_style, stitch
 from monai_mil.label.heat import HeatRegion, count_by_name
 
+_MOST_CELLS = 200_000
 _NO_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
@@ -111,15 +112,21 @@ def _polyline(each: HeatRegion) -> dict[str, Any]:
 
 
 def _grid(heatmap: Heatmap) -> dict[str, Any]:
-    """A large_image ``griddata`` element: the map on the lattice of its tiles, scaled to 0 to 1, glass 0."""
+    """A large_image ``griddata`` element: the map on the lattice of its tiles or tokens, scaled to 0 to 1, glass 0."""
     style = drawing_style(heatmap)
     low, high = style.limits
-    shown = style.scale.values(heatmap.scores).reshape(len(heatmap), -1).max(axis=1)
-    scaled = np.clip((shown - low) / (high - low), 0, 1) if high > low else np.zeros(len(shown))
-    corner, step = heatmap.coords.min(axis=0), heatmap.frame.tile_size_level0
-    column, row = np.floor((heatmap.coords - corner) / step + 0.5).astype(int).T
-    grid = np.zeros((row.max() + 1, column.max() + 1))
-    np.maximum.at(grid, (row, column), scaled)
+    canvas = stitch(heatmap)
+    (rows, columns), (width, height) = canvas.values.shape, canvas.step
+    values = canvas.values
+    if values.size > _MOST_CELLS:
+        x0, y0 = canvas.origin
+        window = x0, y0, x0 + columns * width, y0 + rows * height
+        factor = (_MOST_CELLS / values.size) ** 0.5
+        values = canvas.upsample(window, (max(1, int(rows * factor)), max(1, int(columns * factor))))
+        width, height = width * columns / values.shape[1], height * rows / values.shape[0]
+    shown = style.scale.values(np.nan_to_num(values, nan=low if style.scale.measure == "score" else 0.0))
+    grid = np.clip((shown - low) / (high - low), 0, 1) if high > low else np.zeros(shown.shape)
+    middle = canvas.origin[0] + width / 2, canvas.origin[1] + height / 2
     steps = np.linspace(0, 255, 6).astype(int)
     return {
         "type": "griddata",
@@ -127,10 +134,10 @@ def _grid(heatmap: Heatmap) -> dict[str, Any]:
         "group": "MIL heatmap",
         "label": {"value": heatmap.name},
         "gridWidth": grid.shape[1],
-        "origin": [*(corner + step / 2).round(2).tolist(), 0],
-        "dx": round(step, 4),
-        "dy": round(step, 4),
-        "radius": round(step, 4),
+        "origin": [round(middle[0], 2), round(middle[1], 2), 0],
+        "dx": round(width, 4),
+        "dy": round(height, 4),
+        "radius": round(width, 4),
         "values": [float(f"{value:.4g}") for value in grid.ravel().tolist()],
         "rangeValues": [round(float(value), 4) for value in steps / 255],
         "colorRange": ["rgba({}, {}, {}, {:.2f})".format(*colour_table("inferno")[step], step / 255) for step in steps],

@@ -34,7 +34,7 @@ def described(model: ServedModel) -> str:
     return "".join(letter for letter in said if letter.isascii() and letter not in "\"'<>&")
 
 
-class ModelTask(InferTask):  # type: ignore[misc]
+class ModelTask(InferTask):
     """One model's inference.
 
     Clients list its heat classes as labels. On a scan it gives a label map; slides are answered by the application.
@@ -83,7 +83,7 @@ class ModelTask(InferTask):  # type: ignore[misc]
         data = {**request, "pred": label_map[0], "result": {**said, "label_names": names}}
         data.setdefault("result_extension", ".nii.gz")
         data.setdefault("result_dtype", "uint8")
-        return Writer(label="pred", json="result")(data)  # type: ignore[no-any-return]
+        return Writer(label="pred", json="result")(data)
 
     def _asked(self, request: dict[str, Any]) -> StudyImage:
         """The image of a request, which MONAI Label names by its path, or a file that a client sent."""
@@ -110,7 +110,7 @@ def note_answer(project: Project, model: ServedModel, image: StudyImage, annotat
         project.store.score(image.name, model.name, scores)
 
 
-class LabelStrategy(Strategy):  # type: ignore[misc]
+class LabelStrategy(Strategy):
     """One of the project's strategies: the next image, or, where one is open, the next part of it.
 
     Args:
@@ -152,7 +152,7 @@ class LabelStrategy(Strategy):  # type: ignore[misc]
         return {"id": image.name, "bbox": [box[0] - x, box[1] - y, *box[2:]]}
 
 
-class ScoreImages(ScoringMethod):  # type: ignore[misc]
+class ScoreImages(ScoringMethod):
     """Scores of all unlabelled images, of every model; their features are made where they are missing.
 
     Args:
@@ -168,7 +168,7 @@ class ScoreImages(ScoringMethod):  # type: ignore[misc]
         return {"scored": {name: len(self.project.score_all(model)) for name, model in self.project.models.items()}}
 
 
-class Agreement(ScoringMethod):  # type: ignore[misc]
+class Agreement(ScoringMethod):
     """How well each model's answers agree with the labels that were submitted.
 
     Args:
@@ -191,7 +191,7 @@ class Agreement(ScoringMethod):  # type: ignore[misc]
         return found
 
 
-class TrainOnLabels(TrainTask):  # type: ignore[misc]
+class TrainOnLabels(TrainTask):
     """Training of one model on all that was submitted.
 
     Args:

@@ -103,6 +103,22 @@ def test_geojson_keeps_holes_and_says_its_frame():
     assert medium["properties"]["classification"]["name"] == "MIL medium"
 
 
+def test_a_single_token_that_differs_from_all_around_it_is_not_outlined():
+    scores = np.zeros((2, 10, 10))
+    scores[0, 3, 3] = scores[1, 2:6, 2:6] = 1
+    scores[1, 4, 4] = 0
+    heatmap = assemble(scores, [[0, 0], [100, 0]], FRAME, threshold=0.5)
+    medium = [each for each in heat_regions(heatmap) if each.name == "MIL medium"]
+    assert [(len(each.region.rings), each.region.rings[0].min(axis=0).tolist()) for each in medium] == [(1, [120, 20])]
+
+
+def test_the_archive_s_heatmap_has_a_value_for_every_token():
+    scores = np.arange(200).reshape(2, 10, 10) / 199
+    grid = json.loads(dsa_json([], assemble(scores, [[0, 0], [100, 0]], FRAME), name="n", facts={}))["elements"][0]
+    assert (grid["gridWidth"], len(grid["values"]), grid["origin"], grid["dx"]) == (20, 200, [5.0, 5.0, 0], 10.0)
+    assert grid["values"][-1] == 1.0
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_pieces_without_holes_cover_what_the_regions_do(seed):
     rng = np.random.default_rng(seed)
