@@ -669,13 +669,11 @@ app.add_typer(label_app, name="label", help="Annotate in QuPath or the Digital S
 def label_init(
     folder: Annotated[Path, typer.Argument(help="The application's folder.")],
     bundles: Annotated[str, typer.Option(help="Bundles' names or folders, with commas.")],
-    settings: Set = None,
 ) -> None:
     """Make the folder of a MONAI Label application with a copy of the bundles, which training there changes."""
-    from monai_mil import label, runs
+    from monai_mil.label import init_project
 
-    given = runs.parsed_settings(settings or [])
-    typer.echo(label.init_project(folder, [name for name in bundles.split(",") if name], settings=given))
+    typer.echo(init_project(folder, [name for name in bundles.split(",") if name]))
 
 
 @label_app.command("start", epilog="[bold]Example[/]\n\nmonai-mil label start my/app --studies slides/")

@@ -130,8 +130,8 @@ class ProjectDatastore(Datastore):
 
     def get_labeled_images(self, label_tag: str | None = None, labels: list[str] | None = None) -> list[str]:
         """Images with a label, of a submission or of the project's table."""
-        left = {image.name for model in self.project.models.values() for image in self.project.unlabelled(model)}
-        return [image.name for image in self.project.images.all() if image.name not in left]
+        with told():
+            return self.project.labelled()
 
     def get_unlabeled_images(self, label_tag: str | None = None, labels: list[str] | None = None) -> list[str]:
         """Images without one."""

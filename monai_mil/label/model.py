@@ -104,6 +104,7 @@ class ServedModel:
         self.settings = dict(settings or {})
         self.weights = bundle.weights if weights is None else weights
         self._lock = threading.RLock()
+        self._loading = threading.Lock()  # not the other one: whoever asks what the model is waits for no slide
         self._loaded: _Loaded | None = None
         self._tried = ""
         self._embedded: dict[str, str] = {}
@@ -277,7 +278,7 @@ class ServedModel:
 
     def _current(self) -> _Loaded:
         """The network with the newest whole weights."""
-        with self._lock:
+        with self._loading:
             stamp = _stamp(self.weights, self.weights.with_suffix(".json"), self.weights.with_name(ANCHOR))
             if stamp != self._tried or self._loaded is None:
                 self._tried = stamp

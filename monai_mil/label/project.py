@@ -179,8 +179,7 @@ class Project:
 
     def labels(self, model: ServedModel) -> dict[str, WeakLabel]:
         """The label of every labelled image that a model can learn from: a submission's before the table's."""
-        rules = self.rules(model)
-        table = read_label_table(self.folder / self.conf.labels, rules) if self.conf.labels else {}
+        table = self._table(self.rules(model))
         found = {}
         for image in self.images.all():
             if image.reads != model.bundle.reads:
@@ -192,6 +191,15 @@ class Project:
                 found[image.name] = table[image.name]
         return found
 
+    def labelled(self) -> list[str]:
+        """Names of the images that have a label, of anybody or of the project's table."""
+        table = self._table(self.rules(*self.models.values()))
+        return [
+            image.name
+            for image in self.images.all()
+            if image.name in table or self.store.read(image.name).label is not None
+        ]
+
     def unlabelled(self, model: ServedModel, annotator: str | None = None) -> list[StudyImage]:
         """Images that still need a label, without those that another annotator was given a short while ago.
 
@@ -199,7 +207,7 @@ class Project:
             model: what must be able to read them.
             annotator: who asks; None leaves out nothing that was given to anybody.
         """
-        table = read_label_table(self.folder / self.conf.labels, self.rules(model)) if self.conf.labels else {}
+        table = self._table(self.rules(model))
         found = []
         for image in self.images.all():
             if image.reads != model.bundle.reads or image.name in table or patch_of(image.name) is not None:
@@ -310,6 +318,9 @@ class Project:
         """Width and height of a slide, and its scanned part, in level-0 pixels."""
         return _extent(self.images.find(name).path)
 
+    def _table(self, rules: LabelRules) -> dict[str, WeakLabel]:
+        return read_label_table(self.folder / self.conf.labels, rules) if self.conf.labels else {}
+
     def _best(self, strategy: str, model: ServedModel, left: Sequence[StudyImage], count: int) -> list[str]:
         ready = [image for image in left if model.has_features(image.name)] or list(left[:1])
         if strategy == "committee":
@@ -393,13 +404,12 @@ class Project:
         return True
 
 
-def init_project(folder: Path, bundles: Sequence[str], *, settings: Mapping[str, Any] | None = None) -> Path:
+def init_project(folder: Path, bundles: Sequence[str]) -> Path:
     """Make an application folder: ``main.py``, ``label.json`` and a copy of every bundle, which training changes.
 
     Args:
         folder: is made.
         bundles: names of shipped bundles, or folders.
-        settings: further keys of every bundle's configs.
 
     Returns:
         ``folder``.
@@ -415,7 +425,7 @@ def init_project(folder: Path, bundles: Sequence[str], *, settings: Mapping[str,
     (folder / "main.py").write_text("from monai_mil.label.app import MILApp  # noqa: F401\n", encoding="utf-8")
     conf = {
         "bundles": [bundle.name for bundle in found],
-        "settings": {bundle.name: dict(settings or {}) for bundle in found},
+        "settings": {bundle.name: {} for bundle in found},
         "classes": {},
         "labels": None,
         "served_minutes": 30,
