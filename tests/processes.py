@@ -172,7 +172,7 @@ def environment_of_launcher() -> dict[str, str]:
 
 
 def run_by_torchrun(*arguments: Any, processes: int = 2, **options: Any) -> subprocess.CompletedProcess[str]:
-    """``torchrun ARGUMENTS``, tried twice as :func:`run_together` is; it is forked, and so are the Pythons it starts."""
+    """``torchrun ARGUMENTS``, tried twice as :func:`run_together` is; it and the Pythons it starts are forks."""
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nnodes=1", f"--nproc_per_node={processes}"]
     return _twice(lambda: run(*launcher, *arguments, environment=environment_of_launcher(), **options))
 

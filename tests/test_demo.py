@@ -5,7 +5,6 @@ import subprocess
 from functools import partial
 
 import pytest
-
 from typer.testing import CliRunner
 
 from monai_mil import demo as steps
@@ -17,7 +16,7 @@ from tests.conftest import ROOT
 from tests.processes import Forks, run
 
 pytestmark = pytest.mark.usefixtures("fork_server")
-SLIDES, SIZE = 20, int(__import__('os').environ.get('SIZE', 1024))
+SLIDES, SIZE = 20, int(__import__("os").environ.get("SIZE", 1024))
 
 
 class Steps(Forks):
