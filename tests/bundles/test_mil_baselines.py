@@ -274,7 +274,7 @@ def test_bad_bags_are_named_and_the_others_are_done(trained, tmp_path):
 
 def test_mnist_bags_are_learned_as_published_and_attention_finds_the_nines(tmp_path):
     options = {"dataset_dir": shared("data/mnist"), "ckpt_dir": tmp_path, "output_dir": tmp_path}
-    options |= {"train::trainer::max_epochs": 6, "val_interval": 6}
+    options |= {"train::trainer::max_epochs": 4, "val_interval": 4}
     options["validate::dataset::data"] = "$datasets.make_mnist_bags(@mnist, split='test', num_bags=200, seed=@seed)"
     log = run_bundle(NAME, ["train", "mnist_bags"], cwd=tmp_path, **options).stdout
     assert aurocs(log)[-1] >= 0.95
