@@ -27,6 +27,7 @@ from .last_word import tell_errors_last, users_error
 from .method import build_network, describe_network
 from .model_metadata import own_metadata
 from .probability import Probability
+from .publish import publish_model
 from .seeding import EpochSeeder
 from .skip_non_finite import SkipNonFinite
 from .split_names import named_by_split
@@ -73,6 +74,7 @@ __all__ = [
     "prepare_positioned_bag_batch",
     "prepare_streamed_batch",
     "prepare_token_batch",
+    "publish_model",
     "read_time_bins",
     "require_fit",
     "require_steps",
