@@ -1,4 +1,5 @@
 from .anchor import Anchor, AnchorHandler, AnchorInferer
+from .anchor_file import read_anchor
 from .balanced_sampler import BalancedSampler
 from .batches import (
     prepare_bag_batch,
@@ -75,6 +76,7 @@ __all__ = [
     "prepare_streamed_batch",
     "prepare_token_batch",
     "publish_model",
+    "read_anchor",
     "read_time_bins",
     "require_fit",
     "require_steps",

@@ -489,6 +489,7 @@ BUNDLES = [
         ASMIL,
         (
             "validate::handlers::@attention_stability",
+            "best_model::anchor",
             "checkpointer::objects::anchor",
             "checkpointer::objects::attention_stability",
         ),
