@@ -16,7 +16,7 @@ from tests.conftest import ROOT
 from tests.processes import Forks, run
 
 pytestmark = pytest.mark.usefixtures("fork_server")
-SLIDES, SIZE = 20, int(__import__("os").environ.get("SIZE", 1024))
+SLIDES = 20
 
 
 class Steps(Forks):
@@ -31,7 +31,7 @@ class Steps(Forks):
 def finished(tmp_path_factory):
     """The demo of slides that are there already: fewer and smaller ones than its own."""
     folder = tmp_path_factory.mktemp("demo")
-    make_slide_cohort(folder, num_slides=SLIDES, size=(SIZE, SIZE))
+    make_slide_cohort(folder, num_slides=SLIDES, size=(2048, 2048))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(steps, "subprocess", Steps)
         done = CliRunner().invoke(app, ["demo", str(folder)])
