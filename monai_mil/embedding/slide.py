@@ -169,6 +169,7 @@ class EmbedSettings:
             tissue_version=TISSUE_VERSION if self.masks is None else None,
             level=level,
             levels=None if level is None else self.levels,
+            remarks=tuple(remark.removeprefix(f"slide '{slide.path}': ") for remark in slide.remarks),
         )
 
 
