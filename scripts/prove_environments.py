@@ -2,10 +2,10 @@
 
     python scripts/prove_environments.py --slides SLIDES --scans SCANS [BUNDLE ...]
 
-For each bundle: a new environment of exactly MONAI, PyTorch, NumPy and ``required_packages_version`` of its metadata (one
-for all bundles that declare the same), and a copy of the bundle with ``monai_mil`` inside. In it the raw-input command of
+Each bundle gets a new environment of exactly MONAI, PyTorch, NumPy and ``required_packages_version`` of its metadata
+(one for all bundles that declare the same), and a copy with ``monai_mil`` inside. There the raw-input command of
 ``monai.bundle``, ``monai-mil predict``, and the former with a TorchScript export in place of the network must make the
-same predictions. Takes two minutes and 2 GB an environment, which is removed again; needs a package index.
+same predictions. An environment takes two minutes and 2 GB, and is removed again; it needs a package index.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from pathlib import Path
 
 from export_zoo import ROOT, export
 
-from monai_mil.runs import Bundle, predict_run
+from monai_mil.runs import Bundle, BundleRun, predict_run
 
 SAME = 1e-5
 
@@ -45,12 +45,12 @@ def make_environment(folder: Path, packages: list[str]) -> Path:
     return python
 
 
-def prove(python: Path, name: str, inputs: list[Path], work: Path) -> None:
+def prove(python: Path, name: str, raw: Path, work: Path) -> None:
     """Predict in three ways within an environment, and compare."""
     bundle = Bundle(export(name, work / "bundles"))
     program = bundle.root / "models" / "model.ts"
     places = {way: work / name / way for way in ("bundle", "program", "predict")}
-    one = [inputs[0].resolve()]
+    one = [raw.resolve()]
     _run(python, bundle, *_words(predict_run(bundle, one, places["bundle"])))
     verb = ["-m", "monai.bundle", "ckpt_export", "--net_id", "network_def", "--filepath", str(program)]
     verb += ["--ckpt_file", str(bundle.weights), "--meta_file", str(bundle.config("metadata"))]
@@ -66,8 +66,8 @@ def prove(python: Path, name: str, inputs: list[Path], work: Path) -> None:
     print(f"{name}: {expected}", flush=True)
 
 
-def _words(run: object) -> list[str]:
-    return shlex.split(run.line)[1:]  # type: ignore[attr-defined]
+def _words(run: BundleRun) -> list[str]:
+    return shlex.split(run.line)[1:]
 
 
 def _run(python: Path, bundle: Bundle, *words: object) -> None:
@@ -99,7 +99,7 @@ def main() -> None:
             python = make_environment(Path(folder, "venv"), packages)
             for name in group:
                 reads = Bundle(ROOT / "bundles" / name).reads
-                prove(python, name, [inputs[reads]], Path(folder))
+                prove(python, name, inputs[reads], Path(folder))
 
 
 if __name__ == "__main__":
