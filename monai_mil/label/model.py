@@ -364,21 +364,18 @@ class _Loaded:
     @cached_property
     def anchor(self) -> Any:
         """The inferer that gives the anchor's attention too; None where no anchor of these weights is there."""
-        from monai_mil.training import Anchor, AnchorInferer
+        from monai_mil.training import Anchor, AnchorInferer, read_anchor
 
-        place = None if self.card.path is None else self.card.path.with_name(ANCHOR)
-        if place is None or not place.is_file():
-            return None
+        assert self.card.path is not None
         try:
-            state = torch.load(place, map_location="cpu", weights_only=True)
-            if state["weights"] != self.card.weights:
-                return None
-            anchor = Anchor(self.network)
-            anchor.load_state_dict(state["anchor"])
-        except Exception as error:  # torch raises whatever its unpickler meets
-            logger.warning("the anchor beside the weights cannot be read: %s", error)
+            network = read_anchor(self.network, self.card.path)
+        except SettingsError as error:
+            logger.warning("%s", error)
             return None
-        anchor.network.to(self.device)
+        if network is None:
+            return None
+        anchor = Anchor(self.network)
+        anchor.network = network.to(self.device)
         return AnchorInferer(anchor)
 
     def _collect(self) -> None:

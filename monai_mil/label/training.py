@@ -5,12 +5,11 @@ from __future__ import annotations
 import hashlib
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from monai_mil.cohorts import Cohort, CohortSlide
 from monai_mil.errors import CohortError, MonaiMILError
@@ -19,6 +18,7 @@ from monai_mil.label.model import ANCHOR, ServedModel
 from monai_mil.label.project import Project
 from monai_mil.model_card import read_model
 from monai_mil.runs import train_run
+from monai_mil.training import publish_model
 
 _LEAST = 1e-6
 
@@ -84,9 +84,8 @@ def train_on_labels(
     given |= {} if kept_apart else {"validate::dataset::data": "@train::dataset::data"}
     given |= {"train::trainer::max_epochs": int(max_epochs)} if max_epochs else {}
     given |= {"pretrained": str(model.weights)} if pretrained else {}
-    train_run(model.bundle, table, out, settings={**given, **(settings or {})}).start(_keep_anchor)
+    train_run(model.bundle, table, out, settings={**given, **(settings or {})}).start()
     candidate = out / "models" / "model.pt"
-    _sign_anchor(candidate)
     compared = sorted(kept_apart) or sorted(labels)
     trained = ServedModel(model.bundle, model.folder, settings=model.settings, weights=candidate)
     loss, before = (_log_loss(project, each, labels, compared) for each in (trained, model))
@@ -123,25 +122,18 @@ def split_off(labels: Mapping[str, str], share: float) -> set[str]:
 
 
 def publish(candidate: Path, target: Path) -> None:
-    """Put weights and their card in the place of others; whoever reads meanwhile gets the ones or the others, whole.
-
-    The card is replaced first and names the weights before it too; until the new ones are there it holds for those.
+    """Put a training's weights in the place of those that are served, with their card and their anchor.
 
     Raises:
         SettingsError: the candidate is not whole.
         OutputError: it cannot be written.
     """
-    card, before = read_model(candidate), read_model(target)
+    read_model(candidate)
     anchor = candidate.with_name(ANCHOR)
-    if anchor.is_file():
-        _copy(anchor, target.with_name(ANCHOR))
-    replace(card, earlier_weights=before.weights, path=target).write()
-    _copy(candidate, target)
-
-
-def _copy(source: Path, target: Path) -> None:
-    with replacing(target) as partial:
-        shutil.copyfile(source, partial)
+    if anchor.is_file():  # first: it counts for nothing until its weights are there
+        with replacing(target.with_name(ANCHOR)) as partial:
+            shutil.copyfile(anchor, partial)
+    publish_model(candidate, target)
 
 
 def _embedded(project: Project, model: ServedModel) -> tuple[dict[str, str], dict[str, str]]:
@@ -174,32 +166,6 @@ def _table(project: Project, model: ServedModel, labels: Mapping[str, str], kept
     cohort = Cohort(out / "cohort.csv", cases, ("label",), model.classes, id_column)
     out.mkdir(parents=True, exist_ok=True)
     return cohort.write(out / "cohort.csv")
-
-
-def _keep_anchor(workflow: Any) -> None:
-    """Let a training that has an anchor write it whenever it writes the best weights."""
-    if "anchor" not in workflow.parser.config:
-        return
-    from ignite.engine import Events
-
-    content = workflow.parser.get_parsed_content
-    anchor, best, trainer = content("anchor"), content("best_model"), content("train::trainer")
-
-    def save() -> None:
-        if best.best_epoch == trainer.state.epoch:
-            with replacing(best.path.with_name(ANCHOR)) as partial:
-                torch.save({"anchor": anchor.state_dict(), "weights": None}, partial)
-
-    trainer.add_event_handler(Events.EPOCH_COMPLETED, save)
-
-
-def _sign_anchor(candidate: Path) -> None:
-    """Say in the anchor's file of which weights it is."""
-    place = candidate.with_name(ANCHOR)
-    if place.is_file():
-        state = torch.load(place, map_location="cpu", weights_only=True)
-        with replacing(place) as partial:
-            torch.save({**state, "weights": read_model(candidate).weights}, partial)
 
 
 def _log_loss(project: Project, model: ServedModel, labels: Mapping[str, str], names: list[str]) -> float:

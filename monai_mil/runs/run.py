@@ -6,7 +6,7 @@ import logging
 import shlex
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -77,11 +77,8 @@ class BundleRun:
             workflow.parser.update(pairs=self._all_settings)
         return workflow
 
-    def start(self, prepare: Callable[[ConfigWorkflow], object] | None = None) -> None:
+    def start(self) -> None:
         """Run it as ``monai.bundle`` does, its log on standard output.
-
-        Args:
-            prepare: is given the initialized workflow before it runs.
 
         Raises:
             MonaiMILError: the user's error, where one ends the run.
@@ -97,8 +94,6 @@ class BundleRun:
         with in_users_words():
             workflow = self.workflow()
             workflow.initialize()
-            if prepare is not None:
-                prepare(workflow)
             workflow.run()
             workflow.finalize()
 

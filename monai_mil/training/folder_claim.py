@@ -8,9 +8,10 @@ import ignite.distributed as idist
 
 from monai_mil.errors import SettingsError
 from monai_mil.model_card import card_path
+from monai_mil.training import anchor_file
 
 _WEIGHTS, _CHECKPOINTS = "model.pt", "checkpoints/checkpoint_epoch=*.pt"
-_BESIDE = ("time_bins.json", "metadata.json")
+_BESIDE = ("time_bins.json", "metadata.json", anchor_file.NAME)
 
 
 def claim_folder(folder: str | Path, resume: bool = False, overwrite: bool = False) -> None:
