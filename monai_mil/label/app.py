@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from monailabel.interfaces.app import MONAILabelApp
+from monailabel.utils.async_tasks.utils import tasks
 
 from monai_mil.errors import SettingsError
 from monai_mil.label.annotator import annotator_of
@@ -97,7 +98,8 @@ class MILApp(MONAILabelApp):
         """Start a scoring process only where something is to be scored, and never for every answer."""
         if method:
             return super().async_scoring(method, params)
-        return super().async_scoring(_SCORING, params) if self.project.stale() else {}
+        waiting = any(task["status"] in ("SUBMITTED", "RUNNING") for task in tasks("scoring"))
+        return {} if waiting or not self.project.stale() else super().async_scoring(_SCORING, params)
 
     def batch_infer(self, request: dict[str, Any], datastore: Any = None) -> Any:
         """Without a GPU none is looked for."""

@@ -423,7 +423,7 @@ def init_project(folder: Path, bundles: Sequence[str]) -> Path:
     for bundle in found:
         copy_bundle(bundle, folder / "model")
     (folder / "main.py").write_text("from monai_mil.label.app import MILApp  # noqa: F401\n", encoding="utf-8")
-    conf = {
+    conf: dict[str, Any] = {
         "bundles": [bundle.name for bundle in found],
         "settings": {bundle.name: {} for bundle in found},
         "classes": {},

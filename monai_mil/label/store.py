@@ -36,7 +36,7 @@ class Submission:
         time: when, ISO 8601 in UTC.
         label: the class that it gives the whole image; None where it gives none.
         source: what in it says so, or why it does not (see :class:`monai_mil.label.WeakLabel`).
-        model: the model whose answer the annotator had been shown, with ``fingerprint``; empty where none was.
+        model: the model whose answer this annotator had been shown, with ``fingerprint``; empty where none was.
         fingerprint: digest of that model's weights.
         file: the submitted file, whole, below the store's folder; empty where only a label was submitted.
         boxes: x0, y0, x1, y1 of what was drawn, in level-0 pixels.
@@ -155,8 +155,7 @@ class LabelStore:
             earlier = content.get("submissions", [])
             number = len(earlier) + 1
             kept = "" if file is None else self._keep(image, number, file)
-            shown = content.get("shown", {})
-            model, fingerprint = shown.get(annotator) or next(reversed(shown.values()), ("", ""))
+            model, fingerprint = content.get("shown", {}).get(annotator, ("", ""))
             submission = Submission(
                 number, annotator, _now(), label, source, model, fingerprint, kept, boxes, dict(params or {})
             )

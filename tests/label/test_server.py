@@ -206,7 +206,7 @@ def test_the_archive_gets_the_whole_slide_and_a_heatmap_in_level_0_pixels(served
     grid = annotation["elements"][-1]
     assert grid["type"] == "griddata"
     assert len(grid["values"]) % grid["gridWidth"] == 0
-    assert grid["origin"][0] + grid["dx"] / 2 > CORNER[0]
+    assert grid["origin"][0] > CORNER[0] - 256  # the first tile reaches over the corner of the scanned part
     description = json.loads(json.loads("{" + reply.body.decode().splitlines()[-2] + "}")["description"])
     assert description["model"] == "pathology_insight"
     assert {each["type"] for each in annotation["elements"][:-1]} <= {"polyline"}

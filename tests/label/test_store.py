@@ -39,6 +39,8 @@ def test_a_label_keeps_annotator_time_and_the_model_that_was_shown(tmp_path):
     assert [(each.model, each.fingerprint) for each in record.submissions] == [("asmil", "new"), ("insight", "other")]
     assert [(tmp_path / each.file).read_text() for each in record.submissions] == ["first", "second"]
     assert (record.label, record.annotators) == (second, {"anna", "ben"})
+    cleo = store.submit("S-1", "cleo", label=None, source="saw no model")
+    assert (cleo.model, cleo.fingerprint) == ("", "")
     assert first.time <= second.time
     assert first.time.endswith("+00:00")
 
