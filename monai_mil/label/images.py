@@ -69,6 +69,11 @@ class StudyImages:
                 self._look()
             return list(self._found.values())
 
+    @property
+    def known(self) -> list[StudyImage]:
+        """The images as they were when somebody last looked."""
+        return list(self._found.values())
+
     def refresh(self) -> None:
         """Look into the folder again."""
         with self._lock:

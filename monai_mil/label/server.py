@@ -112,7 +112,7 @@ def known_names() -> set[str]:
     names: set[str] = set()
     for instance in instances.apps.values():
         images = instance.project.images
-        for image in list(images._found.values()):
+        for image in images.known:
             below = image.path.relative_to(images.folder).parts if image.path.is_relative_to(images.folder) else ()
             names |= {image.name, image.path.name, image.path.stem, *below}
     return {name for name in names if len(name) > 2}
