@@ -134,14 +134,17 @@ class LabelStrategy(Strategy):
             model = request.get("model") or None
             if request.get("image"):
                 return self._part(str(request["image"]), request, model)
-            count = max(1, int(request.get("n", 1)))
+            count = max(1, _whole(request.get("n", 1), "n"))
             names = self.project.next_images(self.strategy, annotator_of(request), model=model, count=count)
             if not names:
                 return {}
             return {"id": names[0], "ids": names, "strategy_used": self.strategy}
 
     def _part(self, name: str, request: dict[str, Any], model: str | None) -> dict[str, Any]:
-        width, height = (int(side) for side in request.get("patch_size") or (1024, 1024))
+        sides = request.get("patch_size") or (1024, 1024)
+        if not isinstance(sides, (list, tuple)) or len(sides) != 2:
+            raise SettingsError(f"patch_size {sides!r} is no width and height")
+        width, height = (_whole(side, "patch_size") for side in sides)
         box = self.project.next_part(name, (width, height), model=model, mode=str(request.get("mode", "hottest")))
         if box is None:
             return {}
@@ -150,6 +153,21 @@ class LabelStrategy(Strategy):
         is_cropped = tuple(request.get("image_size") or ()) == bounds[2:]
         x, y = frame_origin("qupath", bounds) if is_cropped else (0, 0)
         return {"id": image.name, "bbox": [box[0] - x, box[1] - y, *box[2:]]}
+
+
+def _whole(value: Any, name: str) -> int:
+    """A positive whole number that a client sent.
+
+    Raises:
+        SettingsError: it is none.
+    """
+    try:
+        number = int(value)
+    except (TypeError, ValueError):
+        number = 0
+    if number < 1:
+        raise SettingsError(f"{name} {value!r} is no whole number above 0")
+    return number
 
 
 class ScoreImages(ScoringMethod):

@@ -236,6 +236,8 @@ def test_qupath_and_the_archive_are_answered_each_in_its_own_frame(served):
         (lambda q: q.submit("pos_1", "<ASAP_Annotations></ASAP_Annotations>"), 400, "is empty"),
         (lambda q: q.submit("pos_1", '<!DOCTYPE a [<!ENTITY b "c">]><a>&b;</a>'), 400, "declares a document type"),
         (lambda q: q.submit("pos_1", "a \" < & '"), 400, "no XML of ASAP"),
+        (lambda q: q.send("POST", "/activelearning/first", b'{"n": "many"}'), 400, "n 'many' is no whole number"),
+        (lambda q: q.send("POST", "/activelearning/heat", b'{"image": "pos_1", "patch_size": 5}'), 400, "patch_size 5"),
         (lambda q: q.next("anchor"), 400, "no model has the anchor"),
         (lambda q: q.send("POST", "/infer/wsi/pathology_asmil?image=pos_1", b"{"), 422, ""),
     ],
@@ -374,6 +376,17 @@ def test_when_all_is_labelled_nothing_is_next(served):
     assert served.qupath.next("uncertainty").json == {}
     info = served.qupath.send("GET", "/info/").json["datastore"]
     assert info["completed"] == info["total"]
+
+
+def test_agreement_and_batches_are_answered(served):
+    agreement = served.qupath.send("POST", "/scoring/agreement?run_sync=true", b"{}").json
+    assert agreement["pathology_asmil"]["images"] == 14
+    assert 0 <= agreement["pathology_asmil"]["agree"] <= 1
+    batch = served.qupath.send(
+        "POST", "/batch/infer/pathology_asmil?images=labeled&run_sync=true", b'{"max_batch_size": 2}'
+    )
+    assert batch.status == 200
+    assert len(batch.json) == 2
 
 
 def test_logs_name_no_patient(served):
