@@ -102,8 +102,24 @@ class MILApp(MONAILabelApp):
         return {} if waiting or not self.project.stale() else super().async_scoring(_SCORING, params)
 
     def batch_infer(self, request: dict[str, Any], datastore: Any = None) -> Any:
-        """Without a GPU none is looked for."""
-        return super().batch_infer(_on_what_is_there(request), datastore)
+        """Answer all images that a model reads; one that cannot be answered is told in its place.
+
+        Args:
+            request: MONAI Label's, with ``images`` ``all``, ``labeled`` or ``unlabeled`` or a list of names.
+            datastore: another one than the application's.
+        """
+        store = self._datastore if datastore is None else datastore
+        with told():
+            kind = self.project.model(request.get("model")).bundle.reads
+        of_kind = {image.name for image in self.project.images.all() if image.reads == kind}
+        names = [name for name in self._batch_infer.get_images(request, store) if name in of_kind]
+        return self._batch_infer({**_on_what_is_there(request), "images": names}, store, self._infer_or_tell)
+
+    def _infer_or_tell(self, request: dict[str, Any], datastore: Any) -> dict[str, Any]:
+        try:
+            return self.infer(request, datastore)
+        except HTTPException as error:
+            return {"error": error.detail}
 
     def infer_wsi(self, request: dict[str, Any], datastore: Any = None) -> dict[str, Any]:
         """A slide's heatmap as annotations, in the format and frame of the client that asks.

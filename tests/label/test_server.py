@@ -379,14 +379,14 @@ def test_when_all_is_labelled_nothing_is_next(served):
 
 
 def test_agreement_and_batches_are_answered(served):
+    served.ended("/scoring/")
     agreement = served.qupath.send("POST", "/scoring/agreement?run_sync=true", b"{}").json
     assert agreement["pathology_asmil"]["images"] == 14
     assert 0 <= agreement["pathology_asmil"]["agree"] <= 1
-    batch = served.qupath.send(
-        "POST", "/batch/infer/pathology_asmil?images=labeled&run_sync=true", b'{"max_batch_size": 2}'
-    )
+    asked = "/batch/infer/pathology_asmil?images=labeled&run_sync=true"
+    batch = served.qupath.send("POST", asked, b'{"max_batch_size": 2}')
     assert batch.status == 200
-    assert len(batch.json) == 2
+    assert [reply["params"]["model"] for reply in batch.json.values()] == ["pathology_asmil"] * 2
 
 
 def test_logs_name_no_patient(served):
