@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from fastapi import HTTPException
 from monailabel.interfaces.app import MONAILabelApp
 from monailabel.utils.async_tasks.utils import tasks
 
