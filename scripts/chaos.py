@@ -53,6 +53,22 @@ def kills(
     _test("kills", lambda place: _of("kills").kills(place, seed, count, only or []), folder, to_json)
 
 
+@app.command()
+def fuzz(
+    seed: Seed = 0,
+    count: Count = 5000,
+    only: Annotated[list[str] | None, typer.Option(help="Some of the readers, as their names begin.")] = None,
+    reference: Annotated[
+        Path | None,
+        typer.Option(help="Folder with reference slides in wsi/, to damage them too."),
+    ] = None,
+    folder: Folder = None,
+    to_json: Json = None,
+) -> None:
+    """Damage slides, scans, bags, models, tables, masks and records in every way; read them."""
+    _test("fuzz", lambda place: _of("fuzz").fuzz(place, seed, count, only or [], reference), folder, to_json)
+
+
 def _of(name: str):
     """A module of ``chaos/``, once this process has imported what its forks need."""
     import importlib

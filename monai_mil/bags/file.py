@@ -335,7 +335,7 @@ class BagFile:
         path, coords, extras = Path(path), np.asarray(coords), dict(extras or {})
         _check_shapes(path, features, coords, extras)
         _check_scan(path, len(features), info)
-        with replacing_hdf5(path) as file:
+        with replacing_hdf5(path, apart="features") as file:
             dataset, digests = write_features(path, file, features, storage)
             encoder = "None" if info.encoder is None else info.encoder
             dataset.attrs.update({"name": info.slide_id, "savetodir": "None", "encoder": encoder})

@@ -34,14 +34,18 @@ def results(folder: Path) -> dict[str, bytes]:
 def leftovers(folder: Path) -> list[str]:
     """Hidden files but those that stand ready for the next run: locks below ``.partial`` and what is in them."""
     unfinished = [str(path.relative_to(folder)) for path in folder.rglob("*.partial.*")]
-    return unfinished + sorted(
-        str(path.relative_to(folder))
-        for path in folder.rglob(".*")
-        if path.is_file() and not (path.suffix == ".lock" and ".partial" in path.parts)
-    ) + sorted(
-        str(path.relative_to(folder))
-        for path in (folder / ".partial").rglob("*")
-        if path.is_file() and path.suffix != ".lock" and not path.name.startswith(".")
+    return (
+        unfinished
+        + sorted(
+            str(path.relative_to(folder))
+            for path in folder.rglob(".*")
+            if path.is_file() and not (path.suffix == ".lock" and ".partial" in path.parts)
+        )
+        + sorted(
+            str(path.relative_to(folder))
+            for path in (folder / ".partial").rglob("*")
+            if path.is_file() and path.suffix != ".lock" and not path.name.startswith(".")
+        )
     )
 
 
