@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import errno
 import json
 import os
@@ -159,6 +160,14 @@ class Claim:
             return str(note["host"]), int(note["process"]), str(note["since"])
         except (OSError, ValueError, KeyError, TypeError):
             return "", 0, ""
+
+
+@atexit.register
+def _release_all() -> None:
+    """Give back what an error has left taken, lest a note of a process that is gone stays behind."""
+    for path, process in list(Claim._own):
+        while process == os.getpid() and (path, process) in Claim._own:
+            Claim(path).release()
 
 
 @contextmanager

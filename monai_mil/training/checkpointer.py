@@ -18,6 +18,7 @@ from torch import nn
 
 from monai_mil.errors import SettingsError
 from monai_mil.files import check_archive
+from monai_mil.locks import Claim
 from monai_mil.training.distributed import unwrap
 from monai_mil.training.fit import require_fit
 from monai_mil.training.freeze import frozen_names
@@ -67,12 +68,20 @@ class Checkpointer:
         self.resume = resume
         self.n_saved = n_saved
         self.save_interval = save_interval
+        self._claim = Claim(self.folder)
 
     def attach(self, trainer: Engine) -> None:
-        """Save and load the run of ``trainer``."""
+        """Save and load the run of ``trainer``, which keeps other trainings from the folder until it ends.
+
+        A trainer that starts while another training is at work there raises a BusyError, which names that one.
+        """
+        if idist.get_rank() == 0:
+            trainer.add_event_handler(Events.STARTED, self._claim.take)
         if self.resume:
             trainer.add_event_handler(Events.STARTED, self.load)
         trainer.add_event_handler(Events.EPOCH_COMPLETED(every=self.save_interval), self.save)
+        if idist.get_rank() == 0:
+            trainer.add_event_handler(Events.COMPLETED, self._claim.release)
 
     def save(self, trainer: Engine) -> None:
         """Write the checkpoint of the trainer's epoch, then remove those that are too many.

@@ -124,6 +124,8 @@ def _kill(task: Task, folder: Path, count: int, rng: random.Random, promises: Pr
 
 def _check_nothing_half(task: Task, out: Path, expected: dict[str, bytes], at: float, promises: Promises) -> None:
     for name, content in results(out).items():
+        if name == "failed.csv":  # what was set aside after two kills in one place
+            continue
         if any(part in name for part in _GROWING):
             good = _can_be_read(out / name)
         else:

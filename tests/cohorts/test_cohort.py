@@ -173,6 +173,14 @@ def test_a_multi_label_data_list_is_read(table):
             '[{"image": "a.svs", "label": [1, 0]}, {"image": "b.svs", "label": [1]}]',
             r"data\[1\], column 'label': 1 values for the 2 classes",
         ),
+        (
+            '[{"image": "a.svs", "label": [1, 0]}, {"image": "b.svs", "label": []}]',
+            r"data\[1\], column 'label': 0 values for the 2 classes",
+        ),
+        (
+            '[{"image": "a.svs", "label": []}, {"image": "b.svs", "label": 0}]',
+            r"data\[0\], column 'label': no label in any label column",
+        ),
         ('{"training": [{"label": 1}]}', r"training\[0\], column 'slide_id': empty"),
         ('{"training": [{"image": "a.svs", "label": null}]}', r"training\[0\], column 'label': no label"),
     ],
