@@ -54,6 +54,21 @@ def kills(
 
 
 @app.command()
+def power(
+    seed: Seed = 0,
+    count: Count = 20,
+    simulated: Annotated[
+        bool,
+        typer.Option("--simulated", help="A disk made of the flushes alone; no image is mounted, which needs root."),
+    ] = False,
+    folder: Folder = None,
+    to_json: Json = None,
+) -> None:
+    """Cut the power at moments up to 24 s after a run has succeeded; look what the disk holds."""
+    _test("power", lambda place: _of("power").power(place, seed, count, simulated), folder, to_json)
+
+
+@app.command()
 def fuzz(
     seed: Seed = 0,
     count: Count = 5000,

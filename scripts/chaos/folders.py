@@ -26,9 +26,13 @@ def results(folder: Path) -> dict[str, bytes]:
         place = path.relative_to(folder)
         hidden = any(part.startswith(".") for part in place.parts)
         if path.is_file() and place.parts[0] not in _RECORDS and not hidden and ".partial." not in path.name:
-            content = path.read_bytes()
-            found[str(place)] = _TIMES.sub(b"TIME", content) if path.suffix in _TEXT else content
+            found[str(place)] = blanked(path.name, path.read_bytes())
     return found
+
+
+def blanked(name: str, content: bytes) -> bytes:
+    """The content of a file without the times in it, if it is a text."""
+    return _TIMES.sub(b"TIME", content) if name.endswith(_TEXT) else content
 
 
 def leftovers(folder: Path) -> list[str]:
