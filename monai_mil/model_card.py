@@ -185,7 +185,8 @@ def _digest_of(path: Path) -> str:
             check_archive(path)
         return weights_digest(torch.load(path, map_location="cpu", weights_only=True))
     except Exception as error:  # torch raises whatever its unpickler meets
-        raise SettingsError(f"model '{path}' cannot be read as weights ({error}); copy it again") from error
+        reason = str(error).split("\n", 1)[0]
+        raise SettingsError(f"model '{path}' cannot be read as weights ({reason}); copy it again") from error
 
 
 def _read(place: Path, weights: Path) -> ModelCard:

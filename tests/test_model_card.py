@@ -95,11 +95,13 @@ def test_a_damaged_or_later_card_is_an_error(path, text, words):
         read_model(path)
 
 
-def test_damaged_weights_are_an_error(path):
+@pytest.mark.parametrize("content", [None, b"\x80\x02c__main__\nodd\n."], ids=["cut short", "another program"])
+def test_damaged_weights_are_an_error(path, content):
     save(path)
-    path.write_bytes(path.read_bytes()[:100])
-    with pytest.raises(SettingsError, match="cannot be read as weights"):
+    path.write_bytes(path.read_bytes()[:100] if content is None else content)
+    with pytest.raises(SettingsError, match="cannot be read as weights") as caught:
         read_model(path)
+    assert "\n" not in str(caught.value)
 
 
 def test_the_digest_knows_names_types_shapes_and_values():
