@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 Seed = Annotated[int, typer.Option(help="Of everything that is drawn.")]
 Count = Annotated[int, typer.Option(min=1, help="How often; the default is the long form.")]
 Folder = Annotated[Path | None, typer.Option(help="Where to work; kept.", show_default="a temporary one")]
+Reference = Annotated[Path | None, typer.Option(help="Folder with reference slides in wsi/, to damage them too.")]
 Json = Annotated[Path | None, typer.Option("--json", help="Write the table there too.")]
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
@@ -69,14 +70,31 @@ def power(
 
 
 @app.command()
+def races(seed: Seed = 0, count: Count = 20, folder: Folder = None, to_json: Json = None) -> None:
+    """Let four processes work in one folder at once."""
+    _test("races", lambda place: _of("races").races(place, seed, count), folder, to_json)
+
+
+@app.command()
+def full(seed: Seed = 0, count: Count = 24, folder: Folder = None, to_json: Json = None) -> None:
+    """Fill the disk, or take all its inodes, at any place of a run; needs root, for the small disks."""
+    _test("full", lambda place: _of("full").full(place, seed, count), folder, to_json)
+
+
+@app.command()
+def names(
+    seed: Seed = 0, count: Count = 200, reference: Reference = None, folder: Folder = None, to_json: Json = None
+) -> None:
+    """Plant a person's name in DICOM headers; look for it in all that is said and written."""
+    _test("names", lambda place: _of("planted").names(place, seed, count, reference), folder, to_json)
+
+
+@app.command()
 def fuzz(
     seed: Seed = 0,
     count: Count = 5000,
     only: Annotated[list[str] | None, typer.Option(help="Some of the readers, as their names begin.")] = None,
-    reference: Annotated[
-        Path | None,
-        typer.Option(help="Folder with reference slides in wsi/, to damage them too."),
-    ] = None,
+    reference: Reference = None,
     folder: Folder = None,
     to_json: Json = None,
 ) -> None:
