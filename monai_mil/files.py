@@ -208,6 +208,18 @@ def write_error(path: Path, error: BaseException) -> OutputError:
     return OutputError(f"'{path}' cannot be written ({reason}); {advice} and run again")
 
 
+def parse_json(text: str) -> Any:
+    """What a text of JSON says.
+
+    Raises:
+        ValueError: it is none, or is nested deeper than Python can follow.
+    """
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("nested too deep") from None
+
+
 def write_json(report: Any, path: Path) -> None:
     """Write a report as a whole; NaN becomes null, for JSON knows none."""
     with replacing(path) as temporary:

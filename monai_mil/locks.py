@@ -16,7 +16,7 @@ from pathlib import Path
 from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout
 
 from monai_mil.errors import BusyError
-from monai_mil.files import RUN, make_folder, write_error
+from monai_mil.files import RUN, make_folder, parse_json, write_error
 
 _NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
 _PATIENCE = 10.0
@@ -156,7 +156,7 @@ class Claim:
 
     def _noted(self) -> tuple[str, int, str]:
         try:
-            note = json.loads(self._note.read_text())
+            note = parse_json(self._note.read_text())
             return str(note["host"]), int(note["process"]), str(note["since"])
         except (OSError, ValueError, KeyError, TypeError):
             return "", 0, ""

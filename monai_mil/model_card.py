@@ -13,7 +13,7 @@ from typing import Any
 
 from monai_mil import __version__
 from monai_mil.errors import SettingsError
-from monai_mil.files import check_archive, replacing
+from monai_mil.files import check_archive, parse_json, replacing
 
 logger = logging.getLogger(__name__)
 
@@ -191,7 +191,7 @@ def _digest_of(path: Path) -> str:
 
 def _read(place: Path, weights: Path) -> ModelCard:
     try:
-        content = json.loads(place.read_text(encoding="utf-8"))
+        content = parse_json(place.read_text(encoding="utf-8"))
         if content["format"] > FORMAT:
             raise SettingsError(f"'{place}': format {content['format']} is of a later version; update monai-mil")
         points = content["operating_points"]

@@ -122,3 +122,10 @@ def test_the_digest_knows_names_types_shapes_and_values():
 def test_the_file_is_plain_json(path):
     save(path)
     assert json.loads(card_path(path).read_text())["settings"] == SETTINGS
+
+
+def test_a_card_nested_deeper_than_python_can_follow_is_an_error(path):
+    save(path)
+    card_path(path).write_text('{"settings":' * 100_000)
+    with pytest.raises(SettingsError, match="nested too deep"):
+        read_model(path)

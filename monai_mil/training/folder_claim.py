@@ -9,6 +9,7 @@ import ignite.distributed as idist
 from monai_mil.errors import SettingsError
 from monai_mil.locks import claimed
 from monai_mil.model_card import card_path
+from monai_mil.training.checkpointer import BEGUN
 
 _WEIGHTS, _CHECKPOINTS = "model.pt", "checkpoint_epoch=*.pt"
 _FOLDER = "checkpoints"
@@ -20,7 +21,7 @@ def claim_folder(folder: str | Path, resume: bool = False, overwrite: bool = Fal
 
     Args:
         folder: where the run will write ``model.pt`` and its checkpoints.
-        resume: the run goes on with the checkpoints that are there.
+        resume: the run goes on with the checkpoints that are there, or begins anew where it ended before the first.
         overwrite: the run takes the place of another, whose weights, card, checkpoints and time bins are removed.
 
     Raises:
@@ -36,7 +37,7 @@ def claim_folder(folder: str | Path, resume: bool = False, overwrite: bool = Fal
 
 def _claim(folder: Path, resume: bool, overwrite: bool) -> None:
     weights, checkpoints = folder / _WEIGHTS, sorted((folder / _FOLDER).glob(_CHECKPOINTS))
-    if resume and checkpoints:
+    if resume and (checkpoints or (folder / _FOLDER / BEGUN).exists()):
         return
     if overwrite:
         if idist.get_rank() == 0:

@@ -6,10 +6,10 @@ import time
 
 import pytest
 from filelock import FileLock
-from ignite.engine import Engine
+from ignite.engine import Engine, Events
 from torch import nn
 
-from monai_mil.errors import BusyError, SettingsError
+from monai_mil.errors import BusyError, OutputError, SettingsError
 from monai_mil.training import Checkpointer, claim_folder
 
 
@@ -49,6 +49,34 @@ def test_a_resumed_run_goes_on_and_one_without_checkpoints_does_not_begin_anew(f
     (folder / "checkpoints" / "checkpoint_epoch=3.pt").unlink()
     with pytest.raises(SettingsError, match="and no checkpoint to go on from: give another --ckpt_dir"):
         claim_folder(folder, resume=True)
+
+
+def test_a_run_that_ended_before_its_first_checkpoint_is_resumed_from_the_beginning(tmp_path):
+    def improve(engine):
+        (tmp_path / "model.pt").write_text("better")
+        raise OutputError("the disk is full")
+
+    def trainer(*handlers):
+        engine = Engine(lambda engine, batch: None)
+        for handler in handlers:
+            engine.add_event_handler(Events.EPOCH_COMPLETED, handler)
+        Checkpointer(tmp_path / "checkpoints", {"network": nn.Linear(1, 1)}, resume=True).attach(engine)
+        return engine
+
+    claim_folder(tmp_path, resume=True)
+    with pytest.raises(OutputError):
+        trainer(improve).run([0])
+    claim_folder(tmp_path, resume=True)
+    trainer().run([0], max_epochs=2)
+    assert [name for name in names(tmp_path) if not name.endswith((".lock", ".run"))] == [
+        "checkpoint_epoch=1.pt",
+        "checkpoint_epoch=2.pt",
+        "model.pt",
+    ]
+    for checkpoint in (tmp_path / "checkpoints").glob("*.pt"):
+        checkpoint.unlink()
+    with pytest.raises(SettingsError, match="and no checkpoint to go on from"):
+        claim_folder(tmp_path, resume=True)
 
 
 def test_an_overwriting_run_removes_what_was_the_other_s(folder):
