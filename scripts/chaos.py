@@ -27,6 +27,7 @@ from rich.console import Console
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 if TYPE_CHECKING:
+    from chaos.materials import Materials
     from chaos.promises import Promises
 
 Seed = Annotated[int, typer.Option(help="Of everything that is drawn.")]
@@ -51,7 +52,12 @@ def kills(
     to_json: Json = None,
 ) -> None:
     """Kill embed, embed-scans, train, inference, predict and report at random moments; let them finish; compare."""
-    _test("kills", lambda place: _of("kills").kills(place, seed, count, only or []), folder, to_json)
+    _test(
+        "kills",
+        lambda place: _of("kills").kills(_made(place, seed), place, seed, count, only or []),
+        folder,
+        to_json,
+    )
 
 
 @app.command()
@@ -66,7 +72,12 @@ def power(
     to_json: Json = None,
 ) -> None:
     """Cut the power at moments up to 24 s after a run has succeeded; look what the disk holds."""
-    _test("power", lambda place: _of("power").power(place, seed, count, simulated), folder, to_json)
+    _test(
+        "power",
+        lambda place: _of("power").power(_made(place, seed), place, seed, count, simulated),
+        folder,
+        to_json,
+    )
 
 
 @app.command()
@@ -100,6 +111,12 @@ def fuzz(
 ) -> None:
     """Damage slides, scans, bags, models, tables, masks and records in every way; read them."""
     _test("fuzz", lambda place: _of("fuzz").fuzz(place, seed, count, only or [], reference), folder, to_json)
+
+
+def _made(place: Path, seed: int) -> Materials:
+    from chaos.materials import Materials
+
+    return Materials(place / "materials", seed)
 
 
 def _of(name: str):

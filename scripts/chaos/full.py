@@ -11,7 +11,7 @@ from pathlib import Path
 from chaos.folders import results
 from chaos.forks import Fork, run
 from chaos.kills import Task, tasks
-from chaos.materials import make_materials
+from chaos.materials import Materials
 from chaos.promises import Promises
 
 _TASKS = ("embed", "embed --levels 2", "embed-scans", "train", "predict", "report")
@@ -20,7 +20,7 @@ _WORDS = "No space left on device"
 
 def full(folder: Path, seed: int, count: int) -> Promises:
     """So many full disks, small ones in memory, which needs root; every second has too few inodes instead."""
-    made = make_materials(folder / "materials", seed)
+    made = Materials(folder / "materials", seed)
     chosen = [task for task in tasks(made) if task.name in _TASKS]
     expected: dict[str, dict[str, bytes]] = {}
     needs: dict[str, tuple[int, int]] = {}

@@ -9,10 +9,12 @@ import random
 import resource
 import shutil
 import time
+import traceback
 from collections import Counter, defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from chaos.forks import Fork, start
 from chaos.mutations import mutated
@@ -24,7 +26,7 @@ MEMORY = 4 << 30
 _AT_ONCE = 2
 _SLOW_TO_IMPORT = ("scan MHA", "scan NRRD")
 """ITK takes seconds."""
-_FATAL = ("crash", "hang", "memory", "exception", "unnamed")
+FATAL = ("crash", "hang", "memory", "exception", "unnamed")
 
 
 @dataclass
@@ -51,7 +53,7 @@ def fuzz(folder: Path, seed: int, count: int, only: list[str], reference: Path |
     ]
     for reader in readers:
         if reader.name in _SLOW_TO_IMPORT:  # once, here, and not in every fork
-            _write(reader, folder / "work" / "import", reader.files[reader.damaged])
+            write(reader, folder / "work" / "import", reader.files[reader.damaged])
             reader.read(folder / "work" / "import")
     sound = {reader.name: _sound(reader, folder) for reader in readers}
     outcomes: dict[str, Counter[str]] = defaultdict(Counter)
@@ -72,7 +74,7 @@ def fuzz(folder: Path, seed: int, count: int, only: list[str], reference: Path |
                 continue
             outcome, told = _outcome(attempt, code, sound[attempt.reader.name])
             outcomes[attempt.reader.name][outcome] += 1
-            if outcome in _FATAL or outcome == "different":
+            if outcome in FATAL or outcome == "different":
                 examples[f"{attempt.reader.name}: {outcome}"].append(f"number {attempt.number}: {told}")
                 _keep(attempt, folder / "broken", outcome)
             shutil.rmtree(attempt.folder, ignore_errors=True)
@@ -90,12 +92,12 @@ def damaged_file(reader: Reader, seed: int, number: int) -> bytes:
 
 def _attempt(reader: Reader, number: int, seed: int, folder: Path) -> Attempt:
     place = folder / "work" / str(number)
-    _write(reader, place, damaged_file(reader, seed, number))
+    write(reader, place, damaged_file(reader, seed, number))
     fork = start(_reading(reader, place), place.parent / f"{number}.txt", memory=_address_space() + MEMORY)
     return Attempt(reader, number, place, fork, time.monotonic())
 
 
-def _write(reader: Reader, place: Path, damaged: bytes) -> None:
+def write(reader: Reader, place: Path, damaged: bytes) -> None:
     shutil.rmtree(place, ignore_errors=True)
     for name, content in reader.files.items():
         path = place / name
@@ -103,23 +105,25 @@ def _write(reader: Reader, place: Path, damaged: bytes) -> None:
         path.write_bytes(damaged if name == reader.damaged else content)
 
 
+def answer_of(reader: Reader, place: Path) -> dict[str, Any]:
+    """What a reader makes of the files in a folder: ``found``, or what it was stopped by."""
+    from monai_mil.errors import MonaiMILError
+
+    try:
+        return {"found": reader.read(place)}
+    except MonaiMILError as error:
+        return {"refused": str(error)}
+    except MemoryError:
+        return {"memory": "MemoryError"}
+    except Exception as error:
+        return {"exception": "".join(traceback.format_exception(error)[-3:])}
+
+
 def _reading(reader: Reader, place: Path) -> Callable[[], None]:
     def work() -> None:
-        from monai_mil.errors import MonaiMILError
-
         resource.setrlimit(resource.RLIMIT_CPU, (int(SECONDS), int(SECONDS) + 1))
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        try:
-            answer: dict[str, object] = {"found": reader.read(place)}
-        except MonaiMILError as error:
-            answer = {"refused": str(error)}
-        except MemoryError:
-            answer = {"memory": "MemoryError"}
-        except Exception as error:
-            import traceback
-
-            told = "".join(traceback.format_exception(error)[-3:])
-            answer = {"exception": told}
+        answer = answer_of(reader, place)
         answer["used"] = 1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
         (place / "answer.json").write_text(json.dumps(answer))
 
@@ -136,7 +140,7 @@ def _sound(reader: Reader, folder: Path) -> list[object]:
     found = []
     for damaged in (gzip.compress(content, 1) if reader.packed else content, None):
         place = folder / "work" / "sound"
-        _write(reader, place, damaged or b"")
+        write(reader, place, damaged or b"")
         if damaged is None:
             (place / reader.damaged).unlink()
         fork = start(_reading(reader, place), folder / "said.txt")
@@ -157,19 +161,23 @@ def _outcome(attempt: Attempt, code: int | None, sound: list[object]) -> tuple[s
     place = attempt.folder / "answer.json"
     if code != 0 or not place.exists():
         return "crash", f"code {code}: {attempt.fork.words[-600:]}"
-    answer = json.loads(place.read_text())
-    if answer["used"] > MEMORY or "memory" in answer:
+    return judged(attempt.reader, json.loads(place.read_text()), attempt.folder, sound)
+
+
+def judged(reader: Reader, answer: dict[str, Any], place: Path, sound: list[object]) -> tuple[str, str]:
+    """What became of a damaged file that a reader gave an answer to, and in what words."""
+    if answer.get("used", 0) > MEMORY or "memory" in answer:
         return "memory", f"{answer['used'] >> 20} MiB"
     if "exception" in answer:
         return "exception", answer["exception"]
     if "refused" in answer:
         told = answer["refused"]
-        names = str(attempt.folder) in told and "\n" not in told
+        names = str(place) in told and "\n" not in told
         return ("refused", told) if names else ("unnamed", told[:500])
     found = answer["found"]
     if found == sound[0]:
         return "same", ""
-    if attempt.reader.heals and (found in sound or (isinstance(found, list) and set(found) <= set(_all(sound)))):
+    if reader.heals and (found in sound or (isinstance(found, list) and set(found) <= set(_all(sound)))):
         return "healed", ""
     return "different", "read as another content"
 

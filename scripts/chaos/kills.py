@@ -11,7 +11,7 @@ from pathlib import Path
 
 from chaos.folders import grow_old, leftovers, made_twice, results
 from chaos.forks import Fork, monai_mil, run, start
-from chaos.materials import TRAINING, Materials, make_materials
+from chaos.materials import TRAINING, Materials
 from chaos.promises import Promises
 
 Work = Callable[[], object]
@@ -86,9 +86,8 @@ def _inference(made: Materials, out: Path) -> Work:
     return work
 
 
-def kills(folder: Path, seed: int, count: int, only: list[str]) -> Promises:
+def kills(made: Materials, folder: Path, seed: int, count: int, only: list[str]) -> Promises:
     """Put the promises of every task to the test with so many kills in all; ``only`` names some of the tasks."""
-    made = make_materials(folder / "materials", seed)
     chosen = [task for task in tasks(made) if not only or task.name in only]
     whole = sum(task.share for task in chosen)
     promises = Promises()

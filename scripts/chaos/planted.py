@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 
 from chaos.forks import monai_mil, run
-from chaos.materials import make_materials
+from chaos.materials import Materials
 from chaos.promises import Promises
 
 NAME = "PLANTED^PERSON"
@@ -22,7 +22,7 @@ _ABSENT = (
 
 def names(folder: Path, seed: int, count: int, reference: Path | None) -> Promises:
     """Plant the name in so many files, in one to three attributes each, and embed them."""
-    made = make_materials(folder / "materials", seed)
+    made = Materials(folder / "materials", seed)
     series = sorted(path for path in (made.scans.parent / "scans").iterdir() if path.is_dir())[0]
     slides = [] if reference is None else sorted((reference / "wsi").glob("*.dcm"))
     promises = Promises()

@@ -6,7 +6,7 @@ import random
 import shutil
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from chaos.flushed import kept_by_disk, noting_flushes
 from chaos.folders import blanked, results
 from chaos.forks import run
 from chaos.kills import Task, tasks
-from chaos.materials import make_materials
+from chaos.materials import Materials
 from chaos.promises import Promises
 
 LATEST = 24.0
@@ -24,10 +24,11 @@ _HARSH = "loop,noauto_da_alloc,commit=600"
 """ext4 that writes nothing by itself for ten minutes, and does not guess that a renamed file should be whole."""
 
 
-def power(folder: Path, seed: int, count: int, simulated: bool) -> Promises:
+def power(
+    made: Materials, folder: Path, seed: int, count: int, simulated: bool, names: Sequence[str] = _TASKS
+) -> Promises:
     """Cut the power at so many moments: of an image of a disk, or where none can be mounted of a simulated one."""
-    made = make_materials(folder / "materials", seed)
-    chosen = [task for task in tasks(made) if task.name in _TASKS]
+    chosen = [task for task in tasks(made) if task.name in names]
     promises = Promises()
     for number, task in enumerate(chosen):
         moments = len(range(number, count, len(chosen)))

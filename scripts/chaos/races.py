@@ -10,7 +10,7 @@ from pathlib import Path
 from chaos.folders import leftovers, made_twice, results
 from chaos.forks import run, start
 from chaos.kills import Task, tasks
-from chaos.materials import make_materials
+from chaos.materials import Materials
 from chaos.promises import Promises
 
 PROCESSES = 4
@@ -21,7 +21,7 @@ _BUSY = "is being written by another run"
 
 def races(folder: Path, seed: int, count: int) -> Promises:
     """So many races of four processes; the kinds of runs take turns."""
-    made = make_materials(folder / "materials", seed)
+    made = Materials(folder / "materials", seed)
     promises = Promises()
     chosen = [task for task in tasks(made) if task.name in (*_SHARED, *_ALONE)]
     for number, task in enumerate(chosen):

@@ -120,13 +120,15 @@ def _write_ndpi(path: Path, image: np.ndarray) -> None:
 
 
 def _scans(folder: Path) -> list[Reader]:
-    from monai_mil.synthetic import make_scan_cohort
+    import nibabel
 
     place = folder / "scans"
-    make_scan_cohort(place, num_scans=10, slices=(4, 5), size=24, slice_mm=20.0, formats=("dicom", "nifti"))
-    series = _content(place / "scans" / "scan_000")
-    packed = next((place / "scans").glob("*.nii.gz")).read_bytes()
     hu = np.random.default_rng(0).integers(-1000, 1000, (4, 12, 16), dtype="<i2")
+    _write_series(place / "series", hu)
+    image = nibabel.Nifti1Image(hu.T, np.diag([-1.0, -1.0, 5.0, 1.0]))
+    image.header.set_xyzt_units("mm")
+    packed = gzip.compress(image.to_bytes(), 4)
+    series = _content(place / "series")
     header = "NDims = 3\nDimSize = 16 12 4\nElementSpacing = 1 1 5\nElementType = MET_SHORT\n"
     mha = f"ObjectType = Image\n{header}ElementDataFile = LOCAL\n".encode() + hu.tobytes()
     nrrd = "NRRD0004\ntype: short\ndimension: 3\nspace: left-posterior-superior\nsizes: 16 12 4\nendian: little\n"
@@ -148,6 +150,29 @@ def _scans(folder: Path) -> list[Reader]:
         Reader("scan MHA", {"a.mha": mha}, "a.mha", _of_scan("a.mha"), why),
         Reader("scan NRRD", {"a.nrrd": nrrd.encode() + hu.tobytes()}, "a.nrrd", _of_scan("a.nrrd"), why),
     ]
+
+
+def _write_series(folder: Path, hu: np.ndarray) -> None:
+    from monai_mil.scans import ScanFrame
+    from monai_mil.synthetic.series import SyntheticSeries, synthetic_uid
+
+    n, height, width = hu.shape
+    frame = ScanFrame(
+        scan_id="a",
+        path=None,
+        size=(height, width),
+        spacing=(1.0, 1.0),
+        orientation=np.eye(3)[:2],
+        origins=np.column_stack([np.zeros((n, 2)), 5.0 * np.arange(n)]),
+        sop_uids=tuple(synthetic_uid(0, "instance", number) for number in range(n)),
+        frame_numbers=(1,) * n,
+        study_uid=synthetic_uid(0, "study"),
+        series_uid=synthetic_uid(0, "series"),
+        frame_of_reference_uid=synthetic_uid(0, "reference"),
+    )
+    series = SyntheticSeries(frame, 5.0, "P-1", -2000)
+    for number in range(n):
+        series.write(folder / f"{number}.dcm", hu[number], number, number + 1)
 
 
 def _of_scan(name: str) -> Callable[[Path], object]:
@@ -327,10 +352,8 @@ def _truths(folder: Path) -> list[Reader]:
     mask = np.zeros((384, 512, 3), np.uint8)
     mask[50:200, 60:300] = 255
     write_pyramid(place / "mask.tif", mask, mpp=0.5, downsamples=(1, 4), compression="lzw", binary=True)
-    from monai_mil.synthetic import make_slide_cohort
-
-    make_slide_cohort(place / "cohort", num_slides=10, size=(512, 512))
-    stored = sorted((place / "cohort" / "masks").glob("*.npz"))[1].read_bytes()
+    np.savez_compressed(place / "mask.npz", tumour=mask[::8, ::8, 0] > 0, downsample=16)
+    stored = (place / "mask.npz").read_bytes()
     why = "a text without a checksum"
     return [
         Reader("truth GeoJSON", {"a.geojson": geojson.encode()}, "a.geojson", _of_truth("a.geojson"), why, text=True),
