@@ -113,6 +113,19 @@ def fuzz(
     _test("fuzz", lambda place: _of("fuzz").fuzz(place, seed, count, only or [], reference), folder, to_json)
 
 
+@app.command()
+def memory(
+    tiles: Annotated[int, typer.Option(help="Of one slide.")] = 1_000_000,
+    slides: Annotated[int, typer.Option(help="Embedded by two workers.")] = 500,
+    bags: Annotated[int, typer.Option(help="Predicted.")] = 300,
+    seed: Seed = 0,
+    folder: Folder = None,
+    to_json: Json = None,
+) -> None:
+    """Watch memory and open files of long runs."""
+    _test("memory", lambda place: _of("memory").memory(_made(place, seed), place, tiles, slides, bags), folder, to_json)
+
+
 def _made(place: Path, seed: int) -> Materials:
     from chaos.materials import Materials
 
