@@ -321,15 +321,26 @@ def bundles(context: typer.Context) -> None:
     console.print("\nmonai-mil predict NAME INPUT... --out FOLDER; a bundle's folder works in place of its name.")
 
 
-@bundles_app.command("copy", epilog="[bold]Example[/]\n\nmonai-mil bundles copy pathology_asmil my/bundles")
+@bundles_app.command(
+    "copy",
+    epilog="[bold]Examples[/]\n\nmonai-mil bundles copy pathology_asmil my/bundles\n\n"
+    "monai-mil bundles copy ct_insight apps/monaibundle/model --for monailabel",
+)
 def copy_bundle(
     name: BundleName,
     folder: Annotated[Path, typer.Argument(help="Where the copy goes: FOLDER/NAME.")],
+    use: Annotated[
+        Literal["monailabel"] | None,
+        typer.Option(
+            "--for", help="Make it fit MONAI Label's own applications (bundles of scans).", show_default="editing"
+        ),
+    ] = None,
 ) -> None:
-    """Copy a bundle to edit its configs."""
+    """Copy a bundle to edit its configs, or to use it elsewhere."""
     from monai_mil import runs
 
-    typer.echo(runs.copy_bundle(runs.find_bundle(name), folder))
+    copy = runs.copy_for_monailabel if use else runs.copy_bundle
+    typer.echo(copy(runs.find_bundle(name), folder))
 
 
 @bundles_app.command("pack", epilog="[bold]Example[/]\n\nmonai-mil bundles pack pathology_asmil archives")

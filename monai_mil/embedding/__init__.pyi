@@ -1,6 +1,7 @@
 from .bars import CaseBars
 from .descend_slide import DescendSlided
 from .job import CaseResult
+from .mask_label import MaskLabeld
 from .run import EmbedReport
 from .scan import ScanSettings, check_packages, check_preset, embed_scan, scan_coords
 from .scans import embed_scans
@@ -18,6 +19,7 @@ __all__ = [
     "EmbedScand",
     "EmbedSettings",
     "EmbedSlided",
+    "MaskLabeld",
     "ScanSettings",
     "StreamSlided",
     "check_packages",

@@ -5,6 +5,7 @@ from .inference import FORMATS, predict_run
 from .inputs import cohort_settings, input_settings
 from .keep_bags import with_bags
 from .light_imports import import_monai_lightly
+from .monailabel_copy import copy_for_monailabel
 from .prediction import Outcome, predict
 from .run import BundleRun, parsed_settings
 from .summary import show_outcome
@@ -21,6 +22,7 @@ __all__ = [
     "class_names",
     "cohort_settings",
     "copy_bundle",
+    "copy_for_monailabel",
     "describe_bundle",
     "evaluate_run",
     "find_bundle",

@@ -1,4 +1,5 @@
 from .anchor import Anchor, AnchorHandler, AnchorInferer
+from .anchor_file import read_anchor
 from .balanced_sampler import BalancedSampler
 from .batches import (
     prepare_bag_batch,
@@ -27,6 +28,7 @@ from .last_word import tell_errors_last, users_error
 from .method import build_network, describe_network
 from .model_metadata import own_metadata
 from .probability import Probability
+from .publish import publish_model
 from .seeding import EpochSeeder
 from .skip_non_finite import SkipNonFinite
 from .split_names import named_by_split
@@ -73,6 +75,8 @@ __all__ = [
     "prepare_positioned_bag_batch",
     "prepare_streamed_batch",
     "prepare_token_batch",
+    "publish_model",
+    "read_anchor",
     "read_time_bins",
     "require_fit",
     "require_steps",

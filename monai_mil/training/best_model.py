@@ -6,7 +6,7 @@ import json
 import logging
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ignite.distributed as idist
 from ignite.engine import Engine, Events
@@ -14,10 +14,14 @@ from torch import nn
 
 from monai_mil.files import write_json
 from monai_mil.model_card import ModelCard, weights_digest
+from monai_mil.training.anchor_file import save_anchor
 from monai_mil.training.distributed import unwrap
 from monai_mil.training.model_metadata import own_metadata
 from monai_mil.training.scores import Mode, key_score
 from monai_mil.training.state_files import save_atomically
+
+if TYPE_CHECKING:
+    from monai_mil.training.anchor import Anchor
 
 logger = logging.getLogger(__name__)
 
@@ -39,6 +43,7 @@ class BestModel:
             ``model.json`` (:class:`monai_mil.model_card.ModelCard`). None writes no such file.
         training_data: digest of the training split, for the same file.
         fine_tuned_from: digest of the weights that the training began with, for the same file.
+        anchor: an anchor of the network, saved beside the weights as ``anchor.pt``, see :func:`read_anchor`.
         metadata_file: the bundle's ``metadata.json``; beside the weights is written what of it is true of them, for
             exports. None, or a file that is not there, writes none.
         paper_rule_trainer: a trainer whose key metric, of the same epoch, must be better than the validation's for an
@@ -61,6 +66,7 @@ class BestModel:
         settings: Mapping[str, Any] | None = None,
         training_data: str | None = None,
         fine_tuned_from: str | None = None,
+        anchor: Anchor | None = None,
         metadata_file: str | Path | None = None,
     ) -> None:
         self.network = network
@@ -70,6 +76,7 @@ class BestModel:
         self.settings = settings
         self.training_data = training_data
         self.fine_tuned_from = fine_tuned_from
+        self.anchor = anchor
         self.metadata_file = None if metadata_file is None else Path(metadata_file)
         self.best: float | None = None
         self.best_epoch = -1
@@ -96,8 +103,8 @@ class BestModel:
             self._save(unwrap(self.network).state_dict())
 
     def _save(self, weights: Mapping[str, Any]) -> None:
+        digest = weights_digest(weights)
         if self.settings is not None:
-            digest = weights_digest(weights)
             ModelCard(
                 self.settings,
                 digest,
@@ -109,6 +116,8 @@ class BestModel:
             self._digest = digest
             self._write_metadata(self.settings)
         save_atomically(weights, self.path)
+        if self.anchor is not None:
+            save_anchor(self.anchor, self.path, digest)
 
     def _write_metadata(self, settings: Mapping[str, Any]) -> None:
         if self.metadata_file is not None and self.metadata_file.is_file():

@@ -9,11 +9,12 @@ import ignite.distributed as idist
 from monai_mil.errors import SettingsError
 from monai_mil.locks import claimed
 from monai_mil.model_card import card_path
+from monai_mil.training import anchor_file
 from monai_mil.training.checkpointer import BEGUN
 
 _WEIGHTS, _CHECKPOINTS = "model.pt", "checkpoint_epoch=*.pt"
 _FOLDER = "checkpoints"
-_BESIDE = ("time_bins.json", "metadata.json")
+_BESIDE = ("time_bins.json", "metadata.json", anchor_file.NAME)
 
 
 def claim_folder(folder: str | Path, resume: bool = False, overwrite: bool = False) -> None:

@@ -120,6 +120,12 @@ FILES = [
         ("pathology_insight",),
     ),
     Apart(("evaluate", "inference"), ("validate::handlers::@attention_stability",), "it compares epochs", ASMIL),
+    Apart(
+        ("inference_monailabel",),
+        ("validate::evaluator::postprocessing",),
+        "tables need the answer itself, before it is a label map",
+        CT,
+    ),
     # Pixels in place of bags.
     Apart(("inference_slides", "inference_scans"), ("datalist",), "slides or scans in place of bags"),
     Apart(("inference_slides",), ("validate::preprocessing",), "tiles are embedded on the way"),
@@ -483,6 +489,7 @@ BUNDLES = [
         ASMIL,
         (
             "validate::handlers::@attention_stability",
+            "best_model::anchor",
             "checkpointer::objects::anchor",
             "checkpointer::objects::attention_stability",
         ),
@@ -527,6 +534,18 @@ BUNDLES = [
         ("heatmap_saver::_target_", "heatmap_saver::operating_points"),
         "a map of every level, evidence only where a slide is called",
         ("inference_heatmap",),
+    ),
+    Apart(
+        ("ct_insight",),
+        ("label_map::key", "label_map::threshold", "label_map::min_threshold"),
+        "it decides by its heatmap and its own threshold",
+        ("inference_monailabel",),
+    ),
+    Apart(
+        ("ct_insight",),
+        ("label_map::multi_label", "label_map::operating_points"),
+        "it may have several labels",
+        ("inference_monailabel",),
     ),
     Apart(("ct_insight",), ("slice_encoder::spatial",), "tokens", ("inference_scans",)),
     Apart(
