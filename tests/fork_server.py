@@ -9,6 +9,7 @@ from __future__ import annotations
 import atexit
 import gc
 import importlib
+import inspect
 import json
 import os
 import random
@@ -103,6 +104,7 @@ def become(run: dict[str, Any]) -> None:
     os.environ.clear()
     os.environ.update(run["environment"])
     draw_seeds()
+    inspect.stack = stack_without_sources
     first, *rest = run["arguments"]
     sys.path[:] = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path] + INSTALLED
     if first == "-m":
@@ -141,6 +143,15 @@ def leave(code: int) -> None:
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
+
+
+def stack_without_sources(context: int = 1) -> list[inspect.FrameInfo]:
+    """``inspect.stack`` without lines of code, for which every command looks through 5,000 modules for 0.2 s."""
+    found, frame = [], inspect.currentframe()
+    while frame := frame and frame.f_back:
+        code = frame.f_code
+        found.append(inspect.FrameInfo(frame, code.co_filename, frame.f_lineno, code.co_name, None, None))
+    return found
 
 
 def draw_seeds() -> None:

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import filelock
 
@@ -165,10 +165,37 @@ def run_alone(
     return subprocess.run(command, cwd=folder, env=environment, timeout=timeout, capture_output=True, text=True)
 
 
+def environment_of_launcher() -> dict[str, str]:
+    """The environment of a program that starts ``PYTHON_EXEC`` as its Python, each of which is a fork."""
+    address = _servers[-1].getpeername().decode().removeprefix("\0")
+    return environment_of(PYTHON_EXEC=Path(__file__).with_name("forked_python.py"), FORK_SERVER=address)
+
+
 def run_by_torchrun(*arguments: Any, processes: int = 2, **options: Any) -> subprocess.CompletedProcess[str]:
-    """``torchrun ARGUMENTS``, tried twice as :func:`run_together` is; it is forked, and starts real interpreters."""
+    """``torchrun ARGUMENTS``, tried twice as :func:`run_together` is; it and the Pythons it starts are forks."""
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nnodes=1", f"--nproc_per_node={processes}"]
-    return _twice(lambda: run(*launcher, *arguments, **options))
+    return _twice(lambda: run(*launcher, *arguments, environment=environment_of_launcher(), **options))
+
+
+class Forks:
+    """In place of the module ``subprocess`` where a program starts Python: forks, which write where they are told."""
+
+    STDOUT = subprocess.STDOUT
+
+    @staticmethod
+    def run(
+        command: Sequence[str],
+        *,
+        stdout: TextIO,
+        stderr: int,
+        check: bool,
+        cwd: Path | None = None,
+        env: Mapping[str, str] | None = None,
+    ) -> subprocess.CompletedProcess[str]:
+        assert (command[0], stderr, check) == (sys.executable, subprocess.STDOUT, False)
+        done = run(*command[1:], folder=cwd, environment=env)
+        stdout.write(done.stdout + done.stderr)
+        return done
 
 
 def run_together(

@@ -219,24 +219,42 @@ def test_nothing_imports_a_face():
 DOORS = ["", *(f".{room}" for room in rooms())]
 
 
+USES = {
+    "embedding slides": "import monai_mil.embedding.slides",
+    "embedding scans": "import monai_mil.embedding.scans",
+    "a bag in chunks": "from monai_mil.networks import ABMIL; ABMIL(4, 2).pool_chunks([torch.ones(3, 4)])",
+    "texture": (
+        "from monai_mil.encoders import get_encoder; "
+        "get_encoder('texture')(torch.zeros(1, 3, 224, 224, dtype=torch.uint8))"
+    ),
+}
+
+
 @pytest.fixture(scope="module")
 def loaded():
-    """The heavy libraries that importing each room loads, each in a fork of a process that has imported torch."""
+    """What importing each room and each of ``USES`` loads of these, each in a fork of one that has imported torch."""
+    uses = {f"monai_mil{room}": f"import monai_mil{room}" for room in DOORS} | USES
     code = (
         "import os, sys, torch\n"
-        f"for room in {DOORS}:\n"
+        f"for name, code in {uses}.items():\n"
         "    if os.fork() == 0:\n"
-        "        __import__(f'monai_mil{room}')\n"
-        f"        print(f'monai_mil{{room}}', *sorted({HEAVY_LIBRARIES} & set(sys.modules)), flush=True)\n"
+        "        exec(code)\n"
+        f"        print(name, *sorted({HEAVY_LIBRARIES | {'cv2'}} & set(sys.modules)), sep=',', flush=True)\n"
         "        os._exit(0)\n"
-        "    assert os.wait()[1] == 0, room\n"
+        "    assert os.wait()[1] == 0, name\n"
     )
     done = run_alone("-c", code)
     assert done.returncode == 0, done.stderr
-    return {room: libraries for room, *libraries in map(str.split, done.stdout.splitlines())}
+    return {name: set(libraries) for name, *libraries in (line.split(",") for line in done.stdout.splitlines())}
 
 
 @pytest.mark.parametrize("room", DOORS)
 def test_importing_a_room_loads_no_heavy_library(room, loaded):
     """torch is what most rooms are made of; everything else that is slow waits until it is used."""
-    assert loaded[f"monai_mil{room}"] == []
+    assert not loaded[f"monai_mil{room}"] & HEAVY_LIBRARIES
+
+
+@pytest.mark.parametrize("use", USES)
+def test_what_needs_torch_alone_loads_neither_monai_nor_timm(use, loaded):
+    others = {"torchvision", "sklearn", "cv2"} if use == "texture" else set()
+    assert not loaded[use] & ({"monai", "timm"} | others)

@@ -1,8 +1,5 @@
 """The experiments of the docs, at a size that takes seconds."""
 
-import subprocess
-import sys
-
 import numpy as np
 import pytest
 import torch
@@ -13,20 +10,7 @@ from monai_mil.cohorts import read_cohort
 from monai_mil.networks import HAGMIL
 from monai_mil.synthetic import make_bag_cohort
 from tests.conftest import ROOT
-from tests.processes import run
-
-
-class Forks:
-    """In place of the module ``subprocess`` where a script starts Python: forks, which write where they are told."""
-
-    STDOUT = subprocess.STDOUT
-
-    @staticmethod
-    def run(command, *, cwd, env, stdout, stderr, check):
-        assert (command[0], stderr, check) == (sys.executable, subprocess.STDOUT, False)
-        done = run(*command[1:], folder=cwd, environment=env)
-        stdout.write(done.stdout + done.stderr)
-        return done
+from tests.processes import Forks, run
 
 
 @pytest.fixture

@@ -3,11 +3,12 @@
 import signal
 import subprocess
 import time
+from pathlib import Path
 
 import pytest
 
 from tests.conftest import ROOT
-from tests.processes import environment_of, run, run_alone, run_together, start
+from tests.processes import environment_of, environment_of_launcher, run, run_alone, run_together, start
 
 pytestmark = pytest.mark.usefixtures("fork_server")
 
@@ -94,6 +95,28 @@ def test_the_ranks_of_a_run_know_each_other_and_one_that_fails_ends_the_other():
     done = run_together("-c", "import os, sys, time; os.environ['RANK'] == '0' and sys.exit(5); time.sleep(60)")
     assert done.returncode == 5
     assert time.monotonic() - begun < 50
+
+
+@pytest.mark.parametrize(
+    ("end", "code"), [("sys.exit(3)", 3), ("os.kill(os.getpid(), signal.SIGKILL)", 128 + signal.SIGKILL)]
+)
+def test_a_launcher_s_python_is_a_fork_and_ends_as_it_does(tmp_path, end, code):
+    environment = environment_of_launcher()
+    program = "import os, signal, sys; print(os.getcwd(), sys.argv, 'monai' in sys.modules, flush=True);"
+    command = [environment["PYTHON_EXEC"], "-u", "-c", program + end, "a b"]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (code, f"{tmp_path} ['-c', 'a b'] True\n")
+
+
+def test_a_launcher_s_python_that_is_told_to_end_ends_its_fork(tmp_path):
+    environment = environment_of_launcher()
+    program = "import os, time; print(os.getpid(), flush=True); time.sleep(60)"
+    command = [environment["PYTHON_EXEC"], "-u", "-c", program]
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as python:
+        fork = int(python.stdout.readline())
+        python.terminate()
+        assert python.wait(timeout=60) == 128 + signal.SIGTERM
+    assert not Path(f"/proc/{fork}").exists()
 
 
 def test_a_kill_that_comes_too_late_is_no_error(monkeypatch):

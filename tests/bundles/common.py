@@ -71,9 +71,9 @@ def _unit(length: str) -> int:
 
 
 def affordable(name: str, instances: int) -> int:
-    """The size of a bag of so many instances, or of one that holds 60 times as many tokens, in more than one chunk."""
+    """The size of a bag of so many instances, or of one that holds 20 times as many tokens, in more than one chunk."""
     shape = bag_shape(name, 1)
-    return max(1, min(instances // shape[2], max(2, instances * 60 // math.prod(shape[3:]))))
+    return max(1, min(instances // shape[2], max(2, instances * 20 // math.prod(shape[3:]))))
 
 
 @dataclass(frozen=True)

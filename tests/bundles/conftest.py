@@ -5,6 +5,7 @@ import shutil
 
 import filelock
 import pytest
+from monai.bundle.config_item import ComponentLocator
 
 from tests.bundles.common import EXAMPLES, export_arguments, network_width, train
 
@@ -12,6 +13,23 @@ from tests.bundles.common import EXAMPLES, export_arguments, network_width, trai
 @pytest.fixture(scope="session", autouse=True)
 def _forks(fork_server):
     """Bundles run as forks."""
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _locate_once():
+    """Every parser of MONAI looks through all of its modules for classes; once for the same modules is enough."""
+    found = {}
+    locate = ComponentLocator._find_classes_or_functions
+
+    def remembered(self, modules):
+        names = tuple(modules)
+        if names not in found:
+            found[names] = locate(self, names)
+        return found[names]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ComponentLocator, "_find_classes_or_functions", remembered)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -41,9 +41,12 @@ def test_ragged_batches_and_workers_say_what_single_bags_do(name, use, evaluated
     given = EXAMPLES[name].options(cohort, evaluated) | {"output_dir": tmp_path}
     if use == "inference":
         given |= {"ckpt_path": evaluated / "models" / "model.pt", "cohort_file": cohort / "cohort.csv", "split": "test"}
-        workflow(name, [use], **without_training(given), **loading("dataloader")).run()
+        files, loader, given = [use], "dataloader", without_training(given)
     else:
-        workflow(name, ["train", use], **given, **loading("validate::dataloader")).run()
+        files, loader = ["train", use], "validate::dataloader"
+    made = workflow(name, files, **given, **loading(loader))
+    made.run()
+    made.parser.get_parsed_content(loader)._iterator._shutdown_workers()  # a garbage collection waits for them
     assert_same(predicted(tmp_path, name), predicted(evaluated / "eval", name))
 
 

@@ -45,7 +45,7 @@ def learned(cohort, folder, *overlays, **options):
         ckpt_dir=str(folder / "models"),
         output_dir=str(folder),
         encoder="synthetic",
-        **{"train::trainer::max_epochs": 4, "optimizer::lr": 0.003, "methods::transmil::hidden_dim": 64} | options,
+        **{"train::trainer::max_epochs": 3, "optimizer::lr": 0.003, "methods::transmil::hidden_dim": 64} | options,
     )
     run.initialize()
     run.run()
@@ -73,7 +73,7 @@ def test_an_overlay_adds_the_anchor_to_every_network_with_attention(method, coho
     auroc, terms = learned(cohort, tmp_path, "anchor", method=method)
     assert auroc >= 0.9
     assert terms["anchor"] > 0
-    assert len(movement(tmp_path)) == 4
+    assert len(movement(tmp_path)) == 3
 
 
 def test_monai_finds_the_properties_of_a_training_beside_the_anchor(cohort, tmp_path):
@@ -128,10 +128,11 @@ def test_a_training_whose_losses_are_no_numbers_is_ended(cohort, tmp_path):
 
 
 def test_the_anchor_is_in_the_checkpoint_and_not_in_the_model_that_predicts(cohort, tmp_path):
-    learned(cohort, tmp_path, "anchor", method="clam_sb", anchor_target="softmax", anchor_momentum=0.9)
-    earlier, objects = (checkpoint(tmp_path, epoch) for epoch in (3, 4))
+    options = {"method": "clam_sb", "anchor_target": "softmax", "anchor_momentum": 0.9}
+    learned(cohort, tmp_path, "anchor", **options, **{"train::trainer::max_epochs": 2})
+    earlier, objects = (checkpoint(tmp_path, epoch) for epoch in (1, 2))
     bags = [row for row in rows(cohort / "cohort.csv") if row["split"] == "train"]
-    assert objects["anchor"]["steps"] == 4 * len(bags)
+    assert objects["anchor"]["steps"] == 2 * len(bags)
     key = "score.weight"
     assert not torch.equal(objects["anchor"]["network"][key], objects["network"][key])
     assert not torch.equal(objects["anchor"]["network"][key], earlier["anchor"]["network"][key])
@@ -273,7 +274,7 @@ def test_bad_bags_are_named_and_the_others_are_done(trained, tmp_path):
 
 def test_mnist_bags_are_learned_as_published_and_attention_finds_the_nines(tmp_path):
     options = {"dataset_dir": shared("data/mnist"), "ckpt_dir": tmp_path, "output_dir": tmp_path}
-    options |= {"train::trainer::max_epochs": 6, "val_interval": 6}
+    options |= {"train::trainer::max_epochs": 4, "val_interval": 4}
     options["validate::dataset::data"] = "$datasets.make_mnist_bags(@mnist, split='test', num_bags=200, seed=@seed)"
     log = run_bundle(NAME, ["train", "mnist_bags"], cwd=tmp_path, **options).stdout
     assert aurocs(log)[-1] >= 0.95

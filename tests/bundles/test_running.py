@@ -148,7 +148,7 @@ def test_the_exported_bundle_needs_only_its_own_folder(name, trained, cohort, tm
         "import monai_mil, sys; from monai.bundle import verify_net_in_out, run, load;"
         f"assert monai_mil.__file__.startswith({str(exported)!r}), monai_mil.__file__;"
         "args = dict(net_id='network_def', meta_file='configs/metadata.json', config_file='configs/inference.json');"
-        f"[verify_net_in_out(**args, device='cpu', any=n, n=n) for n in {(1, 2, affordable(name, 500))}];"
+        f"verify_net_in_out(**args, device='cpu', any={affordable(name, 500)}, n={affordable(name, 500)});"
         f"run(config_file='configs/inference.json', dataset_dir={str(cohort)!r},"
         f"encoder='synthetic', output_dir='eval', **{dict(EXAMPLES[name].bags)})"
     )

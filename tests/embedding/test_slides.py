@@ -17,7 +17,6 @@ from monai_mil.errors import SettingsError
 from monai_mil.identity import change_stamp, content_identity
 from monai_mil.slides import TISSUE_VERSION, decoder_of, open_slide, write_pyramid
 from tests.embedding.counting import CountingEncoder, encoded, start_counting
-from tests.processes import run_alone
 
 pytestmark = pytest.mark.usefixtures("fork_server")
 
@@ -313,12 +312,6 @@ def test_dask_workers_embed_the_same_bags(slide_cohort, reference, bad_slides, t
         )
     assert [result.status for result in report.results] == [*["embedded"] * 4, "failed"]
     assert_same_bags(tmp_path, reference[0])
-
-
-@pytest.mark.parametrize("module", ["slides", "scans"])
-def test_embedding_does_not_import_monai(module):
-    script = f"import sys, monai_mil.embedding.{module}; sys.exit('monai' in sys.modules or 'timm' in sys.modules)"
-    assert run_alone("-c", script).returncode == 0
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,6 @@ from monai_mil.encoders import get_encoder
 from monai_mil.errors import EncoderError
 from tests.conftest import shared
 from tests.encoders.conftest import random_tiles
-from tests.processes import run_alone
 
 
 def reference_tile() -> torch.Tensor:
@@ -122,14 +121,3 @@ def test_tumour_is_told_from_normal_tissue():
     # Values a network can be trained on as they are.
     assert np.abs(features).mean() < 1.5
     assert features.std(0).max() < 3
-
-
-def test_it_needs_neither_monai_nor_timm():
-    code = (
-        "import sys, torch; from monai_mil.encoders import get_encoder; "
-        "get_encoder('texture')(torch.zeros(1, 3, 224, 224, dtype=torch.uint8)); "
-        "print(sorted({'monai', 'timm', 'torchvision', 'sklearn', 'cv2'} & set(sys.modules)))"
-    )
-    done = run_alone("-c", code)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.strip() == "[]"

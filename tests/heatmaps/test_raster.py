@@ -9,18 +9,19 @@ from tests.heatmaps.examples import frame, grid_heatmap
 
 
 def reference(heatmap, shape, scale, overlap):
-    """Every pixel by itself: the scores of all tiles that hold its centre."""
+    """Every tile by itself: the pixels whose centres it holds, and all scores that a pixel has got."""
     tile = heatmap.frame.tile_size_level0
     blocks = heatmap.scores if heatmap.scores.ndim == 3 else heatmap.scores[:, None, None]
+    y, x = ((np.arange(length) + 0.5) * scale for length in shape)
+    found = np.full((len(blocks), *shape), np.nan)
+    for (left, top), block, layer in zip(heatmap.coords, blocks, found, strict=True):
+        rows, columns = (np.flatnonzero((at <= c) & (c < at + tile)) for at, c in ((top, y), (left, x)))
+        cell_rows = ((y[rows] - top) * block.shape[0] / tile).astype(int)
+        cell_columns = ((x[columns] - left) * block.shape[1] / tile).astype(int)
+        layer[np.ix_(rows, columns)] = block[np.ix_(cell_rows, cell_columns)]
+    some = ~np.isnan(found).all(axis=0)
     canvas = np.full(shape, np.nan, np.float32)
-    for row, column in np.ndindex(shape):
-        x, y = (column + 0.5) * scale, (row + 0.5) * scale
-        found = []
-        for (left, top), block in zip(heatmap.coords, blocks, strict=True):
-            if left <= x < left + tile and top <= y < top + tile:
-                found.append(block[int((y - top) * block.shape[0] / tile), int((x - left) * block.shape[1] / tile)])
-        if found:
-            canvas[row, column] = max(found) if overlap == "max" else np.mean(found)
+    canvas[some] = (np.nanmax if overlap == "max" else np.nanmean)(found[:, some], axis=0)
     return canvas
 
 

@@ -119,7 +119,7 @@ def test_a_bag_in_chunks_from_elsewhere_equals_the_whole_bag() -> None:
 
 @pytest.mark.parametrize("cls", [ABMIL, MeanPooling])
 def test_a_long_bag_from_elsewhere_leaves_no_memory_behind(cls: type[ABMIL | MeanPooling]) -> None:
-    network = cls(1024, 2)
+    network = cls(1024, 2, hidden_dim=64)
     block = torch.randn(4096, 1024).half()
 
     def resident() -> int:

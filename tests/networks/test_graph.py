@@ -1,4 +1,4 @@
-"""A bag from disk is evaluated without a trace on the network, and without MONAI."""
+"""A bag from disk is evaluated without a trace on the network."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import torch
 
 from monai_mil.networks import ABMIL
 from monai_mil.networks.graph import evaluating
-from tests.processes import run_alone
 
 
 def modes(network: torch.nn.Module) -> dict[str, bool]:
@@ -25,9 +24,3 @@ def test_every_module_is_in_the_mode_it_was_in_before() -> None:
     with pytest.raises(RuntimeError, match="stopped"), evaluating(network):
         raise RuntimeError("stopped")
     assert modes(network) == before
-
-
-def test_chunks_are_evaluated_without_importing_monai() -> None:
-    code = "import sys, torch; from monai_mil.networks import ABMIL; ABMIL(4, 2).pool_chunks([torch.ones(3, 4)])"
-    done = run_alone("-c", f"{code}; print('monai' in sys.modules)")
-    assert done.stdout.strip() == "False", done.stderr

@@ -227,8 +227,15 @@ def test_half_precision_features_are_gathered_as_they_are() -> None:
     torch.testing.assert_close(network(image), network(image.float()), rtol=0, atol=1e-6)
 
 
+def with_a_small_graph(network: HAGMIL) -> HAGMIL:
+    """The network with a pseudoinverse of a single step: compilers take their time by the node."""
+    for block in (block for level in network.levels for block in level.blocks):
+        block.attention.iterations = 1
+    return network
+
+
 def test_script_trace_and_onnx_take_any_slide(tmp_path) -> None:
-    network = small(k_eval=(40, 50))
+    network = with_a_small_graph(small(k_eval=(40, 50)))
     stored = io.BytesIO()
     torch.jit.save(torch.jit.script(network), stored)
     stored.seek(0)
@@ -307,8 +314,7 @@ def test_a_reference_checkpoint_of_three_levels_is_read_finest_last() -> None:
 def test_torch_s_default_onnx_exporter_fits_trees_below_and_above_k(tmp_path):
     torch.manual_seed(0)
     network = HAGMIL(6, 2, levels=2, k_eval=3, hidden_dims=(8,), instance_channels=8, attention_dim=4, sampled=0).eval()
-    for block in (block for level in network.levels for block in level.blocks):
-        block.attention.iterations = 1  # a smaller graph
+    network = with_a_small_graph(network)
     path = tmp_path / "network.onnx"
     axes = {"image": {2: "n"}}
     torch.onnx.export(network, (torch.randn(1, 6, 20),), path, input_names=["image"], dynamic_axes=axes)

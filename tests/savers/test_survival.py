@@ -141,7 +141,7 @@ def test_any_network_learns_the_planted_risk(tmp_path: Path) -> None:
     data = Dataset([data[index] for index in range(len(data))])
     SupervisedTrainer(
         device=torch.device("cpu"),
-        max_epochs=25,
+        max_epochs=15,
         train_data_loader=DataLoader(data, batch_size=8, shuffle=True, collate_fn=collate_bags),
         network=network,
         optimizer=torch.optim.Adam(network.parameters(), 3e-3),

@@ -46,7 +46,7 @@ def test_mapped_bags_train_as_loaded_ones_do_in_one_piece(tmp_path: Path, storag
 
 
 def test_insight_learns_from_bytes(tmp_path: Path) -> None:
-    write_bags(tmp_path, ["uint8"] * 8, [20] * 8)
+    write_bags(tmp_path, ["uint8"] * 8, [8] * 8)
     loader = DataLoader(dataset_of(tmp_path), collate_fn=collate_bags)
     losses = train(make_network(), loader, epochs=20, rate=0.2)
     assert np.mean(losses[-8:]) < 0.5 * np.mean(losses[:8])
