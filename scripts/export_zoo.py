@@ -25,7 +25,7 @@ def export(name: str, out: Path) -> Path:
     if target.exists():
         raise SystemExit(f"'{target}' exists; remove it or choose another folder")
     shutil.copytree(bundle, target, ignore=_NOT_SHIPPED)
-    shutil.copytree(ROOT / "monai_mil", target / "monai_mil", ignore=_NOT_SHIPPED)
+    shutil.copytree(ROOT / "monai_mil", target / "monai_mil", ignore=shutil.ignore_patterns("__pycache__"))
     return target
 
 

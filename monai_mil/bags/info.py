@@ -69,7 +69,7 @@ class BagInfo:
         bounds: x, y, width and height of the scanned part of the slide, as ``slides.slide_bounds`` gives it.
         orientation: of a scan, where columns, rows and slices of what the encoder saw run in the patient, for example
             ``"LPS"``.
-        remarks: what the reader of a scan assumed, repaired or left out, the gravest first.
+        remarks: what the reader assumed, repaired or left out, the gravest first.
         digests: SHA-256 of the datasets' bytes as stored, by name; features are told by their checksums, and by a
             digest of their own in bags of earlier versions. See ``BagFile.verify``.
 

@@ -33,7 +33,7 @@ class LoadBagd(MapTransform):
     The features become a float32 ``MetaTensor`` ``[d, n]``, or ``[d, n, h, w]`` of a spatial bag, whose ``meta`` holds
     the frame (``slide_id``, ``slide_path``, ``mpp``, ``level0_size``, ``tile_size_level0``, ...; NaN or empty where the
     file does not say). ``coords`` (int64 ``[n, 2]``) is set beside it. For a scan ``meta["scan_frame"]`` is the JSON of
-    its ``ScanFrame`` (``""`` for a slide), ``meta["scan_remarks"]`` what its reader assumed, repaired or left out,
+    its ``ScanFrame`` (``""`` for a slide), ``meta["remarks"]`` what the reader assumed, repaired or left out,
     ``meta["scan_depth"]`` and ``meta["scan_lungs"]`` that of its ``Depth`` and ``LungField`` (``""`` where it has
     none), and ``positions_mm`` (float32 ``[n]``) is set too; ``instance_labels`` (int64 ``[n]``) where the file holds
     them. Where tokens of border tiles lie beyond the slide, ``token_mask`` (bool ``[n, h, w]``) is False for them. In

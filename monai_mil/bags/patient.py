@@ -86,11 +86,11 @@ def _values(name: str, bag: Mapping[Hashable, Any], bags: Sequence[Mapping[Hasha
 
 def _meta(item: Mapping[Hashable, Any], bags: Sequence[Mapping[Hashable, Any]], key: Hashable) -> dict[str, Any]:
     slides = [_named(bag, bag[key].meta) for bag in bags]
-    remarks = [f"{slide['slide_id']}: {slide['scan_remarks']}" for slide in slides if slide["scan_remarks"]]
+    remarks = [f"{slide['slide_id']}: {slide['remarks']}" for slide in slides if slide["remarks"]]
     first = slides[0]
     patient = BagInfo(str(item["patient_id"]), encoder=first["encoder"], encoder_digest=first["encoder_digest"])
     meta = bag_meta(first["filename_or_obj"], patient)
-    return meta | {"scan_remarks": "; ".join(remarks), "slides": json.dumps(slides)}
+    return meta | {"remarks": "; ".join(remarks), "slides": json.dumps(slides)}
 
 
 def _named(bag: Mapping[Hashable, Any], meta: Mapping[str, Any]) -> dict[str, Any]:

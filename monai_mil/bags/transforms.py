@@ -114,7 +114,7 @@ def bag_meta(source: str | os.PathLike[str], info: BagInfo) -> dict[str, Any]:
         "scan_frame": "" if info.scan is None else info.scan.to_json(),
         "scan_depth": "" if info.depth is None else info.depth.to_json(),
         "scan_lungs": "" if info.lungs is None else info.lungs.to_json(),
-        "scan_remarks": "; ".join(info.remarks),
+        "remarks": "; ".join(info.remarks),
     } | ({} if info.scan is None else _source_grid(info.scan.source))
 
 

@@ -22,6 +22,7 @@ from monai_mil.slides import (
     TileTree,
     TissueMask,
     TissueSettings,
+    enlargement,
     find_tissue_file,
     open_slide,
     read_tissue,
@@ -169,7 +170,15 @@ class EmbedSettings:
             tissue_version=TISSUE_VERSION if self.masks is None else None,
             level=level,
             levels=None if level is None else self.levels,
+            remarks=_remarks(slide, grid),
         )
+
+
+def _remarks(slide: Slide, grid: TileGrid) -> tuple[str, ...]:
+    """What the reader assumed, and whether the slide is too coarse for its tiles; without the slide's name."""
+    assumed = (remark.removeprefix(f"slide '{slide.path}': ") for remark in slide.remarks)
+    coarse = enlargement(slide, grid)
+    return (*assumed,) if coarse is None else (*assumed, coarse)
 
 
 def _require(fits: bool, setting: str, value: object, allowed: str) -> None:

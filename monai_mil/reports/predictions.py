@@ -33,7 +33,7 @@ class Predictions:
             :func:`monai_mil.metrics.thresholds.decisions`; None calls the most probable class, or all of at least
             0.5.
         model: digest of the model's weights, or None where the table does not say.
-        remarks: of each scan what its reader assumed, repaired or left out; empty texts of slides.
+        remarks: what the reader of each slide or scan assumed, repaired or left out.
         note: what must be known of the model, or None.
         parts: of each entry the slides or scans it is made of: its own name but for a patient's.
     """

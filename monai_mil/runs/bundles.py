@@ -60,18 +60,17 @@ class Bundle:
         return self.root / "configs" / f"{name}.json"
 
 
-def bundles_folder() -> Path:
+def bundles_folder() -> Path | None:
     """Where the shipped bundles lie: ``bundles/`` of a clone, else the package ``monai_mil_bundles`` of a wheel.
 
-    Raises:
-        SettingsError: neither is there.
+    None where neither is there: within a bundle that was exported for the zoo.
     """
     clone = Path(__file__).resolve().parents[2] / "bundles"
     if (clone / "mil_baselines" / "configs").is_dir():
         return clone
     spec = importlib.util.find_spec(PACKAGE)
     if spec is None or not spec.submodule_search_locations:
-        raise SettingsError("this installation has no bundles; install monai-mil anew, or name a bundle's folder")
+        return None
     return Path(spec.submodule_search_locations[0])
 
 
@@ -83,7 +82,8 @@ def shipped_bundles() -> list[Bundle]:
         >>> [bundle.name for bundle in shipped_bundles() if bundle.reads == "scans"]
         ['ct_insight', 'ct_normal_guidance']
     """
-    return [Bundle(path.parents[1]) for path in sorted(bundles_folder().glob("*/configs/metadata.json"))]
+    folder = bundles_folder()
+    return [Bundle(path.parents[1]) for path in sorted(folder.glob("*/configs/metadata.json"))] if folder else []
 
 
 def find_bundle(name: str | Path) -> Bundle:
@@ -104,7 +104,8 @@ def find_bundle(name: str | Path) -> Bundle:
     folder = Path(name).resolve()
     if (folder / "configs" / "metadata.json").is_file():
         return Bundle(folder)
-    raise SettingsError(f"no bundle '{name}': name a folder with configs/metadata.json, or one of {', '.join(shipped)}")
+    known = f", or one of {', '.join(shipped)}" if shipped else "; this installation has none by name"
+    raise SettingsError(f"no bundle '{name}': name a folder with configs/metadata.json{known}")
 
 
 def copy_bundle(bundle: Bundle, folder: Path) -> Path:

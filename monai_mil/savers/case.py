@@ -94,8 +94,8 @@ class Case:
 
     @property
     def remarks(self) -> str:
-        """What the reader of a scan assumed, repaired or left out, the gravest first; empty where nothing."""
-        return str(self.meta.get("scan_remarks") or "")
+        """What the reader assumed, repaired or left out, the gravest first; empty where nothing."""
+        return str(self.meta.get("remarks") or "")
 
     @property
     def slide_metas(self) -> list[dict[str, Any]]:

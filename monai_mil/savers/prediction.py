@@ -30,7 +30,7 @@ class Prediction:
         operating_points: the probability from which on each class is called, see
             :func:`monai_mil.metrics.thresholds.decisions`; None calls the most probable class, or all of at least
             0.5.
-        remarks: what the reader of a scan assumed, repaired or left out.
+        remarks: what the reader assumed, repaired or left out.
         slides: the slides or scans that it is the answer for, where it is a patient's.
         slide_column: what tables call one of them.
     """
@@ -85,7 +85,7 @@ class Prediction:
                 f"operating_point_{name}": f"{point:.6g}"
                 for name, point in zip(self.classes, self.operating_points, strict=True)
             }
-        return row | {"remarks": text_cell(self.remarks)} if self.slide_column == "scan_id" else row
+        return row | {"remarks": text_cell(self.remarks)}
 
     def attributes(self) -> dict[str, Any]:
         """What a heatmap keeps of it, for titles."""

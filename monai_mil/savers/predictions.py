@@ -19,7 +19,7 @@ class PredictionSaver(TableSaver):
 
     Columns: ``slide_id`` (or ``scan_id``), ``patient_id, label, pred, prob_<class>...``; multi-label cohorts also have
     ``label_<class>`` (1, 0 or empty) and join names in ``label`` and ``pred`` by ``;``; with operating points there is
-    ``operating_point_<class>`` of each; of scans ``remarks`` says what their reader assumed, repaired or left out.
+    ``operating_point_<class>`` of each; ``remarks`` says what the reader assumed, repaired or left out.
     ``model`` is the digest of the network's weights. While the engine runs, finished rows stand in
     ``predictions.partial.csv``, so a run that is killed loses nothing but its last case. Under DistributedDataParallel
     the rows of all processes come together in one table. Beside it stands ``patients.csv`` of :class:`PatientSaver`
@@ -43,7 +43,7 @@ class PredictionSaver(TableSaver):
         >>> PredictionSaver(str(folder), classes=["normal", "tumor"]).attach(engine)
         >>> _ = engine.run([[{"slide_id": "S-1", "pred": torch.tensor([0.25, 0.75])}]])
         >>> (folder / "predictions.csv").read_text().split()
-        ['slide_id,patient_id,label,pred,prob_normal,prob_tumor', 'S-1,,,tumor,0.25,0.75']
+        ['slide_id,patient_id,label,pred,prob_normal,prob_tumor,remarks', 'S-1,,,tumor,0.25,0.75,']
     """
 
     def __init__(

@@ -5,6 +5,7 @@ from .decoder import decoder_of
 from .grid import TileGrid
 from .lesions import Lesions, find_lesions
 from .parts import slide_files
+from .plan import enlargement
 from .pyramid import write_pyramid
 from .readers import reader_report
 from .slide import Level, Slide, open_slide, slide_id
@@ -29,6 +30,7 @@ __all__ = [
     "Truth",
     "child_coords",
     "decoder_of",
+    "enlargement",
     "find_lesions",
     "find_tissue_file",
     "find_truth",

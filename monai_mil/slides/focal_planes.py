@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-import tifffile
-
 _NDPI_OFFSET = 65424
 _MIRAX = "mirax.HIERARCHICAL.HIER_"
 
@@ -42,6 +40,8 @@ def _of_mirax(properties: Mapping[str, str]) -> int:
 
 def _of_ndpi(path: Path) -> int:
     """Distinct distances from the focus among the pages of the slide itself, which are as large as the first."""
+    import tifffile
+
     try:
         with tifffile.TiffFile(path) as tiff:
             pages = [page.aspage() for page in tiff.pages]

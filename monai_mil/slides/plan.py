@@ -12,6 +12,13 @@ from monai_mil.slides.grid import TileGrid
 from monai_mil.slides.slide import Slide
 
 
+def enlargement(slide: Slide, grid: TileGrid) -> str | None:
+    """The remark that tiles show much more than the slide resolves; None where it resolves half of it or better."""
+    if 2 * max(1, int(grid.tile_size_level0 + 0.5)) >= grid.tile_size:
+        return None
+    return f"its finest level has {slide.mpp:g} µm per pixel; tiles at {grid.target_mpp:g} are enlarged from it"
+
+
 @dataclass(frozen=True, eq=False)
 class ReadPlan:
     """Read ``read_size`` pixels of ``level`` at ``(x[i], y[i])`` and scale them to ``tile_size``.
@@ -51,12 +58,9 @@ class ReadPlan:
             default=0,
         )
         width, height = sizes[level]
-        if 2 * max(width, height) < grid.tile_size:
-            warnings.warn(
-                f"slide '{slide.path}': its finest level has {slide.mpp:g} µm per pixel; tiles at {grid.target_mpp:g} "
-                "are enlarged from it",
-                stacklevel=3,
-            )
+        coarse = enlargement(slide, grid)
+        if coarse is not None:
+            warnings.warn(f"slide '{slide.path}': {coarse}", stacklevel=3)
         scale_x, scale_y = slide.axis_downsamples(level)
         return cls(
             level=level,

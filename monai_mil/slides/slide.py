@@ -228,6 +228,9 @@ def _pixel_size(
     path: Path, found: tuple[float, float] | None, given: float | None, default: float | None, remarks: list[str]
 ) -> float:
     """One number for what the file says along x and y (``found``), or what the user says."""
+    taken = default if given is None else given
+    if found is None and taken is not None:
+        remarks.append(f"slide '{path}': the file says no pixel size; {taken:g} µm is taken")
     if given is not None:
         if found is not None and max(abs(side / given - 1) for side in found) > _SAME_PIXELS:
             said = " x ".join(f"{side:g}" for side in dict.fromkeys(found))

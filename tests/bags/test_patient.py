@@ -129,9 +129,9 @@ def test_every_slide_of_a_patient_has_a_map_of_its_own(tmp_path: Path) -> None:
     assert drawn["b"].coords[:, 0].tolist() == [0, 512]
     run(PredictionSaver(str(tmp_path), ["normal", "tumor"]), cases)
     assert (tmp_path / "predictions.csv").read_text().split() == [
-        "patient_id,slides,slide_ids,label,pred,prob_normal,prob_tumor",
-        "p/1,2,a;b,tumor,tumor,0.25,0.75",
-        "q,1,c,tumor,normal,0.5,0.5",
+        "patient_id,slides,slide_ids,label,pred,prob_normal,prob_tumor,remarks",
+        "p/1,2,a;b,tumor,tumor,0.25,0.75,",
+        "q,1,c,tumor,normal,0.5,0.5,",
     ]
     report = write_report(
         tmp_path / "predictions.csv", tmp_path / "heatmaps", tmp_path / "r.html", resamples=2, tiles=0

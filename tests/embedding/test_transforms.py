@@ -53,3 +53,13 @@ def test_a_cohort_s_pixel_size_wins_over_the_setting_and_the_file(way, slide, tm
     assert "mpp" not in read_cohort(table).datalist(bag_dir=tmp_path / "bags")[0]
     again = read_cohort(read_cohort(table).write(tmp_path / "again.csv"))
     assert [case.mpp for case in again.slides] == [0.25, None]
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_what_was_assumed_of_a_slide_stands_in_its_meta(way, slide, tmp_path):
+    assert WAYS[way]()({"image": str(slide)})["image"].meta["remarks"] == ""
+    given = WAYS[way](mpp=1.25)({"image": str(slide)})["image"].meta["remarks"]
+    assert given == (
+        "the file says 0.5 µm a pixel; the given 1.25 is taken; "
+        "its finest level has 1.25 µm per pixel; tiles at 0.5 are enlarged from it"
+    )

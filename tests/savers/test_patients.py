@@ -54,6 +54,7 @@ def test_a_patient_s_slides_are_put_together(tmp_path):
         "pred": "normal",
         "prob_normal": "0.6",
         "prob_tumor": "0.4",
+        "remarks": "",
         "model": model,
     }
     assert (second["label"], second["prob_tumor"]) == ("normal", "0.375"), "the label that is known of one slide"

@@ -128,7 +128,7 @@ def test_a_printer_s_resolution_is_no_pixel_size(tmp_path: Path, dpi: int) -> No
     with pytest.raises(SlideReadError, match=r"no pixel size \(mpp\) in the file; pass --mpp"):
         open_slide(path)
     with open_slide(path, mpp=0.5) as slide:
-        assert (slide.mpp, slide.remarks) == (0.5, ())
+        assert (slide.mpp, slide.remarks) == (0.5, (f"slide '{path}': the file says no pixel size; 0.5 µm is taken",))
 
 
 def test_a_given_pixel_size_wins_and_a_remark_says_so(tmp_path: Path) -> None:
