@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from monai_mil.errors import OutputError
+from monai_mil.sealed import seal
 
 if TYPE_CHECKING:
     import h5py
@@ -64,8 +65,12 @@ def partial_names(path: Path) -> list[Path]:
 
 
 @contextmanager
-def replacing_hdf5(path: Path) -> Iterator[h5py.File]:
-    """Give an empty HDF5 file that becomes ``path`` if the block ends well.
+def replacing_hdf5(path: Path, apart: str | None = None) -> Iterator[h5py.File]:
+    """Give an empty HDF5 file that becomes ``path`` if the block ends well, under a seal (:mod:`monai_mil.sealed`).
+
+    Args:
+        path: the file.
+        apart: the dataset, contiguous, that has checksums of its own and is left out of the seal.
 
     Raises:
         OutputError: as ``replacing``.
@@ -75,8 +80,17 @@ def replacing_hdf5(path: Path) -> Iterator[h5py.File]:
     with replacing(path) as partial, _ErrorKeepingFile(partial, "w+") as raw:
         with h5py.File(raw, "w", libver=_OLDEST_WITH_CHECKSUMS) as file:
             yield file
+            place = (0, 0) if apart is None else _place(file[apart])
+        if raw.error is None:
+            seal(raw, place)
         if raw.error is not None:
             raise raw.error
+
+
+def _place(dataset: h5py.Dataset) -> tuple[int, int]:
+    """Where the values of a contiguous dataset begin and end in its file."""
+    start = dataset.id.get_offset() or 0
+    return start, start + dataset.id.get_storage_size()
 
 
 class _ErrorKeepingFile(io.FileIO):
@@ -192,6 +206,18 @@ def write_error(path: Path, error: BaseException) -> OutputError:
     reason = os.strerror(number) if number else str(error)
     advice = "free some space" if number in _FULL else "check the folder"
     return OutputError(f"'{path}' cannot be written ({reason}); {advice} and run again")
+
+
+def parse_json(text: str) -> Any:
+    """What a text of JSON says.
+
+    Raises:
+        ValueError: it is none, or is nested deeper than Python can follow.
+    """
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("nested too deep") from None
 
 
 def write_json(report: Any, path: Path) -> None:

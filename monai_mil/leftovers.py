@@ -18,9 +18,11 @@ _PARTIAL = re.compile(r"\..+\.(\d+)(-[0-9a-f]+)?\.tmp")
 def remove_leftovers(folder: Path) -> None:
     """Remove what killed runs left in a folder of results and the folders in it; what a living run holds stays.
 
-    A half-written file goes if its process is gone and nobody has written it for ten minutes, a lock if it is free.
+    A half-written file goes if its process is gone and nobody has written it for ten minutes, a lock if it is free,
+    and so does the note of who held it.
     """
     for place in (folder, *_folders(folder)):
+        _remove_claims(place)
         with suppress(OSError):
             for path in list(place.glob(".*.tmp")):
                 if _is_left(path):
@@ -29,6 +31,16 @@ def remove_leftovers(folder: Path) -> None:
         # Who waits for a lock that was removed sees that it has no name any more, and makes a new one.
         with suppress(Timeout, OSError), FileLock(lock, timeout=0):
             lock.unlink()
+
+
+def _remove_claims(folder: Path) -> None:
+    """Those of :class:`monai_mil.locks.Claim` that nobody has: an empty lock and a note, hidden beside a file."""
+    with suppress(OSError):
+        for lock in list(folder.glob(".*.lock")):
+            if lock.stat().st_size == 0:
+                with suppress(Timeout, OSError), FileLock(lock, timeout=0):
+                    lock.with_suffix(".run").unlink(missing_ok=True)
+                    lock.unlink()
 
 
 def _folders(folder: Path) -> Iterator[Path]:

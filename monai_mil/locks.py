@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import errno
 import json
 import os
@@ -15,7 +16,7 @@ from pathlib import Path
 from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout
 
 from monai_mil.errors import BusyError
-from monai_mil.files import RUN, make_folder, write_error
+from monai_mil.files import RUN, make_folder, parse_json, write_error
 
 _NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
 _PATIENCE = 10.0
@@ -155,10 +156,18 @@ class Claim:
 
     def _noted(self) -> tuple[str, int, str]:
         try:
-            note = json.loads(self._note.read_text())
+            note = parse_json(self._note.read_text())
             return str(note["host"]), int(note["process"]), str(note["since"])
         except (OSError, ValueError, KeyError, TypeError):
             return "", 0, ""
+
+
+@atexit.register
+def _release_all() -> None:
+    """Give back what an error has left taken, lest a note of a process that is gone stays behind."""
+    for path, process in list(Claim._own):
+        while process == os.getpid() and (path, process) in Claim._own:
+            Claim(path).release()
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from typing import Any
 
 from monai_mil import __version__
 from monai_mil.errors import SettingsError
-from monai_mil.files import check_archive, replacing
+from monai_mil.files import check_archive, parse_json, replacing
 
 logger = logging.getLogger(__name__)
 
@@ -185,12 +185,13 @@ def _digest_of(path: Path) -> str:
             check_archive(path)
         return weights_digest(torch.load(path, map_location="cpu", weights_only=True))
     except Exception as error:  # torch raises whatever its unpickler meets
-        raise SettingsError(f"model '{path}' cannot be read as weights ({error}); copy it again") from error
+        reason = str(error).split("\n", 1)[0]
+        raise SettingsError(f"model '{path}' cannot be read as weights ({reason}); copy it again") from error
 
 
 def _read(place: Path, weights: Path) -> ModelCard:
     try:
-        content = json.loads(place.read_text(encoding="utf-8"))
+        content = parse_json(place.read_text(encoding="utf-8"))
         if content["format"] > FORMAT:
             raise SettingsError(f"'{place}': format {content['format']} is of a later version; update monai-mil")
         points = content["operating_points"]

@@ -79,6 +79,6 @@ def existing(path: Path) -> Path:
         if path.is_symlink():
             return path
         found = [entry for entry in folder.iterdir() if composed(entry.name) == composed(path.name)]
-    except OSError:
+    except (OSError, ValueError):
         return path
     return found[0] if len(found) == 1 else folder / path.name

@@ -51,6 +51,7 @@ ROOT_MODULES = {
     "locks",
     "model_card",
     "names",
+    "sealed",
 }
 FACES = {"label", "deploy", "compare", "cli", "demo"}
 NO_PIXELS = {"networks", "losses", "metrics"}

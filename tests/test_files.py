@@ -12,7 +12,15 @@ import pytest
 import torch
 
 from monai_mil.errors import OutputError
-from monai_mil.files import _ErrorKeepingFile, make_folder, replacing, replacing_hdf5, write_error, write_json
+from monai_mil.files import (
+    _ErrorKeepingFile,
+    make_folder,
+    parse_json,
+    replacing,
+    replacing_hdf5,
+    write_error,
+    write_json,
+)
 from monai_mil.training.state_files import save_atomically
 from tests.full_disk import full_after
 
@@ -141,3 +149,10 @@ def test_two_runs_of_one_process_number_write_beside_each_other(
         with replacing(tmp_path / "a") as second:
             second.write_text("second")
         assert first.read_text() == "first"
+
+
+def test_json_that_nobody_can_follow_is_damaged_json() -> None:
+    assert parse_json('{"a": [1]}') == {"a": [1]}
+    for text in ("[" * 100_000, '{"a":' * 100_000, "{", ""):
+        with pytest.raises(ValueError, match=r"nested too deep|Expecting"):
+            parse_json(text)

@@ -10,6 +10,7 @@ from filelock import FileLock
 
 from monai_mil.embedding import embed_cohort
 from monai_mil.leftovers import remove_leftovers
+from monai_mil.locks import Claim
 from monai_mil.runs import find_bundle
 from monai_mil.runs.run import BundleRun
 from monai_mil.savers import HeatmapSaver
@@ -46,6 +47,21 @@ def test_locks_go_that_nobody_holds(tmp_path):
     with FileLock(held):
         remove_leftovers(tmp_path)
         assert (free.exists(), held.exists()) == (False, True)
+
+
+def test_claims_go_that_nobody_has(tmp_path):
+    for name in (".predict.jsonl.lock", ".predict.jsonl.run", ".checkpoints.lock"):
+        (tmp_path / name).touch()
+    (tmp_path / ".mine.lock").write_text("no lock of ours")
+    claim = Claim(tmp_path / "metrics.json")
+    claim.take()
+    remove_leftovers(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        ".metrics.json.lock",
+        ".metrics.json.run",
+        ".mine.lock",
+    ]
+    claim.release()
 
 
 def test_every_kind_of_run_cleans_its_folder(tmp_path, monkeypatch):

@@ -95,11 +95,13 @@ def test_a_damaged_or_later_card_is_an_error(path, text, words):
         read_model(path)
 
 
-def test_damaged_weights_are_an_error(path):
+@pytest.mark.parametrize("content", [None, b"\x80\x02c__main__\nodd\n."], ids=["cut short", "another program"])
+def test_damaged_weights_are_an_error(path, content):
     save(path)
-    path.write_bytes(path.read_bytes()[:100])
-    with pytest.raises(SettingsError, match="cannot be read as weights"):
+    path.write_bytes(path.read_bytes()[:100] if content is None else content)
+    with pytest.raises(SettingsError, match="cannot be read as weights") as caught:
         read_model(path)
+    assert "\n" not in str(caught.value)
 
 
 def test_the_digest_knows_names_types_shapes_and_values():
@@ -120,3 +122,10 @@ def test_the_digest_knows_names_types_shapes_and_values():
 def test_the_file_is_plain_json(path):
     save(path)
     assert json.loads(card_path(path).read_text())["settings"] == SETTINGS
+
+
+def test_a_card_nested_deeper_than_python_can_follow_is_an_error(path):
+    save(path)
+    card_path(path).write_text('{"settings":' * 100_000)
+    with pytest.raises(SettingsError, match="nested too deep"):
+        read_model(path)

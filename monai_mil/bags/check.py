@@ -6,10 +6,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import h5py
-
 from monai_mil.bags.file import BagFile
 from monai_mil.errors import BagError, DamagedBagError
+from monai_mil.sealed import open_hdf5
 
 
 @dataclass(frozen=True)
@@ -63,7 +62,7 @@ def _checked(path: Path) -> CheckedBag:
 
 def _is_heatmap(path: Path) -> bool:
     try:
-        with h5py.File(path) as file:
+        with open_hdf5(path) as file:
             return "heatmap" in str(file.attrs.get("format", ""))
-    except OSError:  # told as a bag that cannot be read
+    except (OSError, ValueError):  # told as a bag that cannot be read
         return False

@@ -39,8 +39,9 @@ class BagFile:
 
     Our own files carry, in the dataset ``feature_checksums`` (uint32 ``[k]``), the CRC-32 of every block of features of
     up to 4 MiB, of so many rows as its attribute ``rows`` says: what is read of a bag is compared with them, once in a
-    process. It is no must: files without it, older ones and those of other programs, are read unchecked. Data that lie
-    in another file (external storage, external links, virtual datasets) are never read.
+    process. It is no must: files without it, older ones and those of other programs, are read unchecked. All else in
+    the file is under its seal (:mod:`monai_mil.sealed`), 32 bytes behind HDF5's own. Data that lie in another file
+    (external storage, external links, virtual datasets) are never read.
 
     Reads our own files and those of TRIDENT, CLAM (``.h5`` or ``.pt``), INSIGHT, STAMP and AtlasPatch as they are; see
     :mod:`monai_mil.bags.foreign`.
@@ -335,7 +336,7 @@ class BagFile:
         path, coords, extras = Path(path), np.asarray(coords), dict(extras or {})
         _check_shapes(path, features, coords, extras)
         _check_scan(path, len(features), info)
-        with replacing_hdf5(path) as file:
+        with replacing_hdf5(path, apart="features") as file:
             dataset, digests = write_features(path, file, features, storage)
             encoder = "None" if info.encoder is None else info.encoder
             dataset.attrs.update({"name": info.slide_id, "savetodir": "None", "encoder": encoder})

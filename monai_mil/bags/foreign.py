@@ -19,6 +19,7 @@ import numpy as np
 
 from monai_mil.bags.datasets import find_dataset, refuse_links
 from monai_mil.errors import BagError, DamagedBagError
+from monai_mil.sealed import open_hdf5
 
 FEATURE_NAMES = ("features", "feats", "patch_embeddings")
 _MICROMETRES = ("um", "µm", "\u03bcm", "micron", "microns", "micrometer", "micrometre")
@@ -57,11 +58,13 @@ def open_bag(path: Path) -> h5py.File:
     if path.suffix.lower() in (".pt", ".pth"):
         return _from_torch(path)
     try:
-        return h5py.File(path, "r")
+        return open_hdf5(path)
     except FileNotFoundError:
         raise BagError(f"bag '{path}': no such file; embed the slide or scan first") from None
     except PermissionError as error:
         raise BagError(f"bag '{path}': cannot be read ({error.strerror}); check its permissions") from None
+    except ValueError as error:
+        raise DamagedBagError(f"bag '{path}': {error}; remove the bag and embed again") from None
     except OSError as error:
         raise DamagedBagError(f"bag '{path}': truncated or not an HDF5 file ({error}); embed it again") from None
 
@@ -135,7 +138,7 @@ def _from_torch(path: Path) -> h5py.File:
         file.create_dataset(str(name), data=value.numpy())
     beside = None if "coords" in file else _clam_coords(path)
     if beside is not None:
-        with h5py.File(beside, "r") as other:
+        with open_hdf5(beside) as other:
             find_dataset(beside, other, "coords")
             other.copy("coords", file)
     return file
@@ -147,7 +150,7 @@ def _clam_coords(path: Path) -> Path | None:
     places = (folder / name, folder.parent / "h5_files" / name, folder.parent / "patches" / name)
     for place in (*places, folder.parent.parent / "patches" / name):
         if place.is_file() and h5py.is_hdf5(place):
-            with h5py.File(place, "r") as file:
+            with open_hdf5(place) as file:
                 if isinstance(file.get("coords"), h5py.Dataset):
                     return place
     return None

@@ -17,6 +17,7 @@ from monai_mil.cohorts.patients import patient_items
 from monai_mil.errors import CohortError
 from monai_mil.files import replacing
 from monai_mil.names import existing, file_stem, is_there
+from monai_mil.sealed import open_hdf5
 
 SPLITS = ("train", "val", "test")
 _MOST_NAMED = 10
@@ -235,14 +236,12 @@ def _bag(folder: Path, name: str) -> Path:
 
 def _is_own(bag: Path) -> bool:
     """Whether a bag was written by this package and says itself where its slide lies."""
-    import h5py
-
     if bag.suffix == ".pt":
         return False
     try:
-        with h5py.File(bag) as file:
+        with open_hdf5(bag) as file:
             return "monai_mil.slide_id" in file.attrs
-    except OSError:  # missing or damaged: whoever reads it says so
+    except (OSError, ValueError):  # missing or damaged: whoever reads it says so
         return True
 
 

@@ -11,6 +11,7 @@ from monai_mil.cohorts.slide_search import named_slides
 from monai_mil.errors import CohortError
 from monai_mil.names import composed, is_shortened, is_there
 from monai_mil.scans import FoundScan, ScanSearch, search_scans
+from monai_mil.sealed import open_hdf5
 
 logger = logging.getLogger(__name__)
 
@@ -116,10 +117,8 @@ def _name_in(bag: Path) -> str:
     """What the slide or scan of a bag is called: as its file, unless that had to be shortened."""
     if not is_shortened(bag.stem):
         return composed(bag.stem)
-    import h5py
-
     try:
-        with h5py.File(bag) as file:
+        with open_hdf5(bag) as file:
             return str(file.attrs.get("monai_mil.slide_id", bag.stem))
-    except OSError:  # a damaged bag is reported by whoever reads it
+    except (OSError, ValueError):  # a damaged bag is reported by whoever reads it
         return bag.stem

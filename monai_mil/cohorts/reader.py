@@ -403,7 +403,7 @@ def _multi_label(
 ) -> tuple[float, ...]:
     columns = labels if len(labels) > 1 else labels * len(classes)
     if len(values) != len(classes):
-        table.problem(row, columns[0], f"{len(values)} values for the {len(classes)} classes")
+        table.problem(row, labels[0], f"{len(values)} values for the {len(classes)} classes")
         return ()
     parsed = []
     for column, value in zip(columns, map(_text, values), strict=True):
@@ -412,7 +412,7 @@ def _multi_label(
             table.problem(row, column, f"'{value}' is none of 0, 1 and empty (unknown)")
         parsed.append(allowed.get(value.lower(), math.nan))
     if not unlabelled and all(math.isnan(value) for value in parsed):
-        table.problem(row, columns[0], "no label in any label column")
+        table.problem(row, labels[0], "no label in any label column")
     return tuple(parsed)
 
 

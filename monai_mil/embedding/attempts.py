@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from monai_mil.errors import SetAsideError
-from monai_mil.files import write_error
+from monai_mil.files import parse_json, write_error
 from monai_mil.interrupts import at_hard_end
 
 if TYPE_CHECKING:
@@ -116,7 +116,7 @@ def _place(job: EmbedJob) -> int:
 
 def _read(path: Path) -> _Note | None:
     try:
-        return _Note(**json.loads(path.read_text()))
+        return _Note(**parse_json(path.read_text()))
     except FileNotFoundError:
         return None
     except (OSError, ValueError, TypeError):  # cut by a loss of power

@@ -96,6 +96,7 @@ class _Hand:
             except Empty:
                 seen = time.monotonic() if self._has_workers() else seen
                 continue
+            seen = time.monotonic()
             result = self._result(index)
             if result is not None:
                 yield index, result

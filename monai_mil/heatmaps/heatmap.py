@@ -14,6 +14,7 @@ from monai_mil.bags import find_dataset
 from monai_mil.errors import BagError
 from monai_mil.files import replacing_hdf5
 from monai_mil.heatmaps.raster import Overlap, paint
+from monai_mil.sealed import open_hdf5
 
 FORMAT = "monai-mil heatmap 1"
 
@@ -148,10 +149,8 @@ class Heatmap:
         Raises:
             BagError: the file is missing, damaged or not a heatmap.
         """
-        import h5py
-
         try:
-            with h5py.File(path, "r") as file:
+            with open_hdf5(Path(path)) as file:
                 if file.attrs.get("format") != FORMAT:
                     raise BagError(
                         f"heatmap '{path}': not a heatmap file of this version; make it again with inference"

@@ -16,6 +16,7 @@ from monai_mil.errors import BagError
 from monai_mil.files import replacing_hdf5
 from monai_mil.heatmaps.heatmap import Heatmap, to_numpy
 from monai_mil.scans import LungField, ScanFrame
+from monai_mil.sealed import open_hdf5
 
 if TYPE_CHECKING:
     import h5py
@@ -156,10 +157,8 @@ class ScanHeatmap:
         Raises:
             BagError: the file is missing, damaged or not a scan's heatmap.
         """
-        import h5py
-
         try:
-            with h5py.File(path, "r") as file:
+            with open_hdf5(Path(path)) as file:
                 if file.attrs.get("format") != FORMAT:
                     raise BagError(
                         f"heatmap '{path}': not a scan's heatmap of this version; make it again with inference"
@@ -259,10 +258,8 @@ def load_heatmap(path: str | Path) -> Heatmap | ScanHeatmap:
         >>> load_heatmap(path).scores
         array([0.2, 0.8], dtype=float32)
     """
-    import h5py
-
     try:
-        with h5py.File(path, "r") as file:
+        with open_hdf5(Path(path)) as file:
             of_scan = file.attrs.get("format") == FORMAT
     except Exception as error:  # HDF5 raises many kinds of errors for damaged files
         raise BagError(f"heatmap '{path}': cannot be read ({error}); make it again with inference") from error
@@ -276,10 +273,8 @@ def is_of_model(path: str | Path, model: str | None) -> bool:
         path: a file that ``save`` wrote.
         model: ``model_card.weights_digest`` of the weights; None for maps that say no model.
     """
-    import h5py
-
     try:
-        with h5py.File(path) as file:
+        with open_hdf5(Path(path)) as file:
             own = json.loads(file.attrs["attributes"]).get("model")
     except Exception:  # who loads it will say what is wrong
         return True

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 from markupsafe import Markup, escape
 
 from monai_mil.errors import CohortError
+from monai_mil.files import parse_json
 from monai_mil.reports.survival_chart import time_ticks
 
 _WIDTH, _HEIGHT = 460, 260
@@ -60,7 +60,7 @@ def stability_charts(runs: Mapping[str, str | Path]) -> list[Markup]:
 
 def _read(path: Path) -> list[dict[str, Any]]:
     try:
-        history = json.loads(path.read_text(encoding="utf-8"))["epochs"]
+        history = parse_json(path.read_text(encoding="utf-8"))["epochs"]
         if not history or not all(_is_epoch(past) for past in history):
             raise ValueError("an epoch without its figures")
     except OSError as error:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import csv
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from monai_mil.errors import CohortError
+from monai_mil.files import parse_json
 from monai_mil.reports.pages import footer, write_page
 from monai_mil.reports.stability_curves import stability_section
 from monai_mil.reports.survival_chart import at_risk, survival_chart, time_ticks
@@ -69,7 +69,7 @@ def write_survival_report(
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        report = json.loads(path.read_text(encoding="utf-8"))
+        report = parse_json(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise CohortError(f"survival '{path}': cannot be read ({error.strerror}); run the evaluation first") from error
     except ValueError as error:

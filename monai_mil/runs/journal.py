@@ -11,6 +11,7 @@ from typing import Any
 
 from monai_mil import __version__
 from monai_mil.errors import OutputError
+from monai_mil.files import parse_json
 from monai_mil.identity import change_stamp
 from monai_mil.scans import files_touched
 from monai_mil.slides import slide_files
@@ -104,8 +105,8 @@ def _deaths(entries: Sequence[Mapping[str, Any]]) -> dict[str, int]:
 def _parsed(line: str) -> dict[str, Any]:
     """A line of the journal; one that was cut when the run was killed blames no case."""
     try:
-        entry = json.loads(line)
-    except json.JSONDecodeError:
+        entry = parse_json(line)
+    except ValueError:
         entry = None
     return entry if isinstance(entry, dict) else {"withdrawn": True}
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 from collections.abc import Sequence
@@ -13,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from monai_mil.errors import AnnotationError, CohortError, SettingsError
-from monai_mil.files import write_json
+from monai_mil.files import parse_json, write_json
 from monai_mil.heatmaps import Heatmap, dice_counts, otsu, slide_dice, stitch
 from monai_mil.metrics import SIZE_BOUNDS, DiceCounts, LesionDice, dice_summary, lesion_dice, lesion_size
 from monai_mil.savers.against_truth import TruthSaver
@@ -60,7 +59,7 @@ class _Rule:
         if threshold in ("otsu", "best"):
             return cls(threshold, math.nan, minimum)
         try:
-            kept = json.loads(Path(threshold).read_text(encoding="utf-8"))["threshold"]
+            kept = parse_json(Path(threshold).read_text(encoding="utf-8"))["threshold"]
             level = float(kept["share_of_highest_score"])
             return cls("share", level, max(minimum, float(kept.get("minimum", 0.0))))
         except (OSError, ValueError, KeyError, TypeError) as error:

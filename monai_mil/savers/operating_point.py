@@ -12,7 +12,7 @@ import numpy as np
 from ignite.engine import Engine
 
 from monai_mil.errors import CohortError, OutputError, SettingsError
-from monai_mil.files import replacing
+from monai_mil.files import parse_json, replacing
 from monai_mil.metrics import OperatingPoint, Rule, operating_points
 from monai_mil.model_card import ModelCard, card_path
 from monai_mil.savers.labelled import LabelledCase, LabelledSaver
@@ -91,7 +91,7 @@ class OperatingPointSaver(LabelledSaver):
             replace(self.model, operating_points=thresholds, operating_point_rule=self.rule).write()
             return
         try:
-            metadata = json.loads(self.metadata.read_text(encoding="utf-8"))
+            metadata = parse_json(self.metadata.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise OutputError(
                 f"the operating points have no place: metadata '{self.path}' cannot be read ({error}); name a bundle's"

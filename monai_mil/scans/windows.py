@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from dataclasses import dataclass, replace
@@ -12,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from monai_mil.errors import SettingsError
+from monai_mil.files import parse_json
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -174,7 +174,7 @@ def find_preset(preset: SlicePreset | str | os.PathLike[str]) -> SlicePreset:
     if path.suffix.lower() != ".json":
         return slice_preset(os.fspath(preset))
     try:
-        return SlicePreset.from_record(json.loads(path.read_text(encoding="utf-8")))
+        return SlicePreset.from_record(parse_json(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, SettingsError) as error:
         raise SettingsError(
             f"preset '{path}': cannot be read ({error}); give the preset.json of an embedding"

@@ -287,7 +287,7 @@ class TiffPyramid:
     def check(self, level: int, x: int, y: int, width: int, height: int) -> None:
         """Raise :class:`SlideReadError` if a JPEG or LZW tile in this region of ``level`` is cut short or overwritten.
 
-        cuCIM returns such tiles white or as noise without a word.
+        cuCIM returns such tiles white or as noise without a word, and crashes on a JPEG larger than its tile.
         """
         stored = self.levels[level]
         if stored.page.compression == _LZW:
@@ -301,6 +301,7 @@ class TiffPyramid:
                 data = self.encoded(level, tile)
                 if data:
                     _check_jpeg(data)
+                    _check_jpeg_size(data, stored)
             except ValueError as error:
                 raise self.damaged(level, tile, error) from error
 
@@ -372,13 +373,29 @@ def first_description(path: Path) -> str:
 
 def jpeg_is_subsampled(data: bytes) -> bool:
     """Whether a JPEG stream of three components stores the second and third more coarsely than the first."""
+    at = _jpeg_frame(data)
+    return at is not None and data[at + 9] == 3 and data[at + 11] != data[at + 14] == data[at + 17]
+
+
+def _jpeg_frame(data: bytes) -> int | None:
+    """Where the header of a JPEG stream's frame begins, which says how large it is; None where there is none."""
     at = 2
     while at + 19 <= len(data) and data[at] == 0xFF:
         marker, length = data[at + 1], int.from_bytes(data[at + 2 : at + 4], "big")
         if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
-            return data[at + 9] == 3 and data[at + 11] != data[at + 14] == data[at + 17]
+            return at
         at += 2 + length
-    return False
+    return None
+
+
+def _check_jpeg_size(data: bytes, stored: StoredLevel) -> None:
+    """Raise ValueError for a JPEG stream larger than its tile, which cuCIM would write beyond its memory."""
+    at = _jpeg_frame(data)
+    if at is None:
+        raise ValueError("no JPEG frame")
+    height, width = (int.from_bytes(data[at + place : at + place + 2], "big") for place in (5, 7))
+    if height > stored.tile_height or width > stored.tile_width:
+        raise ValueError(f"a JPEG of {width} x {height} px in a tile of {stored.tile_width} x {stored.tile_height}")
 
 
 def _stored_level(level: LevelPage, size: tuple[int, int]) -> StoredLevel:

@@ -17,13 +17,17 @@ from ignite.engine import Engine, Events
 from torch import nn
 
 from monai_mil.errors import SettingsError
-from monai_mil.files import check_archive
+from monai_mil.files import check_archive, make_folder, write_error
+from monai_mil.locks import Claim
 from monai_mil.training.distributed import unwrap
 from monai_mil.training.fit import require_fit
 from monai_mil.training.freeze import frozen_names
 from monai_mil.training.state_files import save_atomically
 
 logger = logging.getLogger(__name__)
+
+BEGUN = ".begun"
+"""A file beside the checkpoints until there is one: what else is there is of a run that may begin anew."""
 
 
 class Stateful(Protocol):
@@ -67,12 +71,30 @@ class Checkpointer:
         self.resume = resume
         self.n_saved = n_saved
         self.save_interval = save_interval
+        self._claim = Claim(self.folder)
 
     def attach(self, trainer: Engine) -> None:
-        """Save and load the run of ``trainer``."""
+        """Save and load the run of ``trainer``, which keeps other trainings from the folder until it ends.
+
+        A trainer that starts while another training is at work there raises a BusyError, which names that one.
+        """
+        if idist.get_rank() == 0:
+            trainer.add_event_handler(Events.STARTED, self._begin)
         if self.resume:
             trainer.add_event_handler(Events.STARTED, self.load)
         trainer.add_event_handler(Events.EPOCH_COMPLETED(every=self.save_interval), self.save)
+        if idist.get_rank() == 0:
+            trainer.add_event_handler(Events.COMPLETED, self._claim.release)
+
+    def _begin(self) -> None:
+        self._claim.take()
+        if not self.checkpoints():
+            make_folder(self.folder)
+            begun = self.folder / BEGUN
+            try:
+                begun.touch()
+            except OSError as error:
+                raise write_error(begun, error) from error
 
     def save(self, trainer: Engine) -> None:
         """Write the checkpoint of the trainer's epoch, then remove those that are too many.
@@ -89,6 +111,7 @@ class Checkpointer:
             content["scaler"] = scaler.state_dict()
         newest = self.folder / f"checkpoint_epoch={trainer.state.epoch}.pt"
         save_atomically(content, newest)
+        (self.folder / BEGUN).unlink(missing_ok=True)
         found = self.checkpoints()
         count = found.index(newest) + 1
         for path in found[: max(count - self.n_saved, 0)] + found[count:]:

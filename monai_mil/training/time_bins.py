@@ -13,7 +13,7 @@ import ignite.distributed as idist
 from ignite.engine import Engine, Events
 
 from monai_mil.errors import SettingsError
-from monai_mil.files import replacing
+from monai_mil.files import parse_json, replacing
 
 
 class TimeBinsSaver:
@@ -65,7 +65,7 @@ def read_time_bins(path: str | Path) -> list[float]:
         SettingsError: the file is missing or holds no edges.
     """
     try:
-        edges = json.loads(Path(path).read_text(encoding="utf-8"))["edges"]
+        edges = parse_json(Path(path).read_text(encoding="utf-8"))["edges"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise SettingsError(
             f"time bins '{path}': cannot be read ({error!r}); the file lies beside the model that survival.json "

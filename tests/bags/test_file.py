@@ -643,7 +643,7 @@ def test_a_block_is_checked_once_until_the_bag_is_replaced(tmp_path, monkeypatch
 def test_what_stands_beside_the_features_is_checked_too(tmp_path, name):
     path = tmp_path / "bag.h5"
     BagFile.write(path, *bag_arrays(), INFO, storage="uint8")
-    with h5py.File(path) as file:
+    with h5py.File(path, "r+") as file:  # which takes the seal off, under which they are too
         place = file[name].id.get_offset()
     damage(path, place + 2)
     with pytest.raises(DamagedBagError, match=rf"'{name}' is not what was written"):

@@ -173,6 +173,14 @@ def test_a_multi_label_data_list_is_read(table):
             '[{"image": "a.svs", "label": [1, 0]}, {"image": "b.svs", "label": [1]}]',
             r"data\[1\], column 'label': 1 values for the 2 classes",
         ),
+        (
+            '[{"image": "a.svs", "label": [1, 0]}, {"image": "b.svs", "label": []}]',
+            r"data\[1\], column 'label': 0 values for the 2 classes",
+        ),
+        (
+            '[{"image": "a.svs", "label": []}, {"image": "b.svs", "label": 0}]',
+            r"data\[0\], column 'label': no label in any label column",
+        ),
         ('{"training": [{"label": 1}]}', r"training\[0\], column 'slide_id': empty"),
         ('{"training": [{"image": "a.svs", "label": null}]}', r"training\[0\], column 'label': no label"),
     ],
@@ -347,3 +355,11 @@ def test_a_path_that_is_too_long_is_a_file_that_is_not_there(tmp_path):
         cohort.datalist(None)
     (tmp_path / "c.json").write_text(json.dumps([{"image": "x" * 5000, "label": "a"}]))
     assert read_cohort(tmp_path / "c.json").slides[0].path is not None
+
+
+def test_a_path_that_no_file_can_have_is_of_a_slide_that_is_not_there(table):
+    cohort = read_cohort(table('slide_id,path,label\nS-1,"a\0b/c.svs",x\nS-2,d.svs,y\n'))
+    assert [slide.path.exists() if slide.slide_id == "S-2" else slide.path.name for slide in cohort.slides] == [
+        "c.svs",
+        False,
+    ]

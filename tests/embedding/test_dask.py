@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -46,6 +47,36 @@ def test_a_worker_that_has_no_encoder_fails_its_cases_by_name(tmp_path: Path, mo
         assert result.error.startswith(f"slide '{tmp_path / str(number)}.svs': its worker was lost (")
         assert "no such encoder" in result.error
         assert result.error.endswith("run again to go on where it stopped")
+
+
+def test_a_run_whose_results_come_steadily_goes_on_however_long_it_takes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("distributed", reason="the extra 'scale' is not installed")
+    monkeypatch.setattr(dask, "_PATIENCE", 0.3)
+
+    class Steady:
+        """A client one of whose cases is done every twentieth of a second."""
+
+        status, sent = "running", 0
+
+        def submit(self, function: Any, job: SlideJob, **options: Any) -> Any:
+            self.sent += 1
+            result = CaseResult(job.case_id, str(job.path), "embedded")
+            wait = 0.05 * self.sent
+            return SimpleNamespace(
+                result=lambda timeout: result,
+                add_done_callback=lambda done: threading.Timer(wait, done, [None]).start(),
+            )
+
+        def nthreads(self) -> dict[str, int]:
+            return {}
+
+    jobs = {
+        number: SlideJob(f"S-{number}", tmp_path / "a.svs", tmp_path, "cpu", False, EmbedSettings(256, 0.5), 8)
+        for number in range(20)
+    }
+    assert sorted(index for index, _ in dask._Hand(Steady(), jobs, "texture").results()) == list(range(20))
 
 
 @pytest.fixture

@@ -218,6 +218,21 @@ def test_a_damaged_tile_is_an_error_that_names_its_position(
             slide.read(200, 200, (256, 256))
 
 
+@pytest.mark.parametrize("place", [5, 7], ids=["height", "width"])
+def test_a_jpeg_larger_than_its_tile_is_damage_and_no_crash_of_cucim(
+    jpeg_slide: Path, tmp_path: Path, place: int
+) -> None:
+    with tifffile.TiffFile(jpeg_slide) as tiff:
+        tile = tiff.pages[0].dataoffsets[7]
+    content = bytearray(jpeg_slide.read_bytes())
+    content[content.index(b"\xff\xc0", tile) + place] += 1  # by 256
+    (tmp_path / "a.tif").write_bytes(content)
+    with open_slide(tmp_path / "a.tif") as slide:
+        assert slide.reader == "cucim"
+        with pytest.raises(SlideReadError, match=r"a.tif.*\(256, 256\).*a JPEG of .* in a tile of "):
+            slide.read(200, 200, (256, 256))
+
+
 @pytest.mark.parametrize("mpp", [0.0, -1.0, float("nan"), float("inf")])
 def test_a_given_pixel_size_must_make_sense(jpeg_slide: Path, mpp: float) -> None:
     with pytest.raises(SlideReadError, match="not a positive number"):

@@ -1,0 +1,1 @@
+"""What ``scripts/chaos.py`` does to monai-mil: one way to break a run a file, each with its promises counted."""
