@@ -93,6 +93,36 @@ class QuPath(Client):
 
 
 @dataclass(frozen=True)
+class Script(Client):
+    """``docs/pages/monai_mil.groovy`` in QuPath 0.5 or 0.6: compact JSON, GeoJSON in both directions."""
+
+    annotator: str = "anna"
+
+    def heatmap(self, model: str, name: str, size: tuple[int, int]) -> Reply:
+        params = f'"params":{{"client_id":"{self.annotator}"}}'
+        body = f'{{"level":0,"location":[0,0],"size":[{size[0]},{size[1]}],{params}}}'
+        return self._json("POST", f"/infer/wsi/{model}?output=json&image={quote(name)}", body)
+
+    def submit(self, name: str, geojson: str) -> Reply:
+        kind = "Content-Type: application/geo+json\r\n"
+        parts = [
+            f'Content-Disposition: form-data; name="label"; filename="{name}.geojson"\r\n{kind}\r\n{geojson}\r\n',
+            f'Content-Disposition: form-data; name="params"\r\n\r\n{{"client_id":"{self.annotator}"}}\r\n',
+        ]
+        body = "".join(f"--monai-mil-1\r\n{part}" for part in parts) + "--monai-mil-1--\r\n"
+        kind = "multipart/form-data; boundary=monai-mil-1"
+        return self.send("PUT", f"/datastore/label?image={quote(name)}", body.encode(), Content_Type=kind)
+
+    def next(self, strategy: str, name: str, size: tuple[int, int]) -> Reply:
+        sizes = f'"patch_size":[1024,1024],"image_size":[{size[0]},{size[1]}]'
+        body = f'{{"image":"{name}",{sizes},"client_id":"{self.annotator}"}}'
+        return self._json("POST", f"/activelearning/{strategy}", body)
+
+    def _json(self, method: str, path: str, body: str) -> Reply:
+        return self.send(method, path, body.encode(), Content_Type="application/json")
+
+
+@dataclass(frozen=True)
 class Archive(Client):
     """The Digital Slide Archive's plugin, which asks for the whole slide by -1."""
 

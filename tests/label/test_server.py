@@ -25,7 +25,7 @@ import pytest
 from monai_mil.label import ANCHOR, LabelStore, init_project
 from monai_mil.model_card import read_model
 from tests.conftest import ROOT
-from tests.label.clients import Archive, QuPath
+from tests.label.clients import Archive, QuPath, Script
 from tests.label.drawn import LESION, asap, draw_slide, draw_studies
 from tests.slides.scn import CANVAS, CORNER, write_scn
 
@@ -387,6 +387,24 @@ def test_agreement_and_batches_are_answered(served):
     batch = served.qupath.send("POST", asked, b'{"max_batch_size": 2}')
     assert batch.status == 200
     assert [reply["params"]["model"] for reply in batch.json.values()] == ["pathology_asmil"] * 2
+
+
+def test_the_script_for_newer_qupath_is_answered(served):
+    script = Script(served.port)
+    heat = script.heatmap("pathology_asmil", "bounded", (1, 1)).json
+    assert heat["type"] == "FeatureCollection"
+    assert heat["prediction"] in ("normal", "tumor")
+    ring = [[10, 10], [200, 10], [200, 200], [10, 10]]
+    feature = {"type": "Feature", "geometry": {"type": "Polygon", "coordinates": [ring]}}
+    feature["properties"] = {"objectType": "annotation", "classification": {"name": "tumor"}}
+    submitted = script.submit("bounded", json.dumps({"type": "FeatureCollection", "features": [feature]}))
+    assert submitted.status == 200
+    label = served.store.read("bounded").label
+    assert (label.label, label.annotator, label.model) == ("tumor", "anna", "pathology_asmil")
+    assert label.boxes == ((CORNER[0] + 10, CORNER[1] + 10, CORNER[0] + 200, CORNER[1] + 200),)
+    x, y, width, height = script.next("uncertainty", "bounded", CANVAS).json["bbox"]
+    assert 0 <= x < x + width <= CANVAS[0]
+    assert 0 <= y < y + height <= CANVAS[1]
 
 
 def test_logs_name_no_patient(served):
