@@ -3,10 +3,10 @@
 The protocol, written before the first run:
 
 - 20 seeds. Each draws its own pool of 240 bags and 400 test bags of 40 instances x 32 features: background of four
-  prototypes with unit noise; half the bags are positive, with 2 instances moved towards one of three lesion
-  prototypes, which 60, 30 and 10 % of the positive bags have. A network that knows all 240 labels stays below an AUROC
-  of 1 on the test bags.
-- A gated ABMIL (hidden 32, dropout 0.25) is trained anew at every step for 60 steps of AdamW (1e-3, weight decay 1e-3),
+  prototypes with unit noise; half the bags are positive, with 4 instances moved towards one of three lesion
+  prototypes, which 60, 30 and 10 % of the positive bags have. The difficulty was set on seed 1000, which is none of
+  the 20: test AUROC 0.68 with 16 labels, 0.79 with 64, 0.82 with all 240.
+- A gated ABMIL (hidden 32, dropout 0.25) is trained anew at every step for 60 steps of AdamW (3e-3, weight decay 1e-3),
   all labelled bags in a batch. The committee is three of them of different seeds.
 - 8 labels to begin with, the same for all strategies of a seed (drawn until both classes are there), then 8 more a step
   up to 64. Labels are never wrong.
@@ -40,7 +40,7 @@ from monai_mil.networks import ABMIL
 SEEDS = 20
 FIRST, STEP, LAST = 8, 8, 64
 STRATEGIES = ("random", "uncertainty", "bald", "committee", "heat", "diversity", "hybrid")
-_POOL, _TEST, _TILES, _WIDTH, _PLANTED, _SHIFT = 240, 400, 40, 32, 2, 2.2
+_POOL, _TEST, _TILES, _WIDTH, _PLANTED, _SHIFT = 240, 400, 40, 32, 4, 4.0
 _KINDS = (0.6, 0.3, 0.1)
 _PASSES = 10
 _COORDS = np.stack(np.meshgrid(np.arange(8), np.arange(5)), -1).reshape(-1, 2) * 256
@@ -92,7 +92,7 @@ def _bags(count: int, prototypes: torch.Tensor, generator: torch.Generator) -> t
     kinds = torch.multinomial(torch.tensor(_KINDS), count, replacement=True, generator=generator)
     directions = torch.nn.functional.normalize(prototypes[4:], dim=1) * _SHIFT
     bags[:, :_PLANTED] += (labels[:, None, None] * directions[kinds][:, None]).float()
-    return bags, labels
+    return bags.transpose(1, 2).contiguous(), labels
 
 
 def _curve(
@@ -118,7 +118,7 @@ def _curve(
 def _trained(bags: torch.Tensor, labels: torch.Tensor, seed: int) -> ABMIL:
     torch.manual_seed(seed)
     network = ABMIL(_WIDTH, 2, hidden_dim=32, attention_dim=16, dropout=0.25)
-    optimizer = torch.optim.AdamW(network.parameters(), lr=1e-3, weight_decay=1e-3)
+    optimizer = torch.optim.AdamW(network.parameters(), lr=3e-3, weight_decay=1e-3)
     network.train()
     for _ in range(60):
         optimizer.zero_grad()
