@@ -34,9 +34,12 @@ def open_hdf5(path: Path) -> h5py.File:
     import h5py
 
     with path.open("rb") as file:
-        if not _is_sealed(file):
-            _check_heaps(file)
-    return h5py.File(path, "r")
+        ends = _is_sealed(file) or _heaps_end(file)
+    opened = h5py.File(path, "r")  # of one that is cut off it is HDF5 that says so
+    if not ends:
+        opened.close()
+        raise ValueError("its texts are damaged")
+    return opened
 
 
 def seal(file: BinaryIO, apart: tuple[int, int]) -> None:
@@ -71,7 +74,8 @@ def _checksum(file: BinaryIO, size: int, apart: tuple[int, int]) -> int:
     return checksum
 
 
-def _check_heaps(file: BinaryIO) -> None:
+def _heaps_end(file: BinaryIO) -> bool:
+    """Whether HDF5 comes to the end of every heap of texts in the first and the last MiB."""
     size = file.seek(0, os.SEEK_END)
     for start in sorted({0, max(0, size - _BLOCK)}):
         file.seek(start)
@@ -79,8 +83,9 @@ def _check_heaps(file: BinaryIO) -> None:
         at = block.find(_HEAP)
         while at >= 0:
             if not _ends(file, start + at):
-                raise ValueError("its texts are damaged")
+                return False
             at = block.find(_HEAP, at + 1)
+    return True
 
 
 def _ends(file: BinaryIO, at: int) -> bool:

@@ -53,7 +53,7 @@ def test_the_second_of_two_runs_is_told_which_is_the_first_and_leaves_its_table(
             predict(tmp_path)
         assert table.read_text() == "the first one's\n"
     predict(tmp_path)
-    assert table.read_text().splitlines()[1] == "S-1,,,b,0.25,0.75"
+    assert table.read_text().splitlines()[1] == "S-1,,,b,0.25,0.75,"
     assert [path.name for path in tmp_path.iterdir()] == ["predictions.csv"]
 
 

@@ -52,7 +52,7 @@ class StudyImages:
         >>> (folder / "batch" / "S-1.ome.tif").touch()
         >>> images = StudyImages(folder, ["slides"])
         >>> [image.name for image in images.all()], images.find("S-1").path.name
-        (['S-1.ome'], 'S-1.ome.tif')
+        (['S-1'], 'S-1.ome.tif')
     """
 
     def __init__(self, folder: Path, kinds: Iterable[Literal["slides", "scans"]]) -> None:

@@ -80,10 +80,9 @@ class ModelTask(InferTask):
                 return None, answer.facts
             label_map, said = self.model.label_map(answer)
         names = {name: index for index, name in enumerate(HEAT_CLASSES, start=1)}
-        data = {**request, "pred": label_map[0], "result": {**said, "label_names": names}}
-        data.setdefault("result_extension", ".nii.gz")
-        data.setdefault("result_dtype", "uint8")
-        return Writer(label="pred", json="result")(data)
+        usual = {"result_extension": ".nii.gz", "result_dtype": "uint8"}
+        written = {**usual, **request, "pred": label_map[0], "result": {**said, "label_names": names}}
+        return Writer(label="pred", json="result")(written)
 
     def _asked(self, request: dict[str, Any]) -> StudyImage:
         """The image of a request, which MONAI Label names by its path, or a file that a client sent."""
