@@ -296,12 +296,14 @@ class TiffPyramid:
                 self.decode(level, tile, pixels)
         if stored.page.compression != JPEG:
             return
+        header = b""
         for tile, _, _ in self.tiles_in(level, x, y, width, height):
             try:
                 data = self.encoded(level, tile)
                 if data:
                     _check_jpeg(data)
-                    _check_jpeg_size(data, stored)
+                    if not header or not data.startswith(header):
+                        header = _jpeg_header(data, stored)
             except ValueError as error:
                 raise self.damaged(level, tile, error) from error
 
@@ -388,14 +390,18 @@ def _jpeg_frame(data: bytes) -> int | None:
     return None
 
 
-def _check_jpeg_size(data: bytes, stored: StoredLevel) -> None:
-    """Raise ValueError for a JPEG stream larger than its tile, which cuCIM would write beyond its memory."""
+def _jpeg_header(data: bytes, stored: StoredLevel) -> bytes:
+    """A JPEG stream up to where it says how large it is, which is mostly that of all tiles of a level.
+
+    Raises ValueError for one larger than its tile, which cuCIM would write beyond its memory.
+    """
     at = _jpeg_frame(data)
     if at is None:
         raise ValueError("no JPEG frame")
     height, width = (int.from_bytes(data[at + place : at + place + 2], "big") for place in (5, 7))
     if height > stored.tile_height or width > stored.tile_width:
         raise ValueError(f"a JPEG of {width} x {height} px in a tile of {stored.tile_width} x {stored.tile_height}")
+    return data[: at + 9]
 
 
 def _stored_level(level: LevelPage, size: tuple[int, int]) -> StoredLevel:
