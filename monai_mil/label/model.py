@@ -303,8 +303,8 @@ class _Loaded:
             model.bundle, [scratch], scratch, model=model.weights, settings={**model.settings, "handlers": []}
         )
         self._raw = raw
-        placeholder = [{"image": "", "scan_id" if self.reads == "scans" else "slide_id": ""}]
-        of_bags = from_bags(raw, scratch, datalist=placeholder, cohort_file=None)
+        nameless = [{"image": "", "scan_id" if self.reads == "scans" else "slide_id": ""}]
+        of_bags = from_bags(raw, scratch, datalist=nameless, cohort_file=None)
         self._workflow = of_bags.workflow()
         self._workflow.initialize()
         self.card: ModelCard = self._content("trained")
