@@ -15,6 +15,7 @@ from torch import nn
 
 from monai_mil.errors import SettingsError
 from monai_mil.losses import MILLoss
+from monai_mil.shipped import bundle_configs
 from monai_mil.training.recipe import Recipe
 
 _VARIED = {"network", "loss", "transforms"}
@@ -27,8 +28,8 @@ def read_method(path: str | Path) -> dict[str, Any]:
     """The content of a method's file, its parts by name; nothing of it is built.
 
     Args:
-        path: ``configs/methods/<name>.json``. It holds ``title``, ``paper`` and ``attention``, in words for the docs; the
-            ``network`` as configs say it; and, where it has some, ``loss`` (terms and weights of a ``MILLoss``),
+        path: ``configs/methods/<name>.json``. It holds ``title``, ``paper`` and ``attention``, in words for the docs,
+            the ``network`` as configs say it, and, where it has some, ``loss`` (terms and weights of a ``MILLoss``),
             ``transforms`` (behind the loading of a bag), and what differs from these in a variant: ``published``, the
             widths of the paper, ``survival``, for follow-up in place of classes, ``own``, with its authors' ``recipe``.
 
@@ -55,21 +56,22 @@ def read_method(path: str | Path) -> dict[str, Any]:
 
 
 class Methods(Mapping[str, "partial[nn.Module]"]):
-    """The methods of a folder by name, each of which builds its network as it stands in its file.
+    """The methods of a bundle by name, each of which builds its network as it stands in its file.
 
     Args:
-        folder: ``configs/methods`` of a bundle.
+        root: the bundle's folder; where it is none, see :func:`monai_mil.shipped.bundle_configs`.
+        bundle: the bundle's name.
         given: what the files may refer to, such as ``@in_channels``.
 
     Raises:
-        SettingsError: there is no such folder.
+        SettingsError: the bundle has no ``configs/methods``.
     """
 
     setting = "changes::network::"
     """What stands before an argument of the chosen network where it is typed."""
 
-    def __init__(self, folder: str | Path, given: Mapping[str, Any]) -> None:
-        self.folder = Path(folder)
+    def __init__(self, root: str | Path, bundle: str, given: Mapping[str, Any]) -> None:
+        self.folder = bundle_configs(root, bundle) / "methods"
         self.given = dict(given)
         if not self.folder.is_dir():
             raise SettingsError(f"no methods in '{self.folder}': say where the bundle is with --bundle_root")

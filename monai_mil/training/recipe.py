@@ -28,8 +28,8 @@ class Recipe:
         weight_decay: as the optimiser means it.
         max_epochs: of the training.
         patience: validations without improvement after which it ends; None for all epochs.
-        schedule: the learning rate stays (``"constant"``), falls along half a cosine (``"cosine"``), or is multiplied by
-            ``gamma`` before each of ``milestones`` (``"steps"``), counted in epochs.
+        schedule: the learning rate stays (``"constant"``), falls along half a cosine (``"cosine"``), or is multiplied
+            by ``gamma`` before each of ``milestones`` (``"steps"``), counted in epochs.
         lowest_lr: where the cosine ends.
         milestones: see ``schedule``.
         gamma: likewise.

@@ -40,7 +40,6 @@ def network(name: str) -> torch.nn.Module:
 
     parser = ConfigParser()
     parser.read_config(config(name, "inference"))
-    parser["bundle_root"] = str(BUNDLES / name)
     net = parser.get_parsed_content("network_def")
     net.load_state_dict(torch.load(BUNDLES / name / "models" / "model.pt", weights_only=True))
     return net.eval()
@@ -54,7 +53,6 @@ def export_arguments(name: str, filepath: Path) -> dict[str, Any]:
         "ckpt_file": str(BUNDLES / name / "models" / "model.pt"),
         "meta_file": config(name, "metadata")[0],
         "config_file": config(name, "inference"),
-        "bundle_root": str(BUNDLES / name),
     }
 
 

@@ -8,9 +8,10 @@ from monai_mil.training import Methods, read_method
 from tests.bundles.common import BUNDLES, workflow
 
 NAME = "mil_baselines"
-FOLDER = BUNDLES / NAME / "configs" / "methods"
+ROOT = BUNDLES / NAME
+FOLDER = ROOT / "configs" / "methods"
 METHODS = sorted(path.stem for path in FOLDER.glob("*.json"))
-README = (FOLDER.parents[1] / "docs" / "README.md").read_text()
+README = (ROOT / "docs" / "README.md").read_text()
 
 
 def method_row(name):
@@ -25,7 +26,7 @@ def method_row(name):
 
 def recipe_row(name):
     """The method's line in the docs' table of recipes."""
-    recipe = Methods(FOLDER, {}).choose(name, recipe="own").recipe
+    recipe = Methods(ROOT, NAME, {}).choose(name, recipe="own").recipe
     patience = f", {recipe.patience} without a better {recipe.select}" if recipe.patience < recipe.max_epochs else ""
     numbers = f"{recipe.optimizer} at {recipe.lr:g}, weight decay {recipe.weight_decay:g}, {recipe.schedule}"
     return f"| `{name}` | {numbers} | {recipe.max_epochs}{patience} | {recipe.source} |"
@@ -46,7 +47,7 @@ def test_a_method_s_file_has_its_keys_in_the_order_of_the_others(method):
 
 @pytest.mark.parametrize("method", METHODS)
 def test_a_method_is_built_at_its_published_widths_for_both_tasks(method):
-    methods = Methods(FOLDER, {"in_channels": 12, "num_classes": 3, "multi_label": False})
+    methods = Methods(ROOT, NAME, {"in_channels": 12, "num_classes": 3, "multi_label": False})
     for task in ("classes", "survival"):
         assert methods.choose(method, task, "published", "own").network().num_classes == 3
 

@@ -141,10 +141,7 @@ def parsed(name: str, folder: Path, **options: Any) -> ConfigParser:
     parser.read_config(config(name, "train", "paper"))
     parser.read_meta(config(name, "metadata"))
     run = {"dataset_dir": str(folder), "output_dir": str(folder), "ckpt_dir": str(folder), "encoder": "synthetic"}
-    run |= {
-        "bundle_root": str(BUNDLES / name),
-        "class_names": ["negative", "positive"] if name.startswith("ct_") else ["normal", "tumor"],
-    }
+    run |= {"class_names": ["negative", "positive"] if name.startswith("ct_") else ["normal", "tumor"]}
     run |= {"has_tensorboard": False, "val_interval": 2, **PAPERS[name].bags, **options}
     for key, value in run.items():
         parser[key] = value
@@ -211,7 +208,7 @@ def test_the_numbers_of_the_paper_arrive(name, bags_of):
 def test_the_network_of_the_paper_predicts_with_the_options_of_the_docs(name, bags_of):
     parser = ConfigParser()
     parser.read_config(config(name, "inference"))
-    for key, value in {"bundle_root": str(BUNDLES / name), **PAPERS[name].predict}.items():
+    for key, value in PAPERS[name].predict.items():
         parser[key] = value
     shapes = (
         {key: value.shape for key, value in one.get_parsed_content("network_def").state_dict().items()}

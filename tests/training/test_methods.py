@@ -38,10 +38,18 @@ SHARED = Recipe("AdamW", lr=0.2, weight_decay=0.0, max_epochs=3)
 
 
 @pytest.fixture
-def methods(tmp_path):
+def folder(tmp_path):
+    folder = tmp_path / "configs" / "methods"
+    folder.mkdir(parents=True)
+    (folder.parent / "metadata.json").touch()
     for name, said in (("gated", ABMIL_SAID), ("plain", PLAIN_SAID)):
-        (tmp_path / f"{name}.json").write_text(json.dumps(said))
-    return Methods(tmp_path, {"in_channels": 5})
+        (folder / f"{name}.json").write_text(json.dumps(said))
+    return folder
+
+
+@pytest.fixture
+def methods(folder):
+    return Methods(folder.parents[1], "mine", {"in_channels": 5})
 
 
 def test_every_file_of_the_folder_is_a_method_that_builds_its_network(methods):
@@ -99,10 +107,10 @@ def test_a_method_is_trained_by_its_own_recipe_or_the_shared_one(methods):
         _ = methods.choose("gated").recipe
 
 
-def test_transforms_are_those_of_the_file(methods, tmp_path):
+def test_transforms_are_those_of_the_file(methods, folder):
     item = {"image": torch.zeros(2, 3)}
     assert methods.choose("plain").transforms()(item) == item
-    (tmp_path / "cast.json").write_text(
+    (folder / "cast.json").write_text(
         json.dumps(
             {**PLAIN_SAID, "transforms": [{"_target_": "CastToTyped", "keys": "image", "dtype": "$torch.float64"}]}
         )
@@ -118,19 +126,24 @@ def test_transforms_are_those_of_the_file(methods, tmp_path):
         ({"title": "a"}, "lacks attention, network, paper"),
     ],
 )
-def test_a_file_with_other_parts_is_refused(methods, tmp_path, said, told):
-    (tmp_path / "other.json").write_text(json.dumps(said))
+def test_a_file_with_other_parts_is_refused(methods, folder, said, told):
+    (folder / "other.json").write_text(json.dumps(said))
     with pytest.raises(SettingsError, match=told):
         methods.choose("other")
 
 
-def test_what_is_not_there_is_told_with_what_there_is(methods, tmp_path):
+def test_what_is_not_there_is_told_with_what_there_is(methods, folder, tmp_path):
     with pytest.raises(SettingsError, match=r"no method 'clam'.*there are gated, plain"):
         methods.choose("clam")
     with pytest.raises(SettingsError, match="no variant 'wide'"):
         methods.choose("gated", widths="wide")
     with pytest.raises(SettingsError, match="--bundle_root"):
-        Methods(tmp_path / "none", {})
-    (tmp_path / "torn.json").write_text("{")
-    with pytest.raises(SettingsError, match="torn.json' cannot be read"):
+        Methods(tmp_path / "none", "none", {})
+    (folder / "torn.json").write_text("{")
+    with pytest.raises(SettingsError, match=r"torn.json' cannot be read"):
         methods.choose("torn")
+
+
+def test_a_config_that_does_not_know_where_it_lies_gets_the_methods_of_the_package(folder, tmp_path):
+    assert "gated_abmil" in list(Methods(tmp_path / "elsewhere", "mil_baselines", {}))
+    assert list(Methods(tmp_path, "mil_baselines", {})) == ["gated", "plain"]
