@@ -21,6 +21,7 @@ from monai_mil.networks.dtfd import DTFDMIL
 from monai_mil.networks.feature_pooling import FeatureMaxPooling, FeatureMeanPooling
 from monai_mil.networks.grad_cam import grad_cam
 from monai_mil.networks.hagmil import HAGMIL
+from monai_mil.networks.hdmil import HDMIL
 from monai_mil.networks.iat import IAT
 from monai_mil.networks.ibmil import IBMIL
 from monai_mil.networks.insight import INSIGHT
@@ -45,6 +46,7 @@ __all__ = [
     "DSMIL",
     "DTFDMIL",
     "HAGMIL",
+    "HDMIL",
     "IAT",
     "IBMIL",
     "INSIGHT",

@@ -57,6 +57,7 @@ METHODS = sorted(path.stem for path in (BUNDLES / NAME / "configs" / "methods").
 SMALLER = {
     "acmil": {"changes::network::masked": 4},
     "camil": {"changes::network::hidden_dim": 64, "changes::network::landmarks": 16},
+    "ibmil": {"optimizer::lr": 0.03},
     "transmil": {"changes::network::hidden_dim": 64},
     "wikg": {"changes::network::hidden_dim": 64, "optimizer::lr": 0.001},
 }
@@ -69,6 +70,7 @@ LOSSES = {method: {"bag"} for method in METHODS} | {
     "dtfd_afs": {"bag", "branch"},
     "dtfd_maxmins": {"bag", "branch"},
     "dtfd_maxs": {"bag", "branch"},
+    "hdmil": {"bag", "instance", "screening"},
     "mhim": {"bag", "consistency"},
 }
 
