@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -90,7 +91,7 @@ def test_a_line_cut_by_a_kill_is_not_believed(bags, tmp_path, console, monkeypat
     with pytest.raises(KeyboardInterrupt):
         predict(run(bags, tmp_path / "out"), console=console)
     journal = tmp_path / "out" / "predict.jsonl"
-    journal.write_bytes(journal.read_bytes()[:-40])
+    journal.write_bytes(journal.read_bytes()[:-60])
     made = spied(monkeypatch)
     assert predict(run(bags, tmp_path / "out"), console=console).kept == 2
     assert made == ["S-2", "S-3"]
@@ -109,6 +110,24 @@ def test_a_heatmap_that_cannot_be_read_is_made_anew_and_told(bags, tmp_path, mon
     assert "heatmap 'S-0.h5' cannot be read: it is made anew" in console.file.getvalue()
     assert made == ["S-0", "S-2", "S-3"]
     assert (out / "heatmaps" / "S-0.h5").read_bytes() == whole
+
+
+def test_a_prediction_whose_note_is_damaged_is_made_anew_and_told(bags, tmp_path, monkeypatch):
+    out, console = tmp_path / "out", Console(file=io.StringIO(), width=200)
+    predict(run(bags, tmp_path / "whole"), console=console)
+    interrupted(monkeypatch, after="S-2")
+    with pytest.raises(KeyboardInterrupt):
+        predict(run(bags, out), console=console)
+    journal = out / "predict.jsonl"
+    lines = journal.read_text().splitlines(keepends=True)
+    number = next(number for number, line in enumerate(lines) if '"case": "S-1"' in line)
+    lines[number] = re.sub(r"0\.\d\d", "0.11", lines[number], count=1)  # still JSON, and another probability
+    journal.write_text("".join(lines))
+    made = spied(monkeypatch)
+    assert predict(run(bags, out), console=console).kept == 2
+    assert "1 of its lines are not what was written; the cases in them are predicted again" in console.file.getvalue()
+    assert made == ["S-1", "S-3"]
+    assert (out / "predictions.csv").read_bytes() == (tmp_path / "whole" / "predictions.csv").read_bytes()
 
 
 @pytest.mark.parametrize("change", ["settings", "weights", "overwrite"])
