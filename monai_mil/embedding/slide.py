@@ -241,8 +241,8 @@ def _require_detail(slide: Slide, settings: EmbedSettings) -> None:
     if least > settings.target_mpp:
         raise TooCoarseError(
             f"slide '{slide.path}': its finest level has {slide.mpp:g} µm per pixel, too coarse for tiles at "
-            f"{settings.target_mpp:g} (a thumbnail?); give the whole slide, --mpp if the file's pixel size is wrong, or "
-            f"--target-mpp {math.ceil(100 * least) / 100:g} or more"
+            f"{settings.target_mpp:g} (a thumbnail?); give the whole slide, --mpp if the file's pixel size is wrong, "
+            f"or --target-mpp {math.ceil(100 * least) / 100:g} or more"
         )
 
 

@@ -404,7 +404,9 @@ def _records(folder: Path) -> list[Reader]:
     return [
         Reader("unfinished rows", _content(place / "rows"), "a.rows", _of_rows, heals=True),
         Reader("checksums of unfinished rows", _content(place / "rows"), "a.sums", _of_rows, heals=True, text=True),
-        Reader("preset.json", _content(place / "preset"), "preset.json", _of_preset, "a text without a checksum", text=True),
+        Reader(
+            "preset.json", _content(place / "preset"), "preset.json", _of_preset, "a text without a checksum", text=True
+        ),
         Reader("predict.jsonl", _content(place / "journal"), "predict.jsonl", _of_journal, heals=True, text=True),
     ]
 

@@ -192,8 +192,9 @@ def test_a_thumbnail_among_slides_is_refused_and_the_rest_is_finished(slide_coho
     write_pyramid(thumbnail, np.full((64, 64, 3), (180, 60, 140), np.uint8), mpp=4.0)
     encoder = CountingEncoder(tmp_path / "log")
     report = embed_cohort([thumbnail, whole], tmp_path / "bags", encoder, progress=False)
-    assert [(result.status, result.cause) for result in report.results] == [("failed", "too coarse"), ("embedded", None)]
-    assert "4 µm per pixel, too coarse for tiles at 0.5" in report.results[0].error
+    refused, embedded = report.results
+    assert (refused.status, refused.cause, embedded.status) == ("failed", "too coarse", "embedded")
+    assert "4 µm per pixel, too coarse for tiles at 0.5" in refused.error
 
 
 def test_a_given_pixel_size_makes_slides_without_one_readable(bad_slides, tmp_path):

@@ -71,6 +71,6 @@ def test_a_slide_four_times_as_coarse_as_its_tiles_is_read_and_a_coarser_one_ref
     with pytest.raises(TooCoarseError) as refused:
         WAYS[way](mpp=2.01)({"image": str(slide)})
     assert str(refused.value) == (
-        f"slide '{slide}': its finest level has 2.01 µm per pixel, too coarse for tiles at 0.5 (a thumbnail?); give the "
-        "whole slide, --mpp if the file's pixel size is wrong, or --target-mpp 0.51 or more"
+        f"slide '{slide}': its finest level has 2.01 µm per pixel, too coarse for tiles at 0.5 (a thumbnail?); give "
+        "the whole slide, --mpp if the file's pixel size is wrong, or --target-mpp 0.51 or more"
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 import re
 import shutil
 from pathlib import Path
@@ -12,10 +13,11 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from monai_mil.errors import CohortError, SettingsError
+from monai_mil.errors import BusyError, CohortError, SettingsError
 from monai_mil.runs import find_bundle, parsed_settings, predict, predict_run, show_outcome
 from monai_mil.savers import HeatmapSaver
 from tests.runs.conftest import write_bag
+from tests.test_locks import another_run
 
 RESULTS = ("predictions.csv", "heatmaps/S-0.geojson", "heatmaps/S-3.geojson")
 
@@ -312,6 +314,14 @@ def test_a_case_that_takes_the_process_down_twice_is_set_aside_until_it_is_asked
     assert predict(run(bags, tmp_path / "out"), console=console, retry=True).is_whole
     for result in RESULTS:
         assert (tmp_path / "out" / result).read_bytes() == (tmp_path / "whole" / result).read_bytes(), result
+
+
+def test_the_second_of_two_predictions_is_told_which_is_the_first(bags, tmp_path, console):
+    out, first = tmp_path / "out", os.getppid()
+    with another_run(out / "predict.jsonl", first):
+        with pytest.raises(BusyError, match=rf"predict.jsonl' is being written by another run \(process {first} on"):
+            predict(run(bags, out), console=console)
+        assert sorted(path.name for path in out.iterdir()) == [".predict.jsonl.lock", ".predict.jsonl.run"]
 
 
 def test_no_case_is_blamed_for_an_interruption_or_a_full_disk(bags, tmp_path, console, monkeypatch):
