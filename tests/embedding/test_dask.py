@@ -156,6 +156,32 @@ def test_a_scheduler_that_is_not_there_is_the_user_s_error(tmp_path, monkeypatch
         next(embed_with_dask(jobs_in(tmp_path, 1), "texture", scheduler="tcp://127.0.0.1:9"))
 
 
+@pytest.mark.parametrize(("times", "status"), [(4, "embedded"), (5, "failed")])
+def test_a_case_that_is_lost_on_its_way_is_sent_again_four_times(tmp_path, times, status):
+    """Dask forgets a case when its only worker is lost: asking for its result raises."""
+    distributed = pytest.importorskip("distributed", reason="the extra 'scale' is not installed")
+
+    class Losing:
+        status, sent = "running", 0
+
+        def submit(self, function: Any, job: SlideJob, **options: Any) -> Any:
+            self.sent += 1
+            lost = self.sent <= times
+
+            def result(timeout: float) -> CaseResult:
+                if lost:
+                    raise distributed.client.FutureCancelledError("a key", "already forgotten")
+                return CaseResult(job.case_id, str(job.path), "embedded")
+
+            state = "cancelled" if lost else "finished"
+            return SimpleNamespace(status=state, result=result, add_done_callback=lambda done: done(None))
+
+    client = Losing()
+    ((number, result),) = dask._Hand(client, jobs_in(tmp_path, 1), "texture").results()
+    assert (number, result.status, client.sent) == (0, status, 5)
+    assert status == "embedded" or "its worker was lost (FutureCancelledError" in str(result.error)
+
+
 @pytest.mark.parametrize("failures", [2, 3])
 def test_workers_that_are_lost_while_they_start_are_started_again(monkeypatch, failures):
     distributed = pytest.importorskip("distributed", reason="the extra 'scale' is not installed")
