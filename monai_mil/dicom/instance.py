@@ -27,6 +27,7 @@ _OF_NOW = (
 _BULK = ("PixelData", "FloatPixelData")
 _OF_ALL = ("TimezoneOffsetFromUTC",)
 _OF_IMAGES = ("BodyPartExamined", "Laterality")
+_TELLS_THE_SIDE = ("Laterality", "BodyPartExamined", "SpecimenDescriptionSequence")
 _TEXTS = ("LO", "LT", "SH", "ST", "UC", "UT")
 _NAMESPACE = uuid.UUID("5b0c2c57-7d1c-5b39-9f0d-2f6c1c5a4f10")
 
@@ -107,7 +108,7 @@ def _complete(made: Any, source: DicomSource, kind: str) -> None:
     for keyword in _OF_ALL if kind in ("SR", "ANN") else (*_OF_ALL, *_OF_IMAGES):
         if keyword in first and keyword not in made:
             made.add(first[keyword])
-    if kind != "SR" and not source.is_slide and not {"Laterality", "BodyPartExamined"} & set(made.dir()):
+    if kind != "SR" and not set(_TELLS_THE_SIDE) & set(made.dir()):
         made.Laterality = None
     made.ContentQualification = "RESEARCH"
     made.walk(_without_now)

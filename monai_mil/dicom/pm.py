@@ -79,7 +79,7 @@ def _map(source: DicomSource, heatmap: Heatmap | ScanHeatmap, algorithm: Algorit
     made = ParametricMap(
         contains_recognizable_visual_features=False,
         real_world_value_mappings=[mapping],
-        voi_lut_transformations=[VOILUTTransformation(ends[0] + width / 2, width)],
+        voi_lut_transformations=[VOILUTTransformation(ends[0] + width / 2, width, voi_lut_function="LINEAR_EXACT")],
         content_label="AI_SCORES",
         content_description=f"{heatmap.name}, {RESEARCH}"[:64],
         content_creator_name=f"{MANUFACTURER}^",
@@ -87,7 +87,7 @@ def _map(source: DicomSource, heatmap: Heatmap | ScanHeatmap, algorithm: Algorit
         **constructor_arguments(source, algorithm, "PM", f"map {finding}"),
     )
     if source.is_slide:
-        made.FloatPixelPaddingValue = padding
+        made.FloatPixelPaddingValue = made.FloatPixelPaddingRangeLimit = padding
     return made
 
 

@@ -64,9 +64,9 @@ def _capture(pixels: np.ndarray, source: DicomSource, algorithm: Algorithm) -> A
 
     first = source.first
     place: dict[str, Any] = {"coordinate_system": "PATIENT", "patient_orientation": ("L", "P")}
-    if source.is_slide:
+    specimens = first.get("SpecimenDescriptionSequence")
+    if source.is_slide and specimens:
         container = str(first.get("ContainerIdentifier") or "unknown")
-        specimens = first.get("SpecimenDescriptionSequence") or []
         place = {"coordinate_system": "SLIDE", "container_identifier": container, "specimen_descriptions": specimens}
     made: Any = SCImage(
         pixels,

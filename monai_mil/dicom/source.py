@@ -103,7 +103,7 @@ def slide_source(frame: SlideFrame) -> DicomSource:
         frame: of the slide, as a heatmap has it.
 
     Raises:
-        DicomError: it is no DICOM, is not there any more, or lacks what places results on it.
+        DicomError: it is no DICOM, is not there any more, or lacks a UID that results must name.
     """
     where = f"slide '{frame.slide_id}'"
     if frame.slide_path is None or not Path(frame.slide_path).exists():
@@ -116,10 +116,6 @@ def slide_source(frame: SlideFrame) -> DicomSource:
     size = tuple(int(levels[0].get(f"TotalPixelMatrix{side}") or 0) for side in ("Columns", "Rows")) if levels else ()
     if size != frame.level0_size:
         raise DicomError(f"{where}: no DICOM objects, for '{frame.slide_path}' is another slide now; predict it again")
-    needed = ("ImageOrientationSlide", "TotalPixelMatrixOriginSequence", "SharedFunctionalGroupsSequence")
-    lacking = [keyword for keyword in needed if not levels[0].get(keyword)]
-    if lacking:
-        raise DicomError(f"{where}: no DICOM objects, for its header lacks {', '.join(lacking)}; convert it anew")
     return _checked(where, frame.slide_id, levels[:1], is_slide=True)
 
 
