@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from monai_mil.dicom.algorithm import RESEARCH, Algorithm
-from monai_mil.dicom.instance import constructor_arguments, lenient, write_instance
-from monai_mil.dicom.source import DicomSource
+from monai_mil.dicom.instance import constructor_arguments, write_instance
+from monai_mil.dicom.source import DicomSource, lenient
 from monai_mil.heatmaps import Heatmap, ScanHeatmap, export_montage, export_png
 
 _TITLE = f"AI heatmap, {RESEARCH}"
