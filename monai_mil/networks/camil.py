@@ -12,12 +12,6 @@ from monai_mil.networks.blocks import AttentionNetwork, GatedAttention, NystromA
 from monai_mil.networks.contract import MILNetwork, exact_dtype, exact_matmul
 from monai_mil.networks.graph import is_recorded
 
-PLACES = 2
-"""Rows of positions behind the features."""
-NEIGHBOURS = 8
-"""Tiles within one step of a tile in a grid."""
-FAR = 1 << 40
-
 
 class CAMIL(AttentionNetwork):
     """Every tile is seen by the whole slide (Nystroem attention) and weighed by the tiles around it.
@@ -75,6 +69,8 @@ class CAMIL(AttentionNetwork):
     ) -> None:
         super().__init__(num_classes)
         self.in_channels = in_channels
+        self.places = 2
+        self.neighbours = 8
         self.chunk_rows = 512
         self.hidden = nn.Linear(in_channels, hidden_dim)
         self.context = NystromAttention(hidden_dim, heads, landmarks)
@@ -116,9 +112,9 @@ class CAMIL(AttentionNetwork):
 
     def _tiles_and_scores(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """The ``m_i`` ``[b, n, i]`` and the readout's scores ``[b, 1, n]``, float32 or better, of real tiles only."""
-        if not torch.jit.is_scripting() and not is_recorded() and image.shape[1] != self.in_channels + PLACES:
+        if not is_recorded() and image.shape[1] != self.in_channels + self.places:
             raise ValueError(
-                f"a bag for CAMIL has {self.in_channels} features and {PLACES} positions a tile, this one "
+                f"a bag for CAMIL has {self.in_channels} features and {self.places} positions a tile, this one "
                 f"{image.shape[1]} channels; monai_mil.bags.PositionsAsFeaturesd sets positions behind the features"
             )
         rows = image.transpose(1, 2)
@@ -150,7 +146,7 @@ class CAMIL(AttentionNetwork):
     def _apart(self, features: Tensor, place: Tensor) -> Tensor:
         """``D_ij^2`` of every tile and those at ``place`` ``[b, n, k]``."""
         found: list[Tensor] = []
-        for index in range(NEIGHBOURS):
+        for index in range(self.neighbours):
             other = features.gather(1, place[:, :, index : index + 1].expand(-1, -1, features.shape[2]))
             found.append((features - other).square().sum(dim=2))
         return torch.stack(found, dim=2)
@@ -171,8 +167,9 @@ class CAMIL(AttentionNetwork):
         own = torch.ones_like(some[0, :, 0]).cumsum(dim=0).long() - 1 + start
         steps = (some[:, :, None] - places[:, None]).abs().amax(dim=3).clamp(max=2.0).long()
         steps = steps.masked_fill(own[:, None] == index[None], 2)
-        order = F.pad(steps * count + index, [0, NEIGHBOURS], value=FAR)  # a bag of few tiles has places to spare too
-        best, place = order.topk(NEIGHBOURS, dim=2, largest=False)
+        # A bag of fewer tiles than neighbours has places to spare too, behind all others.
+        order = F.pad(steps * count + index, [0, self.neighbours], value=float(1 << 40))
+        best, place = order.topk(self.neighbours, dim=2, largest=False)
         there = best < 2 * count
         return torch.where(there, place, torch.zeros_like(place)), there
 
