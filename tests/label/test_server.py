@@ -7,26 +7,21 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import shutil
-import signal
 import socket
-import subprocess
-import sys
 import threading
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from xml.etree import ElementTree
 
 import numpy as np
 import pytest
 
-from monai_mil.label import ANCHOR, LabelStore, init_project
+from monai_mil.label import ANCHOR, init_project
 from monai_mil.model_card import read_model
-from tests.conftest import ROOT
-from tests.label.clients import Archive, QuPath, Script
+from tests.label.clients import Archive, Script
 from tests.label.drawn import LESION, asap, draw_slide, draw_studies
+from tests.label.served import Served
 from tests.slides.scn import CANVAS, CORNER, write_scn
 
 monailabel = pytest.importorskip("monailabel", reason="MONAI Label is absent: run scripts/setup.sh label")
@@ -35,71 +30,6 @@ pytestmark = pytest.mark.timeout(900)
 MODELS = ["pathology_asmil", "pathology_insight", "ct_normal_guidance"]
 SIZE = (1024, 768)
 PLANTED = "SURNAME^PLANTED"
-
-
-@dataclass
-class Served:
-    """A server and what it works on."""
-
-    app: Path
-    studies: Path
-    port: int
-    process: subprocess.Popen[bytes] | None = None
-
-    def start(self) -> None:
-        command = [
-            sys.executable,
-            "-m",
-            "monai_mil.cli",
-            "label",
-            "start",
-            str(self.app),
-            "--studies",
-            str(self.studies),
-        ]
-        with (self.app / "said.log").open("ab") as log:
-            self.process = subprocess.Popen(
-                [*map(str, command), "--port", str(self.port)],
-                stdout=log,
-                stderr=log,
-                env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
-                start_new_session=True,
-            )
-        for _ in range(600):
-            time.sleep(0.2)
-            assert self.process.poll() is None, (self.app / "said.log").read_text()[-3000:]
-            try:
-                if self.qupath.send("GET", "/info/").status == 200:
-                    return
-            except OSError:
-                continue
-        raise AssertionError("the server did not answer in two minutes")
-
-    def kill(self) -> None:
-        """End it and all that it started, as a power cut does."""
-        if self.process is not None:
-            os.killpg(self.process.pid, signal.SIGKILL)
-            self.process.wait()
-
-    def weights(self, model: str) -> Path:
-        return self.app / "model" / model / "models" / "model.pt"
-
-    @property
-    def qupath(self) -> QuPath:
-        return QuPath(self.port)
-
-    @property
-    def store(self) -> LabelStore:
-        return LabelStore(self.studies / ".mil")
-
-    def ended(self, jobs: str) -> dict:
-        """The last job of a kind when it has ended."""
-        for _ in range(600):
-            task = self.qupath.send("GET", jobs).json
-            if task["status"] not in ("SUBMITTED", "RUNNING"):
-                return task
-            time.sleep(0.5)
-        raise AssertionError(f"{jobs} did not end")
 
 
 @pytest.fixture(scope="module")
@@ -111,10 +41,7 @@ def served(tmp_path_factory):
     image = np.full((768, 768, 3), (200, 120, 170), np.uint8)
     image[256:512, 256:512] = np.random.default_rng(0).integers(40, 120, (256, 256, 3))
     write_scn(studies / "bounded.scn", image)
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port = found.getsockname()[1]
-    server = Served(init_project(folder / "app", MODELS), studies, port)
+    server = Served(init_project(folder / "app", MODELS), studies)
     server.start()
     yield server
     server.kill()
