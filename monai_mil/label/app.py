@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
+import os
+import sys
 import tempfile
-import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,12 +13,15 @@ from typing import Any
 import numpy as np
 import torch
 from fastapi import HTTPException
+from monailabel.config import settings
+from monailabel.datastore.dicom import DICOMWebDatastore
 from monailabel.interfaces.app import MONAILabelApp
 from monailabel.utils.async_tasks.utils import tasks
 
 from monai_mil.errors import SettingsError
 from monai_mil.label.annotator import annotator_of
 from monai_mil.label.datastore import ProjectDatastore, told
+from monai_mil.label.dicomweb import SeriesDatastore
 from monai_mil.label.heat import heat_regions
 from monai_mil.label.images import StudyImage
 from monai_mil.label.model import Answer, ServedModel
@@ -49,7 +53,7 @@ class MILApp(MONAILabelApp):
         folder = Path(app_dir, "studies") if remote else Path(studies)
         folder.mkdir(parents=True, exist_ok=True)
         self.project = Project(Path(app_dir), folder)
-        self._shown = threading.Lock()
+        self._folder = folder
         super().__init__(
             app_dir,
             studies,
@@ -59,10 +63,15 @@ class MILApp(MONAILabelApp):
         )
 
     def init_datastore(self) -> Any:
-        """The project's images and labels; a remote store's stay there."""
-        if self.studies.startswith(("http://", "https://")):
-            return self.init_remote_datastore()
-        return ProjectDatastore(self.project)
+        """The project's images and labels; those of the Digital Slide Archive stay there."""
+        if not self.studies.startswith(("http://", "https://")):
+            return ProjectDatastore(self.project)
+        beside_python = str(Path(sys.executable).parent)  # where dcmqi's tools are
+        os.environ["PATH"] = os.pathsep.join([beside_python, os.environ.get("PATH", "")])
+        settings.MONAI_LABEL_DICOMWEB_CACHE_PATH = settings.MONAI_LABEL_DICOMWEB_CACHE_PATH or str(self._folder)
+        self.studies = self.studies.rstrip("/")
+        remote = self.init_remote_datastore()
+        return SeriesDatastore(self.project, remote) if isinstance(remote, DICOMWebDatastore) else remote
 
     def init_infers(self) -> dict[str, ModelTask]:
         """Every model."""
@@ -122,6 +131,19 @@ class MILApp(MONAILabelApp):
         except HTTPException as error:
             return {"error": error.detail}
 
+    def infer(self, request: dict[str, Any], datastore: Any = None) -> dict[str, Any]:
+        """A scan's heatmap as a label map, and the answer.
+
+        Raises:
+            HTTPException: there is no such model or scan, or it cannot be answered; says why.
+        """
+        said = request.get("image")
+        with told():
+            self.project.model(request.get("model"))
+            if isinstance(said, str) and not (said and Path(said).exists()):
+                self.project.images.find(said)
+        return super().infer(request, datastore)
+
     def infer_wsi(self, request: dict[str, Any], datastore: Any = None) -> dict[str, Any]:
         """A slide's heatmap as annotations, in the format and frame of the client that asks.
 
@@ -140,7 +162,8 @@ class MILApp(MONAILabelApp):
         return self._reply(request, answer, output, offset)
 
     def _answer(self, model: ServedModel, image: StudyImage, *, keep: bool) -> Answer:
-        return model.answer(image.name, image.path) if keep else model.answer_once(image.name, image.path)
+        place = self.project.place(image)
+        return model.answer(*place) if keep else model.answer_once(*place)
 
     def _slide(
         self, request: dict[str, Any], model: ServedModel, scratch: Path
@@ -155,9 +178,9 @@ class MILApp(MONAILabelApp):
             if not Path(path).exists():
                 path = store.get_image(said, {"location": [0, 0], "size": [0, 0]})
             return StudyImage(said, Path(path), "slides"), None
-        known = [image for image in self.project.images.all() if isinstance(said, str) and str(image.path) == said]
-        if known:
-            return known[0], None
+        known = self.project.images.at(said) if isinstance(said, str) else None
+        if known is not None:
+            return known, None
         location = request.get("location") or (0, 0)
         corner = max(int(location[0]), 0), max(int(location[1]), 0)
         pixels: Any = said if isinstance(said, np.ndarray) else Path(str(said))

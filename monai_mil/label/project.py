@@ -108,7 +108,7 @@ class Project:
         }
         if not self.models:
             raise SettingsError(f"'{folder / CONF}' names no bundle; make it with 'monai-mil label init'")
-        self.images = StudyImages(studies, [model.bundle.reads for model in self.models.values()])
+        self.images: StudyImages = StudyImages(studies, [model.bundle.reads for model in self.models.values()])
 
     def model(self, name: str | None = None) -> ServedModel:
         """A model by its name; the first where none is asked for.
@@ -139,6 +139,10 @@ class Project:
                 f"model '{model.name}' reads {model.bundle.reads}, and '{name}' is none: choose another model"
             )
         return image
+
+    def place(self, image: StudyImage) -> tuple[str, Path, str | None]:
+        """What the models know an image by: its name, where it lies, and which series of a folder it is."""
+        return image.name, self.images.here(image), image.series_uid
 
     def submit(self, name: str, file: Path, annotator: str, params: Mapping[str, Any]) -> Submission:
         """Keep what an annotator sent of an image, or of a patch of one.
@@ -227,7 +231,7 @@ class Project:
         kept = self.store.read(image.name).scores.get(model.name)
         if kept is not None and _is_fresh(kept, model):
             return kept
-        made = score_image(model, image.name, image.path)
+        made = score_image(model, *self.place(image))
         self.store.score(image.name, model.name, made)
         return made
 
@@ -294,7 +298,7 @@ class Project:
         """
         chosen = self._suited("heat", model)
         image = self.answered(name, chosen)
-        heatmap = chosen.answer(image.name, image.path).heatmap
+        heatmap = chosen.answer(*self.place(image)).heatmap
         if heatmap is None:
             raise SettingsError(f"'{name}' is a scan, which has no next tile: open the next scan")
         covered = [box for submission in self.store.read(image.name).submissions for box in submission.boxes]
@@ -351,7 +355,7 @@ class Project:
         found = {}
         for image in images:
             try:
-                found[image.name] = model.embedding(image.name, image.path)
+                found[image.name] = model.embedding(*self.place(image))
             except MonaiMILError as error:
                 logger.warning("no features: %s", error)
         return found

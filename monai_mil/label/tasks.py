@@ -74,7 +74,7 @@ class ModelTask(InferTask):
         """
         with told():
             image = self._asked(request)
-            answer = self.model.answer(image.name, image.path, image.series_uid)
+            answer = self.model.answer(*self.project.place(image))
             note_answer(self.project, self.model, image, annotator_of(request), answer)
             if self.model.bundle.reads == "slides":
                 return None, answer.facts
@@ -87,11 +87,11 @@ class ModelTask(InferTask):
     def _asked(self, request: dict[str, Any]) -> StudyImage:
         """The image of a request, which MONAI Label names by its path, or a file that a client sent."""
         said = str(request.get("image", ""))
-        known = [image for image in self.project.images.all() if str(image.path) == said]
-        if known:
-            return self.project.answered(known[0].name, self.model)
+        known = self.project.images.at(said)
+        if known is not None:
+            return self.project.answered(known.name, self.model)
         path = Path(said)
-        if path.exists():
+        if said and path.exists():
             return StudyImage(path.name.partition(".")[0], path, self.model.bundle.reads)
         return self.project.answered(said, self.model)
 

@@ -95,10 +95,10 @@ class Served:
         return LabelStore(Path(self.studies) / ".mil")
 
     def ended(self, jobs: str) -> dict:
-        """The last job of a kind when it has ended."""
+        """The last job of a kind when it has ended; empty where there was none."""
         for _ in range(600):
             task = self.qupath.send("GET", jobs).json
-            if task["status"] not in ("SUBMITTED", "RUNNING"):
+            if task.get("status") not in ("SUBMITTED", "RUNNING"):
                 return task
             time.sleep(0.5)
         raise AssertionError(f"{jobs} did not end")
