@@ -27,8 +27,10 @@ from monai_mil.label.images import StudyImage
 from monai_mil.label.model import Answer, ServedModel
 from monai_mil.label.patches import patch_slide
 from monai_mil.label.project import Project
+from monai_mil.label.pseudonyms import keep_names_out_of_logs
 from monai_mil.label.replies import asap_xml, dsa_json, geojson_reply
 from monai_mil.label.tasks import Agreement, LabelStrategy, ModelTask, ScoreImages, TrainOnLabels, note_answer
+from monai_mil.names import is_there
 from monai_mil.slides import AnnotationFrame, frame_origin
 
 logger = logging.getLogger(__name__)
@@ -61,6 +63,12 @@ class MILApp(MONAILabelApp):
             name="monai-mil",
             description="Multiple-instance learning: heatmaps as annotations, training on weak labels",
         )
+        keep_names_out_of_logs()
+
+    def bundle_path(self, model: str | None) -> None:
+        """No bundle of MONAI Label's own kind; what is no model is told before a task of it begins."""
+        with told():
+            self.project.model(model)
 
     def init_datastore(self) -> Any:
         """The project's images and labels; those of the Digital Slide Archive stay there."""
@@ -140,7 +148,7 @@ class MILApp(MONAILabelApp):
         said = request.get("image")
         with told():
             self.project.model(request.get("model"))
-            if isinstance(said, str) and not (said and Path(said).exists()):
+            if isinstance(said, str) and not _was_sent(said):
                 self.project.images.find(said)
         return super().infer(request, datastore)
 
@@ -151,6 +159,7 @@ class MILApp(MONAILabelApp):
             HTTPException: there is no such model or slide, or it cannot be answered; says why.
         """
         with told():
+            _check_window(request)
             model = self.project.model(request.get("model"))
             if model.bundle.reads != "slides":
                 raise SettingsError(f"model '{model.name}' reads scans: ask it for a scan, or another for a slide")
@@ -170,7 +179,7 @@ class MILApp(MONAILabelApp):
     ) -> tuple[StudyImage, tuple[int, int] | None]:
         """The slide that is asked about; of a picture that the client sent also where it lies, else None."""
         said = request.get("image")
-        if isinstance(said, str) and not Path(said).is_file():
+        if isinstance(said, str) and not _was_sent(said):
             store = self._datastore
             if isinstance(store, ProjectDatastore):
                 return self.project.answered(said, model), None
@@ -215,6 +224,33 @@ class MILApp(MONAILabelApp):
         with tempfile.NamedTemporaryFile("w", suffix=suffix, delete=False, encoding="utf-8") as file:
             file.write(text)
         return {"file": file.name, "params": facts}
+
+
+def _was_sent(image: str) -> bool:
+    """Whether an image is named by its path, as MONAI Label names what a client has sent."""
+    return Path(image).is_absolute() and is_there(Path(image))
+
+
+def _check_window(request: Mapping[str, Any]) -> None:
+    """Raise a SettingsError unless places and sizes of a request are numbers, two each."""
+    tiles = request.get("wsi_tiles") or []
+    is_tiles = isinstance(tiles, list) and all(isinstance(tile, dict) for tile in tiles)
+    places = [request.get("location"), request.get("size")]
+    if is_tiles:
+        places += [tile.get(name, "absent") for tile in tiles for name in ("location", "size")]
+    try:
+        area = float(request.get("min_poly_area") or 0)
+        good = is_tiles and np.isfinite(area) and all(not pair or _is_pair(pair) for pair in places)
+    except (TypeError, ValueError):
+        good = False
+    if not good:
+        raise SettingsError(
+            "location and size are two whole numbers each, wsi_tiles a list of such, min_poly_area is a number"
+        )
+
+
+def _is_pair(value: Any) -> bool:
+    return isinstance(value, (list, tuple)) and len(value) == 2 and all(np.isfinite(float(each)) for each in value)
 
 
 def _window(request: Mapping[str, Any], origin: tuple[int, int]) -> tuple[float, float, float, float] | None:

@@ -25,9 +25,13 @@ def has_finding(mask: Path) -> bool:
 
             return bool((np.asanyarray(nibabel.load(mask).dataobj) > 0).any())  # type: ignore[attr-defined]
         if name.endswith(".bin"):
-            return bool(np.frombuffer(mask.read_bytes(), np.uint8).any())
+            voxels = np.frombuffer(mask.read_bytes(), np.uint8)
+            if not voxels.size:
+                raise ValueError("it holds no voxel")
+            return bool(voxels.any())
         import SimpleITK as sitk  # noqa: N813
 
         return bool((sitk.GetArrayViewFromImage(sitk.ReadImage(str(mask))) > 0).any())
     except Exception as error:  # each reader raises its own
-        raise AnnotationError(f"mask '{mask.name}': cannot be read ({error}); send .nii.gz or .nrrd") from error
+        reason = str(error).strip().split("\n")[-1]
+        raise AnnotationError(f"mask '{mask.name}': cannot be read ({reason}); send .nii.gz or .nrrd") from error

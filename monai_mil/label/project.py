@@ -8,6 +8,7 @@ import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -118,7 +119,7 @@ class Project:
         """
         if not name:
             return next(iter(self.models.values()))
-        if name not in self.models:
+        if not isinstance(name, str) or name not in self.models:
             raise SettingsError(f"no model '{name}': there are {', '.join(self.models)}")
         return self.models[name]
 
@@ -278,12 +279,17 @@ class Project:
         left = self.unlabelled(chosen_model, annotator)
         if not left:
             return []
-        if strategy == "first":
-            names = [image.name for image in left][:count]
-        elif strategy == "random":
-            names = random.sample([image.name for image in left], min(count, len(left)))
+        if strategy in ("first", "random"):
+            drawn = left if strategy == "first" else random.sample(left, len(left))
+            names = [image.name for image in islice(filter(_can_be_opened, drawn), count)]
         else:
-            names = self._best(strategy, chosen_model, left, count)
+            ready = [image for image in left if chosen_model.has_features(image.name)]
+            names = self._best(strategy, chosen_model, ready, count)
+            for image in left:
+                if names:
+                    break
+                if image not in ready:
+                    names = self._best(strategy, chosen_model, [image], count)
         for name in names:
             self.store.serve(name, annotator)
         return names
@@ -307,6 +313,8 @@ class Project:
     def check_strategy(self, strategy: str) -> None:
         """Raise a SettingsError that says why, unless the models allow a strategy."""
         allowed = self.strategies()
+        if not isinstance(strategy, str):
+            raise SettingsError(f"no strategy {strategy!r}; there are {', '.join(allowed)}")
         if strategy in allowed:
             return
         why = {
@@ -325,8 +333,7 @@ class Project:
     def _table(self, rules: LabelRules) -> dict[str, WeakLabel]:
         return read_label_table(self.folder / self.conf.labels, rules) if self.conf.labels else {}
 
-    def _best(self, strategy: str, model: ServedModel, left: Sequence[StudyImage], count: int) -> list[str]:
-        ready = [image for image in left if model.has_features(image.name)] or list(left[:1])
+    def _best(self, strategy: str, model: ServedModel, ready: Sequence[StudyImage], count: int) -> list[str]:
         if strategy == "committee":
             return highest(self._disagreement(model, ready), count)
         doubt = {}
@@ -456,6 +463,15 @@ def _is_fresh(scores: Scores, model: ServedModel) -> bool:
     }
     said = {name for name, is_possible in possible.items() if is_possible} | {"uncertainty"}
     return scores.fingerprint == model.fingerprint and said <= set(scores.values)
+
+
+def _can_be_opened(image: StudyImage) -> bool:
+    """Whether a slide is one; nobody can label it else. A scan is taken to be one: to see that, all of it is read."""
+    try:
+        return image.reads == "scans" or bool(_extent(image.path))
+    except MonaiMILError as error:
+        logger.warning("not given to anybody: %s", error)
+        return False
 
 
 def _extent(path: Path) -> tuple[tuple[int, int], Bounds]:

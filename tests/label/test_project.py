@@ -82,6 +82,21 @@ def test_the_next_image_has_the_highest_fresh_score_and_nobody_gets_it_twice(pro
     assert project.next_images("uncertainty", "anna") == []
 
 
+def test_a_slide_that_cannot_be_read_hides_no_other(project, studies, monkeypatch):
+    broken = studies / "a_first.tif"
+    broken.write_text("no slide")
+    monkeypatch.setattr(type(project.model()), "has_features", lambda model, name: False)
+    try:
+        project.images.refresh()
+        assert project.images.all()[0].name == "a_first"
+        assert project.next_images("uncertainty", "anna") == ["neg_0"]
+        assert project.next_images("first", "anna") == ["neg_0"]
+        assert "a_first" not in project.next_images("random", "anna", count=9)
+    finally:
+        broken.unlink()
+        project.images.refresh()
+
+
 def test_the_next_part_of_a_slide_is_where_the_model_looks_and_nobody_drew(project, tmp_path):
     x, y, width, height = project.next_part("pos_0", (256, 256))
     assert (width, height) == (256, 256)

@@ -151,6 +151,18 @@ def test_qupath_and_the_archive_are_answered_each_in_its_own_frame(served):
         np.testing.assert_allclose(first + CORNER, second)
 
 
+_WSI, _LABEL = "/infer/wsi/pathology_asmil?image=pos_1", "/datastore/label?image=pos_1"
+_SCAN = "/infer/ct_normal_guidance?image=pos_1"
+_OF_NO_GROUP = b'{"elements":[{"type":"point","group":{"a":1},"center":[1,2,0]}]}'
+
+
+def form(client, method, path, **fields):
+    """Send a form; files are called .json."""
+    files = ("label", "file")
+    parts = [(name, said, "sent.json" if name in files else None) for name, said in fields.items()]
+    return client._multipart(method, path, parts)
+
+
 @pytest.mark.parametrize(
     ("send", "status", "said"),
     [
@@ -167,6 +179,31 @@ def test_qupath_and_the_archive_are_answered_each_in_its_own_frame(served):
         (lambda q: q.send("POST", "/activelearning/heat", b'{"image": "pos_1", "patch_size": 5}'), 400, "patch_size 5"),
         (lambda q: q.next("anchor"), 400, "no model has the anchor"),
         (lambda q: q.send("POST", "/infer/wsi/pathology_asmil?image=pos_1", b"{"), 422, ""),
+        (lambda q: q.send("POST", "/infer/wsi/pathology_asmil?image=" + "x" * 3000, b"{}"), 404, "no image 'xxx"),
+        (lambda q: q.send("POST", "/infer/wsi/pathology_asmil", b"{}"), 400, "Neither Image nor File"),
+        (lambda q: q.send("POST", _WSI, b'{"location":[1],"size":[5,5]}'), 400, "two whole numbers each"),
+        (lambda q: q.send("POST", _WSI, b'{"params":{"wsi_tiles":[{"location":[0,0]}]}}'), 400, "two whole numbers"),
+        (lambda q: q.send("POST", _WSI, b'{"params":{"model":["x"]}}'), 400, "no model '['x']'"),
+        (lambda q: form(q, "POST", "/infer/ct_normal_guidance?image=other", params=b"{}"), 404, "no image 'other'"),
+        (lambda q: form(q, "POST", "/infer/ct_normal_guidance?image=other", params=b"{"), 400, "'params' is no JSON"),
+        (lambda q: form(q, "POST", "/infer/ct_normal_guidance?image=pos_1", params=b"[1]"), 400, "no JSON object"),
+        (lambda q: form(q, "POST", _SCAN, params=b'{"result_extension":"/../x.nii"}'), 400, "result_extension"),
+        (lambda q: form(q, "PUT", _LABEL, label=b"{}", params=b"{"), 400, "'params' is no JSON"),
+        (lambda q: form(q, "PUT", _LABEL, label=_OF_NO_GROUP), 400, "none of the Digital Slide Archive"),
+        (
+            lambda q: form(q, "PUT", "/datastore/image?image=new", file=b"no slide"),
+            400,
+            "'new.json' is no slide or scan",
+        ),
+        (
+            lambda q: form(q, "PUT", "/model/pathology_asmil", file=b"weights"),
+            405,
+            "weights come and go with their card",
+        ),
+        (lambda q: q.send("DELETE", "/model/pathology_asmil"), 405, "weights come and go with"),
+        (lambda q: q.send("POST", "/train/nothing", b"{}"), 400, "no model 'nothing'"),
+        (lambda q: q.send("POST", "/activelearning/first", b'{"strategy":["x"]}'), 400, "no strategy ['x']"),
+        (lambda q: q.send("POST", "/activelearning/heat", b'{"n":1e400}'), 400, "n inf is no whole number"),
     ],
 )
 def test_bad_input_is_one_clear_answer_and_the_server_goes_on(served, send, status, said):
@@ -337,12 +374,22 @@ def test_the_script_for_newer_qupath_is_answered(served):
 def test_logs_name_no_patient(served):
     served.qupath.infer("pathology_asmil", PLANTED, (0, 0, *SIZE))
     served.qupath.infer("pathology_asmil", PLANTED + "^OTHER", (0, 0, *SIZE))
+    served.qupath.infer("pathology_asmil", PLANTED.lower(), (0, 0, *SIZE))
     path = served.studies / f"{PLANTED}.tif"
+    broken = served.studies / "batch" / f"{PLANTED}^2.tif"
     shutil.move(path, served.studies / "kept")
     path.write_text("damaged")
+    broken.write_text("damaged")
     assert served.qupath.infer("pathology_asmil", PLANTED, (0, 0, *SIZE)).status == 400
+    served.qupath.send("GET", "/logs/?lines=100&image=" + PLANTED)
+    served.qupath.send("POST", "/scoring/scores", b"{}")  # another process, which cannot read the broken slide
+    assert served.ended("/scoring/")["status"] == "DONE"
     shutil.move(served.studies / "kept", path)
+    broken.unlink()
     logs = [served.app / "said.log", *(served.app / "logs").glob("*")]
     assert logs
     for log in logs:
-        assert PLANTED not in log.read_text(errors="replace"), log
+        said = log.read_text(errors="replace").upper()
+        assert "not scored" in said.lower() or log.name != "said.log"
+        for part in PLANTED.split("^"):
+            assert part not in said, log
