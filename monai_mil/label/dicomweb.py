@@ -64,6 +64,13 @@ class RemoteSeries(StudyImages):
         finally:
             shutil.rmtree(partial, ignore_errors=True)
 
+    def volume(self, image: StudyImage) -> Path:
+        """The volume that MONAI Label makes of a series for clients."""
+        place = Path(f"{self.here(image)}{_VOLUME}")
+        if not place.is_file():
+            self.remote.get_image_uri(image.name)  # makes it; says at first where it was made, not where it lies
+        return place
+
     def at(self, path: str) -> StudyImage | None:
         """The series of a folder, or of the volume that MONAI Label makes of it for clients."""
         return super().at(path.removesuffix(_VOLUME))
@@ -103,13 +110,10 @@ class SeriesDatastore(ProjectDatastore, DICOMWebDatastore):
     def get_image_uri(self, image_id: str) -> str:
         """The volume of a series, made for clients; empty where there is none."""
         try:
-            image = self.project.images.find(image_id)
-            self.project.images.here(image)
+            return str(self.project.images.volume(self.project.images.find(image_id)))
         except MonaiMILError as error:
             logger.warning("%s", error)
             return ""
-        self.remote.get_image_uri(image.name)  # makes it; says at the first time where it was made, not where it lies
-        return f"{image.path}{_VOLUME}"
 
     def save_label(self, image_id: str, label_filename: str, label_tag: str, label_info: dict[str, Any]) -> str:
         """Keep what an annotator submitted, and send a mask that marks anything to the store.

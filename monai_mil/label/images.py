@@ -83,6 +83,10 @@ class StudyImages:
         """The path of an image, which is there when this returns."""
         return image.path
 
+    def volume(self, image: StudyImage) -> Path:
+        """Of a scan the file with all its voxels on which clients draw; its folder where it is one of slices."""
+        return self.here(image)
+
     def at(self, path: str) -> StudyImage | None:
         """The image that lies at a path; None where none does."""
         return next((image for image in self.all() if str(image.path) == path), None)

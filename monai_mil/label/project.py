@@ -18,7 +18,7 @@ from monai_mil.errors import AnnotationError, MonaiMILError, SettingsError
 from monai_mil.label.choosing import distances, farthest_first, highest, next_tile, rank_product
 from monai_mil.label.images import StudyImage, StudyImages
 from monai_mil.label.labels import LabelRules, WeakLabel, read_label_table
-from monai_mil.label.masks import has_finding
+from monai_mil.label.masks import check_size, has_finding
 from monai_mil.label.model import ServedModel
 from monai_mil.label.scoring import mutual_information, score_image
 from monai_mil.label.store import LabelStore, Record, Scores, Submission
@@ -164,6 +164,7 @@ class Project:
         boxes: tuple[tuple[float, float, float, float], ...] = ()
         if image.reads == "scans":
             label = outright or rules.from_mask(has_finding(file))
+            check_size(file, self.images.volume(image))
         else:
             size, bounds = _extent(image.path)
             frame: AnnotationFrame = "level0" if params.get("frame") == "level0" else "qupath"

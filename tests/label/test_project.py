@@ -5,7 +5,7 @@ import json
 import pytest
 
 from monai_mil.errors import AnnotationError, CohortError, SettingsError
-from monai_mil.label import ANCHOR, Project, init_project, publish, train_on_labels
+from monai_mil.label import ANCHOR, Project, StudyImages, init_project, publish, train_on_labels
 from monai_mil.model_card import read_model
 from tests.label.drawn import LESION, asap, draw_studies
 
@@ -62,6 +62,16 @@ def test_strategies_that_these_models_do_not_allow_say_why(project):
         project.next_images("anchor", "anna")
     with pytest.raises(SettingsError, match="no strategy 'committee': there are not two models"):
         project.next_images("committee", "anna")
+
+
+def test_a_server_of_scans_alone_has_no_strategy_of_slides(tmp_path, studies):
+    project = Project(init_project(tmp_path / "app", ["ct_insight"]), tmp_path / "scans")
+    assert set(project.strategies()) == {"uncertainty", "diversity", "hybrid", "random", "first"}
+    with pytest.raises(SettingsError, match="no strategy 'heat': the models read scans"):
+        project.next_images("heat", "anna")
+    assert project.next_images("uncertainty", "anna") == []
+    project.images = StudyImages(studies, ["scans"])  # slides lie there, which no model here reads
+    assert project.images.all() == []
 
 
 def test_the_next_image_has_the_highest_fresh_score_and_nobody_gets_it_twice(project, tmp_path):

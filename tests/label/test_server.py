@@ -371,6 +371,17 @@ def test_the_script_for_newer_qupath_is_answered(served):
     assert 0 <= y < y + height <= CANVAS[1]
 
 
+def test_a_patch_that_qupath_sends_is_a_part_of_its_slide(served):
+    name = "bounded-patch-10_20_256_256"
+    before = served.qupath.send("GET", "/info/").json["datastore"]["total"]
+    sent = form(served.qupath, "PUT", f"/datastore/image?image={name}", file=b"a picture of the rectangle")
+    assert (sent.status, sent.json) == (200, {"image": name})
+    assert served.qupath.submit(name, asap("tumor", (0, 0, 50, 40))).status == 200
+    kept = served.store.read("bounded").submissions[-1]
+    assert (kept.label, kept.boxes) == ("tumor", ((CORNER[0] + 10, CORNER[1] + 20, CORNER[0] + 60, CORNER[1] + 60),))
+    assert served.qupath.send("GET", "/info/").json["datastore"]["total"] == before
+
+
 def test_logs_name_no_patient(served):
     served.qupath.infer("pathology_asmil", PLANTED, (0, 0, *SIZE))
     served.qupath.infer("pathology_asmil", PLANTED + "^OTHER", (0, 0, *SIZE))
