@@ -241,6 +241,8 @@ def _record(path: Path, dataset: Any, offset: int) -> DicomFile | None:
     meta = getattr(dataset, "file_meta", {})
     modality = str(dataset.get("Modality") or "").strip().upper()
     sop_class = str(dataset.get("SOPClassUID") or meta.get("MediaStorageSOPClassUID") or "")
+    if sop_class not in CT_CLASSES and (meta.get("MediaStorageSOPClassUID") or "-") in CT_CLASSES:
+        raise _damaged(path)  # cut off within the UID
     if sop_class and sop_class in CT_CLASSES:
         modality = modality or "CT"
     if not modality and not sop_class:
