@@ -4,6 +4,7 @@ from .logs import ALLOW, Redaction
 from .process import cuda_runtime, prepare_process
 from .runner import Steps, in_order, run_job
 from .selection import Source, choose_series, find_scan, find_slide
+from .stage import stage_application
 
 __all__ = [
     "ALLOW",
@@ -23,4 +24,5 @@ __all__ = [
     "main",
     "prepare_process",
     "run_job",
+    "stage_application",
 ]

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from monai_mil.deploy.job import READS, Exit, Job
-from monai_mil.deploy.logs import ALLOW, Redaction, logged, may_name_patients
+from monai_mil.deploy.job import READS, Exit, Job, JobError
+from monai_mil.deploy.logs import ALLOW, Redaction, logged, may_name_patients, told
 from monai_mil.deploy.process import prepare_process
-from monai_mil.deploy.runner import run_job
+from monai_mil.deploy.runner import Steps, run_job
+from monai_mil.runs import import_monai_lightly
+
+logger = logging.getLogger(__name__)
 
 _PLACES = (
     ("-i", "--input", "HOLOSCAN_INPUT_PATH", "input", "folder, or file, of what is read"),
@@ -46,15 +50,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     job = Job(given.application, given.input.absolute(), given.output.absolute(), given.model)
     redaction = Redaction(job.source)
     with logged(redaction, given.log_level):
-        prepare_process()
         try:
-            from monai_mil.runs import import_monai_lightly
+            return int(run_job(job, by_monai_deploy, redaction))
+        except Exception as error:  # its traceback would quote whatever it is about
+            logger.error("%s", told(error, redaction))
+            return int(Exit.INFERENCE)
 
-            import_monai_lightly()
-            from monai_mil.deploy.operators import execute
-        except ImportError as error:
-            import logging
 
-            logging.getLogger(__name__).error("MONAI Deploy is not here (%s): run scripts/setup.sh deploy", error)
-            return int(Exit.USAGE)
-        return int(run_job(job, execute, redaction))
+def by_monai_deploy(job: Job, steps: Steps) -> Path | None:
+    """Run the steps of a job as an application of MONAI Deploy; see :class:`monai_mil.deploy.runner.Execute`.
+
+    Raises:
+        JobError: its SDK is not here.
+    """
+    prepare_process()
+    try:
+        import_monai_lightly()
+        from monai_mil.deploy.operators import execute
+    except ImportError as error:
+        raise JobError(Exit.USAGE, f"MONAI Deploy is not here ({error}): run scripts/setup.sh deploy") from error
+    return execute(job, steps)

@@ -92,7 +92,7 @@ def answer(run: BundleRun, formats: Sequence[str]) -> Answer:
         raise JobError(Exit.OUTPUT, message)
     if len(cases) != 1:
         raise JobError(Exit.INFERENCE, f"the bundle gave {len(cases)} answers, not one")
-    points = content("operating_points")
+    points = _optional(workflow, "operating_points")
     prediction = read_prediction(cases[0], content("class_names"), bool(_optional(workflow, "multi_label")), points)
     return Answer(
         prediction,

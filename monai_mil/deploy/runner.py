@@ -136,15 +136,18 @@ def _in_words(report: Mapping[str, Any]) -> str:
 
 @contextmanager
 def _temporary_files(folder: Path) -> Iterator[None]:
-    """Libraries' temporary files within a folder: in a container nothing else may be writable."""
+    """Libraries' temporary files within a folder, and a home where there is none: nothing else may be writable."""
     folder.mkdir()
-    before, place = os.environ.get("TMPDIR"), tempfile.tempdir
-    os.environ["TMPDIR"] = tempfile.tempdir = str(folder)
+    places = {"TMPDIR": str(folder)}
+    if not os.access(Path.home() if os.environ.get("HOME") else "", os.W_OK):
+        places["HOME"] = str(folder)
+    before, place = {name: os.environ.get(name) for name in places}, tempfile.tempdir
+    os.environ.update(places)
+    tempfile.tempdir = str(folder)
     try:
         yield
     finally:
         tempfile.tempdir = place
-        if before is None:
-            del os.environ["TMPDIR"]
-        else:
-            os.environ["TMPDIR"] = before
+        for name, value in before.items():
+            os.environ.pop(name)
+            os.environ.update({} if value is None else {name: value})
