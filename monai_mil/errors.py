@@ -58,6 +58,12 @@ class CohortError(MonaiMILError):
     status = "invalid cohort"
 
 
+class DicomError(MonaiMILError):
+    """No DICOM objects can be made of a case: it is not DICOM, or lacks what they must refer to."""
+
+    status = "no DICOM objects"
+
+
 class AnnotationError(MonaiMILError):
     """A slide's ground truth, a mask or polygons, is missing, damaged or of a kind that is not known."""
 

@@ -16,7 +16,7 @@ from .regions import Region, find_regions
 from .scan_heatmap import ScanHeatmap, is_of_model, load_heatmap
 from .slide_source import open_scored_slide
 from .stitching import TokenCanvas, stitch
-from .tiff import export_tiff
+from .tiff import default_downsample, export_tiff
 
 __all__ = [
     "OUTLINE_COLOUR",
@@ -32,6 +32,7 @@ __all__ = [
     "colour_table",
     "colour_text",
     "contour_text",
+    "default_downsample",
     "dice_counts",
     "display_window",
     "draw_curve",
