@@ -15,7 +15,7 @@ from monai_mil.runs import FORMATS, Bundle, find_bundle
 Modality = Literal["ct", "slide"]
 READS = {"ct": "scans", "slide": "slides"}
 """What bundles of an application read."""
-_KEYS = ("series", "operating_points", "objects", "pictures", "settings", "dicom")
+_KEYS = ("series", "operating_points", "objects", "pictures", "settings", "terms")
 
 
 class Exit(IntEnum):
@@ -62,7 +62,7 @@ class DeployConf:
         objects: DICOM objects to write where the source is DICOM.
         pictures: formats of heatmaps to write beside them.
         settings: further keys of the bundle's inference configs.
-        dicom: what the objects say, as the bundle's configs take it.
+        terms: the codes of the objects, see :class:`monai_mil.dicom.Terms`.
     """
 
     series: tuple[Mapping[str, Any], ...] = ()
@@ -70,7 +70,7 @@ class DeployConf:
     objects: tuple[str, ...] = ()
     pictures: tuple[str, ...] = ()
     settings: Mapping[str, Any] = field(default_factory=dict)
-    dicom: Mapping[str, Any] | None = None
+    terms: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
     def of(cls, bundle: Bundle) -> DeployConf:
@@ -108,7 +108,7 @@ class DeployConf:
             objects=tuple(content.get("objects", ())),
             pictures=tuple(content.get("pictures", ())),
             settings=dict(content.get("settings", {})),
-            dicom=content.get("dicom"),
+            terms=dict(content.get("terms", {})),
         )
 
 
