@@ -153,4 +153,3 @@ def _bundle_at(place: Path) -> Bundle:
             f"{len(inner)} bundles in the folder of models ({', '.join(path.name for path in inner)}): name one with -m"
         )
     return find_bundle(inner[0])
-

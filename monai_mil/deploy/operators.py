@@ -1,7 +1,7 @@
 """The steps of a job as operators of MONAI Deploy. Needs its SDK: scripts/setup.sh deploy.
 
-An operator that raises, or emits nothing, ends an application with a log of holoscan's own or with no word at all; so an
-error is a value here, which the following operators pass on.
+An operator that raises, or emits nothing, ends an application with a log of holoscan's own or with no word at all; so
+an error is a value here, which the following operators pass on.
 """
 
 from __future__ import annotations

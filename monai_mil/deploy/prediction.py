@@ -26,6 +26,8 @@ _PLACES = {
 }  # fmt: skip
 """Keys of a config that decide no answer."""
 _UNSUITABLE = {NoLungsError.status, NoTissueError.status}
+_NO_SOURCE = f"{CASE} (DICOM): "
+"""How savers begin to tell that the source's headers lack what a DICOM object of it must say."""
 _UNREADABLE = {ScanReadError.status}
 
 
@@ -101,7 +103,7 @@ def answer(run: BundleRun, formats: Sequence[str], terms: Mapping[str, Any]) -> 
     for failed in dataset.failures:
         raise JobError(_cause(failed.status), failed.message)
     for message in _failures(content("handlers")):
-        raise JobError(Exit.OUTPUT, message)
+        raise JobError(Exit.INVALID_INPUT if message.startswith(_NO_SOURCE) else Exit.OUTPUT, message)
     if len(cases) != 1:
         raise JobError(Exit.INFERENCE, f"the bundle gave {len(cases)} answers, not one")
     points = _optional(workflow, "operating_points")
@@ -116,13 +118,13 @@ def answer(run: BundleRun, formats: Sequence[str], terms: Mapping[str, Any]) -> 
     )
 
 
-def _of_objects(
-    run: BundleRun, workflow: Any, formats: Sequence[str], terms: Mapping[str, Any]
-) -> dict[str, Any]:
+def _of_objects(run: BundleRun, workflow: Any, formats: Sequence[str], terms: Mapping[str, Any]) -> dict[str, Any]:
     """What the saver must know to write DICOM objects: what made them, and their codes."""
     metadata, config = run.bundle.metadata, workflow.parser.config
     saver = "slice_saver" if run.bundle.reads == "scans" else "heatmap_saver"
-    told = json.dumps({name: config[name] for name in sorted(config) if name not in _PLACES}, sort_keys=True, default=str)
+    told = json.dumps(
+        {name: config[name] for name in sorted(config) if name not in _PLACES}, sort_keys=True, default=str
+    )
     settings = {"configuration": hashlib.sha256(told.encode()).hexdigest()}
     algorithm = {"_target_": "monai_mil.dicom.Algorithm", "name": metadata["name"], "version": metadata["version"]}
     coded = {"_target_": "monai_mil.dicom.Terms", **terms}

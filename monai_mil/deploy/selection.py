@@ -183,7 +183,9 @@ def _meets(name: str, values: Sequence[Any], wanted: Any) -> bool:
         return bool(numbers) and all(
             (low is None or number >= low) and (high is None or number <= high) for number in numbers
         )
-    raise SettingsError(f"a rule of configs/deploy.json asks '{name}' for {wanted!r}: give texts, two numbers or a text")
+    raise SettingsError(
+        f"a rule of configs/deploy.json asks '{name}' for {wanted!r}: give texts, two numbers or a text"
+    )
 
 
 def _is_number(value: Any) -> bool:

@@ -16,7 +16,10 @@ _PACKAGE = Path(__file__).resolve().parents[1]
 _TEMPLATES = Path(__file__).resolve().parent / "templates"
 _FORMATS = {
     "ct": ({"data": "image", "format": "dicom", "type": "series", "modality": "CT"}, ["dicom", "json", "png", "csv"]),
-    "slide": ({"data": "image", "format": "dicom", "type": "wsi", "modality": "SM"}, ["dicom", "json", "geojson", "png"]),
+    "slide": (
+        {"data": "image", "format": "dicom", "type": "wsi", "modality": "SM"},
+        ["dicom", "json", "geojson", "png"],
+    ),
 }
 _BASE_IMAGE = "nvcr.io/nvidia/cuda:13.0.0-runtime-ubuntu24.04"
 _HOLOSCAN = "4.2.0"

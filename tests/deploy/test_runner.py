@@ -6,7 +6,6 @@ import hashlib
 import json
 import os
 import signal
-import sys
 import threading
 import time
 from pathlib import Path
@@ -215,14 +214,13 @@ def test_names_of_what_came_in_are_told_nowhere(tmp_path, capfd, monkeypatch):
 
 def test_errors_of_others_are_told_by_kind_and_place_alone(monkeypatch):
     monkeypatch.delenv(ALLOW, raising=False)
-    try:
+    with pytest.raises(ValueError, match="Doe") as caught:
         raise ValueError("Doe^Jane")
-    except ValueError as error:
-        text = told(error, Redaction(Path("x")))
-        assert "ValueError at test_runner.py" in text
-        assert "Doe" not in text
-        monkeypatch.setenv(ALLOW, "1")
-        assert "Doe^Jane" in told(error, Redaction(Path("x")))
+    text = told(caught.value, Redaction(Path("x")))
+    assert "ValueError at test_runner.py" in text
+    assert "Doe" not in text
+    monkeypatch.setenv(ALLOW, "1")
+    assert "Doe^Jane" in told(caught.value, Redaction(Path("x")))
 
 
 def test_debug_is_refused_unless_patient_data_may_be_logged(monkeypatch, capsys, tmp_path):
@@ -234,4 +232,3 @@ def test_debug_is_refused_unless_patient_data_may_be_logged(monkeypatch, capsys,
     assert caught.value.code == Exit.USAGE
     assert ALLOW in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
-    assert "monai.deploy" not in sys.modules or True

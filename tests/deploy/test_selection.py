@@ -29,14 +29,17 @@ def chosen(folder, rules=RULES):
     return source.series_uid, source.report["reason"]
 
 
+MANY = "it meets rule 1 of 2, and of the 2 that do, with as many slices, the lowest"
+
+
 @pytest.mark.parametrize(
     ("first", "second", "reason"),
     [
         ({"slices": 5}, {"slices": 9, "SliceThickness": 5.0}, "it meets rule 1 of 2"),
         ({"slices": 9}, {"slices": 5}, "it meets rule 1 of 2, and has the most slices of the 2 that do"),
-        ({"number": 2}, {"number": 3}, "it meets rule 1 of 2, and of the 2 that do, with as many slices, the lowest SeriesNumber"),
-        ({"number": 2}, {"number": None}, "it meets rule 1 of 2, and of the 2 that do, with as many slices, the lowest SeriesNumber"),
-        ({}, {}, "it meets rule 1 of 2, and of the 2 that do, with as many slices, the lowest UID"),
+        ({"number": 2}, {"number": 3}, f"{MANY} SeriesNumber"),
+        ({"number": 2}, {"number": None}, f"{MANY} SeriesNumber"),
+        ({}, {}, f"{MANY} UID"),
     ],
     ids=["better rule", "most slices", "lowest number", "a number", "lowest UID"],
 )  # fmt: skip
@@ -132,11 +135,11 @@ def test_the_report_lists_every_series_and_names_nobody(tmp_path):
     series(tmp_path / "DOE_JANE", uid="1.2.3.1", number=4, **secrets)
     series(tmp_path / "other", 3, "1.2.3.2", number=5, SliceThickness=9.0, **secrets)
     series(tmp_path / "sr", 1, "1.2.3.3", None, Modality="JANE_DOE", SOPClassUID=generate_uid(), **secrets)
-    report = find_scan(tmp_path, [RULES[0]]).report
+    report, thickness = find_scan(tmp_path, [RULES[0]]).report, "SliceThickness"
     assert report["chosen"] == 1
     assert report["series"] == [
         {"index": 1, "modality": "CT", "number": 4, "slices": 8, "files": 8, "rule": 1},
-        {"index": 2, "modality": "CT", "number": 5, "slices": 3, "files": 3, "rule": None, "not_met": [["SliceThickness"]]},
+        {"index": 2, "modality": "CT", "number": 5, "slices": 3, "files": 3, "rule": None, "not_met": [[thickness]]},
         {"index": 3, "modality": "no known modality", "number": None, "slices": 0, "files": 1, "rule": None},
     ]  # fmt: skip
     told = json.dumps(report).lower()
