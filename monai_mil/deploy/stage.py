@@ -14,13 +14,11 @@ from monai_mil.runs import Bundle, copy_bundle
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 _TEMPLATES = Path(__file__).resolve().parent / "templates"
-_FORMATS = {
-    "ct": ({"data": "image", "format": "dicom", "type": "series", "modality": "CT"}, ["dicom", "json", "png", "csv"]),
-    "slide": (
-        {"data": "image", "format": "dicom", "type": "wsi", "modality": "SM"},
-        ["dicom", "json", "geojson", "png"],
-    ),
+_INPUT = {
+    "ct": {"data": "image", "format": "dicom", "type": "series", "modality": "CT"},
+    "slide": {"data": "image", "format": "dicom", "type": "wsi", "modality": "SM"},
 }
+_OUTPUT = ["dicom", "json", "png", "csv", "geojson", "tiff"]
 _BASE_IMAGE = "nvcr.io/nvidia/cuda:13.0.0-runtime-ubuntu24.04"
 _HOLOSCAN = "4.2.0"
 
@@ -47,15 +45,14 @@ def stage_application(bundle: Bundle, folder: Path) -> Path:
         raise OutputError(f"'{folder}' exists; remove it or choose another folder")
     DeployConf.of(bundle)
     modality = next(name for name, reads in READS.items() if reads == bundle.reads)
-    source, results = _FORMATS[modality]
     metadata = bundle.metadata
     texts = {
         "modality": modality,
         "bundle": bundle.name,
         "title": f"{metadata['name']} (research use only)",
         "version": metadata["version"],
-        "input_formats": json.dumps(source),
-        "output_formats": ", ".join(results),
+        "input_formats": json.dumps(_INPUT[modality]),
+        "output_formats": ", ".join(_OUTPUT),
     }
     app, docs = folder / "app", folder / "docs"
     for place in (app, docs):

@@ -14,7 +14,11 @@ from benchmarks.harness import Figure
 
 _ROOT = Path(__file__).resolve().parents[2]
 _PYTHON = _ROOT / ".venv-deploy" / "bin" / "python"
-_IMPORTS = "from monai_mil.deploy import prepare_process; prepare_process()\nimport torch, monai, monai.bundle, monai.deploy.core"
+_IMPORTS = """
+from monai_mil.deploy import prepare_process
+prepare_process()
+import torch, monai, monai.bundle, monai.deploy.core
+"""
 _ROUNDS = 3
 
 
