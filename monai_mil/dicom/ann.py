@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from monai_mil.dicom.algorithm import MANUFACTURER, RESEARCH, Algorithm
-from monai_mil.dicom.instance import constructor_arguments, derived_uid, lenient, referenced_key, write_instance
-from monai_mil.dicom.source import DicomSource
+from monai_mil.dicom.instance import constructor_arguments, derived_uid, referenced_key, write_instance
+from monai_mil.dicom.source import DicomSource, lenient
 from monai_mil.dicom.terms import Terms, coded, private
 from monai_mil.heatmaps import Heatmap, Region, find_regions
 

@@ -82,6 +82,19 @@ def _check_placed(source: DicomSource) -> None:
         )
 
 
+def _check_slide_placed(source: DicomSource) -> None:
+    needed = ("FrameOfReferenceUID", "ImageOrientationSlide", "TotalPixelMatrixOriginSequence")
+    lacking = [keyword for keyword in needed if not source.first.get(keyword)]
+    shared = source.first.get("SharedFunctionalGroupsSequence")
+    if not shared or not shared[0].get("PixelMeasuresSequence"):
+        lacking.append("PixelMeasuresSequence")
+    if lacking:
+        raise DicomError(
+            f"slide '{source.name}': no segmentation or map, for its header lacks {', '.join(lacking)}, which would "
+            "place it; convert the slide anew"
+        )
+
+
 def _is_multi_frame(header: Any) -> bool:
     from highdicom.spatial import is_multiframe_image
 
@@ -134,9 +147,13 @@ def slide_grid(source: DicomSource, heatmap: Heatmap, smooth: bool) -> tuple[dic
 
     Returns:
         The arguments, and float32 ``[rows, columns]``, NaN where no tile lies.
+
+    Raises:
+        DicomError: the source does not say where it lies.
     """
     from highdicom import PixelMeasuresSequence
 
+    _check_slide_placed(source)
     downsample = default_downsample(heatmap, smooth=smooth)
     shape, _ = canvas_geometry(heatmap.frame.level0_size, downsample=downsample)
     if smooth:

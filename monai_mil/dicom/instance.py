@@ -5,15 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 from monai_mil import __version__
 from monai_mil.dicom.algorithm import RESEARCH, Algorithm
-from monai_mil.dicom.source import DicomSource
+from monai_mil.dicom.source import DicomSource, lenient
 from monai_mil.dicom.terms import PRIVATE
 from monai_mil.files import replacing
 
@@ -27,6 +25,7 @@ _OF_NOW = (
 _BULK = ("PixelData", "FloatPixelData")
 _OF_ALL = ("TimezoneOffsetFromUTC",)
 _OF_IMAGES = ("BodyPartExamined", "Laterality")
+_TELLS_THE_SIDE = ("Laterality", "BodyPartExamined", "SpecimenDescriptionSequence")
 _TEXTS = ("LO", "LT", "SH", "ST", "UC", "UT")
 _NAMESPACE = uuid.UUID("5b0c2c57-7d1c-5b39-9f0d-2f6c1c5a4f10")
 
@@ -47,17 +46,17 @@ def constructor_arguments(source: DicomSource, algorithm: Algorithm, kind: str, 
         what: the object in a word or two, for the series' description.
     """
     date, time = source.moment
-    facts = {
+    return {
         "series_instance_uid": _SERIES,
         "series_number": SERIES_NUMBERS[kind],
         "sop_instance_uid": _INSTANCE,
         "instance_number": 1,
         "series_description": series_description(what),
         "specific_character_set": None,
+        "content_date": date,
+        "content_time": time,
+        **algorithm.equipment,
     }
-    if kind != "SC":
-        facts |= {"content_date": date, "content_time": time}
-    return facts | algorithm.equipment
 
 
 def series_description(what: str) -> str:
@@ -71,15 +70,6 @@ def referenced_key(source: DicomSource, algorithm: Algorithm) -> list[Any]:
     instances = sorted(str(header.SOPInstanceUID) for header in source.headers)
     series = str(source.first.StudyInstanceUID), str(source.first.SeriesInstanceUID)
     return [*series, instances, algorithm.name, algorithm.weights, algorithm.configuration, __version__]
-
-
-@contextmanager
-def lenient() -> Iterator[None]:
-    """Take the source's values as they are: pydicom would refuse those that break a rule of the standard."""
-    import pydicom
-
-    with pydicom.config.disable_value_validation():
-        yield
 
 
 def write_instance(path: Path, made: Any, source: DicomSource, algorithm: Algorithm, kind: str) -> Path:
@@ -107,7 +97,7 @@ def _complete(made: Any, source: DicomSource, kind: str) -> None:
     for keyword in _OF_ALL if kind in ("SR", "ANN") else (*_OF_ALL, *_OF_IMAGES):
         if keyword in first and keyword not in made:
             made.add(first[keyword])
-    if kind != "SR" and not source.is_slide and not {"Laterality", "BodyPartExamined"} & set(made.dir()):
+    if kind != "SR" and not set(_TELLS_THE_SIDE) & set(made.dir()):
         made.Laterality = None
     made.ContentQualification = "RESEARCH"
     made.walk(_without_now)

@@ -9,8 +9,8 @@ import numpy as np
 
 from monai_mil.dicom.algorithm import MANUFACTURER, RESEARCH, Algorithm
 from monai_mil.dicom.grid import PADDING, scan_grid, slide_grid
-from monai_mil.dicom.instance import constructor_arguments, lenient, write_instance
-from monai_mil.dicom.source import DicomSource
+from monai_mil.dicom.instance import constructor_arguments, write_instance
+from monai_mil.dicom.source import DicomSource, lenient
 from monai_mil.dicom.terms import Term, Terms, coded, private, region_of
 from monai_mil.heatmaps import Heatmap, ScanHeatmap
 
@@ -66,11 +66,12 @@ def _map(source: DicomSource, heatmap: Heatmap | ScanHeatmap, algorithm: Algorit
     ends = (low, high) if is_share or low < 0 or high > 1 else (0.0, 1.0)
     finding = str(heatmap.attributes.get("finding", heatmap.name))
     quantity = private("attention") if is_share else _PROBABILITY if ends == (0.0, 1.0) else private("score")
+    mapped = (padding, ends[1]) if source.is_slide else ends  # readers refuse pixels of which nothing is said
     mapping = RealWorldValueMapping(
         "SCORE",
         f"{heatmap.name} of {finding}"[:64],
         codes.UCUM.NoUnits,
-        ends,
+        mapped,
         slope=1.0,
         intercept=0.0,
         quantity_definition=coded(quantity),
@@ -79,7 +80,7 @@ def _map(source: DicomSource, heatmap: Heatmap | ScanHeatmap, algorithm: Algorit
     made = ParametricMap(
         contains_recognizable_visual_features=False,
         real_world_value_mappings=[mapping],
-        voi_lut_transformations=[VOILUTTransformation(ends[0] + width / 2, width)],
+        voi_lut_transformations=[VOILUTTransformation(ends[0] + width / 2, width, voi_lut_function="LINEAR_EXACT")],
         content_label="AI_SCORES",
         content_description=f"{heatmap.name}, {RESEARCH}"[:64],
         content_creator_name=f"{MANUFACTURER}^",
@@ -87,7 +88,7 @@ def _map(source: DicomSource, heatmap: Heatmap | ScanHeatmap, algorithm: Algorit
         **constructor_arguments(source, algorithm, "PM", f"map {finding}"),
     )
     if source.is_slide:
-        made.FloatPixelPaddingValue = padding
+        made.FloatPixelPaddingValue = made.FloatPixelPaddingRangeLimit = padding
     return made
 
 

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from monai_mil.dicom.algorithm import RESEARCH, Algorithm
-from monai_mil.dicom.instance import constructor_arguments, lenient, write_instance
-from monai_mil.dicom.source import DicomSource
+from monai_mil.dicom.instance import constructor_arguments, write_instance
+from monai_mil.dicom.source import DicomSource, lenient
 from monai_mil.heatmaps import Heatmap, ScanHeatmap, export_montage, export_png
 
 _TITLE = f"AI heatmap, {RESEARCH}"
@@ -64,9 +64,9 @@ def _capture(pixels: np.ndarray, source: DicomSource, algorithm: Algorithm) -> A
 
     first = source.first
     place: dict[str, Any] = {"coordinate_system": "PATIENT", "patient_orientation": ("L", "P")}
-    if source.is_slide:
+    specimens = first.get("SpecimenDescriptionSequence")
+    if source.is_slide and specimens:
         container = str(first.get("ContainerIdentifier") or "unknown")
-        specimens = first.get("SpecimenDescriptionSequence") or []
         place = {"coordinate_system": "SLIDE", "container_identifier": container, "specimen_descriptions": specimens}
     made: Any = SCImage(
         pixels,

@@ -10,8 +10,8 @@ import numpy as np
 
 from monai_mil.dicom.algorithm import MANUFACTURER, RESEARCH, Algorithm
 from monai_mil.dicom.grid import scan_grid, slide_grid
-from monai_mil.dicom.instance import constructor_arguments, derived_uid, lenient, referenced_key, write_instance
-from monai_mil.dicom.source import DicomSource
+from monai_mil.dicom.instance import constructor_arguments, derived_uid, referenced_key, write_instance
+from monai_mil.dicom.source import DicomSource, lenient
 from monai_mil.dicom.terms import Terms, coded, region_of
 from monai_mil.errors import DicomError
 from monai_mil.heatmaps import Heatmap, ScanHeatmap

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
@@ -86,7 +87,8 @@ def scan_source(frame: ScanFrame) -> DicomSource:
         paths = scan_files(frame.path, frame.series_uid or None, frame.acquisition or None)
     except MonaiMILError as error:
         raise DicomError(f"{where}: no DICOM objects: {error}") from error
-    found = {as_uid(header.get("SOPInstanceUID")): header for header in map(_header, paths)}
+    with lenient():
+        found = {as_uid(header.get("SOPInstanceUID")): header for header in map(_header, paths)}
     missing = [uid for uid in wanted if uid not in found]
     if missing:
         raise DicomError(
@@ -103,7 +105,7 @@ def slide_source(frame: SlideFrame) -> DicomSource:
         frame: of the slide, as a heatmap has it.
 
     Raises:
-        DicomError: it is no DICOM, is not there any more, or lacks what places results on it.
+        DicomError: it is no DICOM, is not there any more, or lacks a UID that results must name.
     """
     where = f"slide '{frame.slide_id}'"
     if frame.slide_path is None or not Path(frame.slide_path).exists():
@@ -111,26 +113,38 @@ def slide_source(frame: SlideFrame) -> DicomSource:
     files = [path for path in slide_files(frame.slide_path) if _is_dicom(path)]
     if not files:
         raise DicomError(f"{where}: no DICOM objects, for it is no DICOM; give the DICOM slide")
-    levels = [header for header in map(_header, files) if "VOLUME" in header.get("ImageType", ())]
-    levels.sort(key=lambda header: -int(header.get("TotalPixelMatrixColumns") or 0))
-    size = tuple(int(levels[0].get(f"TotalPixelMatrix{side}") or 0) for side in ("Columns", "Rows")) if levels else ()
-    if size != frame.level0_size:
+    with lenient():
+        levels = [header for header in map(_header, files) if "VOLUME" in header.get("ImageType", ())]
+        levels.sort(key=lambda header: -_size(header)[0])
+    if not levels or _size(levels[0]) != frame.level0_size:
         raise DicomError(f"{where}: no DICOM objects, for '{frame.slide_path}' is another slide now; predict it again")
-    needed = ("ImageOrientationSlide", "TotalPixelMatrixOriginSequence", "SharedFunctionalGroupsSequence")
-    lacking = [keyword for keyword in needed if not levels[0].get(keyword)]
-    if lacking:
-        raise DicomError(f"{where}: no DICOM objects, for its header lacks {', '.join(lacking)}; convert it anew")
     return _checked(where, frame.slide_id, levels[:1], is_slide=True)
+
+
+@contextmanager
+def lenient() -> Iterator[None]:
+    """Take the source's values as they are.
+
+    pydicom would refuse those that break a rule of the standard, and quote them, which may be the patient's name.
+    """
+    import pydicom
+
+    with pydicom.config.disable_value_validation():
+        yield
 
 
 def _header(path: Path) -> Any:
     import pydicom
 
     try:
-        with pydicom.config.disable_value_validation():
+        with lenient():
             return pydicom.dcmread(path, stop_before_pixels=True, force=True)
     except Exception:  # pydicom raises whatever its parsers meet; its words may quote the header
         raise DicomError(f"'{path}': its DICOM header cannot be read; copy the file again") from None
+
+
+def _size(header: Any) -> tuple[int, int]:
+    return int(header.get("TotalPixelMatrixColumns") or 0), int(header.get("TotalPixelMatrixRows") or 0)
 
 
 def _is_dicom(path: Path) -> bool:
@@ -141,14 +155,15 @@ def _is_dicom(path: Path) -> bool:
 
 def _checked(where: str, name: str, headers: list[Any], is_slide: bool = False) -> DicomSource:
     """A source whose headers name what every object must name."""
-    for keyword in ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID"):
-        if any(not header.get(keyword) or as_uid(header.get(keyword)) != header.get(keyword) for header in headers):
-            raise DicomError(f"{where}: no DICOM objects, for its header has no valid {keyword}; export it again")
-    for header in headers:
-        for keyword in _TYPE_2:
-            if keyword not in header:
-                setattr(header, keyword, None if keyword.endswith(("Date", "Time")) else "")
-    return DicomSource(name, tuple(headers), tuple(_made_plain(headers)), is_slide)
+    with lenient():
+        for keyword in ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID"):
+            if any(not header.get(keyword) or as_uid(header.get(keyword)) != header.get(keyword) for header in headers):
+                raise DicomError(f"{where}: no DICOM objects, for its header has no valid {keyword}; export it again")
+        for header in headers:
+            for keyword in _TYPE_2:
+                if keyword not in header:
+                    setattr(header, keyword, None if keyword.endswith(("Date", "Time")) else "")
+        return DicomSource(name, tuple(headers), tuple(_made_plain(headers)), is_slide)
 
 
 def _made_plain(headers: list[Any]) -> Iterable[Any]:

@@ -8,8 +8,8 @@ from typing import Any
 
 from monai_mil.dicom.algorithm import MANUFACTURER, Algorithm
 from monai_mil.dicom.finding import Finding
-from monai_mil.dicom.instance import constructor_arguments, derived_uid, lenient, referenced_key, write_instance
-from monai_mil.dicom.source import DicomSource
+from monai_mil.dicom.instance import constructor_arguments, derived_uid, referenced_key, write_instance
+from monai_mil.dicom.source import DicomSource, lenient
 from monai_mil.dicom.terms import Terms, coded, private
 from monai_mil.heatmaps import Heatmap, ScanHeatmap
 
