@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,14 +18,9 @@ if TYPE_CHECKING:
 CASE = "case"
 """What the series or slide is called in the run: its own name might be the patient's."""
 _CODED = {"sr", "seg", "fractional", "pm", "ann"}
-_PLACES = {
-    "bundle_root", "dataset_dir", "inputs", "cohort_file", "bag_dir", "output_dir", "ckpt_path", "device", "datalist",
-    "slice_formats", "heatmap_formats",
-}  # fmt: skip
-"""Keys of a config that decide no answer."""
-_UNSUITABLE = {NoLungsError.status, NoTissueError.status}
 _NO_SOURCE = f"{CASE} (DICOM): "
 """How savers begin to tell that the source's headers lack what a DICOM object of it must say."""
+_UNSUITABLE = {NoLungsError.status, NoTissueError.status}
 _UNREADABLE = {ScanReadError.status}
 
 
@@ -41,7 +34,6 @@ class Answer:
         note: what whoever reads the answer must know of the model, or None.
         rule: how the operating points were chosen; None where there are none, or nobody says.
         folder: the run's files.
-        formats: what was written there, beside tables.
     """
 
     prediction: Prediction
@@ -49,7 +41,6 @@ class Answer:
     note: str | None
     rule: str | None
     folder: Path
-    formats: tuple[str, ...]
 
 
 def run_of(bundle: Bundle, conf: DeployConf, source: Source, folder: Path, formats: Sequence[str]) -> BundleRun:
@@ -65,16 +56,18 @@ def run_of(bundle: Bundle, conf: DeployConf, source: Source, folder: Path, forma
     settings: dict[str, Any] = {**conf.settings, "datalist": [source.item(CASE)]}
     if conf.operating_points is not None:
         settings["operating_points"] = list(conf.operating_points)
+    if conf.terms:
+        saver = "slice_saver" if bundle.reads == "scans" else "heatmap_saver"
+        coded = {"_target_": "monai_mil.dicom.Terms", **conf.terms}
+        settings[f"{saver}::options"] = {form: {"terms": coded} for form in formats if form in _CODED}
     return predict_run(bundle, [source.place], folder, heatmaps=formats, settings=settings)
 
 
-def answer(run: BundleRun, formats: Sequence[str], terms: Mapping[str, Any]) -> Answer:
+def answer(run: BundleRun) -> Answer:
     """Run it.
 
     Args:
         run: as :func:`run_of` gives it.
-        formats: those of the run.
-        terms: the codes of DICOM objects, see :class:`monai_mil.dicom.Terms`.
 
     Raises:
         JobError: the source cannot be read, is not what the bundle is for, or a result cannot be written.
@@ -88,7 +81,6 @@ def answer(run: BundleRun, formats: Sequence[str], terms: Mapping[str, Any]) -> 
     cases: list[Case] = []
     with in_users_words():
         workflow = run.workflow()
-        workflow.parser.update(_of_objects(run, workflow, formats, terms))
         workflow.initialize()
         content = workflow.parser.get_parsed_content
         card, evaluator, dataset = content("trained"), content("evaluator"), content("dataset")
@@ -114,22 +106,7 @@ def answer(run: BundleRun, formats: Sequence[str], terms: Mapping[str, Any]) -> 
         card.note,
         None if points is None or card.operating_point_rule is None else str(card.operating_point_rule),
         Path(run.settings["output_dir"]),
-        tuple(formats),
     )
-
-
-def _of_objects(run: BundleRun, workflow: Any, formats: Sequence[str], terms: Mapping[str, Any]) -> dict[str, Any]:
-    """What the saver must know to write DICOM objects: what made them, and their codes."""
-    metadata, config = run.bundle.metadata, workflow.parser.config
-    saver = "slice_saver" if run.bundle.reads == "scans" else "heatmap_saver"
-    told = json.dumps(
-        {name: config[name] for name in sorted(config) if name not in _PLACES}, sort_keys=True, default=str
-    )
-    settings = {"configuration": hashlib.sha256(told.encode()).hexdigest()}
-    algorithm = {"_target_": "monai_mil.dicom.Algorithm", "name": metadata["name"], "version": metadata["version"]}
-    coded = {"_target_": "monai_mil.dicom.Terms", **terms}
-    options = {**config[saver].get("options", {}), **{form: {"terms": coded} for form in formats if form in _CODED}}
-    return {f"{saver}::algorithm": {**algorithm, "settings": settings}, f"{saver}::options": options}
 
 
 def _cause(status: str) -> Exit:

@@ -17,6 +17,7 @@ from monai_mil.runs import Bundle
 
 RESULT = "result.json"
 RESEARCH_USE = "For research use only; not for clinical decisions."
+_ALONE = {"heatmaps": "heatmap", "slices": "slices"}
 _KEPT_BACK = {".h5"}
 """Heatmaps in our own format name the path they were made of."""
 
@@ -74,6 +75,6 @@ def _files(run: Path) -> list[Path]:
 
 
 def _plain_name(path: Path) -> str:
-    """A file's name without that of the case: ``case_montage.png`` is ``montage.png``."""
-    rest = path.name.removeprefix(CASE).lstrip("_.")
-    return rest if "." in rest else f"{path.parent.name}.{rest}"
+    """A file's name without that of the case: ``case_montage.png`` is ``montage.png``, ``case.png`` ``heatmap.png``."""
+    rest = path.name.removeprefix(CASE)
+    return _ALONE[path.parent.name] + rest if rest.startswith(".") else rest.removeprefix("_")

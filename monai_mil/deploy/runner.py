@@ -122,7 +122,7 @@ def _steps(job: Job, bundle: Bundle, folder: Path, redaction: Redaction, status:
     def predict(source: Source) -> Answer:
         objects = conf.objects if source.is_dicom else ()
         formats = (*objects, *conf.pictures)
-        return answer(run_of(bundle, conf, source, folder / "run", formats), formats, conf.terms)
+        return answer(run_of(bundle, conf, source, folder / "run", formats))
 
     def lay_down(given: Answer) -> Path:
         return deliver(given, chosen[0], job, bundle, folder / "results", redaction)

@@ -51,12 +51,14 @@ def test_the_application_answers_as_the_steps_without_it(study, tmp_path):
     for name, execute in (("sdk", by_monai_deploy), ("plain", in_order)):
         assert run_job(Job("ct", study, tmp_path / name, Path("ct_insight")), execute) is Exit.OK
     assert status(tmp_path / "sdk")["files"] == status(tmp_path / "plain")["files"]
+    assert {"results/sr.dcm", "results/pm.dcm"} <= set(status(tmp_path / "sdk")["files"])
 
 
 def test_a_slide_is_answered(tmp_path):
     draw_slide(tmp_path / "in" / "slide.tif", positive=True, seed=1)
     assert run_job(Job("slide", tmp_path / "in", tmp_path / "out", Path("pathology_asmil")), by_monai_deploy) is Exit.OK
-    assert {"results/result.json", "results/tile.png"} & set(status(tmp_path / "out")["files"])
+    files = {f"results/{name}" for name in ("heatmap.png", "heatmap.geojson", "heatmap.tiff", "result.json")}
+    assert set(status(tmp_path / "out")["files"]) == files
 
 
 @pytest.mark.parametrize(("removed", "code"), [(24, Exit.NO_INPUT), (1, Exit.INVALID_INPUT)], ids=["empty", "a gap"])
