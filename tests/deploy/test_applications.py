@@ -57,7 +57,7 @@ def test_the_application_answers_as_the_steps_without_it(study, tmp_path):
 def test_a_slide_is_answered(tmp_path):
     draw_slide(tmp_path / "in" / "slide.tif", positive=True, seed=1)
     assert run_job(Job("slide", tmp_path / "in", tmp_path / "out", Path("pathology_asmil")), by_monai_deploy) is Exit.OK
-    files = {f"results/{name}" for name in ("heatmap.png", "heatmap.geojson", "heatmap.tiff", "result.json")}
+    files = {f"results/{name}" for name in ("heatmap.png", "heatmap.geojson", "heatmap.tif", "result.json")}
     assert set(status(tmp_path / "out")["files"]) == files
 
 
