@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from monai_mil.deploy.job import DeployConf, Exit, JobError
 from monai_mil.deploy.selection import Source
-from monai_mil.errors import NoLungsError, NoTissueError, OutputError, ScanReadError, SettingsError
+from monai_mil.errors import DicomError, NoLungsError, NoTissueError, OutputError, ScanReadError, SettingsError
 from monai_mil.runs import Bundle, BundleRun, import_monai_lightly, in_users_words, predict_run
 
 if TYPE_CHECKING:
@@ -18,8 +18,6 @@ if TYPE_CHECKING:
 CASE = "case"
 """What the series or slide is called in the run: its own name might be the patient's."""
 _CODED = {"sr", "seg", "fractional", "pm", "ann"}
-_NO_SOURCE = f"{CASE} (DICOM): "
-"""How savers begin to tell that the source's headers lack what a DICOM object of it must say."""
 _UNSUITABLE = {NoLungsError.status, NoTissueError.status}
 _UNREADABLE = {ScanReadError.status}
 
@@ -94,8 +92,8 @@ def answer(run: BundleRun) -> Answer:
                 raise
     for failed in dataset.failures:
         raise JobError(_cause(failed.status), failed.message)
-    for message in _failures(content("handlers")):
-        raise JobError(Exit.INVALID_INPUT if message.startswith(_NO_SOURCE) else Exit.OUTPUT, message)
+    for statuses, message in _failures(content("handlers")):
+        raise JobError(Exit.INVALID_INPUT if statuses == {DicomError.status} else Exit.OUTPUT, message)
     if len(cases) != 1:
         raise JobError(Exit.INFERENCE, f"the bundle gave {len(cases)} answers, not one")
     points = _optional(workflow, "operating_points")
@@ -117,11 +115,12 @@ def _cause(status: str) -> Exit:
     return Exit.INVALID_INPUT if status in _UNREADABLE else Exit.INFERENCE
 
 
-def _failures(handlers: Sequence[Any]) -> list[str]:
+def _failures(handlers: Sequence[Any]) -> list[tuple[set[str], str]]:
+    """What savers could not write: the kinds of errors, and the text."""
     from monai_mil.savers import CaseSaver
 
     savers = [handler for handler in handlers if isinstance(handler, CaseSaver)]
-    return [message for saver in savers for message in saver.failures.values()]
+    return [(saver.statuses[name], message) for saver in savers for name, message in saver.failures.items()]
 
 
 def _optional(workflow: Any, name: str) -> Any:
