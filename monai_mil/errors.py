@@ -18,6 +18,12 @@ class SlideReadError(MonaiMILError):
     status = "unreadable"
 
 
+class TooCoarseError(SlideReadError):
+    """A slide without the detail that its tiles are to show, a thumbnail for example."""
+
+    status = "too coarse"
+
+
 class ScanReadError(MonaiMILError):
     """A CT scan cannot be read as one ordered stack of slices."""
 
