@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from monai_mil.errors import OutputError
-from monai_mil.files import RUN, make_folder, write_error, write_json
+from monai_mil.files import RUN, make_folder, partial_names, write_error, write_json
 
 STATUS = "status.json"
 RESULTS = "results"
@@ -21,6 +21,8 @@ _OLD = ".old-"
 @contextmanager
 def working_folder(output: Path) -> Iterator[Path]:
     """A hidden folder in ``output`` to work in, which is gone at the end; ``output`` holds no results meanwhile.
+
+    Whoever calls this has claimed the folder's ``status.json``.
 
     What an earlier job left there, finished or not, is removed: first its ``status.json``, so that at no moment it
     stands beside what it does not speak of.
@@ -36,6 +38,8 @@ def working_folder(output: Path) -> Iterator[Path]:
             (output / RESULTS).rename(output / f"{_OLD}{RUN}")
         for left in (*output.glob(f"{_PARTIAL}*"), *output.glob(f"{_OLD}*")):
             shutil.rmtree(left)
+        for half in partial_names(output / STATUS):
+            half.unlink()
         folder.mkdir()
     except OSError as error:
         raise write_error(output, error) from error

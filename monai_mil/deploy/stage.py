@@ -27,8 +27,9 @@ def stage_application(bundle: Bundle, folder: Path) -> Path:
     """Lay out what ``monai-deploy package`` takes, in a new folder.
 
     ``app/`` holds the application with this very package in it and the pinned requirements, ``models/`` the bundle,
-    ``docs/`` its README, its licence and its model card; ``app.yaml`` is the packager's configuration, ``artifacts.json``
-    says which image it builds on, so that it need not be downloaded, and ``Dockerfile.map`` builds without it.
+    ``docs/`` its README, its licence and its model card. ``app.yaml`` is the packager's configuration,
+    ``artifacts.json`` says which image it builds on, so that it need not be downloaded, and ``Dockerfile.map`` builds
+    without it.
 
     Args:
         bundle: what is packaged.

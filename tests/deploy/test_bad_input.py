@@ -157,3 +157,24 @@ def test_every_object_keeps_the_patient_and_the_study(run):
     for dataset in objects.values():
         kept = ("PatientName", "PatientID", "PatientBirthDate", "PatientSex", "AccessionNumber", "StudyID", "StudyDate")
         assert {keyword: str(dataset.get(keyword)) for keyword in kept} == {name: PATIENT[name] for name in kept}
+
+
+def test_one_file_of_legacy_converted_enhanced_ct_has_the_same_answer(study, tmp_path):
+    import highdicom
+
+    slices = [pydicom.dcmread(path) for path in study.rglob("IM*")]
+    for dataset in slices:
+        for keyword in ("AcquisitionDate", "ContentDate"):
+            setattr(dataset, keyword, dataset.StudyDate)
+        for keyword in ("AcquisitionTime", "ContentTime"):
+            setattr(dataset, keyword, dataset.StudyTime)
+        dataset.AcquisitionNumber, dataset.KVP, dataset.PositionReferenceIndicator = 1, 120, ""
+    converted = highdicom.legacy.LegacyConvertedEnhancedCTImage(slices, "1.2.3", 2, "1.2.3.4", 1)
+    (tmp_path / "in").mkdir()
+    converted.save_as(tmp_path / "in" / "ct.dcm")
+    said = {}
+    for name, place in (("slices", study), ("frames", tmp_path / "in")):
+        assert run_job(Job("ct", place, tmp_path / name, Path("ct_insight"))) is Exit.OK
+        said[name] = json.loads((tmp_path / name / "results" / "result.json").read_text())
+        assert (tmp_path / name / "results" / "pm.dcm").exists()
+    assert said["frames"]["probabilities"] == said["slices"]["probabilities"]
