@@ -43,6 +43,8 @@ def scan_grid(
     _check_placed(source)
     planes = _planes(source, heatmap, values_of, kind)
     pixels = {"pixel_array": np.stack([plane.values for plane in planes])}
+    for header in source.headers:  # de-identification may have given every slice one of its own
+        header.FrameOfReferenceUID = source.first.FrameOfReferenceUID
     if not _is_multi_frame(source.first):
         return pixels | {"source_images": [_placed(plane, heatmap) for plane in planes]}
     from highdicom import CoordinateSystemNames, PlanePositionSequence
