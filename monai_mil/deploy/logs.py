@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from monai_mil.errors import MonaiMILError
+from monai_mil.folders import walk_files
 
 ALLOW = "MONAI_MIL_LOG_PATIENT_DATA"
 """Set to 1 this environment variable lets everything into the log: other packages' lines, DEBUG, paths."""
@@ -30,7 +31,7 @@ class Redaction:
     """Texts without the names of files and folders at or below a place, which in hospitals hold patients' names.
 
     Args:
-        place: what came in.
+        place: what came in, a folder or a file; it need not exist.
 
     Examples:
         >>> from monai_mil.deploy import Redaction
@@ -43,11 +44,12 @@ class Redaction:
 
     def __init__(self, place: Path) -> None:
         place = place.absolute()
-        roots = sorted({str(place), str(place.resolve())}, key=len, reverse=True)
-        self._roots = re.compile("|".join(map(re.escape, roots)))
-        names = {place.name, place.resolve().name}
-        for _, folders, files in os.walk(place, followlinks=False):
-            names.update(folders, files)
+        folder = place if place.is_dir() else place.parent  # beside a file lie others of the same slide
+        roots = {str(path) for path in (place, place.resolve(), folder, folder.resolve())}
+        self._roots = re.compile("|".join(map(re.escape, sorted(roots, key=len, reverse=True))))
+        names = {Path(root).name for root in roots}
+        for parent, paths in walk_files(folder, lambda error: None):
+            names.update([parent.name, *(path.name for path in paths)])
         names |= {Path(name).stem for name in names}
         telling = sorted(filter(_tells, names), key=len, reverse=True)
         self._names = re.compile(rf"(?<!\w)(?:{'|'.join(map(re.escape, telling))})(?!\w)") if telling else None

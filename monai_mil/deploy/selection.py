@@ -25,19 +25,19 @@ class Source:
 
     Attributes:
         place: what the bundle is given.
-        series_uid: of a scan, the series to take at ``place``; empty of a slide.
+        series_uid: of a scan, the series to take at ``place``; None of a slide.
         report: what ``status.json`` says of the choice, without patient data.
         is_dicom: whether it is DICOM, so that DICOM objects can be made of it.
     """
 
     place: Path = field(repr=False)
-    series_uid: str
+    series_uid: str | None
     report: Mapping[str, Any]
     is_dicom: bool = True
 
     def item(self, name: str) -> dict[str, str]:
         """The case of a bundle's data list, under a name that tells nothing of where it came from."""
-        if not self.series_uid:
+        if self.series_uid is None:
             return {"image": str(self.place), "slide_id": name}
         return {"image": str(self.place), "scan_id": name, "series_uid": self.series_uid}
 
@@ -107,7 +107,7 @@ def find_slide(place: Path) -> Source:
     for keyword, what in (("PatientID", "patients"), ("StudyInstanceUID", "studies")):
         if (count := len({_text_of(file, keyword) for file in files} - {""})) > 1:
             raise JobError(Exit.INVALID_INPUT, f"the slide's files are of {count} {what}; give those of one")
-    return Source(slides[0], "", {"chosen": 1, "reason": "it is the only slide"}, is_dicom=bool(files))
+    return Source(slides[0], None, {"chosen": 1, "reason": "it is the only slide"}, is_dicom=bool(files))
 
 
 def _is_dicom(path: Path) -> bool:

@@ -212,6 +212,19 @@ def test_names_of_what_came_in_are_told_nowhere(tmp_path, capfd, monkeypatch):
     assert "jane" not in told
 
 
+def test_what_lies_beside_a_named_file_and_behind_links_is_not_told_either(tmp_path):
+    (tmp_path / "DOE_JANE").mkdir()
+    (tmp_path / "elsewhere" / "DOE_JOHN").mkdir(parents=True)
+    for path in (tmp_path / "DOE_JANE" / "one.dcm", tmp_path / "DOE_JANE" / "jane2.dcm"):
+        path.touch()
+    (tmp_path / "elsewhere" / "DOE_JOHN" / "john.dcm").touch()
+    (tmp_path / "DOE_JANE" / "more").symlink_to(tmp_path / "elsewhere")
+    folder = tmp_path / "DOE_JANE"
+    for place in (folder, folder / "one.dcm"):
+        text = Redaction(place).of(f"'{folder}/jane2.dcm', '{folder}/more/DOE_JOHN/john.dcm' of DOE_JANE, john.dcm")
+        assert text == "'(input)/(name)', '(input)/(name)/(name)/(name)' of (name), (name)"
+
+
 def test_errors_of_others_are_told_by_kind_and_place_alone(monkeypatch):
     monkeypatch.delenv(ALLOW, raising=False)
     with pytest.raises(ValueError, match="Doe") as caught:
