@@ -119,6 +119,8 @@ def _share_geometry(header: Any, heatmap: ScanHeatmap) -> None:
     """Say for all frames of a multi-frame image what the series' frame says."""
     from pydicom.dataset import Dataset
 
+    if not header.get("SharedFunctionalGroupsSequence"):
+        header.SharedFunctionalGroupsSequence = [Dataset()]
     frame, shared = heatmap.frame.source, header.SharedFunctionalGroupsSequence[0]
     orientation, measures = Dataset(), Dataset()
     orientation.ImageOrientationPatient = _decimals(frame.orientation.ravel())

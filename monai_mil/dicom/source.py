@@ -170,6 +170,7 @@ def _checked(where: str, name: str, headers: list[Any], is_slide: bool = False) 
             if any(not header.get(keyword) or as_uid(header.get(keyword)) != header.get(keyword) for header in headers):
                 raise DicomError(f"{where}: no DICOM objects, for its header has no valid {keyword}; export it again")
         for header in headers:
+            header.Modality = header.get("Modality") or ("SM" if is_slide else "CT")
             for keyword in _TYPE_2:
                 if keyword not in header:
                     setattr(header, keyword, None if keyword.endswith(("Date", "Time")) else "")
