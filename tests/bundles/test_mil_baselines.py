@@ -57,6 +57,7 @@ METHODS = sorted(path.stem for path in (BUNDLES / NAME / "configs" / "methods").
 SMALLER = {
     "acmil": {"changes::network::masked": 4},
     "camil": {"changes::network::hidden_dim": 64, "changes::network::landmarks": 16},
+    "hdmil": {"changes::network::degree": 3},
     "ibmil": {"optimizer::lr": 0.03},
     "transmil": {"changes::network::hidden_dim": 64},
     "wikg": {"changes::network::hidden_dim": 64, "optimizer::lr": 0.001},
