@@ -12,6 +12,7 @@ from .prediction import Prediction, read_prediction
 from .predictions import PredictionSaver
 from .report import ReportSaver
 from .risks import PatientRiskSaver, RiskSaver
+from .scan_dice import ScanDiceSaver
 from .scores import read_scores
 from .slice_report import SliceReportSaver
 from .slices import SliceSaver
@@ -36,6 +37,7 @@ __all__ = [
     "PredictionSaver",
     "ReportSaver",
     "RiskSaver",
+    "ScanDiceSaver",
     "ScanLabelMapd",
     "SliceReportSaver",
     "SliceSaver",
