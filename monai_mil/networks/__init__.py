@@ -19,6 +19,7 @@ from monai_mil.networks.feature_pooling import FeatureMaxPooling, FeatureMeanPoo
 from monai_mil.networks.grad_cam import grad_cam
 from monai_mil.networks.hagmil import HAGMIL
 from monai_mil.networks.iat import IAT
+from monai_mil.networks.ilra import ILRA
 from monai_mil.networks.insight import INSIGHT
 from monai_mil.networks.instance_encoder import InstanceEncoderMIL
 from monai_mil.networks.pooling import MaxPooling, MeanPooling
@@ -37,6 +38,7 @@ __all__ = [
     "DSMIL",
     "HAGMIL",
     "IAT",
+    "ILRA",
     "INSIGHT",
     "KEYS",
     "FeatureMaxPooling",
