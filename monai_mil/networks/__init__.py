@@ -23,6 +23,7 @@ from monai_mil.networks.ilra import ILRA
 from monai_mil.networks.insight import INSIGHT
 from monai_mil.networks.instance_encoder import InstanceEncoderMIL
 from monai_mil.networks.pooling import MaxPooling, MeanPooling
+from monai_mil.networks.r2t import R2T
 from monai_mil.networks.slice_abmil import SliceABMIL
 from monai_mil.networks.slice_classifier import SliceClassifier
 from monai_mil.networks.smooth_abmil import SmoothABMIL
@@ -41,6 +42,7 @@ __all__ = [
     "ILRA",
     "INSIGHT",
     "KEYS",
+    "R2T",
     "FeatureMaxPooling",
     "FeatureMeanPooling",
     "InstanceEncoderMIL",

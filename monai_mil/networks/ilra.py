@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -18,9 +20,9 @@ class ILRA(AttentionNetwork):
     ``o = q + Uo (a (Uv v + cv)) + co``; ``o = o + relu(Wo o + bo)``; and, if it is gated, ``o * silu(Wg p + bg)``.
 
     A layer (the paper's GAB, Eq. 16) has ``r`` latent vectors ``L`` of its own: ``H = gated(L, X)``, then
-    ``X = gated(X, H)``, which costs ``n r`` in place of ``n n`` products. Behind the layers ``z = block(S, X)`` with one
-    learned vector ``S`` (the paper's non-local pooling), and ``logits = C z + c``. The order of the tiles does not
-    matter.
+    ``X = gated(X, H)``, which costs ``n r`` in place of ``n n`` products. Behind the layers ``z = block(S, X)`` with
+    one learned vector ``S`` (the paper's non-local pooling), and ``logits = C z + c``. The order of the tiles does
+    not matter.
 
     The output holds ``logits``, ``attention`` and ``attention_logits`` of ``S`` to the tiles, one of every head, and
     ``bag`` ``[b, hidden_dim]``. A tile's score is its attention, averaged over heads.

@@ -42,8 +42,8 @@ def find_scan_truth(folder: str | Path, scan_id: str) -> Path:
             return files[0]
         raise AnnotationError(f"scan '{scan_id}': '{inner}' holds {len(files)} files; keep one segmentation there")
     raise AnnotationError(
-        f"scan '{scan_id}': no ground truth in '{folder}'; name it '{scan_id}', '{scan_id}_mask' or '{scan_id}_seg' and "
-        f"one of {', '.join(SUFFIXES)}"
+        f"scan '{scan_id}': no ground truth in '{folder}'; name it '{scan_id}', '{scan_id}_mask' or '{scan_id}_seg' "
+        f"and one of {', '.join(SUFFIXES)}"
     )
 
 

@@ -13,7 +13,7 @@ from monai_mil.networks.ilra import _AskingBlock
 
 
 def reference_block(block: _AskingBlock, askers: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
-    """One attention block for one bag: askers ``[m, p]``, rows ``[n, x]``; the result and the attention ``[h, m, n]``."""
+    """One attention block for one bag: askers ``[m, p]``, rows ``[n, x]``; the result and attention ``[h, m, n]``."""
     query, width = block.query(askers), block.feed.in_features // block.heads
     one, other, value = block.head_query(query), block.head_key(block.key(rows)), block.head_value(block.value(rows))
     attention = []
