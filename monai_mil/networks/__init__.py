@@ -22,6 +22,7 @@ from monai_mil.networks.iat import IAT
 from monai_mil.networks.ilra import ILRA
 from monai_mil.networks.insight import INSIGHT
 from monai_mil.networks.instance_encoder import InstanceEncoderMIL
+from monai_mil.networks.patch_gcn import PatchGCN
 from monai_mil.networks.pooling import MaxPooling, MeanPooling
 from monai_mil.networks.r2t import R2T
 from monai_mil.networks.slice_abmil import SliceABMIL
@@ -49,6 +50,7 @@ __all__ = [
     "MILNetwork",
     "MaxPooling",
     "MeanPooling",
+    "PatchGCN",
     "SliceABMIL",
     "SliceClassifier",
     "SmoothABMIL",

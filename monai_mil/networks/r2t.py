@@ -23,9 +23,9 @@ class R2T(AttentionNetwork):
     normalised tiles, where ``pe`` is a convolution of each head's ``E`` along its queries, ``kernel`` wide (EPEG).
 
     One layer across (CR-MSA), of normalised tiles ``u``: ``g = u Phi``, ``k`` numbers a tile; each region has ``k``
-    representatives ``sum_p softmax_p(g_p) u_p``, which attend to those of the other regions; tile ``p`` takes
-    ``sum_k softmax_k(g_pk) (g_pk - min_p g_pk) / (max_p g_pk - min_p g_pk) r_k`` of its region's answers ``r``, added to
-    ``h``.
+    representatives ``sum_p softmax_p(g_p) u_p``, which attend to those of the other regions; what tile ``p`` takes of
+    its region's answers ``r`` is added to ``h``: ``sum_k softmax_k(g_pk) c_pk r_k`` with
+    ``c_pk = (g_pk - min_p g_pk) / (max_p g_pk - min_p g_pk)``.
 
     Then ``f = LN(h)``, ``s_i = w^T relu(V f_i)``, ``a = softmax(s)``, ``z = sum_i a_i f_i`` and ``logits = C z + c``.
     The order of the tiles matters.
@@ -214,7 +214,7 @@ class _SelfAttention(nn.Module):
 
 
 def cut_into_regions(rows: Tensor, taken: Tensor, filled: Tensor) -> Tensor:
-    """Rows ``[b, n, i]`` as regions ``[b, R^2, s^2, i]``, zeros where the square is filled; see :func:`region_places`."""
+    """Rows ``[b, n, i]`` as regions ``[b, R^2, s^2, i]``, 0 where the square is filled; see :func:`region_places`."""
     cut = rows.index_select(1, taken.flatten()).unflatten(1, [taken.shape[0], -1])
     return cut.masked_fill(filled[None, :, :, None], 0.0)
 
