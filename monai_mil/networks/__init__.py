@@ -14,6 +14,7 @@ from monai_mil.networks.contract import (
     instance_axis,
     instance_scores,
 )
+from monai_mil.networks.deep_attn_misl import DeepAttnMISL
 from monai_mil.networks.dsmil import DSMIL
 from monai_mil.networks.feature_pooling import FeatureMaxPooling, FeatureMeanPooling
 from monai_mil.networks.grad_cam import grad_cam
@@ -25,6 +26,7 @@ from monai_mil.networks.instance_encoder import InstanceEncoderMIL
 from monai_mil.networks.patch_gcn import PatchGCN
 from monai_mil.networks.pooling import MaxPooling, MeanPooling
 from monai_mil.networks.r2t import R2T
+from monai_mil.networks.rgmil import RGMIL
 from monai_mil.networks.slice_abmil import SliceABMIL
 from monai_mil.networks.slice_classifier import SliceClassifier
 from monai_mil.networks.smooth_abmil import SmoothABMIL
@@ -44,6 +46,8 @@ __all__ = [
     "INSIGHT",
     "KEYS",
     "R2T",
+    "RGMIL",
+    "DeepAttnMISL",
     "FeatureMaxPooling",
     "FeatureMeanPooling",
     "InstanceEncoderMIL",

@@ -15,8 +15,8 @@ from monai_mil.networks.contract import MILNetwork, exact_dtype, exact_matmul
 class PatchGCN(AttentionNetwork):
     """Tiles take from their nearest neighbours on the slide, layer by layer; gated attention pools all layers.
 
-    ``h0_i = relu(W x_i + b)``. A graph convolution (GENConv) takes ``m_j = relu(h_j) + 1e-7`` of the neighbours ``j`` of
-    tile ``i`` and gives ``G(h)_i = W2 relu(LN(W1 (h_i + sum_j softmax_j(t m_j) m_j)))``, where the softmax is one of
+    ``h0_i = relu(W x_i + b)``. A graph convolution (GENConv) takes ``m_j = relu(h_j) + 1e-7`` of the neighbours ``j``
+    of tile ``i`` and gives ``G(h)_i = W2 relu(LN(W1 (h_i + sum_j softmax_j(t m_j) m_j)))``, where the softmax is one of
     every channel and ``t`` is learned. ``h1 = G1(h0)``; ``h_l = h_{l-1} + relu(LN(G_l(h_{l-1})))`` for the others;
     ``g_i = relu(P (h0_i, h1_i, ...) + p)``; ``s_i = w^T (tanh(V g_i) * sigmoid(U g_i))``; ``a = softmax(s)``;
     ``z = relu(Q sum_i a_i g_i + q)``; ``logits = C z + c``.

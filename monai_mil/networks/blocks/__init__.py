@@ -29,6 +29,7 @@ from monai_mil.networks.blocks.neighbours import nearest_instances
 from monai_mil.networks.blocks.nystrom import NystromAttention
 from monai_mil.networks.blocks.otsu import otsu_threshold
 from monai_mil.networks.blocks.padding import among_padding, front_lengths, real_rows, restore_padding
+from monai_mil.networks.blocks.phenotypes import phenotypes
 from monai_mil.networks.blocks.query_attention import QueryAttention, StackedLinear
 from monai_mil.networks.blocks.slice_transformer import (
     AttentionLayer,
@@ -76,6 +77,7 @@ __all__ = [
     "nested_rank",
     "non_finite_message",
     "otsu_threshold",
+    "phenotypes",
     "pool_bags",
     "real_rows",
     "restore_padding",

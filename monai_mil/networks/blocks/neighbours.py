@@ -8,7 +8,7 @@ from torch import Tensor
 from monai_mil.networks.graph import is_recorded
 
 _CANDIDATES = 17
-"""How many more than asked a tree is asked for: on a grid at most eleven others are as far as the last one asked for."""
+"""How many more a tree is asked for than are wanted: on a grid at most eleven are as far as the last one."""
 
 
 def nearest_instances(positions: Tensor, mask: Tensor | None, count: int) -> tuple[Tensor, Tensor]:
