@@ -52,6 +52,7 @@ ROOT_MODULES = {
     "model_card",
     "names",
     "sealed",
+    "shipped",
 }
 FACES = {"label", "deploy", "compare", "cli", "demo"}
 NO_PIXELS = {"networks", "losses", "metrics"}

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from monai_mil.losses.anchor_divergence import AnchorDivergence
+from monai_mil.losses.attention_entropy import AttentionEntropy
+from monai_mil.losses.attention_similarity import AttentionSimilarity
 from monai_mil.losses.bag import BagBCE, BagCrossEntropy, bag_loss
+from monai_mil.losses.branch_loss import BranchLoss
 from monai_mil.losses.instance import InstanceBCE
 from monai_mil.losses.level_loss import LevelLoss
 from monai_mil.losses.max_instance import MaxInstance
@@ -17,8 +20,11 @@ from monai_mil.losses.top_instance import TopInstanceSVM
 
 __all__ = [
     "AnchorDivergence",
+    "AttentionEntropy",
+    "AttentionSimilarity",
     "BagBCE",
     "BagCrossEntropy",
+    "BranchLoss",
     "DiscreteSurvival",
     "InstanceBCE",
     "InstanceSmoothSVM",

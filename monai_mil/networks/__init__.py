@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from monai_mil.networks.abmil import ABMIL
+from monai_mil.networks.acmil import ACMIL
 from monai_mil.networks.asmil import ASMIL
 from monai_mil.networks.clam import CLAM_MB, CLAM_SB
 from monai_mil.networks.contract import (
@@ -16,6 +17,7 @@ from monai_mil.networks.contract import (
 )
 from monai_mil.networks.deep_attn_misl import DeepAttnMISL
 from monai_mil.networks.dsmil import DSMIL
+from monai_mil.networks.dtfd import DTFDMIL
 from monai_mil.networks.feature_pooling import FeatureMaxPooling, FeatureMeanPooling
 from monai_mil.networks.grad_cam import grad_cam
 from monai_mil.networks.hagmil import HAGMIL
@@ -33,13 +35,16 @@ from monai_mil.networks.smooth_abmil import SmoothABMIL
 from monai_mil.networks.smooth_transformer1d import SmoothTransformer1D
 from monai_mil.networks.transmil import TransMIL
 from monai_mil.networks.transmil1d import TransMIL1D
+from monai_mil.networks.wikg import WiKG
 
 __all__ = [
     "ABMIL",
+    "ACMIL",
     "ASMIL",
     "CLAM_MB",
     "CLAM_SB",
     "DSMIL",
+    "DTFDMIL",
     "HAGMIL",
     "IAT",
     "ILRA",
@@ -61,6 +66,7 @@ __all__ = [
     "SmoothTransformer1D",
     "TransMIL",
     "TransMIL1D",
+    "WiKG",
     "check_bag",
     "exact_dtype",
     "exact_matmul",

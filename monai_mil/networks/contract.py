@@ -56,6 +56,9 @@ KEYS: Mapping[str, Key] = MappingProxyType(
             "logarithm",
         ),
         "bag": Key("b d'", "the bag vector that is classified"),
+        "branch_logits": Key(
+            "b t c", "what every branch, or every pseudo-bag, says by itself; -inf where a pseudo-bag is empty"
+        ),
         "token_logits": Key("b t c", "what every one of ASMIL's tokens says by itself, where asked for"),
         "instance_logits": Key(
             "b c n", "class evidence of every instance; on padding some networks give other values", -torch.inf

@@ -22,7 +22,7 @@ class RGMIL(AttentionNetwork):
 
     With two classes there is one such regressor. With more, or with one output, every class has a regressor of its own,
     its own attention and vector ``z_c``, as the authors' program has it for several kinds of digits; its logit is then
-    the difference of the two numbers, ``logits_c = v_c^T z_c`` with ``v_c = R_1 - R_0``, for which one vector is enough.
+    the difference of the two numbers, ``logits_c = v_c^T z_c`` with ``v_c = R_1 - R_0``: one vector is enough.
 
     The output holds ``logits``, ``attention`` and ``attention_logits`` of one head a regressor, ``bag``, and the
     attention as ``instance_scores`` ``[b, c, n]``.

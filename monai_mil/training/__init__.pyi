@@ -26,9 +26,11 @@ from .inferers import FullOutputInferer, StreamedInferer
 from .labels import check_labels
 from .last_word import tell_errors_last, users_error
 from .method import build_network, describe_network
+from .methods import Method, Methods, read_method
 from .model_metadata import own_metadata
 from .probability import Probability
 from .publish import publish_model
+from .recipe import Recipe
 from .seeding import EpochSeeder
 from .skip_non_finite import SkipNonFinite
 from .split_names import named_by_split
@@ -52,7 +54,10 @@ __all__ = [
     "FullOutputInferer",
     "GradCAMInferer",
     "GradientClip",
+    "Method",
+    "Methods",
     "Probability",
+    "Recipe",
     "SkipNonFinite",
     "StopOnNaN",
     "StreamedInferer",
@@ -77,6 +82,7 @@ __all__ = [
     "prepare_token_batch",
     "publish_model",
     "read_anchor",
+    "read_method",
     "read_time_bins",
     "require_fit",
     "require_steps",

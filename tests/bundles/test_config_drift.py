@@ -100,10 +100,10 @@ def changed(config: Any, place: str, value: Any) -> None:
 @pytest.mark.parametrize(
     ("name", "file", "place", "value"),
     [
-        ("mil_baselines", "inference", "methods/dsmil/query_dim", 64),
-        ("mil_baselines", "train", "methods/clam_mb/sampled", 4),
+        ("mil_baselines", "inference", "methods/given/in_channels", 64),
+        ("mil_baselines", "train", "method_transforms", None),
         ("mil_baselines", "inference", "preprocessing/transforms/0/width", None),
-        ("mil_baselines", "survival", "methods::clam_sb::sampled", 8),
+        ("mil_baselines", "survival", "task", "classes"),
         ("mil_baselines", "anchor", "anchor_momentum", 0.99),
         ("pathology_asmil", "inference", "tokens", 16),
         ("pathology_asmil", "evaluate", "validate::handlers/0/load_dict/model", "@network_def"),

@@ -45,7 +45,7 @@ def learned(cohort, folder, *overlays, **options):
         ckpt_dir=str(folder / "models"),
         output_dir=str(folder),
         encoder="synthetic",
-        **{"train::trainer::max_epochs": 3, "optimizer::lr": 0.003, "methods::transmil::hidden_dim": 64} | options,
+        **{"train::trainer::max_epochs": 3, "optimizer::lr": 0.003} | SMALLER.get(options.get("method"), {}) | options,
     )
     run.initialize()
     run.run()
@@ -53,7 +53,8 @@ def learned(cohort, folder, *overlays, **options):
     return evaluator.state.best_metric, {name: float(value) for name, value in loss.last.items()}
 
 
-METHODS = json.loads((BUNDLES / "mil_baselines" / "configs" / "train.json").read_text())["methods"]
+METHODS = sorted(path.stem for path in (BUNDLES / NAME / "configs" / "methods").glob("*.json"))
+SMALLER = {"transmil": {"changes::network::hidden_dim": 64}}
 LOSSES = {method: {"bag"} for method in METHODS} | {
     "clam_sb": {"bag", "instance"},
     "clam_mb": {"bag", "instance"},
