@@ -37,7 +37,7 @@ class ILRA(AttentionNetwork):
         heads: ``h``, a divisor of ``hidden_dim``.
         layers: how many.
         rank: ``r``.
-        norm: normalise (LayerNorm) ``o`` behind both of its sums, the program's option ``ln``.
+        norm: normalise (LayerNorm) ``o`` behind both of its sums, as the program's configuration for CAMELYON16 does.
 
     Raises:
         ValueError: ``heads`` does not divide ``hidden_dim``.
@@ -61,7 +61,7 @@ class ILRA(AttentionNetwork):
         heads: int = 8,
         layers: int = 2,
         rank: int = 1,
-        norm: bool = False,
+        norm: bool = True,
     ) -> None:
         super().__init__(num_classes)
         if hidden_dim % heads:
