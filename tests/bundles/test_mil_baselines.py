@@ -54,7 +54,7 @@ def learned(cohort, folder, *overlays, **options):
 
 
 METHODS = sorted(path.stem for path in (BUNDLES / NAME / "configs" / "methods").glob("*.json"))
-SMALLER = {"transmil": {"changes::network::hidden_dim": 64}}
+SMALLER = {method: {"changes::network::hidden_dim": 64} for method in ("ilra", "r2t", "rgmil", "transmil")}
 LOSSES = {method: {"bag"} for method in METHODS} | {
     "clam_sb": {"bag", "instance"},
     "clam_mb": {"bag", "instance"},
