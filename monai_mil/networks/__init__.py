@@ -35,6 +35,7 @@ from monai_mil.networks.smooth_abmil import SmoothABMIL
 from monai_mil.networks.smooth_transformer1d import SmoothTransformer1D
 from monai_mil.networks.transmil import TransMIL
 from monai_mil.networks.transmil1d import TransMIL1D
+from monai_mil.networks.volume_classifier import VolumeClassifier
 from monai_mil.networks.wikg import WiKG
 
 __all__ = [
@@ -66,6 +67,7 @@ __all__ = [
     "SmoothTransformer1D",
     "TransMIL",
     "TransMIL1D",
+    "VolumeClassifier",
     "WiKG",
     "check_bag",
     "exact_dtype",
