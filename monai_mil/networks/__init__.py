@@ -27,6 +27,7 @@ from monai_mil.networks.insight import INSIGHT
 from monai_mil.networks.instance_encoder import InstanceEncoderMIL
 from monai_mil.networks.patch_gcn import PatchGCN
 from monai_mil.networks.pooling import MaxPooling, MeanPooling
+from monai_mil.networks.prediction_abmil import PredictionABMIL
 from monai_mil.networks.r2t import R2T
 from monai_mil.networks.rgmil import RGMIL
 from monai_mil.networks.slice_abmil import SliceABMIL
@@ -61,6 +62,7 @@ __all__ = [
     "MaxPooling",
     "MeanPooling",
     "PatchGCN",
+    "PredictionABMIL",
     "SliceABMIL",
     "SliceClassifier",
     "SmoothABMIL",
