@@ -180,6 +180,7 @@ FILES = [
     Apart(("inference",), ("validate::inferer", "validate::postprocessing"), "logits are enough", ASMIL),
     Apart(("inference_heatmap",), ("validate::postprocessing",), "the saver takes the whole output", SURVIVAL),
     Apart(("grad_cam",), ("validate::inferer", "map"), "another map is evaluated"),
+    Apart(("grad_cam",), ("map_threshold",), "it holds no ranks", HAGMIL),
     # Slice labels.
     Apart(
         ("evaluate", "slice_supervised"),
@@ -572,7 +573,7 @@ BUNDLES = [
     Apart(INSIGHT, ("validate::inferer",), "Grad-CAM of its tokens", ("grad_cam",)),
     Apart(
         HAGMIL,
-        ("localisation_saver::key", "localisation_saver::threshold", "localisation_saver::rescale"),
+        ("map", "localisation_saver::threshold", "localisation_saver::rescale"),
         "its fused map holds ranks",
         ("localise",),
     ),
