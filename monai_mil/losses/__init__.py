@@ -16,6 +16,7 @@ from monai_mil.losses.parameter_l1 import ParameterL1
 from monai_mil.losses.smooth_svm import InstanceSmoothSVM
 from monai_mil.losses.spectral_decoupling import SpectralDecoupling
 from monai_mil.losses.survival import DiscreteSurvival, time_bins
+from monai_mil.losses.teacher_consistency import TeacherConsistency
 from monai_mil.losses.top_instance import TopInstanceSVM
 
 __all__ = [
@@ -34,6 +35,7 @@ __all__ = [
     "NormalGuidance",
     "ParameterL1",
     "SpectralDecoupling",
+    "TeacherConsistency",
     "TopInstanceSVM",
     "bag_loss",
     "normal_guidance",

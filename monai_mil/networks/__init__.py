@@ -5,6 +5,7 @@ from __future__ import annotations
 from monai_mil.networks.abmil import ABMIL
 from monai_mil.networks.acmil import ACMIL
 from monai_mil.networks.asmil import ASMIL
+from monai_mil.networks.camil import CAMIL
 from monai_mil.networks.clam import CLAM_MB, CLAM_SB
 from monai_mil.networks.contract import (
     KEYS,
@@ -22,9 +23,11 @@ from monai_mil.networks.feature_pooling import FeatureMaxPooling, FeatureMeanPoo
 from monai_mil.networks.grad_cam import grad_cam
 from monai_mil.networks.hagmil import HAGMIL
 from monai_mil.networks.iat import IAT
+from monai_mil.networks.ibmil import IBMIL
 from monai_mil.networks.ilra import ILRA
 from monai_mil.networks.insight import INSIGHT
 from monai_mil.networks.instance_encoder import InstanceEncoderMIL
+from monai_mil.networks.mhim import MHIMMIL
 from monai_mil.networks.patch_gcn import PatchGCN
 from monai_mil.networks.pooling import MaxPooling, MeanPooling
 from monai_mil.networks.prediction_abmil import PredictionABMIL
@@ -43,15 +46,18 @@ __all__ = [
     "ABMIL",
     "ACMIL",
     "ASMIL",
+    "CAMIL",
     "CLAM_MB",
     "CLAM_SB",
     "DSMIL",
     "DTFDMIL",
     "HAGMIL",
     "IAT",
+    "IBMIL",
     "ILRA",
     "INSIGHT",
     "KEYS",
+    "MHIMMIL",
     "R2T",
     "RGMIL",
     "DeepAttnMISL",

@@ -56,6 +56,7 @@ KEYS: Mapping[str, Key] = MappingProxyType(
             "logarithm",
         ),
         "bag": Key("b d'", "the bag vector that is classified"),
+        "teacher_bag": Key("b d'", "the bag vector of a momentum teacher, in training"),
         "branch_logits": Key(
             "b t c", "what every branch, or every pseudo-bag, says by itself; -inf where a pseudo-bag is empty"
         ),

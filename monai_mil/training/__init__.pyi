@@ -12,6 +12,7 @@ from .best_model import BestModel
 from .broken_bags import BrokenBags
 from .checkpointer import Checkpointer
 from .class_balance import ClassBalance
+from .confounders import FillConfounders, MethodHandlers
 from .distributed import finish_distributed
 from .early_stop import EarlyStop
 from .exported import ExportedNetwork
@@ -52,10 +53,12 @@ __all__ = [
     "EarlyStop",
     "EpochSeeder",
     "ExportedNetwork",
+    "FillConfounders",
     "FullOutputInferer",
     "GradCAMInferer",
     "GradientClip",
     "Method",
+    "MethodHandlers",
     "Methods",
     "Probability",
     "ProgressiveResizing",

@@ -18,7 +18,7 @@ from monai_mil.losses import MILLoss
 from monai_mil.shipped import bundle_configs
 from monai_mil.training.recipe import Recipe
 
-_VARIED = {"network", "loss", "transforms"}
+_VARIED = {"network", "loss", "transforms", "handlers"}
 _VARIANTS = {"published": _VARIED, "survival": _VARIED, "own": {*_VARIED, "recipe"}}
 _TOLD = {"title", "paper", "attention"}
 _BAG_LOSS_ALONE = {"terms": {"bag": "@bag_loss"}}
@@ -30,8 +30,9 @@ def read_method(path: str | Path) -> dict[str, Any]:
     Args:
         path: ``configs/methods/<name>.json``. It holds ``title``, ``paper`` and ``attention``, in words for the docs,
             the ``network`` as configs say it, and, where it has some, ``loss`` (terms and weights of a ``MILLoss``),
-            ``transforms`` (behind the loading of a bag), and what differs from these in a variant: ``published``, the
-            widths of the paper, ``survival``, for follow-up in place of classes, ``own``, with its authors' ``recipe``.
+            ``transforms`` (behind the loading of a bag) and ``handlers`` (of the trainer); then what differs from these
+            in a variant: ``published``, the widths of the paper, ``survival``, for follow-up in place of classes,
+            ``own``, with its authors' ``recipe``.
 
     Raises:
         SettingsError: it cannot be read, or has a part that nobody reads, or lacks one.
@@ -171,6 +172,15 @@ class Method:
     def transforms(self) -> Compose:
         """What is done with a bag behind its loading; nothing for most methods."""
         return Compose(self._built(self.said.get("transforms", [])))
+
+    def handlers(self, network: nn.Module, dataset: Any) -> list[Any]:
+        """What watches the trainer; nothing for most methods.
+
+        Args:
+            network: the one that is trained; the file calls it ``@network``.
+            dataset: what it is trained on, ``@dataset``.
+        """
+        return self._built(self.said.get("handlers", []), network=network, dataset=dataset)
 
     def _built(self, said: Any, **more: Any) -> Any:
         return ConfigParser({**self.given, **more, "built": said}).get_parsed_content("built")

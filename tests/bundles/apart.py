@@ -352,6 +352,7 @@ BUNDLES = [
     Apart(CT, ("model_settings::preset",), "slices have a preset", BOTH),
     Apart(WITH_METHODS, ("model_settings::method",), "one of several methods", BOTH),
     Apart(BASELINES, ("model_settings::widths",), "widths of the method's file", BOTH),
+    Apart(BASELINES, ("train::handlers::MethodHandlers",), "the method may want to be watched", TRAIN),
     Apart(
         BASELINES,
         ("train::preprocessing::transforms::@method_transforms",),

@@ -40,7 +40,7 @@ def test_the_docs_say_of_a_method_what_its_file_says(method):
 
 @pytest.mark.parametrize("method", METHODS)
 def test_a_method_s_file_has_its_keys_in_the_order_of_the_others(method):
-    order = ["title", "paper", "attention", "network", "loss", "transforms", "published", "survival", "own"]
+    order = ["title", "paper", "attention", "network", "loss", "transforms", "handlers", "published", "survival", "own"]
     said = json.loads((FOLDER / f"{method}.json").read_text())
     assert list(said) == [key for key in order if key in said]
 

@@ -54,11 +54,26 @@ def learned(cohort, folder, *overlays, **options):
 
 
 METHODS = sorted(path.stem for path in (BUNDLES / NAME / "configs" / "methods").glob("*.json"))
-SMALLER = {method: {"changes::network::hidden_dim": 64} for method in ("ilra", "r2t", "rgmil", "transmil")}
+SMALLER = {
+    "acmil": {"changes::network::masked": 4},
+    "camil": {"changes::network::hidden_dim": 64, "changes::network::landmarks": 16},
+    "ilra": {"changes::network::hidden_dim": 64},
+    "patch_gcn": {"changes::network::hidden_dim": 16},
+    "r2t": {"changes::network::hidden_dim": 64},
+    "rgmil": {"changes::network::hidden_dim": 64},
+    "transmil": {"changes::network::hidden_dim": 64},
+    "wikg": {"changes::network::hidden_dim": 64, "optimizer::lr": 0.001},
+}
 LOSSES = {method: {"bag"} for method in METHODS} | {
-    "clam_sb": {"bag", "instance"},
+    "acmil": {"bag", "branch", "similarity"},
+    "aem": {"bag", "entropy"},
     "clam_mb": {"bag", "instance"},
+    "clam_sb": {"bag", "instance"},
     "dsmil": {"bag", "max_instance"},
+    "dtfd_afs": {"bag", "branch"},
+    "dtfd_maxmins": {"bag", "branch"},
+    "dtfd_maxs": {"bag", "branch"},
+    "mhim": {"bag", "consistency"},
 }
 
 
