@@ -58,7 +58,7 @@ SMALLER = {
     "acmil": {"changes::network::masked": 4},
     "camil": {"changes::network::hidden_dim": 64, "changes::network::landmarks": 16},
     "ilra": {"changes::network::hidden_dim": 64},
-    "patch_gcn": {"changes::network::hidden_dim": 16},
+    "patch_gcn": {"optimizer::lr": 0.001},
     "r2t": {"changes::network::hidden_dim": 64},
     "rgmil": {"changes::network::hidden_dim": 64},
     "transmil": {"changes::network::hidden_dim": 64},
