@@ -122,7 +122,8 @@ def predict(
     heatmaps: Annotated[
         str | None,
         typer.Option(
-            help="Formats, with commas: png, geojson, tiff, mask of slides; curve, montage, nifti, mask of scans.",
+            help="Formats, with commas: png, geojson, tiff, mask of slides; curve, montage, nifti, mask of scans; "
+            "of both as DICOM objects: seg, fractional, pm, sc, sr, and ann of slides.",
             show_default="png,geojson or curve,montage,nifti",
         ),
     ] = None,

@@ -18,6 +18,12 @@ class SlideReadError(MonaiMILError):
     status = "unreadable"
 
 
+class TooCoarseError(SlideReadError):
+    """A slide without the detail that its tiles are to show, a thumbnail for example."""
+
+    status = "too coarse"
+
+
 class ScanReadError(MonaiMILError):
     """A CT scan cannot be read as one ordered stack of slices."""
 
@@ -56,6 +62,12 @@ class CohortError(MonaiMILError):
     """A cohort table or datalist is invalid; names file, row and column."""
 
     status = "invalid cohort"
+
+
+class DicomError(MonaiMILError):
+    """No DICOM objects can be made of a case: it is not DICOM, or lacks what they must refer to."""
+
+    status = "no DICOM objects"
 
 
 class AnnotationError(MonaiMILError):

@@ -12,7 +12,8 @@ import os
 import struct
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
-from zlib import crc32
+
+from monai_mil.checksum import crc32
 
 if TYPE_CHECKING:
     import h5py

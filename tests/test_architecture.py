@@ -42,6 +42,7 @@ MAY_IMPORT |= {
 }
 ROOT_MODULES = {
     "cells",
+    "checksum",
     "errors",
     "files",
     "folders",

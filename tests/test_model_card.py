@@ -104,6 +104,15 @@ def test_damaged_weights_are_an_error(path, content):
     assert "\n" not in str(caught.value)
 
 
+def test_a_changed_byte_of_weights_that_have_no_card_is_an_error(path):
+    torch.save(torch.nn.Linear(64, 64).state_dict(), path)
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(SettingsError, match="cannot be read as weights"):
+        read_model(path)
+
+
 def test_the_digest_knows_names_types_shapes_and_values():
     one = {"a": torch.arange(4.0), "b": torch.tensor(2)}
     others = [

@@ -8,7 +8,6 @@ unchecked.
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -18,6 +17,7 @@ import h5py
 import numpy as np
 
 from monai_mil.bags.datasets import CHECKSUMS, find_dataset
+from monai_mil.checksum import crc32
 from monai_mil.errors import DamagedBagError
 
 _FILES_REMEMBERED = 1 << 14
@@ -68,7 +68,7 @@ class BlockChecksums:
         Raises:
             DamagedBagError: they are not what was written.
         """
-        if zlib.crc32(np.ascontiguousarray(stored).view(np.uint8).data) != self.values[number]:
+        if crc32(np.ascontiguousarray(stored).view(np.uint8).data) != self.values[number]:
             last = number * self.rows + len(stored) - 1
             raise DamagedBagError(
                 f"bag '{self.path}': the features of instances {number * self.rows} to {last} are not what was "

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from torch import Tensor
 
 from monai_mil.bags.checksums import write_checksums
 from monai_mil.bags.datasets import CHECKSUMS
+from monai_mil.checksum import crc32
 from monai_mil.errors import BagError, SettingsError
 
 STORAGES = ("float16", "uint8")
@@ -77,7 +77,7 @@ def write_features(
     for block in _blocks(path, stored):
         rows = block if scale is None or offset is None else _encode(block, scale, offset)
         dataset.write_direct(rows, dest_sel=np.s_[start : start + len(rows)])
-        checksums.append(zlib.crc32(rows.data))
+        checksums.append(crc32(rows.data))
         start += len(rows)
     written = write_checksums(file, checksums, _block_rows(stored))
     return dataset, digests | {CHECKSUMS: digest_of([written])}

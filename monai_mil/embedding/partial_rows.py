@@ -7,13 +7,13 @@ may be missing or hold zeros, and the checksums tell.
 from __future__ import annotations
 
 import json
-import zlib
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from monai_mil.bags import first_non_finite_row
+from monai_mil.checksum import crc32
 from monai_mil.errors import BagError
 from monai_mil.files import replacing, write_error
 
@@ -70,7 +70,7 @@ class PartialRows:
                 break
             if not done < rows <= most or (rows % batch_size and rows != most):
                 break
-            if zlib.crc32(self._file.read((rows - done) * self._row_bytes)) != checksum:
+            if crc32(self._file.read((rows - done) * self._row_bytes)) != checksum:
                 break
             done, size = rows, size + len(line)
         return done, size
@@ -89,7 +89,7 @@ class PartialRows:
             rows = np.ascontiguousarray(np.moveaxis(features, 1, -1)).data
             self._file.write(rows)
             self._file.flush()
-            self._sum_file.write(f"{self.done + len(features)} {zlib.crc32(rows)}\n".encode())
+            self._sum_file.write(f"{self.done + len(features)} {crc32(rows)}\n".encode())
             self._sum_file.flush()
         except OSError as error:
             raise write_error(self.path, error) from error

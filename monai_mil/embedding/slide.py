@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
@@ -13,7 +14,7 @@ import numpy as np
 
 from monai_mil.bags import BagInfo
 from monai_mil.embedding.watch import tell_watcher
-from monai_mil.errors import NoTissueError, SettingsError
+from monai_mil.errors import NoTissueError, SettingsError, TooCoarseError
 from monai_mil.identity import content_identity
 from monai_mil.slides import (
     TISSUE_VERSION,
@@ -37,6 +38,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from monai_mil.encoders import Encoder
+
+_MOST_ENLARGED = 4
+"""A slide's finest pixels may be so many times as wide as those of its tiles; what more shows is not the tissue."""
 
 
 @dataclass(frozen=True)
@@ -191,9 +195,11 @@ def tile_slide(slide: Slide, settings: EmbedSettings, slide_id: str | None = Non
     """Find tissue and lay the tile grid over it.
 
     Raises:
+        TooCoarseError: the slide is more than four times as coarse as its tiles; names it and both pixel sizes.
         AnnotationError: there is a folder of masks, and none in it that fits the slide.
         NoTissueError: no tile holds enough tissue; names the slide.
     """
+    _require_detail(slide, settings)
     tissue = settings.find_tissue(slide, slide_id)
     grid = TileGrid.cover(
         slide,
@@ -211,10 +217,12 @@ def tree_slide(slide: Slide, settings: EmbedSettings, slide_id: str | None = Non
     """Find tissue and lay the quadtree of the settings' ``levels`` over it.
 
     Raises:
+        TooCoarseError: the slide is more than four times as coarse as its finest tiles; names it and both pixel sizes.
         AnnotationError: there is a folder of masks, and none in it that fits the slide.
         NoTissueError: no tile of the coarsest level holds enough tissue; names the slide.
     """
     assert settings.levels is not None
+    _require_detail(slide, settings)
     tissue = settings.find_tissue(slide, slide_id)
     tree = TileTree.cover(
         slide,
@@ -226,6 +234,16 @@ def tree_slide(slide: Slide, settings: EmbedSettings, slide_id: str | None = Non
     )
     _require_tissue(slide, tree.grids[0], settings)
     return tree, tissue
+
+
+def _require_detail(slide: Slide, settings: EmbedSettings) -> None:
+    least = slide.mpp / _MOST_ENLARGED
+    if least > settings.target_mpp:
+        raise TooCoarseError(
+            f"slide '{slide.path}': its finest level has {slide.mpp:g} µm per pixel, too coarse for tiles at "
+            f"{settings.target_mpp:g} (a thumbnail?); give the whole slide, --mpp if the file's pixel size is wrong, "
+            f"or --target-mpp {math.ceil(100 * least) / 100:g} or more"
+        )
 
 
 def _require_tissue(slide: Slide, grid: TileGrid, settings: EmbedSettings) -> None:

@@ -17,7 +17,7 @@ from .scan_dice import scan_dice_counts
 from .scan_heatmap import ScanHeatmap, is_of_model, load_heatmap
 from .slide_source import open_scored_slide
 from .stitching import TokenCanvas, stitch
-from .tiff import export_tiff
+from .tiff import default_downsample, export_tiff
 
 __all__ = [
     "OUTLINE_COLOUR",
@@ -33,6 +33,7 @@ __all__ = [
     "colour_table",
     "colour_text",
     "contour_text",
+    "default_downsample",
     "dice_counts",
     "display_window",
     "draw_curve",

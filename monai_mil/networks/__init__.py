@@ -22,6 +22,7 @@ from monai_mil.networks.dtfd import DTFDMIL
 from monai_mil.networks.feature_pooling import FeatureMaxPooling, FeatureMeanPooling
 from monai_mil.networks.grad_cam import grad_cam
 from monai_mil.networks.hagmil import HAGMIL
+from monai_mil.networks.hdmil import HDMIL
 from monai_mil.networks.iat import IAT
 from monai_mil.networks.ibmil import IBMIL
 from monai_mil.networks.ilra import ILRA
@@ -52,6 +53,7 @@ __all__ = [
     "DSMIL",
     "DTFDMIL",
     "HAGMIL",
+    "HDMIL",
     "IAT",
     "IBMIL",
     "ILRA",

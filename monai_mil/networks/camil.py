@@ -6,13 +6,11 @@ from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from monai_mil.networks.blocks import AttentionNetwork, GatedAttention, NystromAttention, among_padding
 from monai_mil.networks.contract import MILNetwork, exact_dtype, exact_matmul
 from monai_mil.networks.graph import is_recorded
-
-PLACES = 2
-"""Rows of positions behind the features."""
 
 
 class CAMIL(AttentionNetwork):
@@ -23,6 +21,7 @@ class CAMIL(AttentionNetwork):
     them, or 1 for a tile that stands alone. ``w_i = sum_j A_ij (W_q t_i) . (W_k t_j) / sqrt(e)``;
     ``l_i = softmax(w)_i (W_v h_i + b_v)``; ``m_i = sigmoid(l_i) * l_i + (1 - sigmoid(l_i)) * t_i``. The bag is read by
     gated attention, ``a = softmax(v^T (tanh(V m_i) * sigmoid(U m_i)))``; ``z = sum_i a_i m_i``; ``logits = C z + c``.
+    Where tiles overlap or slides lie on each other, the nearest eight are taken, earlier ones first.
 
     The image has two rows more than features: column and row of a tile in the grid, as
     ``monai_mil.bags.PositionsAsFeaturesd`` sets them behind the features. The order of the tiles matters to the
@@ -30,8 +29,7 @@ class CAMIL(AttentionNetwork):
 
     Other than in the released program: it sees seven of the eight neighbours and takes features of 512 values as they
     are, without ``W``; its fusion weighs ``l`` by ``2 sigmoid(-l)^2`` and ``t`` by the rest, where the paper's gate is
-    taken here. A slide's tiles are compared pair by pair, in chunks; a trace or an exported program compares all at
-    once.
+    taken here. All pairs of tiles are compared to find neighbours, in chunks; what is exported compares them at once.
 
     The output holds ``logits``, ``bag`` ``[b, hidden_dim]``, and ``attention`` and ``attention_logits`` of the readout.
 
@@ -71,7 +69,9 @@ class CAMIL(AttentionNetwork):
     ) -> None:
         super().__init__(num_classes)
         self.in_channels = in_channels
-        self.chunk_rows = 2048
+        self.places = 2
+        self.neighbours = 8
+        self.chunk_rows = 512
         self.hidden = nn.Linear(in_channels, hidden_dim)
         self.context = NystromAttention(hidden_dim, heads, landmarks)
         self.query = nn.Linear(hidden_dim, neighbour_dim, bias=False)
@@ -112,9 +112,9 @@ class CAMIL(AttentionNetwork):
 
     def _tiles_and_scores(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """The ``m_i`` ``[b, n, i]`` and the readout's scores ``[b, 1, n]``, float32 or better, of real tiles only."""
-        if not torch.jit.is_scripting() and not is_recorded() and image.shape[1] != self.in_channels + PLACES:
+        if not is_recorded() and image.shape[1] != self.in_channels + self.places:
             raise ValueError(
-                f"a bag for CAMIL has {self.in_channels} features and {PLACES} positions a tile, this one "
+                f"a bag for CAMIL has {self.in_channels} features and {self.places} positions a tile, this one "
                 f"{image.shape[1]} channels; monai_mil.bags.PositionsAsFeaturesd sets positions behind the features"
             )
         rows = image.transpose(1, 2)
@@ -132,55 +132,46 @@ class CAMIL(AttentionNetwork):
 
     def _around(self, features: Tensor, places: Tensor, keys: Tensor) -> Tensor:
         """``sum_j A_ij k_j`` of every tile, ``[b, n, e]``, float32 or better."""
+        place, there = self._neighbours(places)
         keys = keys.to(exact_dtype(keys.dtype))
-        if torch.jit.is_scripting():
-            return self._around_pairs(features, places, keys)
-        if is_recorded():
-            return self._around_at_once(features, places, keys)
-        return self._around_pairs(features, places, keys)
-
-    def _around_pairs(self, features: Tensor, places: Tensor, keys: Tensor) -> Tensor:
-        """Over the pairs of neighbours, which are found in chunks of tiles."""
-        found: list[Tensor] = []
-        for bag in range(features.shape[0]):
-            one, other = self._pairs(places[bag])
-            apart = (features[bag].index_select(0, one) - features[bag].index_select(0, other)).square().sum(dim=1)
-            zero = torch.zeros(features.shape[1], dtype=features.dtype, device=features.device)
-            spread = zero.index_add(0, one, apart).sqrt().clamp(min=1e-12)
-            like = torch.exp(-apart.sqrt() / spread.index_select(0, one))
-            own = zero.scatter_reduce(0, one, like, "amax")
-            own = torch.where(own > 0, own, torch.ones_like(own))
-            heard = like[:, None] * keys[bag].index_select(0, other)
-            found.append((own[:, None] * keys[bag]).index_add(0, one, heard))
-        return torch.stack(found)
-
-    def _pairs(self, places: Tensor) -> tuple[Tensor, Tensor]:
-        """The two tiles of every ordered pair of neighbours among places ``[n, 2]``."""
-        ones: list[Tensor] = []
-        others: list[Tensor] = []
-        for start in range(0, places.shape[0], self.chunk_rows):
-            part = places[start : start + self.chunk_rows]
-            near = (part[:, None] - places[None]).abs().amax(dim=2) <= 1
-            pair = near.nonzero()
-            apart = pair[:, 0] + start != pair[:, 1]
-            ones.append(pair[:, 0][apart] + start)
-            others.append(pair[:, 1][apart])
-        return torch.cat(ones), torch.cat(others)
-
-    def _around_at_once(self, features: Tensor, places: Tensor, keys: Tensor) -> Tensor:
-        """The same over all pairs of tiles, for what is recorded."""
-        near = (places[:, :, None] - places[:, None]).abs().amax(dim=3) <= 1
-        index = torch.ones_like(places[0, :, 0]).cumsum(dim=0)
-        itself = (index[:, None] == index[None])[None]
-        near = near & ~itself
-        length = features.square().sum(dim=2)
-        product = exact_matmul(features, features.transpose(1, 2))
-        apart = (length[:, :, None] + length[:, None] - 2 * product).clamp(min=0) * near
+        apart = self._apart(features, place).masked_fill(~there, 0.0)
         spread = apart.sum(dim=2, keepdim=True).sqrt().clamp(min=1e-12)
-        like = torch.exp(-apart.sqrt() / spread) * near
-        own = like.amax(dim=2)
+        like = torch.exp(-apart.sqrt() / spread).masked_fill(~there, 0.0)
+        own = like.amax(dim=2, keepdim=True)
         own = torch.where(own > 0, own, torch.ones_like(own))
-        return exact_matmul(like, keys) + own[:, :, None] * keys
+        near = keys.gather(1, place.flatten(1)[:, :, None].expand(-1, -1, keys.shape[2]))
+        near = near.unflatten(1, [place.shape[1], place.shape[2]])
+        return own * keys + exact_matmul(like[:, :, None], near)[:, :, 0]
+
+    def _apart(self, features: Tensor, place: Tensor) -> Tensor:
+        """``D_ij^2`` of every tile and those at ``place`` ``[b, n, k]``."""
+        found: list[Tensor] = []
+        for index in range(self.neighbours):
+            other = features.gather(1, place[:, :, index : index + 1].expand(-1, -1, features.shape[2]))
+            found.append((features - other).square().sum(dim=2))
+        return torch.stack(found, dim=2)
+
+    def _neighbours(self, places: Tensor) -> tuple[Tensor, Tensor]:
+        """Which tiles lie within one step of every tile, and which of these there are, ``[b, n, 8]``."""
+        places = places.clamp(min=-1e6, max=1e6)
+        if torch.jit.is_scripting() or is_recorded():
+            return self._search(places, places, 0)
+        parts = places.split(self.chunk_rows, dim=1)
+        found = [self._search(part, places, index * self.chunk_rows) for index, part in enumerate(parts)]
+        return torch.cat([each[0] for each in found], dim=1), torch.cat([each[1] for each in found], dim=1)
+
+    def _search(self, some: Tensor, places: Tensor, start: int) -> tuple[Tensor, Tensor]:
+        """:meth:`_neighbours` of some tiles, the first of which is number ``start``; the nearest come first."""
+        count = torch.ones_like(places[0, :, 0]).sum().long()
+        index = torch.ones_like(places[0, :, 0]).cumsum(dim=0).long() - 1
+        own = torch.ones_like(some[0, :, 0]).cumsum(dim=0).long() - 1 + start
+        steps = (some[:, :, None] - places[:, None]).abs().amax(dim=3).clamp(max=2.0).long()
+        steps = steps.masked_fill(own[:, None] == index[None], 2)
+        # A bag of fewer tiles than neighbours has places to spare too, behind all others.
+        order = F.pad(steps * count + index, [0, self.neighbours], value=float(1 << 40))
+        best, place = order.topk(self.neighbours, dim=2, largest=False)
+        there = best < 2 * count
+        return torch.where(there, place, torch.zeros_like(place)), there
 
     @staticmethod
     @torch.jit.unused

@@ -67,16 +67,18 @@ class DSMIL(ChunkedAttentionNetwork):
     @torch.jit.unused
     def attention_scores(self, image: Tensor, mask: Tensor | None, output: Mapping[str, Tensor]) -> Tensor:
         """See :meth:`AttentionNetwork.attention_scores`; asks for the original's critical instances."""
-        return self._scores(image, mask, output["critical"])
+        return self._scores(image.transpose(1, 2).to(self.query1.weight.dtype), mask, output["critical"])
 
-    def _scores(self, image: Tensor, mask: Tensor | None, critical: Tensor) -> Tensor:
+    def _scores(self, rows: Tensor, mask: Tensor | None, critical: Tensor) -> Tensor:
         """Attention before softmax for given critical instances ``[b, c]``: ``[b, c, n]``, ``-inf`` on padding."""
-        image = image.to(self.query1.weight.dtype)
-        hidden = torch.relu(torch.matmul(self.query1.weight, image) + self.query1.bias[:, None])
-        queries = torch.tanh(torch.matmul(self.query2.weight, hidden) + self.query2.bias[:, None])
-        asked = queries.gather(2, critical[:, None].expand(-1, queries.shape[1], -1))
-        scores = exact_matmul(asked.transpose(1, 2), queries) * queries.shape[1] ** -0.5
+        queries = self._query(rows)
+        # Asked anew: the gradient of a choice among all queries would be as large as they are.
+        asked = self._query(rows.gather(1, critical[:, :, None].expand(-1, -1, rows.shape[2])))
+        scores = exact_matmul(asked, queries.transpose(1, 2)) * queries.shape[2] ** -0.5
         return scores if mask is None else scores.masked_fill(~mask[:, None], -float("inf"))
+
+    def _query(self, rows: Tensor) -> Tensor:
+        return torch.tanh(self.query2(torch.relu(self.query1(rows))))
 
     @torch.jit.unused
     def _answer_chunks(self, chunks: Iterable[Tensor | np.ndarray]) -> dict[str, Tensor]:
@@ -112,7 +114,7 @@ class DSMIL(ChunkedAttentionNetwork):
         suspects = torch.zeros(weight.shape, dtype=weight.dtype, device=weight.device)
         count = 0
         for rows in read():
-            part = self._evidence(rows.T[None].to(weight.dtype))[0]
+            part = self._evidence(rows[None].to(weight.dtype))[0]
             highest, place = part.max(dim=1)
             suspects = torch.where((highest > best)[:, None], rows[place].to(weight.dtype), suspects)
             best = torch.maximum(best, highest)
@@ -133,22 +135,21 @@ class DSMIL(ChunkedAttentionNetwork):
             hidden = torch.addmm(self.query1.bias.to(dtype), rows.to(dtype), self.query1.weight.T.to(dtype)).relu_()
             return torch.addmm(self.query2.bias.to(dtype), hidden, self.query2.weight.T.to(dtype)).tanh_()
 
-    def _evidence(self, image: Tensor) -> Tensor:
-        return exact_matmul(self.instances.weight, image) + self.instances.bias[:, None]
+    def _evidence(self, rows: Tensor) -> Tensor:
+        """Class evidence ``[b, c, n]`` of ``rows`` ``[b, n, d]``."""
+        return exact_matmul(self.instances.weight, rows.transpose(1, 2)) + self.instances.bias[:, None]
 
     def _whole(self, image: Tensor, mask: Tensor | None) -> dict[str, Tensor]:
         """The same in plain operations on the whole batch: for training, TorchScript, traces and ONNX."""
-        image = image.to(self.instances.weight.dtype)
+        rows = image.transpose(1, 2).to(self.instances.weight.dtype)
         if mask is not None:
-            image = image.masked_fill(~mask[:, None], 0.0)
-        evidence = self._evidence(image)
+            rows = rows.masked_fill(~mask[:, :, None], 0.0)
+        evidence = self._evidence(rows)
         if mask is not None:
             evidence = evidence.masked_fill(~mask[:, None], -float("inf"))
         critical = evidence.argmax(dim=2)
-        scores = self._scores(image, mask, critical)
-        return self._answer(
-            exact_matmul(torch.softmax(scores, dim=2), image.transpose(1, 2)), scores, evidence, critical
-        )
+        scores = self._scores(rows, mask, critical)
+        return self._answer(exact_matmul(torch.softmax(scores, dim=2), rows), scores, evidence, critical)
 
     def _answer(self, bag: Tensor, scores: Tensor, evidence: Tensor, critical: Tensor) -> dict[str, Tensor]:
         bag = bag.flatten(1)

@@ -107,18 +107,23 @@ class MHIMMIL(AttentionNetwork):
         if mask is not None:
             rows = rows.masked_fill(~mask[:, :, None], 0.0)
         scores = self._scores(rows, self.query.weight, self.score.weight, mask)
-        if not self.training:
+        if torch.jit.is_scripting() or not self.training:
             return self._answer(rows, scores, scores)
+        return self._train(features, rows, scores, mask)
+
+    @torch.jit.unused
+    def _train(self, features: Tensor, rows: Tensor, scores: Tensor, mask: Tensor | None) -> dict[str, Tensor]:
+        """The output of a training step, and the teacher's step before it."""
         self._follow()
-        taught = F.relu(F.linear(features, self.teacher_hidden_weight, self.teacher_hidden_bias))
-        if mask is not None:
-            taught = taught.masked_fill(~mask[:, :, None], 0.0)
         with torch.no_grad():
+            taught = F.relu(F.linear(features, self.teacher_hidden_weight, self.teacher_hidden_bias))
+            if mask is not None:
+                taught = taught.masked_fill(~mask[:, :, None], 0.0)
             guide = self._scores(taught, self.teacher_query_weight, self.teacher_score_weight, mask)
             kept = self._draw_kept(guide[:, 0])
             teacher_bag = exact_matmul(torch.softmax(guide, dim=2), taught)[:, 0]
         output = self._answer(rows, scores.masked_fill(~kept[:, None], -float("inf")), scores)
-        output["teacher_bag"] = teacher_bag.detach()
+        output["teacher_bag"] = teacher_bag
         return output
 
     @torch.jit.unused
@@ -160,7 +165,6 @@ class MHIMMIL(AttentionNetwork):
         drawn = torch.rand(among.shape, device=among.device).masked_fill(~among, 2.0)
         return drawn.argsort(dim=1).argsort(dim=1)
 
-    @torch.jit.unused
     @torch.no_grad()
     def _follow(self) -> None:
         """One step of the teacher's moving average."""

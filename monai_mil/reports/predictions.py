@@ -13,6 +13,8 @@ from monai_mil.errors import CohortError
 from monai_mil.metrics import decisions
 
 _NAMES = ("slide_id", "scan_id", "patient_id")
+_DIGITS = 2e-5
+"""By how much, of itself, a probability in a table may be off, and its operating point."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,12 +70,20 @@ class Predictions:
 
     @property
     def predicted(self) -> np.ndarray:
-        """1 where a class is predicted, int ``[n, c]``."""
-        if self.operating_points is not None:
-            return decisions(self.prob, self.operating_points, exclusive=not self.multi_label).astype(int)
-        if self.multi_label:
-            return (self.prob >= 0.5).astype(int)
-        return np.eye(len(self.classes), dtype=int)[self.prob.argmax(axis=1)]
+        """1 where a class is predicted, int ``[n, c]``.
+
+        Where a probability is as near to its operating point as the digits of the table, ``pred`` decides.
+        """
+        points = np.array(self.operating_points or (0.5,) * len(self.classes))
+        below, decided, above = (
+            decisions(self.prob, (points * share).tolist(), exclusive=not self.multi_label).astype(int)
+            for share in (1 - _DIGITS, 1, 1 + _DIGITS)
+        )
+        for row in np.flatnonzero((below != above).any(axis=1)).tolist():
+            named = set(self.pred_text[row].split(";") if self.multi_label else [self.pred_text[row]]) - {""}
+            if named <= set(self.classes) and (named or self.multi_label):
+                decided[row] = [name in named for name in self.classes]
+        return decided
 
     @property
     def wrong(self) -> np.ndarray:

@@ -12,7 +12,10 @@ from monai_mil.runs.bundles import Bundle
 from monai_mil.runs.inputs import input_settings
 from monai_mil.runs.run import BundleRun
 
-FORMATS = {"slides": ("png", "geojson", "tiff", "mask"), "scans": ("curve", "montage", "nifti", "mask")}
+FORMATS = {
+    "slides": ("png", "geojson", "tiff", "mask", "seg", "fractional", "pm", "ann", "sc", "sr"),
+    "scans": ("curve", "montage", "nifti", "mask", "seg", "fractional", "pm", "sc", "sr"),
+}
 """What heatmaps of slides, and of scans, can be written as."""
 _USUAL = {"slides": ("png", "geojson"), "scans": ("curve", "montage", "nifti")}
 

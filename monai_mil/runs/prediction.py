@@ -90,6 +90,9 @@ def predict(run: BundleRun, *, console: Console, overwrite: bool = False, retry:
         sources = _sources(run, items)
         config: Any = workflow.parser.config
         journal = Journal.open(out / _JOURNAL, settings_digest(config, Path(content("ckpt_path"))))
+        if journal.remark is not None:
+            logger.warning(journal.remark)
+            console.print(journal.remark, markup=False, highlight=False)
         of_patients = any(isinstance(item["image"], list) for item in items.values())
         kept = {} if overwrite or of_patients else _still_done(journal, sources, savers, out, console)
         if retry:

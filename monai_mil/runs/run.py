@@ -94,8 +94,9 @@ class BundleRun:
         with in_users_words():
             workflow = self.workflow()
             workflow.initialize()
-            workflow.run()
-            workflow.finalize()
+            with _untold_on_the_way():
+                workflow.run()
+                workflow.finalize()
 
     @property
     def _all_settings(self) -> dict[str, Any]:
@@ -114,6 +115,28 @@ def in_users_words() -> Iterator[None]:
         if own is None or own is error:
             raise
         raise own from None
+
+
+@contextmanager
+def _untold_on_the_way() -> Iterator[None]:
+    """Keep libraries that pass the user's error on from logging it, with its traceback: its last word is one line."""
+
+    def is_shown(record: logging.LogRecord) -> bool:
+        if record.levelno < logging.ERROR or record.name.startswith("monai_mil"):
+            return True
+        from monai_mil.training import users_error
+
+        return users_error(sys.exc_info()[1]) is None
+
+    loggers = [logging.root, *logging.root.manager.loggerDict.values()]  # MONAI's write to the screen themselves
+    handlers = {handler for logger in loggers if isinstance(logger, logging.Logger) for handler in logger.handlers}
+    for handler in handlers:
+        handler.addFilter(is_shown)
+    try:
+        yield
+    finally:
+        for handler in handlers:
+            handler.removeFilter(is_shown)
 
 
 def parsed_settings(entries: list[str]) -> dict[str, Any]:

@@ -2,6 +2,7 @@ from .attention_stability import AttentionStability
 from .base import CaseSaver
 from .case import Case, read_cases, read_items
 from .dice import DiceSaver
+from .dicom_formats import dicom_findings
 from .heatmaps import HeatmapSaver
 from .instance_metrics import InstanceAUROC
 from .label_map import ScanLabelMapd
@@ -44,6 +45,7 @@ __all__ = [
     "SurvivalSaver",
     "TableSaver",
     "TreeHeatmapSaver",
+    "dicom_findings",
     "draw_stability",
     "read_cases",
     "read_items",

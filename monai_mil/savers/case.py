@@ -139,6 +139,12 @@ class Case:
             yield replace(self, name=meta["slide_id"], id_column=meta["id_column"], meta=meta, mask=own)
 
     @property
+    def shares_its_answer(self) -> bool:
+        """Whether the answer is for several slides or scans of a patient together, this one among them."""
+        slides = getattr(self._item.get("image"), "meta", {}).get("slides")
+        return bool(slides) and len(json.loads(slides)) > 1
+
+    @property
     def text(self) -> str:
         """The case as an error names it."""
         return f"{self.id_column.removesuffix('_id')} '{self.name}'"

@@ -20,12 +20,9 @@ def is_called(case: Case, class_index: int | None, multi_label: bool, operating_
         CohortError: there is no answer, it is no probability, or the operating points are of another network.
     """
     prob = case.probabilities(multi_label)
-    drawn = _output(case, class_index, multi_label)
-    exclusive = not multi_label and len(prob) > 1
-    if operating_points is None:
-        return bool(prob.argmax() == drawn if exclusive else prob[drawn] >= 0.5)
-    points = fitting_points(case, operating_points, len(prob), multi_label)
-    return bool(decisions(prob[None], points, exclusive=not multi_label)[0][drawn])
+    points = fitting_points(case, operating_points or (0.5,) * len(prob), len(prob), multi_label)
+    called = decisions(prob[None], points, exclusive=not multi_label)[0]
+    return bool(called[_output(case, class_index, multi_label)])
 
 
 def finding_attributes(

@@ -4,19 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 from ignite.engine import Engine
 
+from monai_mil.dicom import Algorithm, slide_source
 from monai_mil.errors import CohortError
 from monai_mil.heatmaps import Heatmap, assemble, export_geojson, export_mask, export_png, export_tiff
 from monai_mil.leftovers import remove_leftovers
 from monai_mil.names import file_stem
 from monai_mil.savers.base import CaseSaver
 from monai_mil.savers.case import Case
+from monai_mil.savers.dicom_formats import (
+    OF_SLIDES,
+    REPORT,
+    DicomCase,
+    check_dicom_formats,
+    dicom_findings,
+    dicom_path,
+    named_algorithm,
+    remove_dicom,
+)
 from monai_mil.savers.finding import finding_attributes, scale_attributes
 from monai_mil.savers.prediction import answer_attributes
 from monai_mil.savers.scores import DrawnMap, check_labels, drawn_maps, read_scores, usual_class
@@ -39,7 +50,9 @@ class HeatmapSaver(CaseSaver[None]):
 
     Args:
         output_dir: the run's folder.
-        formats: any of ``png``, ``geojson``, ``tiff`` and ``mask``, beside the HDF5 file.
+        formats: any of ``png``, ``geojson``, ``tiff`` and ``mask``, beside the HDF5 file, and of the DICOM objects
+            (:mod:`monai_mil.dicom`) ``seg``, ``fractional``, ``pm``, ``ann``, ``sc`` and ``sr``, in files
+            ``<slide_id>_<format>.dcm``. A slide that is no DICOM has none of these, which is told.
         options: further arguments for an export, by format: ``{"geojson": {"regions": 90, "percentile": true}}``.
         key: which tensor of a case is drawn: ``[n]``, ``[rows, n]`` or ``[rows, n, h, w]``. None takes the first there
             is of ``heatmap``, ``scores``, ``instance_scores`` (rows are classes) and ``attention`` (rows are heads,
@@ -58,9 +71,11 @@ class HeatmapSaver(CaseSaver[None]):
         operating_points: the probability from which on a class is called, one for each of the network's outputs or
             that of the second of two exclusive classes; where the class drawn is not called a slide has no foreground
             (its threshold is infinite). None draws foreground on every slide.
+        algorithm: what DICOM objects call the network; its weights' digest and these settings are added.
 
     Raises:
-        ValueError: an unknown format or threshold, or masks without a threshold.
+        ValueError: an unknown format or threshold, or masks or segmentations without a threshold.
+        SettingsError: DICOM objects without highdicom.
     """
 
     by_slide = True
@@ -82,16 +97,21 @@ class HeatmapSaver(CaseSaver[None]):
         threshold: Literal["otsu", "network"] | float | None = None,
         min_threshold: float = 0.0,
         operating_points: Sequence[float] | None = None,
+        algorithm: Algorithm | None = None,
     ) -> None:
         super().__init__()
-        unknown = sorted((set(formats) | set(options or {})) - {*_EXPORTS, "h5"})
+        known = (*_EXPORTS, *OF_SLIDES)
+        unknown = sorted((set(formats) | set(options or {})) - {*known, "h5"})
         if unknown:
-            raise ValueError(f"unknown heatmap formats {', '.join(unknown)}; choose from {', '.join(_EXPORTS)}")
+            raise ValueError(f"unknown heatmap formats {', '.join(unknown)}; choose from {', '.join(known)}")
+        check_dicom_formats(formats, threshold)
         if "mask" in formats and threshold is None:
             raise ValueError('the format "mask" needs a threshold: "otsu", "network" or a number')
         check_labels(class_index, classes)
         self.folder = Path(output_dir, "heatmaps")
-        self.formats = tuple(form for form in formats if form != "h5")
+        self.formats = tuple(form for form in formats if form not in ("h5", *OF_SLIDES))
+        self.dicom_formats = tuple(form for form in formats if form in OF_SLIDES)
+        self.algorithm = algorithm
         self.options = options or {}
         self.key = key
         self.class_index = usual_class(class_index, classes, multi_label)
@@ -111,15 +131,32 @@ class HeatmapSaver(CaseSaver[None]):
         return self._assemble(case, next((each for each in drawn if each.class_index == case.probable_class), drawn[0]))
 
     def _collect(self, case: Case) -> None:
+        dicom = self._dicom_case(case) if self.dicom_formats else None
         for label, make in self._maps(case).items():
-            self._save(case.name, label, make)
+            self._save(case.name, label, make, dicom)
+        if dicom is not None and REPORT in self.dicom_formats:
+            try:
+                findings = dicom_findings(case, self.classes, self.multi_label, self.rule.operating_points)
+                dicom.write_answer(findings, None, dicom_path(self.folder, file_stem(case.name), REPORT))
+            except Exception as error:
+                self._fail(case.name, error, REPORT)
+
+    def _dicom_case(self, case: Case) -> DicomCase | None:
+        """What DICOM objects of a case refer to; None, which is told, where there can be none."""
+        settings = {**asdict(self.rule), "classes": self.classes, "multi_label": self.multi_label}
+        try:
+            source = slide_source(case.frame)
+        except Exception as error:
+            self._fail(case.name, error, "DICOM")
+            return None
+        return DicomCase(source, named_algorithm(self.algorithm, self.model_digest, settings), self.options)
 
     def _maps(self, case: Case) -> dict[str, Callable[[], Heatmap | None]]:
         """What makes each of the case's maps, by what tells it from the others (empty for the main one)."""
         drawn = drawn_maps(case, self.key, self.class_index, self.classes)
         return {each.label: partial(self._assemble, case, each) for each in drawn}
 
-    def _save(self, slide_id: str, label: str, make: Callable[[], Heatmap | None]) -> None:
+    def _save(self, slide_id: str, label: str, make: Callable[[], Heatmap | None], dicom: DicomCase | None) -> None:
         stem = f"{file_stem(slide_id)}_{label}" if label else file_stem(slide_id)
         owner = self._owners.setdefault(stem, slide_id)
         if owner != slide_id:
@@ -129,6 +166,7 @@ class HeatmapSaver(CaseSaver[None]):
         for suffix in (".h5", *(suffix for suffix, _ in _EXPORTS.values())):
             with suppress(OSError):  # none, or one that cannot be replaced either, which is told below
                 (self.folder / f"{stem}{suffix}").unlink()
+        remove_dicom(self.folder, stem)
         try:
             heatmap = make()
             if heatmap is None:
@@ -143,6 +181,11 @@ class HeatmapSaver(CaseSaver[None]):
             suffix, export = _EXPORTS[form]
             try:
                 export(heatmap, self.folder / f"{stem}{suffix}", **self.options.get(form, {}))
+            except Exception as error:
+                self._fail(slide_id, error, f"{label} {form}".strip())
+        for form in () if dicom is None else (form for form in self.dicom_formats if form != REPORT):
+            try:
+                dicom.write_map(form, heatmap, dicom_path(self.folder, stem, form))
             except Exception as error:
                 self._fail(slide_id, error, f"{label} {form}".strip())
 

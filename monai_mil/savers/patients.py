@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 from ignite.engine import Engine
 
-from monai_mil.cells import text_cell
 from monai_mil.savers.base import CaseSaver
 from monai_mil.savers.case import Case
 from monai_mil.savers.patient import PatientLevel, check_level, grouped, patient_label, patient_probabilities
@@ -76,7 +75,7 @@ class PatientSaver(CaseSaver[Prediction]):
             _shared_label(patient, slides, self.classes),
             "patient_id",
             answers[0].operating_points,
-            text_cell("; ".join(f"{slide.slide_id}: {slide.remarks}" for slide in answers if slide.remarks)),
+            "; ".join(f"{slide.slide_id}: {slide.remarks}" for slide in answers if slide.remarks),
             tuple(name for slide in answers for name in slide.slides),
             answers[0].slide_column,
         ).row()

@@ -51,8 +51,6 @@ class Prediction:
     def called(self) -> np.ndarray:
         """True for the class, or classes, that the answer names, bool ``[c]``."""
         points = self.operating_points or (0.5,) * len(self.classes)
-        if self.operating_points is None and not self.multi_label:
-            return np.arange(len(self.classes)) == self.prob.argmax()
         return decisions(self.prob[None], points, exclusive=not self.multi_label)[0] > 0
 
     @property

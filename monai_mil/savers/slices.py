@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
+from monai_mil.dicom import Algorithm, scan_source
 from monai_mil.files import replacing
 from monai_mil.heatmaps import (
     ScanHeatmap,
@@ -22,6 +23,16 @@ from monai_mil.heatmaps import (
 )
 from monai_mil.names import file_stem
 from monai_mil.savers.case import Case
+from monai_mil.savers.dicom_formats import (
+    OF_SCANS,
+    REPORT,
+    DicomCase,
+    check_dicom_formats,
+    dicom_findings,
+    dicom_path,
+    named_algorithm,
+    remove_dicom,
+)
 from monai_mil.savers.finding import finding_attributes, scale_attributes
 from monai_mil.savers.prediction import Prediction, read_prediction
 from monai_mil.savers.scan_case import ScanCase
@@ -47,7 +58,9 @@ class SliceSaver(TableSaver):
       where the scores differ by class), ``attention`` (mean of the heads), ``attention_<head>`` where there are
       several, and ``label`` where slices are labelled (1, 0 or empty);
     - ``heatmaps/<scan_id>.h5`` and, as chosen by ``formats``, ``<scan_id>_curve.png``, ``<scan_id>_montage.png``,
-      ``<scan_id>.nii.gz`` (of cells the smooth map) and ``<scan_id>_mask.nii.gz`` (its foreground) beside it;
+      ``<scan_id>.nii.gz`` (of cells the smooth map) and ``<scan_id>_mask.nii.gz`` (its foreground) beside it; of a
+      DICOM series also ``<scan_id>_seg.dcm`` (the foreground), ``_fractional.dcm`` and ``_pm.dcm`` (the smooth map),
+      ``_sc.dcm`` (the montage) and ``_sr.dcm`` (the answer), see :mod:`monai_mil.dicom`;
     - a row of ``scans.csv``: ``scan_id, patient_id, pred, prob_<class>...``, ``attention_center_mm`` and
       ``attention_width_mm`` (mean and standard deviation over the slices' positions; of the heads' mean, then of each
       head where there are several), and number, position, SOPInstanceUID and score of the most suspicious slice.
@@ -65,7 +78,8 @@ class SliceSaver(TableSaver):
 
     Args:
         output_dir: the run's folder.
-        formats: any of ``curve``, ``montage``, ``nifti`` and ``mask``.
+        formats: any of ``curve``, ``montage``, ``nifti`` and ``mask``, and of the DICOM objects ``seg``,
+            ``fractional``, ``pm``, ``sc`` and ``sr``. A scan that is no DICOM series has none of these, which is told.
         classes: names of the classes, in the order of the network's outputs; None leaves the prediction out. A scan for
             which the class drawn is not called is drawn in pale colours, and its pictures say so.
         multi_label: classes do not exclude each other.
@@ -85,10 +99,12 @@ class SliceSaver(TableSaver):
         operating_points: the probability from which on a class is called, one for each of the network's outputs or
             that of the second of two exclusive classes; where the class drawn is not called a scan has no foreground
             (its threshold is infinite). None draws foreground on every scan.
+        algorithm: what DICOM objects call the network; its weights' digest and these settings are added.
+        options: further arguments for a DICOM object, by format: ``{"seg": {"terms": terms}}``.
 
     Raises:
-        ValueError: an unknown format or threshold, or masks without a threshold.
-        SettingsError: an unknown window.
+        ValueError: an unknown format or threshold, or masks or segmentations without a threshold.
+        SettingsError: an unknown window, or DICOM objects without highdicom.
     """
 
     by_slide = True
@@ -110,16 +126,23 @@ class SliceSaver(TableSaver):
         threshold: Literal["otsu", "network"] | float | None = None,
         min_threshold: float = 0.0,
         operating_points: Sequence[float] | None = None,
+        algorithm: Algorithm | None = None,
+        options: Mapping[str, Mapping[str, Any]] | None = None,
     ) -> None:
         super().__init__(Path(output_dir, "scans.csv"))
-        unknown = sorted(set(formats) - {*_FORMATS, _MASK})
+        known = (*_FORMATS, _MASK, *OF_SCANS)
+        unknown = sorted((set(formats) | set(options or {})) - set(known))
         if unknown:
-            raise ValueError(f"unknown slice formats {', '.join(unknown)}; choose from {', '.join(_FORMATS)}, {_MASK}")
+            raise ValueError(f"unknown slice formats {', '.join(unknown)}; choose from {', '.join(known)}")
         if _MASK in formats and threshold is None:
             raise ValueError('the format "mask" needs a threshold: "otsu", "network" or a number')
+        check_dicom_formats(formats, threshold)
         check_labels(class_index, classes)
         self.folder = Path(output_dir)
-        self.formats = tuple(formats)
+        self.formats = tuple(form for form in formats if form not in OF_SCANS)
+        self.dicom_formats = tuple(form for form in formats if form in OF_SCANS)
+        self.algorithm = algorithm
+        self.options = {"sc": {"window": window}, **(options or {})}
         self.classes = None if classes is None else tuple(map(str, classes))
         self.multi_label = multi_label
         self.window = display_window(window)
@@ -142,6 +165,7 @@ class SliceSaver(TableSaver):
         self._write_slices(case, told)
         for stem, heatmap in maps.items():
             self._write_pictures(heatmap, case.name, stem)
+        self._write_dicom(case, maps, told)
         return row
 
     def _prediction(self, case: Case) -> Prediction | None:
@@ -188,6 +212,32 @@ class SliceSaver(TableSaver):
                 self._export(form, heatmap, scan_id, stem)
             except Exception as error:
                 self._fail(scan_id, error, form if stem == file_stem(scan_id) else f"{stem} {form}")
+
+    def _write_dicom(self, case: Case, maps: Mapping[str, ScanHeatmap], told: ScanHeatmap) -> None:
+        place, plain = self.folder / "heatmaps", file_stem(case.name)
+        for stem in {plain: told, **maps}:
+            remove_dicom(place, stem)
+        if not self.dicom_formats:
+            return
+        settings = {**asdict(self.rule), "classes": self.classes, "multi_label": self.multi_label}
+        algorithm = named_algorithm(self.algorithm, self.model_digest, settings)
+        try:
+            dicom = DicomCase(scan_source(told.frame), algorithm, self.options)
+        except Exception as error:
+            self._fail(case.name, error, "DICOM")
+            return
+        for form in self.dicom_formats:
+            for stem, heatmap in {plain: told}.items() if form == REPORT else maps.items():
+                try:
+                    path = dicom_path(place, stem, form)
+                    if form == REPORT:
+                        points = self.rule.operating_points
+                        findings = dicom_findings(case, self.classes, self.multi_label, points)
+                        dicom.write_answer(findings, heatmap, path)
+                    else:
+                        dicom.write_map(form, heatmap, path)
+                except Exception as error:
+                    self._fail(case.name, error, form if stem == plain else f"{stem} {form}")
 
     def _export(self, form: str, heatmap: ScanHeatmap, scan_id: str, stem: str) -> None:
         place = self.folder / "heatmaps"

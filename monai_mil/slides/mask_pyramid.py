@@ -116,6 +116,8 @@ class MaskPyramid(Truth):
         if index >= len(page.dataoffsets):
             raise AnnotationError(f"mask '{self.path}': damaged, it has no tile {index}; copy it again")
         data = os.pread(file.fileno(), page.databytecounts[index], page.dataoffsets[index])
+        if len(data) < page.databytecounts[index]:
+            raise AnnotationError(f"mask '{self.path}': damaged, it ends before its tile {index}; copy it again")
         if not data or self._empty.get(data):
             return None
         try:

@@ -165,9 +165,12 @@ class Method:
         """The loss of the network's whole output.
 
         Args:
-            bag_loss: what compares a bag's answer with its label; the file calls it ``@bag_loss``.
+            bag_loss: what compares a bag's answer with its label; the file calls it ``@bag_loss``. A term that is null
+                in a variant is left out of it.
         """
-        return MILLoss(**self._built(self.said["loss"], bag_loss=bag_loss))
+        loss = self._built(self.said["loss"], bag_loss=bag_loss)
+        terms = {name: term for name, term in loss["terms"].items() if term is not None}
+        return MILLoss(terms, {name: weight for name, weight in loss.get("weights", {}).items() if name in terms})
 
     def transforms(self) -> Compose:
         """What is done with a bag behind its loading; nothing for most methods."""

@@ -401,12 +401,13 @@ def _records(folder: Path) -> list[Reader]:
     for number in range(4):
         journal.attempt(f"S-{number}")
         journal.add(f"S-{number}", "source", {"PredictionSaver": {"prob": [0.25, 0.75]}}, ["heatmaps/a.h5"])
-    why = "a text without a checksum"
     return [
         Reader("unfinished rows", _content(place / "rows"), "a.rows", _of_rows, heals=True),
         Reader("checksums of unfinished rows", _content(place / "rows"), "a.sums", _of_rows, heals=True, text=True),
-        Reader("preset.json", _content(place / "preset"), "preset.json", _of_preset, why, text=True),
-        Reader("predict.jsonl", _content(place / "journal"), "predict.jsonl", _of_journal, why, text=True, heals=True),
+        Reader(
+            "preset.json", _content(place / "preset"), "preset.json", _of_preset, "a text without a checksum", text=True
+        ),
+        Reader("predict.jsonl", _content(place / "journal"), "predict.jsonl", _of_journal, heals=True, text=True),
     ]
 
 

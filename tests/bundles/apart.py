@@ -111,6 +111,7 @@ FILES = [
     ),
     Apart(("evaluate", "inference"), ("validate::handlers::@prediction_saver",), "a row for every case"),
     Apart(("evaluate", "inference"), ("validate::handlers::@slice_saver",), "scores of the slices", CT),
+    Apart(("inference",), ("slice_saver::algorithm",), "DICOM objects are of predictions", CT),
     Apart(("evaluate",), ("validate::handlers::@slice_report_saver",), "figures of the slices", CT),
     Apart(("calibrate",), ("validate::handlers::@operating_point_saver",), "what calibration is for"),
     Apart(
@@ -339,6 +340,15 @@ BUNDLES = [
     Apart(CT, _load("validate", "preset"), "slices have a preset", BOTH),
     Apart(("ct_insight",), _load("train", "depth", "depth_mode", "lungs"), "layers, of lungs", TRAIN),
     Apart(("ct_insight",), _load("validate", "depth", "depth_mode", "lungs"), "layers, of lungs", (*BOTH, "evaluate")),
+    Apart(
+        ("ct_insight",),
+        tuple(f"algorithm::settings::{key}" for key in ("depth", "depth_mode", "lungs")),
+        "layers, of lungs",
+        ("inference",),
+    ),
+    Apart(
+        HAGMIL, ("algorithm::settings::reading::tile_size",), "its levels have tiles of one size", ("inference_slides",)
+    ),
     Apart(("ct_insight",), _load("validate", "grid", "mapped"), "tokens stay on disk", ("evaluate",)),
     Apart(HAGMIL, _load("train", "_target_", "levels", "tile_size"), "bags of several magnifications", TRAIN),
     Apart(HAGMIL, _load("validate", "_target_", "levels", "tile_size"), "bags of several magnifications", BOTH),

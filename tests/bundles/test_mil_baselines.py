@@ -57,6 +57,7 @@ METHODS = sorted(path.stem for path in (BUNDLES / NAME / "configs" / "methods").
 SMALLER = {
     "acmil": {"changes::network::masked": 4},
     "camil": {"changes::network::hidden_dim": 64, "changes::network::landmarks": 16},
+    "ibmil": {"optimizer::lr": 0.03},
     "ilra": {"changes::network::hidden_dim": 64},
     "patch_gcn": {"optimizer::lr": 0.001},
     "r2t": {"changes::network::hidden_dim": 64},
@@ -73,6 +74,7 @@ LOSSES = {method: {"bag"} for method in METHODS} | {
     "dtfd_afs": {"bag", "branch"},
     "dtfd_maxmins": {"bag", "branch"},
     "dtfd_maxs": {"bag", "branch"},
+    "hdmil": {"bag", "instance", "screening"},
     "mhim": {"bag", "consistency"},
 }
 

@@ -156,6 +156,74 @@ def test_a_scheduler_that_is_not_there_is_the_user_s_error(tmp_path, monkeypatch
         next(embed_with_dask(jobs_in(tmp_path, 1), "texture", scheduler="tcp://127.0.0.1:9"))
 
 
+@pytest.mark.parametrize(("times", "status"), [(4, "embedded"), (5, "failed")])
+def test_a_case_that_is_lost_on_its_way_is_sent_again_four_times(tmp_path, times, status):
+    """Dask forgets a case when its only worker is lost: asking for its result raises."""
+    distributed = pytest.importorskip("distributed", reason="the extra 'scale' is not installed")
+
+    class Losing:
+        status, sent = "running", 0
+
+        def submit(self, function: Any, job: SlideJob, **options: Any) -> Any:
+            self.sent += 1
+            lost = self.sent <= times
+
+            def result(timeout: float) -> CaseResult:
+                if lost:
+                    raise distributed.client.FutureCancelledError("a key", "already forgotten")
+                return CaseResult(job.case_id, str(job.path), "embedded")
+
+            state = "cancelled" if lost else "finished"
+            return SimpleNamespace(status=state, result=result, add_done_callback=lambda done: done(None))
+
+    client = Losing()
+    ((number, result),) = dask._Hand(client, jobs_in(tmp_path, 1), "texture").results()
+    assert (number, result.status, client.sent) == (0, status, 5)
+    assert status == "embedded" or "its worker was lost (FutureCancelledError" in str(result.error)
+
+
+@pytest.mark.parametrize("failures", [2, 3])
+def test_workers_that_are_lost_while_they_start_are_started_again(monkeypatch, failures):
+    distributed = pytest.importorskip("distributed", reason="the extra 'scale' is not installed")
+    started: list[int] = []
+
+    def start(**settings: Any) -> Any:
+        started.append(settings["n_workers"])
+        if len(started) <= failures:
+            raise RuntimeError("a worker died while it started")
+        return SimpleNamespace(close=lambda timeout: None)
+
+    monkeypatch.setattr(distributed, "LocalCluster", start)
+    if failures == 3:
+        with pytest.raises(SettingsError, match=r"3 workers cannot be started \(a worker died .*; try --workers 1"):
+            dask._local_cluster(3).__enter__()
+    else:
+        with dask._local_cluster(3):
+            pass
+    assert started == [3, 3, 3]
+
+
+@pytest.mark.parametrize("lost", [4, 5])
+def test_an_encoder_is_sent_again_where_a_worker_is_lost_meanwhile(lost):
+    pytest.importorskip("distributed", reason="the extra 'scale' is not installed")
+    from monai_mil.embedding.dask_encoder import send_encoder
+
+    names: list[str] = []
+
+    class Losing:
+        def register_plugin(self, plugin: Any, name: str) -> None:
+            names.append(name)
+            if len(names) <= lost:
+                raise OSError("a worker was lost")
+
+    if lost == 5:
+        with pytest.raises(OSError, match="a worker was lost"):
+            send_encoder(Losing(), SimpleNamespace(name="sent"))
+    else:
+        assert send_encoder(Losing(), SimpleNamespace(name="sent")) == names[0]
+    assert names == [names[0]] * 5
+
+
 def jobs_in(folder: Path, count: int) -> dict[int, SlideJob]:
     settings = EmbedSettings(256, 0.5)
     return {k: SlideJob(f"S-{k}", folder / f"{k}.svs", folder, "cpu", False, settings, 8) for k in range(count)}

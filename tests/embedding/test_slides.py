@@ -187,6 +187,16 @@ def test_failing_slides_are_reported_and_the_rest_is_finished(slide_cohort, bad_
     assert (record["encoder"], record["settings"]["tile_size"]) == ("counting", 256)
 
 
+def test_a_thumbnail_among_slides_is_refused_and_the_rest_is_finished(slide_cohort, tmp_path):
+    thumbnail, whole = tmp_path / "thumbnail.tif", slide_cohort.parent / "slides" / "slide_000.tif"
+    write_pyramid(thumbnail, np.full((64, 64, 3), (180, 60, 140), np.uint8), mpp=4.0)
+    encoder = CountingEncoder(tmp_path / "log")
+    report = embed_cohort([thumbnail, whole], tmp_path / "bags", encoder, progress=False)
+    refused, embedded = report.results
+    assert (refused.status, refused.cause, embedded.status) == ("failed", "too coarse", "embedded")
+    assert "4 µm per pixel, too coarse for tiles at 0.5" in refused.error
+
+
 def test_a_given_pixel_size_makes_slides_without_one_readable(bad_slides, tmp_path):
     encoder = CountingEncoder(tmp_path / "log")
     report = embed_cohort([bad_slides / "no_mpp.tif"], tmp_path, encoder, mpp=0.5, min_tissue=0.0, progress=False)

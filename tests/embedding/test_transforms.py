@@ -6,7 +6,7 @@ import pytest
 
 from monai_mil.cohorts import read_cohort
 from monai_mil.embedding import DescendSlided, EmbedSlided, StreamSlided, embed_cohort
-from monai_mil.errors import AnnotationError
+from monai_mil.errors import AnnotationError, TooCoarseError
 from monai_mil.networks import ABMIL, HAGMIL
 from monai_mil.slides import write_pyramid
 
@@ -62,4 +62,15 @@ def test_what_was_assumed_of_a_slide_stands_in_its_meta(way, slide, tmp_path):
     assert given == (
         "the file says 0.5 µm a pixel; the given 1.25 is taken; "
         "its finest level has 1.25 µm per pixel; tiles at 0.5 are enlarged from it"
+    )
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_slide_four_times_as_coarse_as_its_tiles_is_read_and_a_coarser_one_refused(way, slide):
+    assert "enlarged" in WAYS[way](mpp=2.0)({"image": str(slide)})["image"].meta["remarks"]
+    with pytest.raises(TooCoarseError) as refused:
+        WAYS[way](mpp=2.01)({"image": str(slide)})
+    assert str(refused.value) == (
+        f"slide '{slide}': its finest level has 2.01 µm per pixel, too coarse for tiles at 0.5 (a thumbnail?); give "
+        "the whole slide, --mpp if the file's pixel size is wrong, or --target-mpp 0.51 or more"
     )

@@ -53,20 +53,24 @@ def test_tiles_are_weighed_by_their_neighbours_as_the_paper_says(n: int) -> None
     torch.testing.assert_close(output["attention_logits"][0, 0], scores, rtol=0, atol=1e-5)
 
 
-def test_neighbours_are_the_same_in_chunks_and_at_once() -> None:
+def test_neighbours_are_the_same_whatever_the_chunks() -> None:
     network, image = network_of(), slide(25)
-    rows = image[0].T
-    features, places, keys = rows[None, :, :5], rows[None, :, 5:], torch.randn(1, 25, 6)
-    at_once = network._around_at_once(features, places, keys)
-    for network.chunk_rows in (4, 100):
-        torch.testing.assert_close(network._around_pairs(features, places, keys), at_once, rtol=0, atol=1e-5)
+    whole = network._neighbours(image[:, 5:].mT)
+    network.chunk_rows = 4
+    assert all(torch.equal(*pair) for pair in zip(network._neighbours(image[:, 5:].mT), whole, strict=True))
+    assert sorted(whole[1].sum(dim=2)[0].tolist()) == [3] * 4 + [5] * 12 + [8] * 9, "corners, edges, the inner tiles"
+
+
+def test_of_many_tiles_at_one_place_the_nearest_eight_count() -> None:
+    place, there = network_of()._neighbours(torch.tensor([[[0.0, 1.0]] + [[0.0, 0.0]] * 11]))
+    assert place[0, 5].tolist() == [1, 2, 3, 4, 6, 7, 8, 9]
+    assert there[0, 5].all()
 
 
 def test_tiles_of_equal_features_are_wholly_alike() -> None:
-    network, keys = network_of(), torch.eye(2)[None]
     places = torch.tensor([[[0.0, 0], [0, 1]]])
-    for around in (network._around_pairs, network._around_at_once):
-        torch.testing.assert_close(around(torch.ones(1, 2, 5), places, keys), torch.ones(1, 2, 2))
+    around = network_of()._around(torch.ones(1, 2, 5), places, torch.eye(2)[None])
+    torch.testing.assert_close(around, torch.ones(1, 2, 2))
 
 
 def test_a_bag_without_positions_is_refused() -> None:

@@ -289,13 +289,14 @@ def test_bfloat16_keeps_scores_and_pseudo_inverse_in_float32(
 ) -> None:
     network, image = small(), torch.randn(1, 12, 500)
     seen = []
-    closer = nystrom._closer
+    factor = nystrom._factor
 
-    def spy(matrix, inverse):
-        seen.extend([matrix.dtype, inverse.dtype])
-        return closer(matrix, inverse)
+    def spy(product, right):
+        result = factor(product, right)
+        seen.extend([product.dtype, right.dtype, result.dtype])
+        return result
 
-    monkeypatch.setattr(nystrom, "_closer", spy)
+    monkeypatch.setattr(nystrom, "_factor", spy)
     with torch.autocast("cpu", dtype=torch.bfloat16), torch.set_grad_enabled(with_gradients):
         output = network(image, return_dict=True)
     for key in ("logits", "attention_logits", "instance_logits", "bag"):

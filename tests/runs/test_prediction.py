@@ -5,16 +5,19 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
+import re
 import shutil
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
-from monai_mil.errors import CohortError, SettingsError
+from monai_mil.errors import BusyError, CohortError, SettingsError
 from monai_mil.runs import find_bundle, parsed_settings, predict, predict_run, show_outcome
 from monai_mil.savers import HeatmapSaver
 from tests.runs.conftest import write_bag
+from tests.test_locks import another_run
 
 RESULTS = ("predictions.csv", "heatmaps/S-0.geojson", "heatmaps/S-3.geojson")
 
@@ -90,7 +93,7 @@ def test_a_line_cut_by_a_kill_is_not_believed(bags, tmp_path, console, monkeypat
     with pytest.raises(KeyboardInterrupt):
         predict(run(bags, tmp_path / "out"), console=console)
     journal = tmp_path / "out" / "predict.jsonl"
-    journal.write_bytes(journal.read_bytes()[:-40])
+    journal.write_bytes(journal.read_bytes()[:-60])
     made = spied(monkeypatch)
     assert predict(run(bags, tmp_path / "out"), console=console).kept == 2
     assert made == ["S-2", "S-3"]
@@ -109,6 +112,24 @@ def test_a_heatmap_that_cannot_be_read_is_made_anew_and_told(bags, tmp_path, mon
     assert "heatmap 'S-0.h5' cannot be read: it is made anew" in console.file.getvalue()
     assert made == ["S-0", "S-2", "S-3"]
     assert (out / "heatmaps" / "S-0.h5").read_bytes() == whole
+
+
+def test_a_prediction_whose_note_is_damaged_is_made_anew_and_told(bags, tmp_path, monkeypatch):
+    out, console = tmp_path / "out", Console(file=io.StringIO(), width=200)
+    predict(run(bags, tmp_path / "whole"), console=console)
+    interrupted(monkeypatch, after="S-2")
+    with pytest.raises(KeyboardInterrupt):
+        predict(run(bags, out), console=console)
+    journal = out / "predict.jsonl"
+    lines = journal.read_text().splitlines(keepends=True)
+    number = next(number for number, line in enumerate(lines) if '"case": "S-1"' in line)
+    lines[number] = re.sub(r"0\.\d\d", "0.11", lines[number], count=1)  # still JSON, and another probability
+    journal.write_text("".join(lines))
+    made = spied(monkeypatch)
+    assert predict(run(bags, out), console=console).kept == 2
+    assert "1 of its lines are not what was written; the cases in them are predicted again" in console.file.getvalue()
+    assert made == ["S-1", "S-3"]
+    assert (out / "predictions.csv").read_bytes() == (tmp_path / "whole" / "predictions.csv").read_bytes()
 
 
 @pytest.mark.parametrize("change", ["settings", "weights", "overwrite"])
@@ -293,6 +314,14 @@ def test_a_case_that_takes_the_process_down_twice_is_set_aside_until_it_is_asked
     assert predict(run(bags, tmp_path / "out"), console=console, retry=True).is_whole
     for result in RESULTS:
         assert (tmp_path / "out" / result).read_bytes() == (tmp_path / "whole" / result).read_bytes(), result
+
+
+def test_the_second_of_two_predictions_is_told_which_is_the_first(bags, tmp_path, console):
+    out, first = tmp_path / "out", os.getppid()
+    with another_run(out / "predict.jsonl", first):
+        with pytest.raises(BusyError, match=rf"predict.jsonl' is being written by another run \(process {first} on"):
+            predict(run(bags, out), console=console)
+        assert sorted(path.name for path in out.iterdir()) == [".predict.jsonl.lock", ".predict.jsonl.run"]
 
 
 def test_no_case_is_blamed_for_an_interruption_or_a_full_disk(bags, tmp_path, console, monkeypatch):

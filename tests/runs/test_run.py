@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 import shlex
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from fire.parser import DefaultParseValue
 
-from monai_mil.errors import SettingsError
+from monai_mil.errors import OutputError, SettingsError
 from monai_mil.runs import (
     BundleRun,
     calibrate_run,
@@ -135,3 +137,25 @@ def test_what_follows_a_training_takes_its_model_and_its_kind(cohort, tmp_path):
     (models / "model.json").write_text(card)
     insight = find_bundle("pathology_insight")
     assert calibrate_run(insight, cohort, tmp_path, model=models).configs == ("train", "calibrate")
+
+
+@pytest.mark.parametrize("error", [OutputError("disk full"), ZeroDivisionError("a bug")])
+def test_a_training_that_the_user_s_error_ends_logs_no_traceback(cohort, tmp_path, monkeypatch, caplog, capsys, error):
+    from ignite.engine import Engine
+    from monai.handlers import StatsHandler
+
+    def step(engine: Engine, batch: int) -> None:
+        logging.getLogger("monai_mil.training").error("our own words")
+        raise error
+
+    trainer = Engine(step)
+    StatsHandler(name=f"{tmp_path}", output_transform=lambda output: None).attach(trainer)
+    workflow = SimpleNamespace(initialize=lambda: None, run=lambda: trainer.run([0]), finalize=lambda: None)
+    monkeypatch.setattr(BundleRun, "workflow", lambda self: workflow)
+    with pytest.raises(type(error), match=str(error)), caplog.at_level(logging.INFO):
+        train_run(find_bundle("mil_baselines"), cohort, tmp_path / "run").start()
+    told = [record.message for record in caplog.records if record.levelno >= logging.ERROR]
+    is_bug = isinstance(error, ZeroDivisionError)
+    assert told[0] == "our own words"
+    assert any("terminating due to exception" in line for line in told) == is_bug
+    assert ("Traceback" in capsys.readouterr().out) == is_bug

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from ignite.engine import Engine
+from monai.data.meta_tensor import MetaTensor
 
 from monai_mil.errors import CohortError, SettingsError
 from monai_mil.metrics import classification_report
@@ -171,3 +172,15 @@ def test_risks_of_patients(tmp_path, level, risk, survival):
     expected = {"patient_id": "p", "slides": "2", "slide_ids": "a;b", "time": "12", "event": "1"}
     assert table(tmp_path)[0] == expected | {"risk": risk, "survival_12": survival}
     assert table(tmp_path, "survival.csv")[0]["risk"] == risk
+
+
+def test_remarks_are_no_formula_in_any_table(tmp_path):
+    slides = [("-7", "p1", [0.9, 0.1], 0), ("s2", "p2", [0.3, 0.7], 1), ("s3", "p2", [0.4, 0.6], 1)]
+    image = MetaTensor(torch.zeros(0, 1), meta={"remarks": "=HYPERLINK(1)"})
+    run(slides, PredictionSaver(str(tmp_path), CLASSES, patient_level="mean"), image=image)
+    remarks = {row["slide_id"]: row["remarks"] for row in table(tmp_path, "predictions.csv")}
+    assert remarks == dict.fromkeys(("-7", "s2", "s3"), "'=HYPERLINK(1)")
+    assert [row["remarks"] for row in table(tmp_path)] == [
+        "'-7: =HYPERLINK(1)",
+        "s2: =HYPERLINK(1); s3: =HYPERLINK(1)",
+    ]

@@ -327,6 +327,10 @@ def test_a_name_is_no_value_of_a_mask(tmp_path):
         ('{"type":"Polygon","coordinates":[[[1],[2],[3]]]}', "no GeoJSON"),
         ('{"type":"Polygon","coordinates":[[[1e308,1],[2,-1e308],[3,3]]]}', "a corner lies beyond any slide"),
         ('{"type":"FeatureCollection","frame_origin":5,"features":[]}', "no GeoJSON"),
+        ('{"type":"FeatureCollection","features":[5]}', "no GeoJSON"),
+        ('{"type":"FeatureCollection","features":5}', "no GeoJSON"),
+        ('{"type":"Polygon","coordinates":[5]}', "no GeoJSON"),
+        ('{"type":"Polygon","coordinates":[[[1,2],[3,4],[5,' + "9" * 400 + "]]]}", "no GeoJSON"),
         ("[" + "9" * 5000 + "]", "no GeoJSON"),
     ],
 )
@@ -349,8 +353,17 @@ def test_a_stored_mask_that_is_none_is_one_error_that_names_the_file(tmp_path: P
         open_truth(path)
 
 
-@pytest.mark.parametrize(("tag", "value"), [("ImageWidth", 4096), ("TileWidth", 1 << 20), ("SamplesPerPixel", 0)])
-def test_a_mask_with_odd_tags_is_one_error_that_names_the_file(tmp_path: Path, tag: str, value: int) -> None:
+@pytest.mark.parametrize(
+    ("tag", "value"),
+    [
+        ("ImageWidth", 4096),
+        ("TileWidth", 1 << 20),
+        ("SamplesPerPixel", 0),
+        ("ImageLength", 0),
+        ("TileOffsets", (1 << 20,) * 4),
+    ],
+)
+def test_a_mask_with_odd_tags_is_one_error_that_names_the_file(tmp_path: Path, tag: str, value: object) -> None:
     path = tmp_path / "odd.tif"
     tifffile.imwrite(path, np.ones((128, 128), np.uint8), tile=(64, 64))
     with tifffile.TiffFile(path, mode="r+") as tiff:

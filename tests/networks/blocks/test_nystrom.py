@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from monai_mil.networks.blocks import nystrom
-from monai_mil.networks.blocks.nystrom import NystromAttention, pseudo_inverse
+from monai_mil.networks.blocks.nystrom import NystromAttention, row_times_pseudo_inverse, times_pseudo_inverse
 
 
 def spelled_out(layer: NystromAttention, tokens: Tensor) -> Tensor:
@@ -136,10 +136,34 @@ def test_no_matrix_of_tokens_by_landmarks_is_kept() -> None:
 
 def test_the_pseudo_inverse_converges_for_few_landmarks_and_stays_float32() -> None:
     matrix = torch.softmax(torch.randn(2, 3, 6, 6, generator=torch.Generator().manual_seed(0)) * 4, 3)
-    inverse = pseudo_inverse(matrix, 30)
-    torch.testing.assert_close(matrix @ inverse @ matrix, matrix, rtol=1e-3, atol=1e-3)
+    exact = matrix.double()
+    inverse = times_pseudo_inverse(exact, torch.eye(6, dtype=torch.double).expand(2, 3, 6, 6), 15)
+    torch.testing.assert_close(exact @ inverse @ exact, exact, rtol=1e-3, atol=1e-3)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        torch.testing.assert_close(pseudo_inverse(matrix.bfloat16(), 6), pseudo_inverse(matrix.bfloat16().float(), 6))
+        few, wide = matrix.bfloat16(), matrix[..., :2].bfloat16()
+        torch.testing.assert_close(
+            times_pseudo_inverse(few, wide, 6), times_pseudo_inverse(few.float(), wide.float(), 6)
+        )
+
+
+@pytest.mark.parametrize("keep_little", [False, True])
+def test_products_with_the_pseudo_inverse_are_those_with_its_matrix(keep_little: bool) -> None:
+    generator = torch.Generator().manual_seed(1)
+    matrix = torch.softmax(torch.randn(2, 3, 40, 40, generator=generator, dtype=torch.double) * 4, 3).requires_grad_()
+    right = torch.randn(2, 3, 40, 5, generator=generator, dtype=torch.double).requires_grad_()
+    inverse = matrix.mT / (matrix.sum(3).amax([1, 2]) * matrix.sum(2).amax([1, 2]))[:, None, None, None]
+    one = torch.eye(40, dtype=torch.double)
+    for _ in range(6):  # as the reference writes it
+        product = matrix @ inverse
+        inverse = 0.25 * inverse @ (13 * one - product @ (15 * one - product @ (7 * one - product)))
+    answers = times_pseudo_inverse(matrix, right, 6, keep_little)
+    rows = row_times_pseudo_inverse(right.mT[:, :, :1], matrix, 6, keep_little)
+    torch.testing.assert_close(answers, inverse @ right)
+    torch.testing.assert_close(rows, right.mT[:, :, :1] @ inverse)
+    weights = torch.randn(answers.shape, generator=generator, dtype=torch.double)
+    ours = torch.autograd.grad((answers * weights).sum() + rows.square().sum(), [matrix, right])
+    plain = (inverse @ right * weights).sum() + (right.mT[:, :, :1] @ inverse).square().sum()
+    torch.testing.assert_close(ours, torch.autograd.grad(plain, [matrix, right]))
 
 
 def test_dropout_acts_in_training_only() -> None:
@@ -153,3 +177,9 @@ def test_dropout_acts_in_training_only() -> None:
 def test_heads_that_do_not_divide_the_channels_are_refused() -> None:
     with pytest.raises(ValueError, match="heads must divide"):
         NystromAttention(10, heads=4)
+
+
+@pytest.mark.parametrize("iterations", [0, 9])
+def test_iterations_that_leave_nothing_of_float32_are_refused(iterations: int) -> None:
+    with pytest.raises(ValueError, match=f"must be 1 to 8, got {iterations}"):
+        NystromAttention(16, heads=4, iterations=iterations)

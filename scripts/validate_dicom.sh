@@ -1,0 +1,113 @@
+#!/usr/bin/env bash
+# Judge DICOM results by programs that others wrote: scripts/validate_dicom.sh OUT [SOURCE]
+#
+# OUT is a folder with results, SOURCE the folder of the series or slide they were made of. Whichever of these is
+# installed is asked; the others are named at the end:
+#   dciodvfy, dcentvfy                                      apt install dicom3tools
+#   dsrdump                                                 apt install dcmtk
+#   segimage2itkimage, paramap2itkimage, tid1500reader      pip install dcmqi (in an environment of its own)
+# Prints a line a check and ends with 1 if any found an error. PYTHON names a Python with monai-mil (default: python3).
+set -euo pipefail
+
+out=${1:?usage: scripts/validate_dicom.sh OUT [SOURCE]}
+source=${2:-}
+python=${PYTHON:-python3}
+scratch=$(mktemp -d)
+trap 'rm -rf "$scratch"' EXIT
+
+# What dciodvfy (2022) calls an error and is none.
+cat > "$scratch/allowed" <<'END'
+Only valid for AnnotationCoordinateType of 3D - attribute <CommonZCoordinateValue> = <>
+END
+# ^ of annotations in 2D: the attribute is not there.
+
+absent=()
+failed=0
+
+has() {
+    command -v "$1" > /dev/null && return
+    [[ " ${absent[*]-} " == *" $1 "* ]] || absent+=("$1")
+    return 1
+}
+
+told() { # name, number of errors, file with what was said
+    echo "$1: $2 errors"
+    if (($2 > 0)); then
+        sed 's/^/    /' "$3"
+        failed=1
+    fi
+}
+
+# path, kind and whether it is of a slide, one object a line
+"$python" - "$out" > "$scratch/objects" <<'END'
+import sys
+from pathlib import Path
+
+import pydicom
+from pydicom.misc import is_dicom
+
+kinds = {"88.34": "SR", "66.4": "SEG", "30": "PM", "91.1": "ANN", "7": "SC"}  # of SOP classes
+for path in sorted(path for path in Path(sys.argv[1]).rglob("*") if path.is_file() and is_dicom(path)):
+    tags = ["SOPClassUID", "TotalPixelMatrixColumns"]
+    header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=tags)
+    kind = kinds.get(header.SOPClassUID.removeprefix("1.2.840.10008.5.1.4.1.1."), "other")
+    print(path, kind, "slide" if "TotalPixelMatrixColumns" in header else "series", sep="\t")
+END
+[[ -s $scratch/objects ]] || { echo "no DICOM objects in '$out'"; exit 1; }
+
+while IFS=$'\t' read -r path kind space; do
+    name=$(basename "$path")
+    if has dciodvfy; then
+        { dciodvfy "$path" 2>&1 || true; } | { grep '^Error' || true; } | { grep -vFf "$scratch/allowed" || true; } \
+            > "$scratch/said"
+        told "dciodvfy $name ($kind)" "$(wc -l < "$scratch/said")" "$scratch/said"
+    fi
+    case $kind-$space in
+        SR-*)
+            if has dsrdump; then
+                bad=0; dsrdump "$path" > /dev/null 2> "$scratch/said" || bad=1
+                told "dsrdump $name" $bad "$scratch/said"
+            fi
+            if has tid1500reader; then
+                bad=0
+                tid1500reader --inputDICOM "$path" --outputMetadata "$scratch/sr.json" > "$scratch/said" 2>&1 || bad=1
+                grep -q '"Probability"' "$scratch/sr.json" 2> /dev/null || bad=1
+                told "tid1500reader $name" $bad "$scratch/said"
+            fi ;;
+        SEG-series | PM-series) # dcmqi knows no slides
+            if [[ $kind == SEG ]]; then tool=segimage2itkimage; else tool=paramap2itkimage; fi
+            if has $tool; then
+                bad=0; rm -rf "$scratch/itk"; mkdir "$scratch/itk"
+                $tool --inputDICOM "$path" --outputDirectory "$scratch/itk" -t nii > "$scratch/said" 2>&1 || bad=1
+                "$python" - "$scratch/itk" "$path" >> "$scratch/said" 2>&1 <<'END' || bad=1
+import sys
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pydicom
+
+(path,) = Path(sys.argv[1]).glob("*.nii*")
+grid = nibabel.load(path).affine @ np.eye(4)
+header = pydicom.dcmread(sys.argv[2], stop_before_pixels=True)
+origins = [frame.PlanePositionSequence[0].ImagePositionPatient for frame in header.PerFrameFunctionalGroupsSequence]
+spacing = header.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0].PixelSpacing
+origin = grid[:3, 3] * (-1, -1, 1)
+off = np.linalg.norm(np.array(origins, float) - origin, axis=1).min()
+assert off < 1e-3, f"origin {origin} is that of no frame"
+across, down = np.linalg.norm(grid[:3, :2], axis=0)
+assert np.allclose((down, across), np.array(spacing, float), atol=1e-4), f"spacing {down} x {across}, not {spacing}"
+END
+                told "$tool $name" $bad "$scratch/said"
+            fi ;;
+    esac
+done < "$scratch/objects"
+
+if [[ -n $source ]] && has dcentvfy; then
+    { cut -f1 "$scratch/objects"; find "$source" -type f; } > "$scratch/files"
+    { xargs -d '\n' dcentvfy < "$scratch/files" 2>&1 || true; } | { grep '^Error' || true; } > "$scratch/said"
+    told "dcentvfy against $source" "$(wc -l < "$scratch/said")" "$scratch/said"
+fi
+
+[[ ${#absent[@]} -eq 0 ]] || echo "not asked, for they are not installed: ${absent[*]}"
+exit $failed
