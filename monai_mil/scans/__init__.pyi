@@ -12,6 +12,7 @@ from .resampling import resample
 from .scan import Scan
 from .series import SeriesSummary, list_series
 from .slices import fit_statistics, prepare_slices
+from .study import Study, StudySeries, read_study
 from .truth import find_scan_truth, read_scan_truth
 from .turn import Turn
 from .units import fits_values, has_doubtful_units
@@ -31,6 +32,8 @@ __all__ = [
     "ScanSearch",
     "SeriesSummary",
     "SlicePreset",
+    "Study",
+    "StudySeries",
     "Turn",
     "Window",
     "as_uid",
@@ -49,6 +52,7 @@ __all__ = [
     "oriented",
     "prepare_slices",
     "read_scan_truth",
+    "read_study",
     "resample",
     "same_but_statistics",
     "scan_files",
