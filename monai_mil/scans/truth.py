@@ -222,7 +222,8 @@ def _planes(path: Path, value: int | str | None) -> Iterator[_Plane]:
 
 def _segments(path: Path, dataset: pydicom.Dataset, value: int | str | None) -> set[int]:
     """Numbers of the segments asked for."""
-    known = {int(item.SegmentNumber): str(item.get("SegmentLabel", "")) for item in dataset.get("SegmentSequence", [])}
+    segments = dataset.get("SegmentSequence", [])
+    known = {int(segment.SegmentNumber): str(segment.get("SegmentLabel", "")) for segment in segments}
     if value is None:
         return set(known)
     found = {number for number, label in known.items() if value == number or str(value).lower() == label.lower()}
