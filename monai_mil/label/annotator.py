@@ -17,4 +17,5 @@ def annotator_of(params: Mapping[str, Any]) -> str:
         params: the request's own; ``annotator``, ``user`` or ``client_id`` say it.
     """
     said = (params.get(name) for name in ("annotator", "user", "client_id"))
-    return next((str(name) for name in said if name), CALLER.get())
+    name = next((str(name) for name in said if name), CALLER.get())
+    return name.encode("utf-8", "replace").decode()

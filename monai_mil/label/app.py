@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
+import os
+import sys
 import tempfile
-import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,19 +13,24 @@ from typing import Any
 import numpy as np
 import torch
 from fastapi import HTTPException
+from monailabel.config import settings
+from monailabel.datastore.dicom import DICOMWebDatastore
 from monailabel.interfaces.app import MONAILabelApp
 from monailabel.utils.async_tasks.utils import tasks
 
 from monai_mil.errors import SettingsError
 from monai_mil.label.annotator import annotator_of
 from monai_mil.label.datastore import ProjectDatastore, told
+from monai_mil.label.dicomweb import SeriesDatastore
 from monai_mil.label.heat import heat_regions
 from monai_mil.label.images import StudyImage
 from monai_mil.label.model import Answer, ServedModel
 from monai_mil.label.patches import patch_slide
 from monai_mil.label.project import Project
+from monai_mil.label.pseudonyms import keep_names_out_of_logs
 from monai_mil.label.replies import asap_xml, dsa_json, geojson_reply
 from monai_mil.label.tasks import Agreement, LabelStrategy, ModelTask, ScoreImages, TrainOnLabels, note_answer
+from monai_mil.names import is_there
 from monai_mil.slides import AnnotationFrame, frame_origin
 
 logger = logging.getLogger(__name__)
@@ -49,7 +55,7 @@ class MILApp(MONAILabelApp):
         folder = Path(app_dir, "studies") if remote else Path(studies)
         folder.mkdir(parents=True, exist_ok=True)
         self.project = Project(Path(app_dir), folder)
-        self._shown = threading.Lock()
+        self._folder = folder
         super().__init__(
             app_dir,
             studies,
@@ -57,12 +63,23 @@ class MILApp(MONAILabelApp):
             name="monai-mil",
             description="Multiple-instance learning: heatmaps as annotations, training on weak labels",
         )
+        keep_names_out_of_logs()
+
+    def bundle_path(self, model: str | None) -> None:
+        """No bundle of MONAI Label's own kind; what is no model is told before a task of it begins."""
+        with told():
+            self.project.model(model)
 
     def init_datastore(self) -> Any:
-        """The project's images and labels; a remote store's stay there."""
-        if self.studies.startswith(("http://", "https://")):
-            return self.init_remote_datastore()
-        return ProjectDatastore(self.project)
+        """The project's images and labels; those of the Digital Slide Archive stay there."""
+        if not self.studies.startswith(("http://", "https://")):
+            return ProjectDatastore(self.project)
+        beside_python = str(Path(sys.executable).parent)  # where dcmqi's tools are
+        os.environ["PATH"] = os.pathsep.join([beside_python, os.environ.get("PATH", "")])
+        settings.MONAI_LABEL_DICOMWEB_CACHE_PATH = settings.MONAI_LABEL_DICOMWEB_CACHE_PATH or str(self._folder)
+        self.studies = self.studies.rstrip("/")
+        remote = self.init_remote_datastore()
+        return SeriesDatastore(self.project, remote) if isinstance(remote, DICOMWebDatastore) else remote
 
     def init_infers(self) -> dict[str, ModelTask]:
         """Every model."""
@@ -122,6 +139,19 @@ class MILApp(MONAILabelApp):
         except HTTPException as error:
             return {"error": error.detail}
 
+    def infer(self, request: dict[str, Any], datastore: Any = None) -> dict[str, Any]:
+        """A scan's heatmap as a label map, and the answer.
+
+        Raises:
+            HTTPException: there is no such model or scan, or it cannot be answered; says why.
+        """
+        said = request.get("image")
+        with told():
+            self.project.model(request.get("model"))
+            if isinstance(said, str) and not _was_sent(said):
+                self.project.images.find(said)
+        return super().infer(request, datastore)
+
     def infer_wsi(self, request: dict[str, Any], datastore: Any = None) -> dict[str, Any]:
         """A slide's heatmap as annotations, in the format and frame of the client that asks.
 
@@ -129,6 +159,7 @@ class MILApp(MONAILabelApp):
             HTTPException: there is no such model or slide, or it cannot be answered; says why.
         """
         with told():
+            _check_window(request)
             model = self.project.model(request.get("model"))
             if model.bundle.reads != "slides":
                 raise SettingsError(f"model '{model.name}' reads scans: ask it for a scan, or another for a slide")
@@ -140,14 +171,15 @@ class MILApp(MONAILabelApp):
         return self._reply(request, answer, output, offset)
 
     def _answer(self, model: ServedModel, image: StudyImage, *, keep: bool) -> Answer:
-        return model.answer(image.name, image.path) if keep else model.answer_once(image.name, image.path)
+        place = self.project.place(image)
+        return model.answer(*place) if keep else model.answer_once(*place)
 
     def _slide(
         self, request: dict[str, Any], model: ServedModel, scratch: Path
     ) -> tuple[StudyImage, tuple[int, int] | None]:
         """The slide that is asked about; of a picture that the client sent also where it lies, else None."""
         said = request.get("image")
-        if isinstance(said, str) and not Path(said).is_file():
+        if isinstance(said, str) and not _was_sent(said):
             store = self._datastore
             if isinstance(store, ProjectDatastore):
                 return self.project.answered(said, model), None
@@ -155,9 +187,9 @@ class MILApp(MONAILabelApp):
             if not Path(path).exists():
                 path = store.get_image(said, {"location": [0, 0], "size": [0, 0]})
             return StudyImage(said, Path(path), "slides"), None
-        known = [image for image in self.project.images.all() if isinstance(said, str) and str(image.path) == said]
-        if known:
-            return known[0], None
+        known = self.project.images.at(said) if isinstance(said, str) else None
+        if known is not None:
+            return known, None
         location = request.get("location") or (0, 0)
         corner = max(int(location[0]), 0), max(int(location[1]), 0)
         pixels: Any = said if isinstance(said, np.ndarray) else Path(str(said))
@@ -192,6 +224,33 @@ class MILApp(MONAILabelApp):
         with tempfile.NamedTemporaryFile("w", suffix=suffix, delete=False, encoding="utf-8") as file:
             file.write(text)
         return {"file": file.name, "params": facts}
+
+
+def _was_sent(image: str) -> bool:
+    """Whether an image is named by its path, as MONAI Label names what a client has sent."""
+    return Path(image).is_absolute() and is_there(Path(image))
+
+
+def _check_window(request: Mapping[str, Any]) -> None:
+    """Raise a SettingsError unless places and sizes of a request are numbers, two each."""
+    tiles = request.get("wsi_tiles") or []
+    is_tiles = isinstance(tiles, list) and all(isinstance(tile, dict) for tile in tiles)
+    places = [request.get("location"), request.get("size")]
+    if is_tiles:
+        places += [tile.get(name, "absent") for tile in tiles for name in ("location", "size")]
+    try:
+        area = float(request.get("min_poly_area") or 0)
+        good = is_tiles and np.isfinite(area) and all(not pair or _is_pair(pair) for pair in places)
+    except (TypeError, ValueError):
+        good = False
+    if not good:
+        raise SettingsError(
+            "location and size are two whole numbers each, wsi_tiles a list of such, min_poly_area is a number"
+        )
+
+
+def _is_pair(value: Any) -> bool:
+    return isinstance(value, (list, tuple)) and len(value) == 2 and all(np.isfinite(float(each)) for each in value)
 
 
 def _window(request: Mapping[str, Any], origin: tuple[int, int]) -> tuple[float, float, float, float] | None:

@@ -19,6 +19,7 @@ from monai_mil.errors import CohortError, MonaiMILError, OutputError
 from monai_mil.files import replacing
 from monai_mil.label.annotator import annotator_of
 from monai_mil.label.images import StudyImage
+from monai_mil.label.masks import has_finding
 from monai_mil.label.project import Project
 from monai_mil.label.submissions import patch_of
 from monai_mil.names import file_stem, names_a_file
@@ -28,12 +29,16 @@ logger = logging.getLogger(__name__)
 
 @contextmanager
 def told() -> Iterator[None]:
-    """Answer a user's error with its one sentence: 404 of what is not there, 507 of a full disk, else 400."""
+    """Answer a user's error with its one sentence, see :func:`status_of`."""
     try:
         yield
     except MonaiMILError as error:
-        status = 404 if isinstance(error, CohortError) else 507 if isinstance(error, OutputError) else 400
-        raise HTTPException(status_code=status, detail=str(error)) from error
+        raise HTTPException(status_code=status_of(error), detail=str(error)) from error
+
+
+def status_of(error: Exception) -> int:
+    """Of HTTP: 404 of what is not there, 507 of a full disk, else 400."""
+    return 404 if isinstance(error, CohortError) else 507 if isinstance(error, OutputError) else 400
 
 
 class ProjectDatastore(Datastore):
@@ -176,6 +181,9 @@ class ProjectDatastore(Datastore):
         with told(), replacing(place) as partial:
             shutil.copyfile(source, partial)
         self.refresh()
+        if not self.get_image_uri(name):
+            place.unlink()
+            raise HTTPException(status_code=400, detail=f"'{place.name}' is no slide or scan that the models here read")
         return name
 
     def remove_image(self, image_id: str) -> None:
@@ -189,7 +197,11 @@ class ProjectDatastore(Datastore):
             HTTPException: it says nothing, or there is no such image; the detail says why in one sentence.
         """
         if label_tag == DefaultLabelTag.ORIGINAL.value:
-            return self._keep_original(self._image(image_id), Path(label_filename))
+            image = self._image(image_id)
+            with told():
+                if image.reads == "scans":
+                    has_finding(Path(label_filename))  # can be read, that is
+            return self._keep_original(image, Path(label_filename))
         params = {name: value for name, value in (label_info or {}).items() if name != "label_info"}
         with told():
             self.project.submit(image_id, Path(label_filename), annotator_of(params), params)

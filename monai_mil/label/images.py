@@ -79,6 +79,18 @@ class StudyImages:
         with self._lock:
             self._look()
 
+    def here(self, image: StudyImage) -> Path:
+        """The path of an image, which is there when this returns."""
+        return image.path
+
+    def volume(self, image: StudyImage) -> Path:
+        """Of a scan the file with all its voxels on which clients draw; its folder where it is one of slices."""
+        return self.here(image)
+
+    def at(self, path: str) -> StudyImage | None:
+        """The image that lies at a path; None where none does."""
+        return next((image for image in self.all() if str(image.path) == path), None)
+
     def find(self, name: str) -> StudyImage:
         """The image of this name; else the only one whose file is called so, with or without its ending.
 
@@ -102,6 +114,10 @@ class StudyImages:
         return [image for image in known.values() if said in image.aliases]
 
     def _look(self) -> None:
+        self._found = dict(sorted(self._search().items()))
+        self._looked = time.monotonic()
+
+    def _search(self) -> dict[str, StudyImage]:
         found: dict[str, StudyImage] = {}
         if "slides" in self.kinds:
             for name, path in _slides(self.folder):
@@ -113,8 +129,7 @@ class StudyImages:
                 if path in taken:  # a folder that cannot be read as a scan, for it holds slides
                     continue
                 found.setdefault(item["scan_id"], StudyImage(item["scan_id"], path, "scans", series))
-        self._found = dict(sorted(found.items()))
-        self._looked = time.monotonic()
+        return found
 
 
 def _slides(folder: Path) -> list[tuple[str, Path]]:

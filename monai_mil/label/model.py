@@ -193,11 +193,11 @@ class ServedModel:
             heatmap = None if loaded.heatmap is None else loaded.heatmap(case)
             return Answer(self.name, loaded.card.weights or "", case, item, prediction, heatmap, loaded.card.note)
 
-    def answer_once(self, name: str, path: Path) -> Answer:
+    def answer_once(self, name: str, path: Path, series_uid: str | None = None) -> Answer:
         """As :meth:`answer`, of an image whose features are of no use later."""
         with self._lock:
             try:
-                return self.answer(name, path)
+                return self.answer(name, path, series_uid)
             finally:
                 self._embedded.pop(name, None)
                 folders = [self.bags, *self.bags.glob("level_*")]
@@ -218,10 +218,10 @@ class ServedModel:
             made = self._current().label_map(answer.item)
             return made["pred"], {**answer.facts, **made["result"]}
 
-    def drawn_probabilities(self, name: str, path: Path, passes: int) -> np.ndarray:
+    def drawn_probabilities(self, name: str, path: Path, series_uid: str | None = None, *, passes: int) -> np.ndarray:
         """Probabilities of every class in passes with the network's dropout on, float64 ``[passes, c]``."""
         with self._lock:
-            bag = self.embed(name, path)
+            bag = self.embed(name, path, series_uid)
             loaded = self._current()
             found = [
                 Case.of(loaded.run(self._item(name, bag), mode=_training)).probabilities(loaded.multi_label)
@@ -229,14 +229,14 @@ class ServedModel:
             ]
             return np.array([_both(prob, loaded) for prob in found])
 
-    def anchor_disagreement(self, name: str, path: Path) -> float:
+    def anchor_disagreement(self, name: str, path: Path, series_uid: str | None = None) -> float:
         """How much the anchor's attention differs from the network's: their Jensen-Shannon divergence, in nats.
 
         Raises:
             SettingsError: there is no anchor, see :attr:`has_anchor`.
         """
         with self._lock:
-            bag = self.embed(name, path)
+            bag = self.embed(name, path, series_uid)
             loaded = self._current()
             if loaded.anchor is None:
                 raise SettingsError(
@@ -249,9 +249,9 @@ class ServedModel:
             pairs = zip(np.atleast_2d(anchor), np.atleast_2d(online), strict=True)
             return float(np.mean([jensen_shannon(_softmax(first), _softmax(second)) for first, second in pairs]))
 
-    def embedding(self, name: str, path: Path) -> np.ndarray:
+    def embedding(self, name: str, path: Path, series_uid: str | None = None) -> np.ndarray:
         """Mean of an image's features over all its instances and tokens, float64 ``[d]``; no network takes part."""
-        with BagFile(self.embed(name, path)) as bag:
+        with BagFile(self.embed(name, path, series_uid)) as bag:
             features = np.asarray(bag.features(), np.float64)
         return features.reshape(*features.shape[:2], -1).mean(axis=(0, 2))
 

@@ -8,6 +8,7 @@ import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from monai_mil.errors import AnnotationError, MonaiMILError, SettingsError
 from monai_mil.label.choosing import distances, farthest_first, highest, next_tile, rank_product
 from monai_mil.label.images import StudyImage, StudyImages
 from monai_mil.label.labels import LabelRules, WeakLabel, read_label_table
-from monai_mil.label.masks import has_finding
+from monai_mil.label.masks import check_size, has_finding
 from monai_mil.label.model import ServedModel
 from monai_mil.label.scoring import mutual_information, score_image
 from monai_mil.label.store import LabelStore, Record, Scores, Submission
@@ -108,7 +109,7 @@ class Project:
         }
         if not self.models:
             raise SettingsError(f"'{folder / CONF}' names no bundle; make it with 'monai-mil label init'")
-        self.images = StudyImages(studies, [model.bundle.reads for model in self.models.values()])
+        self.images: StudyImages = StudyImages(studies, [model.bundle.reads for model in self.models.values()])
 
     def model(self, name: str | None = None) -> ServedModel:
         """A model by its name; the first where none is asked for.
@@ -118,7 +119,7 @@ class Project:
         """
         if not name:
             return next(iter(self.models.values()))
-        if name not in self.models:
+        if not isinstance(name, str) or name not in self.models:
             raise SettingsError(f"no model '{name}': there are {', '.join(self.models)}")
         return self.models[name]
 
@@ -140,6 +141,10 @@ class Project:
             )
         return image
 
+    def place(self, image: StudyImage) -> tuple[str, Path, str | None]:
+        """What the models know an image by: its name, where it lies, and which series of a folder it is."""
+        return image.name, self.images.here(image), image.series_uid
+
     def submit(self, name: str, file: Path, annotator: str, params: Mapping[str, Any]) -> Submission:
         """Keep what an annotator sent of an image, or of a patch of one.
 
@@ -159,6 +164,7 @@ class Project:
         boxes: tuple[tuple[float, float, float, float], ...] = ()
         if image.reads == "scans":
             label = outright or rules.from_mask(has_finding(file))
+            check_size(file, self.images.volume(image))
         else:
             size, bounds = _extent(image.path)
             frame: AnnotationFrame = "level0" if params.get("frame") == "level0" else "qupath"
@@ -227,7 +233,7 @@ class Project:
         kept = self.store.read(image.name).scores.get(model.name)
         if kept is not None and _is_fresh(kept, model):
             return kept
-        made = score_image(model, image.name, image.path)
+        made = score_image(model, *self.place(image))
         self.store.score(image.name, model.name, made)
         return made
 
@@ -274,12 +280,17 @@ class Project:
         left = self.unlabelled(chosen_model, annotator)
         if not left:
             return []
-        if strategy == "first":
-            names = [image.name for image in left][:count]
-        elif strategy == "random":
-            names = random.sample([image.name for image in left], min(count, len(left)))
+        if strategy in ("first", "random"):
+            drawn = left if strategy == "first" else random.sample(left, len(left))
+            names = [image.name for image in islice(filter(_can_be_opened, drawn), count)]
         else:
-            names = self._best(strategy, chosen_model, left, count)
+            ready = [image for image in left if chosen_model.has_features(image.name)]
+            names = self._best(strategy, chosen_model, ready, count)
+            for image in left:
+                if names:
+                    break
+                if image not in ready:
+                    names = self._best(strategy, chosen_model, [image], count)
         for name in names:
             self.store.serve(name, annotator)
         return names
@@ -294,7 +305,7 @@ class Project:
         """
         chosen = self._suited("heat", model)
         image = self.answered(name, chosen)
-        heatmap = chosen.answer(image.name, image.path).heatmap
+        heatmap = chosen.answer(*self.place(image)).heatmap
         if heatmap is None:
             raise SettingsError(f"'{name}' is a scan, which has no next tile: open the next scan")
         covered = [box for submission in self.store.read(image.name).submissions for box in submission.boxes]
@@ -303,6 +314,8 @@ class Project:
     def check_strategy(self, strategy: str) -> None:
         """Raise a SettingsError that says why, unless the models allow a strategy."""
         allowed = self.strategies()
+        if not isinstance(strategy, str):
+            raise SettingsError(f"no strategy {strategy!r}; there are {', '.join(allowed)}")
         if strategy in allowed:
             return
         why = {
@@ -321,8 +334,7 @@ class Project:
     def _table(self, rules: LabelRules) -> dict[str, WeakLabel]:
         return read_label_table(self.folder / self.conf.labels, rules) if self.conf.labels else {}
 
-    def _best(self, strategy: str, model: ServedModel, left: Sequence[StudyImage], count: int) -> list[str]:
-        ready = [image for image in left if model.has_features(image.name)] or list(left[:1])
+    def _best(self, strategy: str, model: ServedModel, ready: Sequence[StudyImage], count: int) -> list[str]:
         if strategy == "committee":
             return highest(self._disagreement(model, ready), count)
         doubt = {}
@@ -351,7 +363,7 @@ class Project:
         found = {}
         for image in images:
             try:
-                found[image.name] = model.embedding(image.name, image.path)
+                found[image.name] = model.embedding(*self.place(image))
             except MonaiMILError as error:
                 logger.warning("no features: %s", error)
         return found
@@ -452,6 +464,15 @@ def _is_fresh(scores: Scores, model: ServedModel) -> bool:
     }
     said = {name for name, is_possible in possible.items() if is_possible} | {"uncertainty"}
     return scores.fingerprint == model.fingerprint and said <= set(scores.values)
+
+
+def _can_be_opened(image: StudyImage) -> bool:
+    """Whether a slide is one; nobody can label it else. A scan is taken to be one: to see that, all of it is read."""
+    try:
+        return image.reads == "scans" or bool(_extent(image.path))
+    except MonaiMILError as error:
+        logger.warning("not given to anybody: %s", error)
+        return False
 
 
 def _extent(path: Path) -> tuple[tuple[int, int], Bounds]:

@@ -64,7 +64,7 @@ def heat_entropy(heatmap: Heatmap) -> float:
     return entropy(shifted / shifted.sum()) / float(np.log(len(scores))) if shifted.sum() > 0 else 1.0
 
 
-def score_image(model: ServedModel, name: str, path: Path) -> Scores:
+def score_image(model: ServedModel, name: str, path: Path, series_uid: str | None = None) -> Scores:
     """All that one model's answer about an image says of its own doubt.
 
     ``uncertainty`` is the entropy of the answer; ``heat`` that of the map, of slides; ``bald`` is there where the
@@ -73,13 +73,13 @@ def score_image(model: ServedModel, name: str, path: Path) -> Scores:
     Raises:
         MonaiMILError: the image cannot be answered.
     """
-    answer = model.answer(name, path)
+    answer = model.answer(name, path, series_uid)
     values = {"uncertainty": entropy(answer.prediction.prob)}
     if answer.heatmap is not None:
         values["heat"] = heat_entropy(answer.heatmap)
     if model.has_dropout:
-        values["bald"] = mutual_information(model.drawn_probabilities(name, path, PASSES))
+        values["bald"] = mutual_information(model.drawn_probabilities(name, path, series_uid, passes=PASSES))
     if model.has_anchor:
-        values["anchor"] = model.anchor_disagreement(name, path)
+        values["anchor"] = model.anchor_disagreement(name, path, series_uid)
     facts = answer.facts
     return Scores(answer.fingerprint, values, str(facts["prediction"]), facts["probabilities"])

@@ -1,30 +1,38 @@
 """The ASGI application of a server: ``--uvicorn_app monai_mil.label.server:app``. Needs MONAI Label.
 
-Around MONAI Label's own it does four things: a JSON body without a Content-Type, as QuPath's plugin sends it, gets one;
-inference runs in threads, so that others are answered meanwhile; it is known who asks; logs name no patient.
+Around MONAI Label's own it does five things: a JSON body without a Content-Type, as QuPath's plugin sends it, gets one;
+inference runs in threads, so that others are answered meanwhile; it is known who asks; a user's error is one sentence;
+weights are not replaced without their card.
 """
 
 from __future__ import annotations
 
 import asyncio
 import inspect
-import logging
-import re
+import json
 from collections.abc import Awaitable, Callable, MutableMapping
-from hashlib import sha256
 from typing import Any
 
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI, HTTPException, Request
+from fastapi.responses import JSONResponse
 from fastapi.routing import APIRoute
 from monailabel.app import app as monailabel_app
+from monailabel.config import settings
+from monailabel.endpoints.user.auth import RBAC, User
+from monailabel.interfaces.exception import MONAILabelException
 from monailabel.interfaces.utils.app import app_instance
 
+from monai_mil.errors import MonaiMILError
 from monai_mil.label.annotator import CALLER
+from monai_mil.label.datastore import status_of
+from monai_mil.label.pseudonyms import keep_names_out_of_logs
 
 Scope = MutableMapping[str, Any]
 _JSON = (b"content-type", b"application/json")
-_SLOW = ("/infer/", "/activelearning/", "/datastore/label")
-_CHATTY = ("monailabel", "ignite", "monai_mil.bags", "monai_mil.embedding", "timeloop")
+_SLOW = ("/infer/", "/activelearning/", "/datastore/")
+_JSON_FIELDS = {"params", "wsi", "info"}
+_SAID = {"Error processing inference": "the answer has no heat, and there is no empty DICOM SEG: ask for output=image"}
+_ADMIN = Depends(RBAC(settings.MONAI_LABEL_AUTH_ROLE_ADMIN))
 
 
 class Wrapper:
@@ -71,70 +79,62 @@ def _blocking(endpoint: Callable[..., Any]) -> Callable[..., Any]:
         user = getattr(arguments.get("user"), "username", "")
         if user and user != "admin":  # what MONAI Label calls everybody as long as nobody signs in
             CALLER.set(user)
-        return asyncio.run(endpoint(**arguments))
+        for name in _JSON_FIELDS & set(arguments):
+            _check_object(name, arguments[name])
+        try:
+            return asyncio.run(endpoint(**arguments))
+        except HTTPException as error:
+            if error.status_code == 500:  # MONAI Label's word for what a client has done wrong
+                raise HTTPException(status_code=400, detail=_SAID.get(error.detail, error.detail)) from error
+            raise
 
     call.__signature__ = inspect.signature(endpoint)  # type: ignore[attr-defined]
     call.__name__ = endpoint.__name__
     return call
 
 
-class Pseudonyms(logging.Formatter):
-    """A formatter that writes a digest in place of every image's name and file name.
-
-    Args:
-        inner: what formats the line otherwise.
-    """
-
-    def __init__(self, inner: logging.Formatter | None) -> None:
-        super().__init__()
-        self.inner = inner or logging.Formatter()
-        self._names: frozenset[str] = frozenset()
-        self._pattern: re.Pattern[str] | None = None
-
-    def format(self, record: logging.LogRecord) -> str:
-        """The line, without names."""
-        text = self.inner.format(record)
-        pattern = self._known()
-        return text if pattern is None else pattern.sub(lambda found: f"image-{_digest(found[0])}", text)
-
-    def _known(self) -> re.Pattern[str] | None:
-        names = frozenset(known_names())
-        if names != self._names:
-            longest = sorted(names, key=len, reverse=True)
-            self._names, self._pattern = names, re.compile("|".join(map(re.escape, longest))) if names else None
-        return self._pattern
+def _check_object(name: str, value: Any) -> None:
+    """Refuse a field of a form that must hold a JSON object and does not."""
+    try:
+        found = json.loads(value) if isinstance(value, str) and value else None
+    except ValueError as error:
+        raise HTTPException(status_code=400, detail=f"'{name}' is no JSON ({error})") from error
+    if not isinstance(found, dict | None):
+        raise HTTPException(status_code=400, detail=f"'{name}' is no JSON object, which looks so: {{}}")
 
 
-def known_names() -> set[str]:
-    """Names of images and of their files and folders below the studies."""
-    from monailabel.interfaces.utils import app as instances
+def refuse_weights(application: FastAPI) -> None:
+    """Take the place of MONAI Label's routes that write and remove a model's file and leave its card as it was."""
 
-    names: set[str] = set()
-    for instance in instances.apps.values():
-        images = instance.project.images
-        for image in images.known:
-            below = image.path.relative_to(images.folder).parts if image.path.is_relative_to(images.folder) else ()
-            names |= {image.name, image.path.name, image.path.stem, *below}
-    return {name for name in names if len(name) > 2}
+    def refused(model: str, _: User = _ADMIN) -> None:
+        raise HTTPException(
+            status_code=405,
+            detail=f"weights come and go with their card: train '{model}' here, or copy model.pt and model.json of "
+            f"another training into models/ of its bundle; they are served at once",
+        )
 
-
-def keep_names_out_of_logs() -> None:
-    """Quiet what writes whole requests into the log, and put digests in place of images' names in the rest."""
-    for name in _CHATTY:
-        logging.getLogger(name).setLevel(logging.WARNING)
-    loggers = [logging.getLogger(), *map(logging.getLogger, list(logging.root.manager.loggerDict))]
-    for handler in {handler for each in loggers for handler in each.handlers}:
-        if not isinstance(handler.formatter, Pseudonyms):
-            handler.setFormatter(Pseudonyms(handler.formatter))
+    route = APIRoute("/model/{model}", refused, methods=["PUT", "DELETE"], include_in_schema=False)
+    application.router.routes.insert(0, route)
 
 
-def _digest(name: str) -> str:
-    return sha256(name.encode()).hexdigest()[:8]
+def answer_in_words(application: FastAPI) -> None:
+    """Answer a user's error that nobody has answered with its one sentence; MONAI Label's own too."""
+
+    def ours(_: Request, error: Exception) -> JSONResponse:
+        return JSONResponse({"detail": str(error)}, status_of(error))
+
+    def of_monai_label(_: Request, error: Exception) -> JSONResponse:
+        return JSONResponse({"detail": str(getattr(error, "msg", error))}, 400)
+
+    application.add_exception_handler(MonaiMILError, ours)
+    application.add_exception_handler(MONAILabelException, of_monai_label)
 
 
 def wrapped() -> Wrapper:
     """The application that uvicorn serves."""
     in_threads(monailabel_app)
+    refuse_weights(monailabel_app)
+    answer_in_words(monailabel_app)
     keep_names_out_of_logs()
     return Wrapper(monailabel_app)
 

@@ -187,7 +187,7 @@ class LabelStore:
             content = _content(path) or {"format": FORMAT, "image": image}
             yield content
             with replacing(path) as partial:
-                partial.write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
+                partial.write_text(json.dumps(content), encoding="utf-8")
 
     def _keep(self, image: str, number: int, file: Path) -> str:
         """Copy a submitted file; one that a killed process left without an entry is never overwritten."""

@@ -98,7 +98,7 @@ def read_submission(
     shapes = [Shape(name or None, tuple(ring for ring in rings if len(ring))) for name, rings in named]
     shapes = [shape for shape in shapes if shape.rings]
     if not shapes:
-        raise AnnotationError("the annotation is empty: draw at least one shape with a class")
+        raise AnnotationError("the annotation is empty: draw at least one area with a class")
     for shape in shapes:
         _check_inside(shape, size)
     return shapes
@@ -128,6 +128,8 @@ def _dsa_shapes(path: Path, elements: Sequence[dict[str, Any]]) -> Iterator[tupl
     try:
         for element in elements:
             name = element.get("group") or (element.get("label") or {}).get("value")
+            if not isinstance(name, str | None):
+                raise TypeError(f"a group is {name!r}")
             kind = element.get("type")
             if kind == "polyline":
                 yield name, [_corners(ring) for ring in (element["points"], *element.get("holes", ()))]

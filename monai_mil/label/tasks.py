@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,9 @@ from monai_mil.label.training import train_on_labels
 from monai_mil.slides import frame_origin
 
 logger = logging.getLogger(__name__)
+
+_EXTENSIONS = (".nii.gz", ".nii", ".nrrd", ".seg.nrrd")
+_TYPES = ("uint8", "uint16", "uint32", "int8", "int16", "int32", "float32")
 
 
 def described(model: ServedModel) -> str:
@@ -73,8 +77,9 @@ class ModelTask(InferTask):
             HTTPException: it cannot be answered; says why.
         """
         with told():
+            _check_written(request)
             image = self._asked(request)
-            answer = self.model.answer(image.name, image.path, image.series_uid)
+            answer = self.model.answer(*self.project.place(image))
             note_answer(self.project, self.model, image, annotator_of(request), answer)
             if self.model.bundle.reads == "slides":
                 return None, answer.facts
@@ -87,13 +92,22 @@ class ModelTask(InferTask):
     def _asked(self, request: dict[str, Any]) -> StudyImage:
         """The image of a request, which MONAI Label names by its path, or a file that a client sent."""
         said = str(request.get("image", ""))
-        known = [image for image in self.project.images.all() if str(image.path) == said]
-        if known:
-            return self.project.answered(known[0].name, self.model)
+        known = self.project.images.at(said)
+        if known is not None:
+            return self.project.answered(known.name, self.model)
         path = Path(said)
-        if path.exists():
+        if said and path.exists():
             return StudyImage(path.name.partition(".")[0], path, self.model.bundle.reads)
         return self.project.answered(said, self.model)
+
+
+def _check_written(request: Mapping[str, Any]) -> None:
+    """Raise a SettingsError unless a label map can be written as a request wants it."""
+    extension, dtype = request.get("result_extension") or _EXTENSIONS[0], request.get("result_dtype") or "uint8"
+    if extension not in _EXTENSIONS:
+        raise SettingsError(f"result_extension {extension!r}: label maps are written as {', '.join(_EXTENSIONS)}")
+    if dtype not in _TYPES:
+        raise SettingsError(f"result_dtype {dtype!r}: label maps are written as {', '.join(_TYPES)}")
 
 
 def note_answer(project: Project, model: ServedModel, image: StudyImage, annotator: str, answer: Any) -> None:
@@ -149,7 +163,7 @@ class LabelStrategy(Strategy):
             return {}
         image = self.project.images.find(name)
         _, bounds = self.project.extent(name)
-        is_cropped = tuple(request.get("image_size") or ()) == bounds[2:]
+        is_cropped = list(bounds[2:]) == request.get("image_size")
         x, y = frame_origin("qupath", bounds) if is_cropped else (0, 0)
         return {"id": image.name, "bbox": [box[0] - x, box[1] - y, *box[2:]]}
 
@@ -162,7 +176,7 @@ def _whole(value: Any, name: str) -> int:
     """
     try:
         number = int(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         number = 0
     if number < 1:
         raise SettingsError(f"{name} {value!r} is no whole number above 0")

@@ -142,7 +142,7 @@ def _embedded(project: Project, model: ServedModel) -> tuple[dict[str, str], dic
     for name, label in project.labels(model).items():
         image = project.images.find(name)
         try:
-            model.embed(name, image.path, image.series_uid)
+            model.embed(*project.place(image))
         except MonaiMILError as error:
             left_out[name] = str(error)
             continue
@@ -172,6 +172,6 @@ def _log_loss(project: Project, model: ServedModel, labels: Mapping[str, str], n
     losses = []
     for name in names:
         image = project.images.find(name)
-        prob = model.answer(name, image.path, image.series_uid).prediction.prob
+        prob = model.answer(*project.place(image)).prediction.prob
         losses.append(-np.log(max(float(prob[model.classes.index(labels[name])]), _LEAST)))
     return float(np.mean(losses))

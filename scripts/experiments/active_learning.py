@@ -122,14 +122,19 @@ def _trained(bags: torch.Tensor, labels: torch.Tensor, seed: int) -> ABMIL:
     network.train()
     for _ in range(60):
         optimizer.zero_grad()
-        torch.nn.functional.cross_entropy(network(bags), labels).backward()
+        torch.nn.functional.cross_entropy(_whole(network, bags)["logits"], labels).backward()
         optimizer.step()
     return network.eval()
 
 
+def _whole(network: ABMIL, bags: torch.Tensor) -> dict[str, torch.Tensor]:
+    """The network's answer in plain operations on all bags at once: its walk bag by bag is for large ones."""
+    return network._whole(bags, None)
+
+
 @torch.no_grad()
 def _answers(network: ABMIL, bags: torch.Tensor) -> np.ndarray:
-    return network(bags).softmax(dim=1).numpy().astype(float)
+    return _whole(network, bags)["logits"].softmax(dim=1).numpy().astype(float)
 
 
 @torch.no_grad()
@@ -173,14 +178,14 @@ def _committee(network, pool, labels, labelled, left, seed, draw) -> list[int]:
 
 @torch.no_grad()
 def _heat(network, pool, labels, labelled, left, seed, draw) -> list[int]:
-    attention = network(pool[left], return_dict=True)["attention"].mean(dim=1).numpy()
+    attention = _whole(network, pool[left])["attention"].mean(dim=1).numpy()
     maps = [assemble(row, _COORDS, _FRAME, name="attention") for row in attention]
     return _best(dict(zip(left, map(heat_entropy, maps), strict=True)))
 
 
 @torch.no_grad()
 def _embeddings(network: ABMIL, bags: torch.Tensor) -> np.ndarray:
-    return network(bags, return_dict=True)["bag"].flatten(1).numpy()
+    return _whole(network, bags)["bag"].numpy()
 
 
 def _diversity(network, pool, labels, labelled, left, seed, draw) -> list[int]:

@@ -1,4 +1,4 @@
-"""The requests of QuPath's plugin 0.3.1 and of the Digital Slide Archive's, byte for byte as they send them."""
+"""The requests of QuPath's plugin 0.3.1, the Digital Slide Archive's and OHIF's, byte for byte as they send them."""
 
 from __future__ import annotations
 
@@ -41,6 +41,15 @@ class Client:
             response.begin()
             return Reply(response.status, response.headers.get("content-type", ""), response.read())
 
+    def _multipart(self, method: str, path: str, parts: list[tuple[str, bytes, str | None]]) -> Reply:
+        body = b""
+        for name, content, file in parts:
+            said = f'; filename="{file}"\r\nContent-Type: application/octet-stream' if file else ""
+            body += f'--{_BOUNDARY}\r\nContent-Disposition: form-data; name="{name}"{said}\r\n\r\n'.encode()
+            body += content + b"\r\n"
+        body += f"--{_BOUNDARY}--\r\n".encode()
+        return self.send(method, path, body, Content_Type=f"multipart/form-data; boundary={_BOUNDARY}")
+
 
 @dataclass(frozen=True)
 class QuPath(Client):
@@ -81,15 +90,6 @@ class QuPath(Client):
             '"tile_size":[1024,1024],"min_poly_area":30,'
             '"params":{"foreground":[],"background":[],"max_workers":1}}'
         )
-
-    def _multipart(self, method: str, path: str, parts: list[tuple[str, bytes, str | None]]) -> Reply:
-        body = b""
-        for name, content, file in parts:
-            said = f'; filename="{file}"\r\nContent-Type: application/octet-stream' if file else ""
-            body += f'--{_BOUNDARY}\r\nContent-Disposition: form-data; name="{name}"{said}\r\n\r\n'.encode()
-            body += content + b"\r\n"
-        body += f"--{_BOUNDARY}--\r\n".encode()
-        return self.send(method, path, body, Content_Type=f"multipart/form-data; boundary={_BOUNDARY}")
 
 
 @dataclass(frozen=True)
@@ -145,3 +145,28 @@ class Archive(Client):
         return self.send(
             "POST", f"/infer/wsi/{model}?image={quote(name)}&output=dsa", content, Content_Type="application/json"
         )
+
+
+@dataclass(frozen=True)
+class Ohif(Client):
+    """OHIF 3 with MONAI Label's extension, which names a scan by its SeriesInstanceUID and sends bare voxels."""
+
+    agent: str = "Mozilla/5.0"
+
+    def infer(self, model: str, series: str, output: str = "all", **further: Any) -> Reply:
+        usual = {"result_extension": ".nrrd", "result_dtype": "uint16", "result_compress": False}
+        params = json.dumps({**usual, "restore_label_idx": False, **further})
+        path = f"/infer/{model}?image={series}&output={output}"
+        return self._multipart("POST", path, [("params", params.encode(), None)])
+
+    def submit(self, series: str, voxels: bytes, names: list[str]) -> Reply:
+        params = json.dumps({"label_info": [{"name": name, "idx": idx} for idx, name in enumerate(names, start=1)]})
+        parts = [("params", params.encode(), None), ("label", voxels, "label.bin")]
+        return self._multipart("PUT", f"/datastore/label?image={series}", parts)
+
+    def train(self, model: str, **settings: Any) -> Reply:
+        body = json.dumps({model: settings}).encode()
+        return self.send("POST", "/train/", body, Content_Type="application/json")
+
+    def next(self, strategy: str) -> Reply:
+        return self.send("POST", f"/activelearning/{strategy}", b"{}", Content_Type="application/json")

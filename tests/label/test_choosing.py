@@ -1,12 +1,22 @@
 """The arithmetic of active learning, with values worked out by hand."""
 
 from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from monai_mil.heatmaps import SlideFrame, assemble
-from monai_mil.label import entropy, farthest_first, heat_entropy, mutual_information, next_tile, rank_product
+from monai_mil.label import (
+    entropy,
+    farthest_first,
+    heat_entropy,
+    mutual_information,
+    next_tile,
+    rank_product,
+    score_image,
+)
 
 FRAME = SlideFrame("S-1", None, level0_size=(400, 300), mpp=0.5, tile_size_level0=100.0)
 CORNERS = [(x, y) for y in (0, 100, 200) for x in (0, 100, 200, 300)]
@@ -58,3 +68,20 @@ def test_the_next_tile_is_the_best_that_nobody_covered_and_within_the_slide():
 def test_the_uncertain_tile_is_the_one_closest_to_the_threshold():
     heatmap = replace(map_of(np.arange(12) / 11), threshold=0.19)
     assert next_tile(heatmap, (100, 100), mode="uncertain") == (200, 0, 100, 100)
+
+
+def test_all_that_is_asked_of_a_scan_is_asked_of_its_series():
+    asked = []
+    prediction = SimpleNamespace(prob=np.array([0.5, 0.5]))
+    facts = {"prediction": "positive", "probabilities": {}}
+    answer = SimpleNamespace(prediction=prediction, heatmap=None, facts=facts, fingerprint="f")
+    model = SimpleNamespace(
+        has_dropout=True,
+        has_anchor=True,
+        answer=lambda *place: asked.append(place) or answer,
+        drawn_probabilities=lambda *place, passes: asked.append(place) or np.full((passes, 2), 0.5),
+        anchor_disagreement=lambda *place: asked.append(place) or 0.25,
+    )
+    scores = score_image(model, "S-1", Path("study"), "1.2.3")
+    assert asked == [("S-1", Path("study"), "1.2.3")] * 3
+    assert scores.values == {"uncertainty": pytest.approx(np.log(2)), "bald": 0.0, "anchor": 0.25}

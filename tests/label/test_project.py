@@ -5,7 +5,7 @@ import json
 import pytest
 
 from monai_mil.errors import AnnotationError, CohortError, SettingsError
-from monai_mil.label import ANCHOR, Project, init_project, publish, train_on_labels
+from monai_mil.label import ANCHOR, Project, StudyImages, init_project, publish, train_on_labels
 from monai_mil.model_card import read_model
 from tests.label.drawn import LESION, asap, draw_studies
 
@@ -64,6 +64,16 @@ def test_strategies_that_these_models_do_not_allow_say_why(project):
         project.next_images("committee", "anna")
 
 
+def test_a_server_of_scans_alone_has_no_strategy_of_slides(tmp_path, studies):
+    project = Project(init_project(tmp_path / "app", ["ct_insight"]), tmp_path / "scans")
+    assert set(project.strategies()) == {"uncertainty", "diversity", "hybrid", "random", "first"}
+    with pytest.raises(SettingsError, match="no strategy 'heat': the models read scans"):
+        project.next_images("heat", "anna")
+    assert project.next_images("uncertainty", "anna") == []
+    project.images = StudyImages(studies, ["scans"])  # slides lie there, which no model here reads
+    assert project.images.all() == []
+
+
 def test_the_next_image_has_the_highest_fresh_score_and_nobody_gets_it_twice(project, tmp_path):
     model = project.model()
     scores = project.score_all(model)
@@ -80,6 +90,21 @@ def test_the_next_image_has_the_highest_fresh_score_and_nobody_gets_it_twice(pro
     for name in order:
         submit(project, name, "tumor", tmp_path, "cleo")
     assert project.next_images("uncertainty", "anna") == []
+
+
+def test_a_slide_that_cannot_be_read_hides_no_other(project, studies, monkeypatch):
+    broken = studies / "a_first.tif"
+    broken.write_text("no slide")
+    monkeypatch.setattr(type(project.model()), "has_features", lambda model, name: False)
+    try:
+        project.images.refresh()
+        assert project.images.all()[0].name == "a_first"
+        assert project.next_images("uncertainty", "anna") == ["neg_0"]
+        assert project.next_images("first", "anna") == ["neg_0"]
+        assert "a_first" not in project.next_images("random", "anna", count=9)
+    finally:
+        broken.unlink()
+        project.images.refresh()
 
 
 def test_the_next_part_of_a_slide_is_where_the_model_looks_and_nobody_drew(project, tmp_path):

@@ -7,26 +7,21 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import shutil
-import signal
 import socket
-import subprocess
-import sys
 import threading
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from xml.etree import ElementTree
 
 import numpy as np
 import pytest
 
-from monai_mil.label import ANCHOR, LabelStore, init_project
+from monai_mil.label import ANCHOR, init_project
 from monai_mil.model_card import read_model
-from tests.conftest import ROOT
-from tests.label.clients import Archive, QuPath, Script
+from tests.label.clients import Archive, Script
 from tests.label.drawn import LESION, asap, draw_slide, draw_studies
+from tests.label.served import Served
 from tests.slides.scn import CANVAS, CORNER, write_scn
 
 monailabel = pytest.importorskip("monailabel", reason="MONAI Label is absent: run scripts/setup.sh label")
@@ -35,71 +30,6 @@ pytestmark = pytest.mark.timeout(900)
 MODELS = ["pathology_asmil", "pathology_insight", "ct_normal_guidance"]
 SIZE = (1024, 768)
 PLANTED = "SURNAME^PLANTED"
-
-
-@dataclass
-class Served:
-    """A server and what it works on."""
-
-    app: Path
-    studies: Path
-    port: int
-    process: subprocess.Popen[bytes] | None = None
-
-    def start(self) -> None:
-        command = [
-            sys.executable,
-            "-m",
-            "monai_mil.cli",
-            "label",
-            "start",
-            str(self.app),
-            "--studies",
-            str(self.studies),
-        ]
-        with (self.app / "said.log").open("ab") as log:
-            self.process = subprocess.Popen(
-                [*map(str, command), "--port", str(self.port)],
-                stdout=log,
-                stderr=log,
-                env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
-                start_new_session=True,
-            )
-        for _ in range(600):
-            time.sleep(0.2)
-            assert self.process.poll() is None, (self.app / "said.log").read_text()[-3000:]
-            try:
-                if self.qupath.send("GET", "/info/").status == 200:
-                    return
-            except OSError:
-                continue
-        raise AssertionError("the server did not answer in two minutes")
-
-    def kill(self) -> None:
-        """End it and all that it started, as a power cut does."""
-        if self.process is not None:
-            os.killpg(self.process.pid, signal.SIGKILL)
-            self.process.wait()
-
-    def weights(self, model: str) -> Path:
-        return self.app / "model" / model / "models" / "model.pt"
-
-    @property
-    def qupath(self) -> QuPath:
-        return QuPath(self.port)
-
-    @property
-    def store(self) -> LabelStore:
-        return LabelStore(self.studies / ".mil")
-
-    def ended(self, jobs: str) -> dict:
-        """The last job of a kind when it has ended."""
-        for _ in range(600):
-            task = self.qupath.send("GET", jobs).json
-            if task["status"] not in ("SUBMITTED", "RUNNING"):
-                return task
-            time.sleep(0.5)
-        raise AssertionError(f"{jobs} did not end")
 
 
 @pytest.fixture(scope="module")
@@ -111,10 +41,7 @@ def served(tmp_path_factory):
     image = np.full((768, 768, 3), (200, 120, 170), np.uint8)
     image[256:512, 256:512] = np.random.default_rng(0).integers(40, 120, (256, 256, 3))
     write_scn(studies / "bounded.scn", image)
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port = found.getsockname()[1]
-    server = Served(init_project(folder / "app", MODELS), studies, port)
+    server = Served(init_project(folder / "app", MODELS), studies)
     server.start()
     yield server
     server.kill()
@@ -224,6 +151,18 @@ def test_qupath_and_the_archive_are_answered_each_in_its_own_frame(served):
         np.testing.assert_allclose(first + CORNER, second)
 
 
+_WSI, _LABEL = "/infer/wsi/pathology_asmil?image=pos_1", "/datastore/label?image=pos_1"
+_SCAN = "/infer/ct_normal_guidance?image=pos_1"
+_OF_NO_GROUP = b'{"elements":[{"type":"point","group":{"a":1},"center":[1,2,0]}]}'
+
+
+def form(client, method, path, **fields):
+    """Send a form; files are called .json."""
+    files = ("label", "file")
+    parts = [(name, said, "sent.json" if name in files else None) for name, said in fields.items()]
+    return client._multipart(method, path, parts)
+
+
 @pytest.mark.parametrize(
     ("send", "status", "said"),
     [
@@ -240,6 +179,31 @@ def test_qupath_and_the_archive_are_answered_each_in_its_own_frame(served):
         (lambda q: q.send("POST", "/activelearning/heat", b'{"image": "pos_1", "patch_size": 5}'), 400, "patch_size 5"),
         (lambda q: q.next("anchor"), 400, "no model has the anchor"),
         (lambda q: q.send("POST", "/infer/wsi/pathology_asmil?image=pos_1", b"{"), 422, ""),
+        (lambda q: q.send("POST", "/infer/wsi/pathology_asmil?image=" + "x" * 3000, b"{}"), 404, "no image 'xxx"),
+        (lambda q: q.send("POST", "/infer/wsi/pathology_asmil", b"{}"), 400, "Neither Image nor File"),
+        (lambda q: q.send("POST", _WSI, b'{"location":[1],"size":[5,5]}'), 400, "two whole numbers each"),
+        (lambda q: q.send("POST", _WSI, b'{"params":{"wsi_tiles":[{"location":[0,0]}]}}'), 400, "two whole numbers"),
+        (lambda q: q.send("POST", _WSI, b'{"params":{"model":["x"]}}'), 400, "no model '['x']'"),
+        (lambda q: form(q, "POST", "/infer/ct_normal_guidance?image=other", params=b"{}"), 404, "no image 'other'"),
+        (lambda q: form(q, "POST", "/infer/ct_normal_guidance?image=other", params=b"{"), 400, "'params' is no JSON"),
+        (lambda q: form(q, "POST", "/infer/ct_normal_guidance?image=pos_1", params=b"[1]"), 400, "no JSON object"),
+        (lambda q: form(q, "POST", _SCAN, params=b'{"result_extension":"/../x.nii"}'), 400, "result_extension"),
+        (lambda q: form(q, "PUT", _LABEL, label=b"{}", params=b"{"), 400, "'params' is no JSON"),
+        (lambda q: form(q, "PUT", _LABEL, label=_OF_NO_GROUP), 400, "none of the Digital Slide Archive"),
+        (
+            lambda q: form(q, "PUT", "/datastore/image?image=new", file=b"no slide"),
+            400,
+            "'new.json' is no slide or scan",
+        ),
+        (
+            lambda q: form(q, "PUT", "/model/pathology_asmil", file=b"weights"),
+            405,
+            "weights come and go with their card",
+        ),
+        (lambda q: q.send("DELETE", "/model/pathology_asmil"), 405, "weights come and go with"),
+        (lambda q: q.send("POST", "/train/nothing", b"{}"), 400, "no model 'nothing'"),
+        (lambda q: q.send("POST", "/activelearning/first", b'{"strategy":["x"]}'), 400, "no strategy ['x']"),
+        (lambda q: q.send("POST", "/activelearning/heat", b'{"n":1e400}'), 400, "n inf is no whole number"),
     ],
 )
 def test_bad_input_is_one_clear_answer_and_the_server_goes_on(served, send, status, said):
@@ -407,15 +371,36 @@ def test_the_script_for_newer_qupath_is_answered(served):
     assert 0 <= y < y + height <= CANVAS[1]
 
 
+def test_a_patch_that_qupath_sends_is_a_part_of_its_slide(served):
+    name = "bounded-patch-10_20_256_256"
+    before = served.qupath.send("GET", "/info/").json["datastore"]["total"]
+    sent = form(served.qupath, "PUT", f"/datastore/image?image={name}", file=b"a picture of the rectangle")
+    assert (sent.status, sent.json) == (200, {"image": name})
+    assert served.qupath.submit(name, asap("tumor", (0, 0, 50, 40))).status == 200
+    kept = served.store.read("bounded").submissions[-1]
+    assert (kept.label, kept.boxes) == ("tumor", ((CORNER[0] + 10, CORNER[1] + 20, CORNER[0] + 60, CORNER[1] + 60),))
+    assert served.qupath.send("GET", "/info/").json["datastore"]["total"] == before
+
+
 def test_logs_name_no_patient(served):
     served.qupath.infer("pathology_asmil", PLANTED, (0, 0, *SIZE))
     served.qupath.infer("pathology_asmil", PLANTED + "^OTHER", (0, 0, *SIZE))
+    served.qupath.infer("pathology_asmil", PLANTED.lower(), (0, 0, *SIZE))
     path = served.studies / f"{PLANTED}.tif"
+    broken = served.studies / "batch" / f"{PLANTED}^2.tif"
     shutil.move(path, served.studies / "kept")
     path.write_text("damaged")
+    broken.write_text("damaged")
     assert served.qupath.infer("pathology_asmil", PLANTED, (0, 0, *SIZE)).status == 400
+    served.qupath.send("GET", "/logs/?lines=100&image=" + PLANTED)
+    served.qupath.send("POST", "/scoring/scores", b"{}")  # another process, which cannot read the broken slide
+    assert served.ended("/scoring/")["status"] == "DONE"
     shutil.move(served.studies / "kept", path)
+    broken.unlink()
     logs = [served.app / "said.log", *(served.app / "logs").glob("*")]
     assert logs
     for log in logs:
-        assert PLANTED not in log.read_text(errors="replace"), log
+        said = log.read_text(errors="replace").upper()
+        assert "not scored" in said.lower() or log.name != "said.log"
+        for part in PLANTED.split("^"):
+            assert part not in said, log
