@@ -53,6 +53,7 @@ ROOT_MODULES = {
     "model_card",
     "names",
     "sealed",
+    "shipped",
 }
 FACES = {"label", "deploy", "compare", "cli", "demo"}
 NO_PIXELS = {"networks", "losses", "metrics"}

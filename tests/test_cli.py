@@ -112,10 +112,18 @@ def test_the_version_is_the_package_s():
     assert CliRunner().invoke(app, ["--version"]).stdout == f"monai-mil {__version__}\n"
 
 
+@pytest.mark.parametrize("command", ["embed", "embed-scans"])
+def test_the_number_type_reaches_the_encoder(command):
+    done = CliRunner().invoke(app, [command, "slides", "--out", "out", "--dtype", "bfloat16", "--encoder", "texture"])
+    assert isinstance(done.exception, MonaiMILError)
+    assert "computes in float32 alone, not in bfloat16" in str(done.exception)
+
+
 def test_doctor_says_what_works_and_what_to_do_for_the_rest():
     shown = monai_mil("doctor").stdout
     assert f"monai-mil {__version__}" in shown
     for line in (
+        r"bfloat16 on this CPU: [\d.]+ times as fast as float32",
         r"nibabel\s+│ yes",
         r"pydicom\s+│ yes",
         r"cucim\s+│ yes",

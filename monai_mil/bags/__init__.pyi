@@ -11,7 +11,7 @@ from .load_tree import LoadTreed
 from .patient import join_bags
 from .storage import MappedFeatures, check_storage, first_non_finite_row
 from .tokens import token_mask
-from .transforms import SampleInstancesd, bag_tensor, instance_places
+from .transforms import PositionsAsFeaturesd, SampleInstancesd, bag_tensor, instance_places
 
 __all__ = [
     "BAG_FORMAT",
@@ -23,6 +23,7 @@ __all__ = [
     "LoadBagd",
     "LoadTreed",
     "MappedFeatures",
+    "PositionsAsFeaturesd",
     "ResilientDataset",
     "SampleInstancesd",
     "bag_facts",

@@ -70,6 +70,56 @@ class SampleInstancesd(Randomizable, MapTransform):
         return sampled
 
 
+class PositionsAsFeaturesd(MapTransform):
+    """Set where the instances lie behind their features, for networks of neighbours: ``[d, n]`` to ``[d + 2, n]``.
+
+    The last two rows are column and row of a tile in the grid of tiles, counted from the leftmost and the topmost; of a
+    slice its index and 0. A grid's step is the edge of a tile, or, where a bag does not say it, the smallest distance
+    of two of its coordinates. Slides of one patient lie side by side, further apart than neighbours.
+
+    Args:
+        keys: keys of bags ``[d, n]``; ``coords`` ``[n, 2]`` must be there.
+        allow_missing_keys: skip absent keys.
+
+    Examples:
+        >>> import torch
+        >>> from monai_mil.bags import PositionsAsFeaturesd
+        >>> item = {"image": torch.zeros(8, 3), "coords": torch.tensor([[512, 256], [768, 256], [512, 512]])}
+        >>> PositionsAsFeaturesd("image")(item)["image"][8:]
+        tensor([[0., 1., 0.],
+                [0., 0., 1.]])
+    """
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Extend ``data[key]``; the input dictionary is left as it is.
+
+        Raises:
+            BagError: the bag has no coordinates.
+        """
+        extended = dict(data)
+        for key in self.key_iterator(extended):
+            image = extended[key]
+            meta = getattr(image, "meta", {})
+            if "coords" not in extended:
+                raise BagError(f"bag '{meta.get('filename_or_obj', key)}' has no coords, and this method needs them")
+            coords = torch.as_tensor(extended["coords"])
+            place = _grid_places(coords.double(), float(meta.get("tile_size_level0", math.nan)))
+            slide = extended.get("slide_index")
+            if slide is not None:
+                place[:, 0] += torch.as_tensor(slide).double() * (place[:, 0].max() + 2)
+            rows = torch.cat([torch.as_tensor(image), place.T.to(image)])
+            extended[key] = MetaTensor(rows, meta=meta) if isinstance(image, MetaTensor) else rows
+        return extended
+
+
+def _grid_places(coords: Tensor, tile: float) -> Tensor:
+    """Column and row of coordinates ``[n, 2]`` in a grid of step ``tile``, NaN where that is to be found."""
+    if math.isnan(tile) or tile <= 0:
+        steps = torch.cat([axis.unique().diff() for axis in coords.T])
+        tile = float(steps.min()) if len(steps) else 1.0
+    return ((coords - coords.amin(dim=0)) / tile).round()
+
+
 def instance_places(coords: np.ndarray, info: BagInfo, grid: tuple[int, int] | None = None) -> dict[str, Tensor]:
     """Where the instances lie: ``coords``, ``positions_mm`` of a scan's slices, ``token_mask`` of a slide's tokens.
 

@@ -1,5 +1,6 @@
 from .card import EncoderCard, Preprocessing
 from .encoder import Encoder
+from .number_types import bfloat16_gain
 from .registry import get_encoder, list_encoders
 from .report import EncoderStatus, encoder_report
 
@@ -8,6 +9,7 @@ __all__ = [
     "EncoderCard",
     "EncoderStatus",
     "Preprocessing",
+    "bfloat16_gain",
     "encoder_report",
     "get_encoder",
     "list_encoders",

@@ -6,11 +6,12 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import get_args
 
 import torch
 from torch import nn
 
-from monai_mil.encoders.card import EncoderCard
+from monai_mil.encoders.card import EncoderCard, NumberType
 from monai_mil.encoders.ct_texture import CTTextureBank
 from monai_mil.encoders.ct_texture_designs import CT_TEXTURE, CT_TEXTURE_518
 from monai_mil.encoders.efficientnet_lite import EfficientNetLite0
@@ -38,11 +39,11 @@ def load_encoder(
     spatial: bool,
     weights: str | Path | None,
     device: str | torch.device,
-    dtype: torch.dtype | None,
+    dtype: torch.dtype | NumberType | None,
 ) -> Encoder:
     """Build the card's network, fill it with weights and wrap it; see :func:`monai_mil.encoders.get_encoder`."""
     device = _device(device, card.name)
-    dtype = dtype or _default_dtype(device, card)
+    dtype = _default_dtype(device, card) if dtype is None else _given_dtype(dtype, card)
     model, digest = _model(card, spatial, weights)
     model = model.eval().requires_grad_(False).to(device)
     bank = card.architecture in _BANKS
@@ -101,6 +102,16 @@ def _device(device: str | torch.device, name: str) -> torch.device:
     if found.type == "cuda" and (found.index or 0) >= torch.cuda.device_count():
         raise EncoderError(f"encoder '{name}': device '{found}' is not available here; use device 'cpu'")
     return found
+
+
+def _given_dtype(dtype: torch.dtype | NumberType, card: EncoderCard) -> torch.dtype:
+    name = str(dtype).removeprefix("torch.")
+    if name not in get_args(NumberType):
+        choices = ", ".join(get_args(NumberType))
+        raise EncoderError(f"encoder '{card.name}': it does not run in '{name}'; choose from {choices}")
+    if card.architecture in _BANKS and name != "float32":
+        raise EncoderError(f"encoder '{card.name}': it computes in float32 alone, not in {name}; leave dtype out")
+    return getattr(torch, name)  # type: ignore[no-any-return]
 
 
 def _default_dtype(device: torch.device, card: EncoderCard) -> torch.dtype:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from monai_mil.encoders.card import EncoderCard, Preprocessing
+from monai_mil.encoders.card import EncoderCard, NumberType, Preprocessing
 from monai_mil.encoders.cards import CARDS
 from monai_mil.errors import EncoderError
 
@@ -36,7 +36,7 @@ def get_encoder(
     spatial: bool = False,
     weights: str | Path | None = None,
     device: str | torch.device = "cpu",
-    dtype: torch.dtype | None = None,
+    dtype: torch.dtype | NumberType | None = None,
 ) -> Encoder:
     """Load an encoder.
 
@@ -47,12 +47,13 @@ def get_encoder(
         spatial: give token maps ``[b, d, h, w]`` instead of pooled vectors ``[b, d]``.
         weights: a local weight file (safetensors, or a pickle of plain tensors), used instead of a download.
         device: where the network runs.
-        dtype: what it runs in; default float32 on the CPU and bfloat16 on a GPU that has it. bfloat16 on a CPU with
-            bfloat16 instructions is about twice as fast, its features agree to a cosine above 0.999. With
-            ``efficientnet_lite0`` that is 0.99 only, so that it runs in float16 on a GPU.
+        dtype: what it runs in, or its name as configs write it; default float32 on the CPU and bfloat16 on a GPU that
+            has it. bfloat16 on a CPU with bfloat16 instructions is about twice as fast, its features agree to a cosine
+            above 0.999. With ``efficientnet_lite0`` that is 0.99 only, so that it runs in float16 on a GPU.
 
     Raises:
-        EncoderError: the name is unknown, a package is missing, or the weights cannot be had or do not fit.
+        EncoderError: the name is unknown, a package is missing, the weights cannot be had or do not fit, or it does not
+            run in ``dtype``.
 
     Examples:
         >>> import torch

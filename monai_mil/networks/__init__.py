@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from monai_mil.networks.abmil import ABMIL
+from monai_mil.networks.acmil import ACMIL
 from monai_mil.networks.asmil import ASMIL
+from monai_mil.networks.camil import CAMIL
 from monai_mil.networks.clam import CLAM_MB, CLAM_SB
 from monai_mil.networks.contract import (
     KEYS,
@@ -15,12 +17,16 @@ from monai_mil.networks.contract import (
     instance_scores,
 )
 from monai_mil.networks.dsmil import DSMIL
+from monai_mil.networks.dtfd import DTFDMIL
 from monai_mil.networks.feature_pooling import FeatureMaxPooling, FeatureMeanPooling
 from monai_mil.networks.grad_cam import grad_cam
 from monai_mil.networks.hagmil import HAGMIL
+from monai_mil.networks.hdmil import HDMIL
 from monai_mil.networks.iat import IAT
+from monai_mil.networks.ibmil import IBMIL
 from monai_mil.networks.insight import INSIGHT
 from monai_mil.networks.instance_encoder import InstanceEncoderMIL
+from monai_mil.networks.mhim import MHIMMIL
 from monai_mil.networks.pooling import MaxPooling, MeanPooling
 from monai_mil.networks.slice_abmil import SliceABMIL
 from monai_mil.networks.slice_classifier import SliceClassifier
@@ -28,17 +34,24 @@ from monai_mil.networks.smooth_abmil import SmoothABMIL
 from monai_mil.networks.smooth_transformer1d import SmoothTransformer1D
 from monai_mil.networks.transmil import TransMIL
 from monai_mil.networks.transmil1d import TransMIL1D
+from monai_mil.networks.wikg import WiKG
 
 __all__ = [
     "ABMIL",
+    "ACMIL",
     "ASMIL",
+    "CAMIL",
     "CLAM_MB",
     "CLAM_SB",
     "DSMIL",
+    "DTFDMIL",
     "HAGMIL",
+    "HDMIL",
     "IAT",
+    "IBMIL",
     "INSIGHT",
     "KEYS",
+    "MHIMMIL",
     "FeatureMaxPooling",
     "FeatureMeanPooling",
     "InstanceEncoderMIL",
@@ -51,6 +64,7 @@ __all__ = [
     "SmoothTransformer1D",
     "TransMIL",
     "TransMIL1D",
+    "WiKG",
     "check_bag",
     "exact_dtype",
     "exact_matmul",

@@ -40,9 +40,11 @@ class ABMIL(AttentionNetwork, ChunkedNetwork):
         heads: number of attention distributions.
         gated: use the sigmoid branch.
         dropout: probability of zeroing a value of ``h`` in training, below 1.
+        gate_dropout: likewise of a value behind the tanh and of one behind the sigmoid, as in CLAM's program. Training
+            then holds every step's values in memory.
 
     Raises:
-        ValueError: ``dropout`` is not in [0, 1).
+        ValueError: ``dropout`` or ``gate_dropout`` is not in [0, 1).
 
     Examples:
         >>> import torch
@@ -66,12 +68,15 @@ class ABMIL(AttentionNetwork, ChunkedNetwork):
         heads: int = 1,
         gated: bool = True,
         dropout: float = 0.0,
+        gate_dropout: float = 0.0,
     ) -> None:
         super().__init__(num_classes)
-        if not 0 <= dropout < 1:
-            raise ValueError(f"dropout must be at least 0 and below 1, got {dropout}")
+        for name, share in (("dropout", dropout), ("gate_dropout", gate_dropout)):
+            if not 0 <= share < 1:
+                raise ValueError(f"{name} must be at least 0 and below 1, got {share}")
         self.attention_dim = attention_dim
         self.dropout = dropout
+        self.gate_dropout = gate_dropout
         self.hidden = nn.Linear(in_channels, hidden_dim)
         self.gates = nn.Linear(hidden_dim, 2 * attention_dim if gated else attention_dim)
         self.score = nn.Linear(attention_dim, heads)
@@ -79,9 +84,13 @@ class ABMIL(AttentionNetwork, ChunkedNetwork):
 
     def describe(self, image: Tensor, mask: Tensor | None) -> dict[str, Tensor]:
         """See :meth:`MILNetwork.forward`."""
-        if torch.jit.is_scripting() or is_recorded():
+        if torch.jit.is_scripting() or is_recorded() or self._drops_gates():
             return self._whole(image, mask)
         return self._in_chunks(image, mask)
+
+    def _drops_gates(self) -> bool:
+        """Whether this is a training with dropout behind the gates, which the steps in chunks do not know."""
+        return self.training and self.gate_dropout > 0
 
     @torch.jit.unused
     def _answer_chunks(self, chunks: Iterable[Tensor | np.ndarray]) -> dict[str, Tensor]:
@@ -125,9 +134,10 @@ class ABMIL(AttentionNetwork, ChunkedNetwork):
         rows = image.transpose(1, 2).to(self.hidden.weight.dtype)
         hidden = F.dropout(F.relu(self.hidden(rows)), self.dropout, self.training)
         gates = self.gates(hidden)
-        gated = torch.tanh(gates[:, :, : self.attention_dim])
+        gated = F.dropout(torch.tanh(gates[:, :, : self.attention_dim]), self.gate_dropout, self.training)
         if gates.shape[2] > self.attention_dim:
-            gated = gated * torch.sigmoid(gates[:, :, self.attention_dim :])
+            sigmoid = torch.sigmoid(gates[:, :, self.attention_dim :])
+            gated = gated * F.dropout(sigmoid, self.gate_dropout, self.training)
         scores = self.score(gated).transpose(1, 2)
         scores = scores.to(exact_dtype(scores.dtype))
         if mask is not None:

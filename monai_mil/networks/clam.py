@@ -48,9 +48,11 @@ class CLAM_SB(ABMIL):  # noqa: N801
         dropout: probability of zeroing a value of a hidden row in training, below 1.
         sampled: ``k``, instances of each kind that the branch sees; 0 for a network without it, which is what
             training without the instance loss wants (DDP waits for parameters that get no gradient).
+        gate_dropout: probability of zeroing a value behind the attention's tanh or sigmoid in training, below 1. The
+            released program has 0.25 there wherever it has ``dropout``.
 
     Raises:
-        ValueError: ``dropout`` is not in [0, 1), or ``sampled`` is negative.
+        ValueError: ``dropout`` or ``gate_dropout`` is not in [0, 1), or ``sampled`` is negative.
 
     Examples:
         >>> import torch
@@ -72,9 +74,10 @@ class CLAM_SB(ABMIL):  # noqa: N801
         gated: bool = True,
         dropout: float = 0.25,
         sampled: int = 8,
+        gate_dropout: float = 0.0,
     ) -> None:
         heads = num_classes if self.per_class else 1
-        super().__init__(in_channels, num_classes, hidden_dim, attention_dim, heads, gated, dropout)
+        super().__init__(in_channels, num_classes, hidden_dim, attention_dim, heads, gated, dropout, gate_dropout)
         if sampled < 0:
             raise ValueError(f"the instance branch cannot see {sampled} instances; 0 leaves it out")
         self.sampled = sampled
@@ -85,7 +88,8 @@ class CLAM_SB(ABMIL):  # noqa: N801
         """See :meth:`MILNetwork.forward`."""
         if torch.jit.is_scripting():
             return self._whole(image, mask)
-        output = self._whole(image, mask) if is_recorded() else self._in_chunks(image, mask)
+        whole = is_recorded() or self._drops_gates()
+        output = self._whole(image, mask) if whole else self._in_chunks(image, mask)
         if torch.jit.is_tracing() or torch.compiler.is_exporting():
             return output
         return self._with_branch(output, image, mask)

@@ -56,6 +56,13 @@ KEYS: Mapping[str, Key] = MappingProxyType(
             "logarithm",
         ),
         "bag": Key("b d'", "the bag vector that is classified"),
+        "screened_logits": Key("b c", "the answer from the instances that HDMIL keeps, in training"),
+        "screened_bag": Key("b d'", "its bag vector"),
+        "screened_share": Key("b", "share of the instances that any class keeps"),
+        "teacher_bag": Key("b d'", "the bag vector of a momentum teacher, in training"),
+        "branch_logits": Key(
+            "b t c", "what every branch, or every pseudo-bag, says by itself; -inf where a pseudo-bag is empty"
+        ),
         "token_logits": Key("b t c", "what every one of ASMIL's tokens says by itself, where asked for"),
         "instance_logits": Key(
             "b c n", "class evidence of every instance; on padding some networks give other values", -torch.inf

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import shutil
 from dataclasses import dataclass
@@ -10,9 +9,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from monai_mil.errors import OutputError, SettingsError
+from monai_mil.shipped import bundles_folder
 
-PACKAGE = "monai_mil_bundles"
-"""What a wheel calls the folder ``bundles/``."""
 _NOT_SHIPPED = ("__pycache__", "eval", "runs", "checkpoints", "verify_model.ts")
 
 
@@ -58,20 +56,6 @@ class Bundle:
     def config(self, name: str) -> Path:
         """``configs/<name>.json``."""
         return self.root / "configs" / f"{name}.json"
-
-
-def bundles_folder() -> Path | None:
-    """Where the shipped bundles lie: ``bundles/`` of a clone, else the package ``monai_mil_bundles`` of a wheel.
-
-    None where neither is there: within a bundle that was exported for the zoo.
-    """
-    clone = Path(__file__).resolve().parents[2] / "bundles"
-    if (clone / "mil_baselines" / "configs").is_dir():
-        return clone
-    spec = importlib.util.find_spec(PACKAGE)
-    if spec is None or not spec.submodule_search_locations:
-        return None
-    return Path(spec.submodule_search_locations[0])
 
 
 def shipped_bundles() -> list[Bundle]:

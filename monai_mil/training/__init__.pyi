@@ -12,6 +12,7 @@ from .best_model import BestModel
 from .broken_bags import BrokenBags
 from .checkpointer import Checkpointer
 from .class_balance import ClassBalance
+from .confounders import FillConfounders, MethodHandlers
 from .distributed import finish_distributed
 from .early_stop import EarlyStop
 from .exported import ExportedNetwork
@@ -26,9 +27,11 @@ from .inferers import FullOutputInferer, StreamedInferer
 from .labels import check_labels
 from .last_word import tell_errors_last, users_error
 from .method import build_network, describe_network
+from .methods import Method, Methods, read_method
 from .model_metadata import own_metadata
 from .probability import Probability
 from .publish import publish_model
+from .recipe import Recipe
 from .seeding import EpochSeeder
 from .skip_non_finite import SkipNonFinite
 from .split_names import named_by_split
@@ -49,10 +52,15 @@ __all__ = [
     "EarlyStop",
     "EpochSeeder",
     "ExportedNetwork",
+    "FillConfounders",
     "FullOutputInferer",
     "GradCAMInferer",
     "GradientClip",
+    "Method",
+    "MethodHandlers",
+    "Methods",
     "Probability",
+    "Recipe",
     "SkipNonFinite",
     "StopOnNaN",
     "StreamedInferer",
@@ -77,6 +85,7 @@ __all__ = [
     "prepare_token_batch",
     "publish_model",
     "read_anchor",
+    "read_method",
     "read_time_bins",
     "require_fit",
     "require_steps",

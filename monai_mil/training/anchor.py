@@ -46,8 +46,8 @@ class Anchor:
         online = unwrap(network)
         if not isinstance(online, AttentionNetwork):
             raise ValueError(
-                f"{type(online).__name__} has no attention scores that an anchor could follow; use ABMIL, CLAM, "
-                "DSMIL, TransMIL or ASMIL, or train without the anchor"
+                f"{type(online).__name__} has no attention scores that an anchor could follow; use a network with "
+                "attention, such as ABMIL, or train without the anchor"
             )
         if not 0 <= momentum <= 1 or warmup_steps < 0:
             raise ValueError(f"momentum must be in [0, 1] and warmup_steps not below 0: {momentum}, {warmup_steps}")

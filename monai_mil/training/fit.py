@@ -110,9 +110,10 @@ def _fitting_settings(
             changes = _changes(kind, arguments, theirs, _alternatives(arguments) if more else [{}])
             if changes is not None:
                 typed = [f"--method {method}"] if method != settings.get("method") else []
+                place = getattr(methods, "setting", f"methods::{method}::" if method else "network_def::")
                 left_out = ("num_classes",) if any_classes else ()
                 found.append(
-                    typed + [_typed(*each, method, settings) for each in changes.items() if each[0] not in left_out]
+                    typed + [_typed(*each, place, settings) for each in changes.items() if each[0] not in left_out]
                 )
         if found:
             fewest = min(map(_rank, found))
@@ -135,12 +136,11 @@ def _candidates(
             yield name, build.func, dict(build.keywords)
 
 
-def _typed(name: str, value: Any, method: str | None, settings: Mapping[str, Any]) -> str:
+def _typed(name: str, value: Any, place: str, settings: Mapping[str, Any]) -> str:
     if name == "num_classes":
         return f"{value} output{'s' if value != 1 else ''} (--class_names)"
-    above = "" if name in settings else f"methods::{method}::" if method else "network_def::"
     said = f'"{value}"' if isinstance(value, list | tuple) else value
-    return f"--{above}{name} {said}"
+    return f"--{'' if name in settings else place}{name} {said}"
 
 
 def _changes(

@@ -12,7 +12,10 @@ from monai_mil.training.distributed import unwrap
 from monai_mil.training.exported import ExportedNetwork, as_network
 from monai_mil.training.freeze import freeze_parameters
 
-_TRAINING_ALONE = {"dropout", "attention_dropout", "drop", "drop_mode", "sampled", "k_train", "checkpoint"}
+_TRAINING_ALONE = {
+    "dropout", "attention_dropout", "gate_dropout", "drop", "drop_mode", "sampled", "k_train", "checkpoint",
+    "masked", "mask_drop", "masked_random", "masked_high", "high_part", "momentum",
+}  # fmt: skip
 _SEEN_BY_THE_WEIGHTS = {"num_classes", "in_channels", "in_features", "out_features", "attention_dim"}
 _NO_RESULT = {"chunk_instances", "chunk_tokens"}
 

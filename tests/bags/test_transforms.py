@@ -6,8 +6,9 @@ from ignite.engine import Events
 from monai.data import DataLoader, Dataset, MetaTensor, decollate_batch
 from monai.engines import SupervisedTrainer
 from monai.transforms import Compose
+from torch import Tensor
 
-from monai_mil.bags import BagFile, BagInfo, LoadBagd, SampleInstancesd, collate_bags
+from monai_mil.bags import BagFile, BagInfo, LoadBagd, PositionsAsFeaturesd, SampleInstancesd, collate_bags
 from monai_mil.cohorts import read_cohort
 from monai_mil.embedding import EmbedSlided, embed_cohort
 from monai_mil.errors import BagError, SlideReadError
@@ -233,3 +234,33 @@ def test_instance_labels_come_along_where_all_bags_of_a_batch_have_them(tmp_path
     assert collate_bags([labelled, labelled])["instance_labels"].tolist() == [[1, 0], [1, 0]]
     assert "instance_labels" not in unlabelled
     assert "instance_labels" not in collate_bags([labelled, unlabelled])
+
+
+def placed(coords: list[list[int]], tile: float | None = None, **more: Tensor) -> Tensor:
+    """The two rows of positions of a bag with these coordinates."""
+    image = torch.zeros(3, len(coords))
+    if tile is not None:
+        image = MetaTensor(image, meta={"tile_size_level0": tile})
+    item = {"image": image, "coords": torch.tensor(coords), **more}
+    extended = PositionsAsFeaturesd("image")(item)["image"]
+    assert item["image"].shape == (3, len(coords)), "the input is left as it is"
+    assert extended.shape == (5, len(coords))
+    assert isinstance(extended, MetaTensor) == (tile is not None)
+    return extended[3:]
+
+
+def test_positions_are_columns_and_rows_of_the_grid_of_tiles() -> None:
+    assert placed([[100, 50], [612, 50], [100, 1074]], tile=512.0).tolist() == [[0, 1, 0], [0, 0, 2]]
+    assert placed([[100, 50], [356, 50], [868, 306]]).tolist() == [[0, 1, 3], [0, 0, 1]], "256 is the smallest step"
+    assert placed([[7, 9]]).tolist() == [[0], [0]]
+    assert placed([[3, 0], [4, 0], [6, 0]]).tolist() == [[0, 1, 3], [0, 0, 0]], "slices"
+
+
+def test_slides_of_a_patient_lie_further_apart_than_neighbours() -> None:
+    found = placed([[0, 0], [256, 0], [0, 0]], tile=256.0, slide_index=torch.tensor([0, 0, 1]))
+    assert found.tolist() == [[0, 1, 3], [0, 0, 0]]
+
+
+def test_a_bag_without_coordinates_has_no_positions() -> None:
+    with pytest.raises(BagError, match="has no coords"):
+        PositionsAsFeaturesd("image")({"image": torch.zeros(3, 2)})

@@ -53,7 +53,7 @@ FILES = [
         ("validate::evaluator::key_val_metric", "validate::evaluator::additional_metrics"),
         "no labels, no metrics",
     ),
-    Apart(("inference",), ("validate::evaluator::metric_cmp_fn",), "no labels, no metrics", BY_LOSS),
+    Apart(("inference",), ("validate::evaluator::metric_cmp_fn",), "no labels, no metrics", (*BY_LOSS, *BASELINES)),
     Apart(
         ("evaluate",),
         ("validate::key_metric", "validate::additional_metrics", "validate::evaluator::metric_cmp_fn"),
@@ -143,6 +143,7 @@ FILES = [
     ),
     Apart(("inference",), ("tile_size",), "what the shipped weights were trained on; training takes any", HAGMIL),
     Apart(("inference",), ("network",), "nothing is frozen"),
+    Apart(("inference",), ("chosen",), "a recipe is for training", BASELINES),
     # Several processes.
     Apart(("multi_gpu_train", "multi_gpu_evaluate"), ("device",), "a GPU for every process"),
     Apart(
@@ -229,18 +230,7 @@ FILES = [
     Apart(
         ("evaluate_survival", "inference_survival"), ("prediction_saver",), "risks in place of probabilities", SURVIVAL
     ),
-    Apart(
-        ("survival", "inference_survival"),
-        ("methods::clam_sb::sampled", "methods::clam_mb::sampled"),
-        "an instance has no time",
-        BASELINES,
-    ),
-    Apart(
-        ("survival",),
-        ("losses::clam_sb::terms::instance", "losses::clam_sb::weights", "losses::clam_mb"),
-        "an instance has no time",
-        BASELINES,
-    ),
+    Apart(("survival", "inference_survival"), ("task",), "the methods' own variants for follow-up", BASELINES),
     # Overlays that change what is learnt.
     Apart(("anchor",), ("loss", "train::inferer"), "the anchor is a term of the loss", BASELINES),
     Apart(("anchor",), ("validate::handlers::@attention_stability",), "what the anchor is for", BASELINES),
@@ -253,6 +243,7 @@ FILES = [
             "encoder_digest",
             "best_model::training_data",
             "method",
+            "chosen",
             "network_def",
             "optimizer::_target_",
             "optimizer::lr",
@@ -364,11 +355,26 @@ BUNDLES = [
     Apart(INSIGHT, ("model_settings::grid",), "tokens", BOTH),
     Apart(CT, ("model_settings::preset",), "slices have a preset", BOTH),
     Apart(WITH_METHODS, ("model_settings::method",), "one of several methods", BOTH),
+    Apart(BASELINES, ("model_settings::widths",), "widths of the method's file", BOTH),
+    Apart(BASELINES, ("train::handlers::MethodHandlers",), "the method may want to be watched", TRAIN),
+    Apart(
+        BASELINES,
+        ("train::preprocessing::transforms::@method_transforms",),
+        "the method may want more of a bag",
+        TRAIN,
+    ),
+    Apart(
+        BASELINES,
+        ("validate::preprocessing::transforms::@method_transforms",),
+        "the method may want more of a bag",
+        (*BOTH, "inference_slides"),
+    ),
     Apart(ASMIL, _settings("hidden_dim", "tokens"), "the method's network", BOTH),
     Apart(
         HAGMIL, _settings("levels", "hidden_dims", "instance_channels", "attention_dim"), "the method's network", BOTH
     ),
-    Apart(WITH_METHODS, ("network_def",), "one of several methods", BOTH),
+    Apart(GUIDANCE, ("network_def",), "one of several methods", BOTH),
+    Apart(BASELINES, ("network_def",), "a method has a file of its own", BOTH),
     Apart((*INSIGHT, *GUIDANCE), ("probability_def::exclusive",), "an output for two classes", ("inference",)),
     Apart(
         INSIGHT,
@@ -397,17 +403,27 @@ BUNDLES = [
         "as published",
         TRAIN,
     ),
-    Apart((*INSIGHT, *BASELINES), ("optimizer::_target_",), "as published; the baselines share one recipe", TRAIN),
-    Apart(INSIGHT, ("optimizer::weight_decay",), "as published", TRAIN),
-    Apart(BASELINES, ("optimizer::lr",), "the baselines share one recipe", TRAIN),
+    Apart(INSIGHT, ("optimizer::_target_", "optimizer::weight_decay"), "as published", TRAIN),
+    Apart(
+        BASELINES,
+        (
+            *(f"optimizer::{key}" for key in ("_target_", "lr", "weight_decay")),
+            *(f"lr_scheduler::{key}" for key in ("_target_", "T_max")),
+            "train::trainer::max_epochs",
+            "early_stop::patience",
+            "validate::evaluator::key_val_metric",
+            "validate::evaluator::additional_metrics",
+            "validate::evaluator::metric_cmp_fn",
+            "best_model::mode",
+        ),
+        "the recipe of choice",
+        TRAIN,
+    ),
     Apart(HAGMIL, ("optimizer::lr",), "as published", TRAIN),
-    Apart(BASELINES, ("lr_scheduler::T_max",), "a step an epoch, as the baselines share one recipe", TRAIN),
     Apart(GUIDANCE, ("train::trainer::max_epochs",), "as published", TRAIN),
-    Apart(BASELINES, ("train::trainer::max_epochs",), "the baselines share one recipe", TRAIN),
     Apart(HAGMIL, ("train::trainer::max_epochs", "train::trainer::accumulation_steps"), "as published", TRAIN),
     Apart(HAGMIL, ("train::trainer::amp",), "selection of tiles wants float32", TRAIN),
     Apart(HAGMIL, ("validate::evaluator::amp",), "selection of tiles wants float32", BOTH),
-    Apart(BASELINES, ("early_stop::patience",), "the baselines share one recipe", TRAIN),
     Apart(HAGMIL, ("early_stop::patience",), "as published", TRAIN),
     # The steps of training.
     Apart(INSIGHT, ("train::trainer::prepare_batch",), "bags stay on disk and come with a mask of tokens", TRAIN),

@@ -45,7 +45,7 @@ def learned(cohort, folder, *overlays, **options):
         ckpt_dir=str(folder / "models"),
         output_dir=str(folder),
         encoder="synthetic",
-        **{"train::trainer::max_epochs": 3, "optimizer::lr": 0.003, "methods::transmil::hidden_dim": 64} | options,
+        **{"train::trainer::max_epochs": 3, "optimizer::lr": 0.003} | SMALLER.get(options.get("method"), {}) | options,
     )
     run.initialize()
     run.run()
@@ -53,11 +53,25 @@ def learned(cohort, folder, *overlays, **options):
     return evaluator.state.best_metric, {name: float(value) for name, value in loss.last.items()}
 
 
-METHODS = json.loads((BUNDLES / "mil_baselines" / "configs" / "train.json").read_text())["methods"]
+METHODS = sorted(path.stem for path in (BUNDLES / NAME / "configs" / "methods").glob("*.json"))
+SMALLER = {
+    "acmil": {"changes::network::masked": 4},
+    "camil": {"changes::network::hidden_dim": 64, "changes::network::landmarks": 16},
+    "ibmil": {"optimizer::lr": 0.03},
+    "transmil": {"changes::network::hidden_dim": 64},
+    "wikg": {"changes::network::hidden_dim": 64, "optimizer::lr": 0.001},
+}
 LOSSES = {method: {"bag"} for method in METHODS} | {
-    "clam_sb": {"bag", "instance"},
+    "acmil": {"bag", "branch", "similarity"},
+    "aem": {"bag", "entropy"},
     "clam_mb": {"bag", "instance"},
+    "clam_sb": {"bag", "instance"},
     "dsmil": {"bag", "max_instance"},
+    "dtfd_afs": {"bag", "branch"},
+    "dtfd_maxmins": {"bag", "branch"},
+    "dtfd_maxs": {"bag", "branch"},
+    "hdmil": {"bag", "instance", "screening"},
+    "mhim": {"bag", "consistency"},
 }
 
 

@@ -54,6 +54,21 @@ def test_what_is_no_batch_of_tiles_is_refused(tiles, words):
         get_encoder("texture")(tiles)
 
 
+@pytest.mark.parametrize(
+    ("dtype", "words"),
+    [
+        ("bfloat16", "computes in float32 alone, not in bfloat16"),
+        (torch.float16, "float32 alone, not in float16"),
+        ("float8", "'float8'; choose from float32, bfloat16, float16"),
+        (torch.int8, "does not run in 'int8'"),
+    ],
+)
+def test_a_number_type_that_it_does_not_compute_in_is_refused(dtype, words):
+    assert get_encoder("texture", dtype="float32").dtype == torch.float32
+    with pytest.raises(EncoderError, match=words):
+        get_encoder("texture", dtype=dtype)
+
+
 def test_tiles_are_left_as_they_were():
     tiles = random_tiles(2, 224)
     before = tiles.clone()

@@ -59,6 +59,7 @@ def test_bfloat16_agrees_with_float32(resnet18_file):
     fast = get_encoder("resnet18", weights=resnet18_file, dtype=torch.bfloat16)
     assert F.cosine_similarity(exact(tiles).float(), fast(tiles).float()).min() >= 0.999
     assert exact.digest == fast.digest
+    assert get_encoder("resnet18", weights=resnet18_file, dtype="bfloat16").dtype == fast.dtype
 
 
 def test_lunit_weights_load_by_the_same_path(timm, tmp_path):

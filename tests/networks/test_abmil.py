@@ -162,6 +162,25 @@ def test_dropout_zeroes_hidden_values_in_training_only_and_its_gradient_fits() -
     torch.testing.assert_close((network.hidden.weight.grad * direction).sum(), slope, rtol=1e-5, atol=1e-7)
 
 
+def test_dropout_behind_the_gates_zeroes_each_branch_by_itself_in_training_only() -> None:
+    torch.manual_seed(0)
+    network = ABMIL(4, 2, hidden_dim=3, attention_dim=2000, gate_dropout=0.25)
+    image = torch.randn(1, 4, 1)
+    gates = network.gates(torch.relu(network.hidden(image[0].T)))
+    products = torch.tanh(gates[:, :2000]) * torch.sigmoid(gates[:, 2000:])
+    network.score.weight.data = torch.eye(2000)[:1]  # the score is the first product
+    network.score.bias.data.zero_()
+    scores = torch.stack([network(image, return_dict=True)["attention_logits"][0, 0, 0] for _ in range(400)])
+    ratio = scores / products[0, 0]
+    kept = ratio.detach() != 0
+    torch.testing.assert_close(ratio[kept], torch.full_like(ratio[kept], 1 / 0.75**2))
+    assert abs(kept.float().mean() - 0.75**2) < 0.1
+    network.eval()
+    plain = ABMIL(4, 2, hidden_dim=3, attention_dim=2000)
+    plain.load_state_dict(network.state_dict())
+    torch.testing.assert_close(network(image), plain.eval()(image), rtol=0, atol=0)
+
+
 def test_bfloat16_training_follows_float32() -> None:
     torch.manual_seed(0)
     network = ABMIL(64, 2, hidden_dim=32, attention_dim=16)

@@ -31,6 +31,7 @@ KEYS = {
     "attention_logits": "bhn",
     "attention_share": "bhn",
     "bag": "bd",
+    "branch_logits": "btc",
     "token_logits": "btc",
     "instance_logits": "bcn",
     "top_instance_logits": "bck",
@@ -48,7 +49,7 @@ KEYS = {
     "token_mask": "bnyx",
 }
 
-EVIDENCE = ("instance_logits", "top_instance_logits", "bottom_instance_logits")
+EVIDENCE = ("instance_logits", "top_instance_logits", "bottom_instance_logits", "branch_logits")
 
 
 def bag(instance: tuple[int, ...], n: int, batch: int = 1) -> Tensor:
@@ -97,7 +98,7 @@ def instance(example: tuple[nn.Module, tuple[int, ...]]) -> tuple[int, ...]:
 
 
 def objective(network: nn.Module, image: Tensor) -> Tensor:
-    """A loss of the answer and of the class evidence of instances, which some networks teach on its own."""
+    """A loss of the answer and of the evidence of instances and branches, which some networks teach on its own."""
     output = network(image, return_dict=True)
     evidence = [output[key] for key in ("logits", *EVIDENCE) if key in output]
     return torch.stack([part[part.isfinite()].square().sum() for part in evidence]).sum()

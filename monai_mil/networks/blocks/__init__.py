@@ -13,6 +13,7 @@ from monai_mil.networks.blocks.attention_pool import (
     stream_pool,
 )
 from monai_mil.networks.blocks.columns import write_columns
+from monai_mil.networks.blocks.gated_attention import GatedAttention
 from monai_mil.networks.blocks.iat_block import RESIDUAL_SCALE, IATBlock
 from monai_mil.networks.blocks.incidence import survival_curve, survival_risk
 from monai_mil.networks.blocks.insight_input import (
@@ -46,6 +47,7 @@ __all__ = [
     "AttentionNetwork",
     "ChunkedAttentionNetwork",
     "DepthwisePositions",
+    "GatedAttention",
     "IATBlock",
     "InsightTiles",
     "InstanceBranch",

@@ -1,0 +1,44 @@
+"""ACMIL's diversity term: attention branches are to look at different instances."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from monai_mil.networks import exact_matmul
+
+
+class AttentionSimilarity(nn.Module):
+    """Mean cosine similarity of the attention of every two heads; 0 where there is one.
+
+    Examples:
+        >>> import torch
+        >>> from monai_mil.losses import AttentionSimilarity
+        >>> apart = torch.tensor([[[1.0, 0.0], [0.0, 1.0]]])
+        >>> AttentionSimilarity()({"attention": apart}, torch.tensor([1])).item()
+        0.0
+    """
+
+    def forward(self, output: Mapping[str, Tensor], label: Tensor) -> Tensor:
+        """Scalar, mean of the bags.
+
+        Args:
+            output: has ``attention`` ``[b, h, n]``, 0 on padding.
+            label: not read.
+
+        Raises:
+            ValueError: the network gives no attention.
+        """
+        attention = output.get("attention")
+        if attention is None:
+            raise ValueError(f"the network gives no attention; its output has {', '.join(sorted(output))}")
+        heads = attention.shape[1]
+        if heads == 1:
+            return attention.sum() * 0.0
+        unit = F.normalize(attention, dim=2)
+        similar = exact_matmul(unit, unit.transpose(1, 2))
+        apart = torch.ones_like(similar[0]).triu(diagonal=1).bool()
+        return similar[:, apart].mean()
