@@ -71,6 +71,7 @@ class Served:
                     return
             except OSError:
                 continue
+        self.kill()
         raise AssertionError("the server did not answer in five minutes")
 
     def kill(self, *, with_children: bool = True) -> None:
