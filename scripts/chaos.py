@@ -115,9 +115,9 @@ def fuzz(
 
 @app.command()
 def memory(
-    tiles: Annotated[int, typer.Option(help="Of one slide.")] = 1_000_000,
-    slides: Annotated[int, typer.Option(help="Embedded by two workers.")] = 500,
-    bags: Annotated[int, typer.Option(help="Predicted.")] = 300,
+    tiles: Annotated[int, typer.Option(help="Of one slide; 0 for no such run.")] = 1_000_000,
+    slides: Annotated[int, typer.Option(help="Embedded by two workers; 0 for no such run.")] = 500,
+    bags: Annotated[int, typer.Option(help="Predicted; 0 for no such run.")] = 300,
     seed: Seed = 0,
     folder: Folder = None,
     to_json: Json = None,

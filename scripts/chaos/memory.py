@@ -6,6 +6,7 @@ import csv
 import shutil
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +25,16 @@ def memory(made: Materials, folder: Path, tiles: int, slides: int, bags: int) ->
     """Embed a slide of so many tiles, so many slides with two workers, and predict so many bags."""
     promises = Promises()
     out = folder / "out"
-    for what, work, begun in (
-        (f"one slide of {tiles} tiles", _one_slide(folder, out, tiles), ".partial/*.rows"),
-        (f"{slides} slides with --workers 2", _many_slides(made, folder, out, slides), "*.h5"),
-        (f"prediction of {bags} bags", _many_bags(made, folder, out, bags), "predictions.partial.csv"),
+    for count, what, prepare, begun in (
+        (tiles, "one slide of {} tiles", partial(_one_slide, folder), ".partial/*.rows"),
+        (slides, "{} slides with --workers 2", partial(_many_slides, made, folder), "*.h5"),
+        (bags, "prediction of {} bags", partial(_many_bags, made, folder), "predictions.partial.csv"),
     ):
+        if count == 0:
+            continue
         shutil.rmtree(out, ignore_errors=True)
-        fork = start(work, folder / "said.txt")
+        what = what.format(count)
+        fork = start(prepare(out, count), folder / "said.txt")
         looks = _looks(fork, lambda pattern=begun: any(out.glob(pattern)))
         promises["the run ends well"].test(fork.code == 0, f"{what}: {fork.words[-400:]}")
         _compare(what, np.array(looks), promises)
