@@ -5,9 +5,10 @@ import shutil
 
 import nibabel
 import numpy as np
+import pydicom
 
 from monai_mil.scans import load_scan
-from tests.bundles.common import rows, run_bundle
+from tests.bundles.common import BUNDLES, rows, run_bundle
 
 NAME = "ct_insight"
 
@@ -24,7 +25,8 @@ def test_a_real_series_ends_in_a_map_on_its_own_grid(chest_series, head_series, 
     for name, series in (("chest", chest_series), ("head", head_series)):
         shutil.copytree(series, folder / name)
     out = tmp_path / "out"
-    options = {"slice_formats": "['curve','montage','nifti','mask']", "dataset_dir": folder, "output_dir": out}
+    formats = "['curve','montage','nifti','mask','seg','pm','sr']"
+    options = {"slice_formats": formats, "dataset_dir": folder, "output_dir": out}
     done = run_bundle(NAME, ["inference", "inference_scans"], cwd=tmp_path, check=False, **options)
     assert done.returncode != 0
     assert "1 of 2 cases failed" in done.stderr
@@ -44,3 +46,17 @@ def test_a_real_series_ends_in_a_map_on_its_own_grid(chest_series, head_series, 
     assert len(rows(out / "slices" / "chest.csv")) == len(scan)
     for kind in ("curve", "montage"):
         assert (out / "heatmaps" / f"chest_{kind}.png").stat().st_size > 10_000
+
+    card = json.loads((BUNDLES / NAME / "models" / "model.json").read_text())
+    made = pydicom.dcmread(out / "heatmaps" / "chest_pm.dcm")
+    assert (made.ManufacturerModelName, made.DeviceSerialNumber) == ("INSIGHT for CT", card["weights"])
+    slices = dict(zip(scan.frame.sop_uids, values.T, strict=True))
+    frames = np.frombuffer(made.FloatPixelData, "<f4").reshape(-1, made.Rows, made.Columns)
+    for item, frame in zip(made.PerFrameFunctionalGroupsSequence, frames, strict=True):
+        uid = item.DerivationImageSequence[0].SourceImageSequence[0].ReferencedSOPInstanceUID
+        np.testing.assert_array_equal(frame, slices.pop(uid))
+    assert not slices
+    (row,) = rows(out / "predictions.csv")
+    assert (out / "heatmaps" / "chest_seg.dcm").exists() is (row["pred"] == "positive")
+    word = {"positive": "Positive", "negative": "Negative"}[row["pred"]]
+    assert word in str(pydicom.dcmread(out / "heatmaps" / "chest_sr.dcm"))
