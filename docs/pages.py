@@ -31,6 +31,7 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
         {"Tutorial": "tutorial.md"},
         {"Training recipes": "recipes.md"},
         {"Annotate and learn": "annotate.md"},
+        {"Deploy": "deploy.md"},
         {"DICOM results": "dicom.md"},
         {"Robustness": "robustness.md"},
         {"Bundles": ["bundles/index.md", *({name: f"bundles/{name}/docs/README.md"} for name in bundles())]},

@@ -749,6 +749,7 @@ def doctor() -> None:
     console.print(readers)
     console.print(_scan_readers())
     console.print(_label_server())
+    console.print(_deploy_applications())
 
     encoders = Table("encoder", "ready", "width", "tile", "mpp", "weights", title="Encoders", title_justify="left")
     statuses = encoder_report()
@@ -801,6 +802,16 @@ def _scan_readers() -> Table:
             release = "unknown"
         table.add_row(module, _tick(True), release, note)
     return table
+
+
+def _deploy_applications() -> str:
+    """Whether MONAI Deploy's SDK works here, and what to do where it does not."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return f"MONAI Deploy {version('monai-deploy-app-sdk')}: 'python -m monai_mil.deploy' works here"
+    except PackageNotFoundError:
+        return "MONAI Deploy: not in this environment; scripts/setup.sh deploy makes .venv-deploy, which has it"
 
 
 def _label_server() -> str:

@@ -19,7 +19,20 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-NAMES = ("tiles", "tissue", "scans", "embed", "store", "network", "insight", "asmil", "hagmil", "heatmap", "start")
+NAMES = (
+    "tiles",
+    "tissue",
+    "scans",
+    "embed",
+    "store",
+    "network",
+    "insight",
+    "asmil",
+    "hagmil",
+    "heatmap",
+    "start",
+    "deploy",
+)
 
 
 def main() -> int:

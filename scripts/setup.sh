@@ -3,6 +3,7 @@
 #   scripts/setup.sh            what the demo and the bundles need
 #   scripts/setup.sh dev        and what the tests, linters and benchmarks need
 #   scripts/setup.sh label      .venv-label: MONAI Label, whose own pins fit no other environment (Python 3.11)
+#   scripts/setup.sh deploy     .venv-deploy: MONAI Deploy's SDK, which every `import monai` beside it would import
 #   PYTHON=python3.12 scripts/setup.sh
 #   CUDA=13 scripts/setup.sh        cuCIM for CUDA 12 or 13; default: what the driver says, else 12
 set -euo pipefail
@@ -26,14 +27,24 @@ if [ "$extras" = label ]; then
         exit 1
     }
 fi
+if [ "$extras" = deploy ]; then venv=.venv-deploy; fi
 [ -x "$venv/bin/python" ] || "$python" -m venv "$venv"
 
-wanted="$(cat pyproject.toml constraints.txt scripts/setup.sh monai_mil/label/requirements.txt | sha256sum | cut -d' ' -f1) $cucim"
+wanted="$(cat pyproject.toml constraints.txt scripts/setup.sh monai_mil/{label,deploy}/requirements.txt | sha256sum | cut -d' ' -f1) $cucim"
 stamp="$venv/installed-${extras:-core}"
 if [ "$(cat "$stamp" 2>/dev/null)" = "$wanted" ]; then exit 0; fi
 
+pip() { "$venv/bin/python" -m pip install --quiet --disable-pip-version-check "$@"; }
+if [ "$extras" = deploy ]; then
+    pip --constraint constraints.txt torch
+    pip --requirement monai_mil/deploy/requirements.txt pytest pytest-timeout hypothesis
+    # Without what it requires: its cuCIM would bring a second CuPy into the same folder, or gigabytes of CUDA libraries.
+    pip --no-deps --editable .
+    echo "$wanted" >"$stamp"
+    exit 0
+fi
+
 if [ "$extras" = label ]; then
-    pip() { "$venv/bin/pip" install --quiet --disable-pip-version-check "$@"; }
     pip --constraint constraints.txt torch
     pip --requirement monai_mil/label/requirements.txt pytest pytest-timeout hypothesis
     # What these declare contradicts what they run with: pydicom-seg and numpymaxflow shut numpy 2 out, torchvision's

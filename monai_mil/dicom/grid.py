@@ -43,6 +43,8 @@ def scan_grid(
     _check_placed(source)
     planes = _planes(source, heatmap, values_of, kind)
     pixels = {"pixel_array": np.stack([plane.values for plane in planes])}
+    for header in source.headers:  # de-identification may have given every slice one of its own
+        header.FrameOfReferenceUID = source.first.FrameOfReferenceUID
     if not _is_multi_frame(source.first):
         return pixels | {"source_images": [_placed(plane, heatmap) for plane in planes]}
     from highdicom import CoordinateSystemNames, PlanePositionSequence
@@ -117,6 +119,8 @@ def _share_geometry(header: Any, heatmap: ScanHeatmap) -> None:
     """Say for all frames of a multi-frame image what the series' frame says."""
     from pydicom.dataset import Dataset
 
+    if not header.get("SharedFunctionalGroupsSequence"):
+        header.SharedFunctionalGroupsSequence = [Dataset()]
     frame, shared = heatmap.frame.source, header.SharedFunctionalGroupsSequence[0]
     orientation, measures = Dataset(), Dataset()
     orientation.ImageOrientationPatient = _decimals(frame.orientation.ravel())

@@ -97,7 +97,7 @@ def _complete(made: Any, source: DicomSource, kind: str) -> None:
     for keyword in _OF_ALL if kind in ("SR", "ANN") else (*_OF_ALL, *_OF_IMAGES):
         if keyword in first and keyword not in made:
             made.add(first[keyword])
-    if kind != "SR" and not set(_TELLS_THE_SIDE) & set(made.dir()):
+    if kind in ("SC", "ANN") and not set(_TELLS_THE_SIDE) & set(made.dir()):
         made.Laterality = None
     made.ContentQualification = "RESEARCH"
     made.walk(_without_now)

@@ -14,7 +14,7 @@ from monai_mil.dicom.instance import constructor_arguments, derived_uid, referen
 from monai_mil.dicom.source import DicomSource, lenient
 from monai_mil.dicom.terms import Terms, coded, region_of
 from monai_mil.errors import DicomError
-from monai_mil.heatmaps import Heatmap, ScanHeatmap
+from monai_mil.heatmaps import OUTLINE_COLOUR, Heatmap, ScanHeatmap
 
 
 def write_segmentation(
@@ -90,6 +90,7 @@ def _segmentation(
     fractional: bool,
     terms: Terms,
 ) -> Any:
+    from highdicom.color import CIELabColor
     from highdicom.seg import Segmentation, SegmentDescription
 
     finding = str(heatmap.attributes.get("finding", heatmap.name))
@@ -104,6 +105,7 @@ def _segmentation(
         tracking_uid=derived_uid("segment", *referenced_key(source, algorithm), finding),
         tracking_id=finding[:64],
         anatomic_regions=None if source.is_slide else [coded(region)],
+        display_color=CIELabColor.from_rgb(*OUTLINE_COLOUR),
     )
     what = "fractional segmentation" if fractional else "segmentation"
     made = Segmentation(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from copy import deepcopy
@@ -123,14 +125,22 @@ def slide_source(frame: SlideFrame) -> DicomSource:
 
 @contextmanager
 def lenient() -> Iterator[None]:
-    """Take the source's values as they are.
+    """Take the source's values as they are, and let nobody quote them.
 
-    pydicom would refuse those that break a rule of the standard, and quote them, which may be the patient's name.
+    pydicom would refuse those that break a rule of the standard; its warnings and highdicom's hold them, the patient's
+    name too.
     """
     import pydicom
 
-    with pydicom.config.disable_value_validation():
-        yield
+    logger = logging.getLogger("highdicom")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        with pydicom.config.disable_value_validation(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
 
 
 def _header(path: Path) -> Any:
@@ -160,6 +170,7 @@ def _checked(where: str, name: str, headers: list[Any], is_slide: bool = False) 
             if any(not header.get(keyword) or as_uid(header.get(keyword)) != header.get(keyword) for header in headers):
                 raise DicomError(f"{where}: no DICOM objects, for its header has no valid {keyword}; export it again")
         for header in headers:
+            header.Modality = header.get("Modality") or ("SM" if is_slide else "CT")
             for keyword in _TYPE_2:
                 if keyword not in header:
                     setattr(header, keyword, None if keyword.endswith(("Date", "Time")) else "")

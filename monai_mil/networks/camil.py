@@ -6,7 +6,6 @@ from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from monai_mil.networks.blocks import AttentionNetwork, GatedAttention, NystromAttention, among_padding
 from monai_mil.networks.contract import MILNetwork, exact_dtype, exact_matmul
@@ -167,9 +166,10 @@ class CAMIL(AttentionNetwork):
         own = torch.ones_like(some[0, :, 0]).cumsum(dim=0).long() - 1 + start
         steps = (some[:, :, None] - places[:, None]).abs().amax(dim=3).clamp(max=2.0).long()
         steps = steps.masked_fill(own[:, None] == index[None], 2)
+        order = steps * count + index
         # A bag of fewer tiles than neighbours has places to spare too, behind all others.
-        order = F.pad(steps * count + index, [0, self.neighbours], value=float(1 << 40))
-        best, place = order.topk(self.neighbours, dim=2, largest=False)
+        spare = torch.full_like(order[:, :, :1], 1 << 40).expand(-1, -1, self.neighbours)
+        best, place = torch.cat([order, spare], dim=2).topk(self.neighbours, dim=2, largest=False)
         there = best < 2 * count
         return torch.where(there, place, torch.zeros_like(place)), there
 

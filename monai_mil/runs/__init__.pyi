@@ -7,7 +7,7 @@ from .keep_bags import embed_as, from_bags, with_bags
 from .light_imports import import_monai_lightly
 from .monailabel_copy import copy_for_monailabel
 from .prediction import Outcome, predict
-from .run import BundleRun, parsed_settings
+from .run import BundleRun, in_users_words, parsed_settings
 from .summary import show_outcome
 from .train import calibrate_run, class_names, evaluate_run, train_run
 
@@ -29,6 +29,7 @@ __all__ = [
     "find_bundle",
     "from_bags",
     "import_monai_lightly",
+    "in_users_words",
     "input_settings",
     "pack_bundle",
     "parsed_settings",

@@ -50,11 +50,23 @@ def copy_for_monailabel(bundle: Bundle, folder: Path) -> Path:
 
 
 def _merged(bundle: Bundle, layers: tuple[str, ...]) -> dict[str, Any]:
-    """Configs laid over each other, as ``monai.bundle run`` lays them."""
+    """Configs laid over each other, as ``monai.bundle run`` lays them.
+
+    What changes a part that is not there is left out: the layer of scans says to DICOM objects how scans were read, and
+    training writes none.
+    """
     with quiet_imports():
         from monai.bundle import ConfigParser
+        from monai.bundle.utils import merge_kv
 
-    return ConfigParser.load_config_files([str(bundle.config(name)) for name in layers])
+    merged = ConfigParser({})
+    for name in layers:
+        for key, value in ConfigParser.load_config_file(str(bundle.config(name))).items():
+            whole, _, inner = key.partition("::")
+            if not inner or whole.lstrip("+~") in merged:
+                merge_kv(merged, key, value)
+    content: dict[str, Any] = merged.get()
+    return content
 
 
 def _metadata(metadata: dict[str, Any]) -> dict[str, Any]:

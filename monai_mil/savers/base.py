@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Generic, TypeVar
 import ignite.distributed as idist
 from ignite.engine import Engine, Events
 
-from monai_mil.errors import CohortError
+from monai_mil.errors import CohortError, MonaiMILError
 from monai_mil.locks import Claim
 from monai_mil.model_card import network_digest, note_on
 from monai_mil.savers.case import Case, read_cases
@@ -35,6 +35,7 @@ class CaseSaver(ABC, Generic[Kept]):
     run that did not come to its end.
 
     Attributes:
+        statuses: of this process's failures the ``status`` of every error, by the case's name.
         product: what is missing of a case that fails, for messages ("heatmap"); None stops at the first failure.
         failed_text: how many have failed, with ``{count}`` ("heatmaps of {count} slides failed"), for the error.
         missing_text: likewise for the log at the end ("no complete heatmap of {count} slides").
@@ -56,6 +57,7 @@ class CaseSaver(ABC, Generic[Kept]):
 
     def __init__(self) -> None:
         self.failures: dict[str, str] = {}
+        self.statuses: dict[str, set[str]] = {}
         self.model_digest: str | None = None
         self._kept: dict[str, Kept] = {}
         self._claims: list[Claim] = []
@@ -127,9 +129,10 @@ class CaseSaver(ABC, Generic[Kept]):
         message = f"{name} ({part}): {error}" if part else f"{name}: {error}"
         logger.error("%s of %s", self.product, message)
         self.failures[name] = "\n  ".join(filter(None, [self.failures.get(name), message]))
+        self.statuses.setdefault(name, set()).add(getattr(error, "status", MonaiMILError.status))
 
     def _begin(self) -> None:
-        self.failures, self._kept, self.model_digest = {}, {}, None
+        self.failures, self.statuses, self._kept, self.model_digest = {}, {}, {}, None
         if idist.get_rank() == 0:
             self._claim()
             for path in self._results():

@@ -142,7 +142,7 @@ class Case:
     def shares_its_answer(self) -> bool:
         """Whether the answer is for several slides or scans of a patient together, this one among them."""
         slides = getattr(self._item.get("image"), "meta", {}).get("slides")
-        return bool(slides) and len(json.loads(slides)) > 1
+        return len(json.loads(slides or "[]")) > 1
 
     @property
     def text(self) -> str:

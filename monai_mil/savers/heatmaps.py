@@ -183,9 +183,12 @@ class HeatmapSaver(CaseSaver[None]):
                 export(heatmap, self.folder / f"{stem}{suffix}", **self.options.get(form, {}))
             except Exception as error:
                 self._fail(slide_id, error, f"{label} {form}".strip())
-        for form in () if dicom is None else (form for form in self.dicom_formats if form != REPORT):
+        if dicom is None:
+            return
+        for form in self.dicom_formats:
             try:
-                dicom.write_map(form, heatmap, dicom_path(self.folder, stem, form))
+                if form != REPORT:
+                    dicom.write_map(form, heatmap, dicom_path(self.folder, stem, form))
             except Exception as error:
                 self._fail(slide_id, error, f"{label} {form}".strip())
 

@@ -12,6 +12,7 @@ from .resampling import resample
 from .scan import Scan
 from .series import SeriesSummary, list_series
 from .slices import fit_statistics, prepare_slices
+from .study import Study, StudySeries, read_study
 from .turn import Turn
 from .units import fits_values, has_doubtful_units
 from .volume import ITK_SUFFIXES, volume_scan
@@ -30,6 +31,8 @@ __all__ = [
     "ScanSearch",
     "SeriesSummary",
     "SlicePreset",
+    "Study",
+    "StudySeries",
     "Turn",
     "Window",
     "as_uid",
@@ -46,6 +49,7 @@ __all__ = [
     "lung_mask",
     "oriented",
     "prepare_slices",
+    "read_study",
     "resample",
     "same_but_statistics",
     "scan_files",

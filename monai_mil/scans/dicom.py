@@ -49,7 +49,7 @@ _IDENTITY = [
     "FrameOfReferenceUID",
     "PatientID",
 ]
-_KIND = ["Modality", "ImageType", "InstanceNumber", "SliceLocation", "PhotometricInterpretation"]
+_KIND = ["Modality", "ImageType", "SeriesNumber", "InstanceNumber", "SliceLocation", "PhotometricInterpretation"]
 _WHEN = ["AcquisitionNumber", "TemporalPositionIdentifier", "AcquisitionDateTime", "AcquisitionDate", "AcquisitionTime"]
 _PARTS = ["ConcatenationUID", "InConcatenationNumber", "InConcatenationTotalNumber"]
 _BITS = ["Rows", "Columns", "SamplesPerPixel", "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation"]
@@ -99,6 +99,7 @@ class DicomFile:
     signed: bool
     padding: tuple[int, int] | None
     is_lossy: bool = False
+    series_number: int | None = None
     slices: tuple[DicomSlice, ...] = ()
 
     @property
@@ -240,6 +241,8 @@ def _record(path: Path, dataset: Any, offset: int) -> DicomFile | None:
     meta = getattr(dataset, "file_meta", {})
     modality = str(dataset.get("Modality") or "").strip().upper()
     sop_class = str(dataset.get("SOPClassUID") or meta.get("MediaStorageSOPClassUID") or "")
+    if sop_class not in CT_CLASSES and (meta.get("MediaStorageSOPClassUID") or "-") in CT_CLASSES:
+        raise _damaged(path)  # cut off within the UID
     if sop_class and sop_class in CT_CLASSES:
         modality = modality or "CT"
     if not modality and not sop_class:
@@ -272,6 +275,7 @@ def _record(path: Path, dataset: Any, offset: int) -> DicomFile | None:
         signed=bool(dataset.get("PixelRepresentation")),
         padding=_padding(dataset, allocated),
         is_lossy=str(dataset.get("LossyImageCompression") or "").strip() == "01",
+        series_number=whole_number(raw_value(dataset, "SeriesNumber")),
     )
     if sop_class and sop_class in CT_CLASSES and not (modality and file.rows and file.columns):
         raise _damaged(path)

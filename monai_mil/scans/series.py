@@ -46,9 +46,13 @@ class SeriesSummary:
 
     def __str__(self) -> str:
         thickness = "/".join(f"{mm:g}" for mm in self.thickness[:4])
-        modality = self.modality if self.modality in _MODALITIES else "no known modality"
-        kind = "localizer" if self.is_localizer else modality
+        kind = "localizer" if self.is_localizer else shown_modality(self.modality)
         return f"{shown_uid(self.series_uid)}: {kind}, {self.slices} slices{f' of {thickness} mm' if thickness else ''}"
+
+
+def shown_modality(modality: str) -> str:
+    """A modality as messages show it."""
+    return modality if modality in _MODALITIES else "no known modality"
 
 
 @dataclass(frozen=True)

@@ -24,9 +24,10 @@ def text(path: Path) -> str:
 
 
 def configs(name: str) -> dict[str, Any]:
-    """The bundle's configs by name, without metadata and the paper's numbers, which are to differ."""
+    """The bundle's configs by name, without metadata and the paper's numbers, which are to differ, and ``deploy.json``,
+    which is no config of MONAI's."""
     files = sorted((BUNDLES / name / "configs").glob("*.json"), key=lambda path: (path.stem != "train", path.stem))
-    return {path.stem: json.loads(text(path)) for path in files if path.stem not in ("metadata", "paper")}
+    return {path.stem: json.loads(text(path)) for path in files if path.stem not in ("metadata", "paper", "deploy")}
 
 
 def within(entries: list[Apart], scope: str) -> list[Apart]:

@@ -130,3 +130,13 @@ def test_a_series_that_does_not_say_where_it_lies_gets_no_map(tmp_path, keyword)
     with pytest.raises(DicomError, match=f"no {keyword}"):
         write_parametric_map(tmp_path / "pm.dcm", scan_source(scan.frame), planted(scan), ALGORITHM)
     assert not (tmp_path / "pm.dcm").exists()
+
+
+def test_slices_with_a_frame_of_reference_each_have_that_of_the_first(tmp_path):
+    def change(index, dataset):
+        dataset.FrameOfReferenceUID = f"1.2.3.{index + 1}"
+
+    scan = load_scan(plain_series(tmp_path / "series", change=change))
+    for form in (write_parametric_map, write_segmentation):
+        made = read(form(tmp_path / "a.dcm", scan_source(scan.frame), planted(scan), ALGORITHM))
+        assert made.FrameOfReferenceUID == "1.2.3.1"

@@ -1,6 +1,8 @@
 """What every object says: of the patient, of its source, of what made it, and of nothing else."""
 
+import logging
 import math
+import warnings
 from dataclasses import replace
 
 import numpy as np
@@ -233,6 +235,14 @@ def test_odd_values_of_the_source_are_kept_as_they_are(tmp_path):
     for form, made in written(tmp_path / "out", path).items():
         dataset = read(made)
         assert {keyword: str(dataset[keyword].value) for keyword in odd} == odd, form
+
+
+def test_no_warning_and_no_log_names_the_patient(tmp_path, caplog):
+    path = plain_series(tmp_path / "series", PatientName="SECRET", PatientSex="SECRET", ReferringPhysicianName="SECRET")
+    with caplog.at_level(logging.DEBUG), warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        written(tmp_path / "out", path)
+    assert "SECRET" not in caplog.text + "".join(str(each.message) for each in told)
 
 
 def test_a_rerun_is_the_same_to_the_byte_and_anything_else_has_other_uids(tmp_path):
