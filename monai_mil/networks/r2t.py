@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from monai_mil.networks.blocks import AttentionNetwork, among_padding
-from monai_mil.networks.contract import MILNetwork, exact_dtype, exact_matmul
+from monai_mil.networks.blocks import BagByBagNetwork
+from monai_mil.networks.contract import MILNetwork, exact_matmul
 
 
-class R2T(AttentionNetwork):
+class R2T(BagByBagNetwork):
     """Attention within square regions of tiles, then among the regions, and attention pooling of what comes out.
 
     ``h_i = relu(W x_i + b)``. The tiles are laid out as a square in the order of the bag, filled up with zeros to
@@ -96,35 +95,10 @@ class R2T(AttentionNetwork):
         self.score = nn.Linear(attention_dim, 1, bias=False)
         self.classifier = nn.Linear(hidden_dim, num_classes)
 
-    def describe(self, image: Tensor, mask: Tensor | None) -> dict[str, Tensor]:
-        """See :meth:`MILNetwork.forward`."""
-        if mask is None:
-            return self._answer(*self._pooled_and_scores(image))
-        bags: list[Tensor] = []
-        scores: list[Tensor] = []
-        for index in range(image.shape[0]):  # a bag's length decides how its tiles are laid out
-            real = mask[index]
-            bag, real_scores = self._pooled_and_scores(image[index : index + 1, :, real])
-            bags.append(bag)
-            scores.append(among_padding(real_scores, real))
-        return self._answer(torch.cat(bags), torch.cat(scores))
-
-    @torch.jit.unused
-    def attention_scores(self, image: Tensor, mask: Tensor | None, output: Mapping[str, Tensor]) -> Tensor:
-        """See :meth:`AttentionNetwork.attention_scores`."""
-        if mask is None:
-            return self._scores(self._embedded(image))
-        bags = zip(image.split(1), mask, strict=True)
-        return torch.cat([among_padding(self._scores(self._embedded(bag[:, :, real])), real) for bag, real in bags])
-
-    def _pooled_and_scores(self, image: Tensor) -> tuple[Tensor, Tensor]:
+    def _bag_and_scores(self, image: Tensor) -> tuple[Tensor, Tensor]:
         rows = self._embedded(image)
-        scores = self._scores(rows)
+        scores = exact_matmul(F.relu(self.gates(rows)), self.score.weight.T).transpose(1, 2)
         return exact_matmul(torch.softmax(scores, dim=2), rows)[:, 0], scores
-
-    def _scores(self, rows: Tensor) -> Tensor:
-        scores = exact_matmul(F.relu(self.gates(rows)), self.score.weight.T)
-        return scores.transpose(1, 2)
 
     def _embedded(self, image: Tensor) -> Tensor:
         """The re-embedded tiles ``[b, n, i]``."""
@@ -136,14 +110,6 @@ class R2T(AttentionNetwork):
             embedded = embedded + layer(embedded, taken, filled, place)
         embedded = embedded + self.across(embedded, taken, filled, place)
         return self.norm(embedded + rows if self.shortcut else embedded)
-
-    def _answer(self, bag: Tensor, scores: Tensor) -> dict[str, Tensor]:
-        return {
-            "logits": exact_matmul(bag, self.classifier.weight.T) + self.classifier.bias,
-            "attention": torch.softmax(scores, dim=2),
-            "attention_logits": scores,
-            "bag": bag.to(exact_dtype(bag.dtype)),
-        }
 
     @staticmethod
     @torch.jit.unused

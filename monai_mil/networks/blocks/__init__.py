@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from monai_mil.networks.blocks.attention_network import AttentionNetwork, ChunkedAttentionNetwork
+from monai_mil.networks.blocks.attention_network import AttentionNetwork, BagByBagNetwork, ChunkedAttentionNetwork
 from monai_mil.networks.blocks.attention_pool import (
     PoolWeights,
     RunningPool,
@@ -47,6 +47,7 @@ __all__ = [
     "RESIDUAL_SCALE",
     "AttentionLayer",
     "AttentionNetwork",
+    "BagByBagNetwork",
     "ChunkedAttentionNetwork",
     "DepthwisePositions",
     "GatedAttention",
