@@ -10,11 +10,11 @@ import ignite.distributed as idist
 import numpy as np
 import torch
 from ignite.engine import Engine, Events
+from monai.networks.utils import eval_mode
 from sklearn.cluster import KMeans
 from torch import nn
 
 from monai_mil.networks import IBMIL
-from monai_mil.networks.graph import evaluating
 from monai_mil.training.distributed import unwrap
 
 logger = logging.getLogger(__name__)
@@ -53,7 +53,7 @@ class FillConfounders:
         if trainer.state.epoch <= self.after or bool(self.network.confounders.any()):
             return
         place = self.network.confounders.device
-        with evaluating(self.network):
+        with eval_mode(self.network):
             bags = [self.network(item["image"][None].to(place), return_dict=True)["bag"] for item in self.dataset]
         self.fill(torch.cat([torch.as_tensor(bag) for bag in bags]).cpu().numpy())
         if idist.get_rank() == 0:

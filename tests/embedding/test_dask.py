@@ -137,14 +137,18 @@ def test_a_scheduler_that_is_lost_ends_in_a_report(tmp_path, monkeypatch):
 
         def work(job: SlideJob, encoder: Any, on_instances: object, *, wait: bool) -> CaseResult:
             if job.case_id == "S-1":
+                assert first_is_told.wait(60)
                 closing = cluster.scheduler.close()
                 asyncio.run_coroutine_threadsafe(closing, cluster.loop.asyncio_loop)
                 time.sleep(1)
             return CaseResult(job.case_id, str(job.path), "embedded")
 
         monkeypatch.setattr(dask, "run_job", work)
+        first_is_told, found = threading.Event(), {}
         address = cluster.scheduler_address
-        found = dict(embed_with_dask(jobs_in(tmp_path, 3), SimpleNamespace(name="sent"), scheduler=address))
+        for number, result in embed_with_dask(jobs_in(tmp_path, 3), SimpleNamespace(name="sent"), scheduler=address):
+            found[number] = result
+            first_is_told.set()
     assert {number: result.status for number, result in found.items()} == {0: "embedded", 1: "failed", 2: "failed"}
     assert "no worker is left" in found[2].error
 
