@@ -71,7 +71,7 @@ class DicomError(MonaiMILError):
 
 
 class AnnotationError(MonaiMILError):
-    """A slide's ground truth, a mask or polygons, is missing, damaged or of a kind that is not known."""
+    """A slide's or scan's ground truth, a mask or polygons, is missing, damaged or of a kind that is not known."""
 
     status = "no ground truth"
 

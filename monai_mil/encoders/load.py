@@ -111,7 +111,7 @@ def _given_dtype(dtype: torch.dtype | NumberType, card: EncoderCard) -> torch.dt
         raise EncoderError(f"encoder '{card.name}': it does not run in '{name}'; choose from {choices}")
     if card.architecture in _BANKS and name != "float32":
         raise EncoderError(f"encoder '{card.name}': it computes in float32 alone, not in {name}; leave dtype out")
-    return getattr(torch, name)  # type: ignore[no-any-return]
+    return getattr(torch, name)
 
 
 def _default_dtype(device: torch.device, card: EncoderCard) -> torch.dtype:

@@ -13,6 +13,7 @@ from .montage import colour_text, contour_text, display_window, draw_montage, ex
 from .nifti import export_nifti, export_nifti_mask
 from .png import export_png, thumbnail
 from .regions import Region, find_regions
+from .scan_dice import scan_dice_counts
 from .scan_heatmap import ScanHeatmap, is_of_model, load_heatmap
 from .slide_source import open_scored_slide
 from .stitching import TokenCanvas, stitch
@@ -59,6 +60,7 @@ __all__ = [
     "otsu",
     "percentile_ranks",
     "scale_bar",
+    "scan_dice_counts",
     "score_text",
     "slide_dice",
     "stitch",

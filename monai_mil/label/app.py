@@ -50,6 +50,8 @@ class MILApp(MONAILabelApp):
         conf: MONAI Label's ``--conf``; nothing of it is used.
     """
 
+    studies: str
+
     def __init__(self, app_dir: str, studies: str, conf: Mapping[str, str]) -> None:
         remote = studies.startswith(("http://", "https://"))
         folder = Path(app_dir, "studies") if remote else Path(studies)

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import torch
 from torch import Tensor, nn
 
-from monai_mil.networks.blocks import AttentionNetwork, GatedAttention, NystromAttention, among_padding
+from monai_mil.networks.blocks import BagByBagNetwork, GatedAttention, NystromAttention
 from monai_mil.networks.contract import MILNetwork, exact_dtype, exact_matmul
 from monai_mil.networks.graph import is_recorded
 
 
-class CAMIL(AttentionNetwork):
+class CAMIL(BagByBagNetwork):
     """Every tile is seen by the whole slide (Nystroem attention) and weighed by the tiles around it.
 
     ``h_i = W x_i + b``; ``t = h + Nystroem(h)``. ``N_i`` are the tiles within one step of tile ``i`` in the grid;
@@ -79,35 +77,9 @@ class CAMIL(AttentionNetwork):
         self.attention = GatedAttention(hidden_dim, attention_dim)
         self.classifier = nn.Linear(hidden_dim, num_classes)
 
-    def describe(self, image: Tensor, mask: Tensor | None) -> dict[str, Tensor]:
-        """See :meth:`MILNetwork.forward`."""
-        bags: list[Tensor] = []
-        scores: list[Tensor] = []
-        if mask is None:
-            tiles, found = self._tiles_and_scores(image)
-            bags.append(exact_matmul(torch.softmax(found, dim=2), tiles)[:, 0])
-            scores.append(found)
-        else:
-            for index in range(image.shape[0]):  # the Nystroem attention of a bag knows no padding
-                real = mask[index]
-                tiles, found = self._tiles_and_scores(image[index : index + 1, :, real])
-                bags.append(exact_matmul(torch.softmax(found, dim=2), tiles)[:, 0])
-                scores.append(among_padding(found, real))
-        bag, bag_scores = torch.cat(bags), torch.cat(scores)
-        return {
-            "logits": exact_matmul(bag, self.classifier.weight.T) + self.classifier.bias,
-            "attention": torch.softmax(bag_scores, dim=2),
-            "attention_logits": bag_scores,
-            "bag": bag,
-        }
-
-    @torch.jit.unused
-    def attention_scores(self, image: Tensor, mask: Tensor | None, output: Mapping[str, Tensor]) -> Tensor:
-        """See :meth:`AttentionNetwork.attention_scores`."""
-        if mask is None:
-            return self._tiles_and_scores(image)[1]
-        parts = [self._tiles_and_scores(bag[:, :, real])[1] for bag, real in zip(image.split(1), mask, strict=True)]
-        return torch.cat([among_padding(part, real) for part, real in zip(parts, mask, strict=True)])
+    def _bag_and_scores(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        tiles, scores = self._tiles_and_scores(image)
+        return exact_matmul(torch.softmax(scores, dim=2), tiles)[:, 0], scores
 
     def _tiles_and_scores(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """The ``m_i`` ``[b, n, i]`` and the readout's scores ``[b, 1, n]``, float32 or better, of real tiles only."""

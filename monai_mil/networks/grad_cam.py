@@ -19,6 +19,7 @@ from monai_mil.networks.contract import MILNetwork
 from monai_mil.networks.insight import INSIGHT
 
 _LAYERS = {"INSIGHT": "tiles.projection", "ABMIL": "gates:input", "CLAM_SB": "gates:input", "CLAM_MB": "gates:input"}
+_BAG = "input"
 
 
 def grad_cam(
@@ -40,8 +41,9 @@ def grad_cam(
         image: ``[b, d, n]`` or ``[b, d, n, h, w]``.
         mask: True where an instance ``[b, n]`` or, for INSIGHT, a token ``[b, n, h, w]`` is real; None if all are.
         layer: a layer's name, for its output, or ``"<name>:input"`` for its input; rows ``[1, n, k]`` or maps
-            ``[n, k, h, w]``. None takes INSIGHT's projection ``tiles.projection`` and ABMIL's and CLAM's rectified
-            hidden rows ``gates:input``.
+            ``[n, k, h, w]``. ``"input"`` is the bag itself, the features that the encoder gave, whatever the network.
+            None takes INSIGHT's projection ``tiles.projection`` and ABMIL's and CLAM's rectified hidden rows
+            ``gates:input``.
         scale: of an image of codes, for INSIGHT.
         offset: likewise.
 
@@ -79,8 +81,13 @@ def _of_bag(network: MILNetwork, image: Tensor, layer: str) -> Tensor:
     """The maps ``[c, n(, h, w)]`` of one bag of real instances ``[1, d, n(, h, w)]``."""
     # Networks with a fused eager form pass by their layers in it.
     plain = getattr(network, "_whole", None)
+    if layer == _BAG:
+        bag = image.as_subclass(Tensor).detach().clone().requires_grad_()
+        answer = _answer(network(bag, return_dict=True) if plain is None else plain(bag, None))
+        weights = torch.stack([_summed(gradient[0].transpose(0, 1)) for gradient in _gradients(answer, bag)])
+        return _normalised(_weighted(weights, bag[0].detach().transpose(0, 1)))
     with _kept(network, layer) as found:
-        output: Any = network(image, return_dict=True) if plain is None else plain(image, None)
+        answer = _answer(network(image, return_dict=True) if plain is None else plain(image, None))
     activation = _only(found, layer)
     rows = activation[0] if activation.dim() == 3 else activation
     if rows.dim() not in (2, 4) or len(rows) != image.shape[2]:
@@ -88,12 +95,17 @@ def _of_bag(network: MILNetwork, image: Tensor, layer: str) -> Tensor:
             f"layer '{layer}' gives {list(activation.shape)}, Grad-CAM needs [1, n, k] or [n, k, h, w] with n = "
             f"{image.shape[2]} instances"
         )
-    answer = output["prob"] if "prob" in output else output["logits"]
-    gradients = [
-        torch.autograd.grad(value, activation, retain_graph=True)[0].reshape(rows.shape) for value in answer[0]
-    ]
-    weights = torch.stack([_summed(gradient) for gradient in gradients])
+    weights = torch.stack([_summed(gradient.reshape(rows.shape)) for gradient in _gradients(answer, activation)])
     return _normalised(_weighted(weights, rows.detach()))
+
+
+def _answer(output: Any) -> Tensor:
+    """The network's answer for every class of the one bag, ``[c]``."""
+    return output["prob"][0] if "prob" in output else output["logits"][0]
+
+
+def _gradients(answer: Tensor, activation: Tensor) -> list[Tensor]:
+    return [torch.autograd.grad(value, activation, retain_graph=True)[0] for value in answer]
 
 
 def _of_insight(

@@ -15,7 +15,7 @@ from monai_mil.networks.graph import is_recorded
 
 
 class InstancePooling(ChunkedNetwork):
-    """Classify every instance, ``g_i = C relu(W x_i + b) + b'``, then pool ``g_i`` over the bag.
+    """Classify every instance, ``g_i = C relu(W x_i + b) + b'`` or ``C x_i + b'``, then pool ``g_i`` over the bag.
 
     The output holds ``logits``, ``instance_logits`` ``[b, c, n]`` and, as ``instance_scores``, their sigmoid (one
     class or multi-label) or softmax over the classes.
@@ -23,7 +23,7 @@ class InstancePooling(ChunkedNetwork):
     Args:
         in_channels: ``d``, width of an instance's features.
         num_classes: ``c``.
-        hidden_dim: width of the hidden layer.
+        hidden_dim: width of the hidden layer; None for none.
         dropout: probability of zeroing a hidden value in training.
         multi_label: classes do not exclude each other; changes the scores only.
     """
@@ -32,7 +32,7 @@ class InstancePooling(ChunkedNetwork):
         self,
         in_channels: int,
         num_classes: int,
-        hidden_dim: int = 512,
+        hidden_dim: int | None = 512,
         dropout: float = 0.0,
         multi_label: bool = False,
     ) -> None:
@@ -40,8 +40,8 @@ class InstancePooling(ChunkedNetwork):
         self.dropout = dropout
         self.chunk_rows = 4096
         self.multi_label = multi_label
-        self.hidden = nn.Linear(in_channels, hidden_dim)
-        self.classifier = nn.Linear(hidden_dim, num_classes)
+        self.hidden = None if hidden_dim is None else nn.Linear(in_channels, hidden_dim)
+        self.classifier = nn.Linear(hidden_dim or in_channels, num_classes)
 
     def describe(self, image: Tensor, mask: Tensor | None) -> dict[str, Tensor]:
         """See :meth:`MILNetwork.forward`."""
@@ -69,9 +69,10 @@ class InstancePooling(ChunkedNetwork):
         return logits
 
     def _classify(self, image: Tensor) -> Tensor:
-        rows = image.transpose(1, 2).to(self.hidden.weight.dtype)
-        hidden = F.dropout(F.relu(self.hidden(rows)), self.dropout, self.training)
-        logits = self.classifier(hidden).transpose(1, 2)
+        rows = image.transpose(1, 2).to(self.classifier.weight.dtype)
+        if self.hidden is not None:
+            rows = F.dropout(F.relu(self.hidden(rows)), self.dropout, self.training)
+        logits = self.classifier(rows).transpose(1, 2)
         return logits.to(exact_dtype(logits.dtype))
 
     def _answer(self, instance_logits: Tensor, mask: Tensor | None) -> dict[str, Tensor]:

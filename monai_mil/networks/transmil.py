@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from monai_mil.networks.blocks import AttentionNetwork, NystromAttention, among_padding
-from monai_mil.networks.contract import MILNetwork, exact_dtype, exact_matmul
+from monai_mil.networks.blocks import BagByBagNetwork, NystromAttention
+from monai_mil.networks.contract import MILNetwork
 from monai_mil.networks.reference import check_tensors, load_reference, size_of
 
 REFERENCE_NAMES = {
@@ -28,7 +28,7 @@ REFERENCE_NAMES = {
 }
 
 
-class TransMIL(AttentionNetwork):
+class TransMIL(BagByBagNetwork):
     """A transformer over the tiles of a slide, laid out as a square in the order of the bag.
 
     ``h_i = relu(W x_i + b)``; the first tiles are repeated until there are ``s^2``; a class token comes first; then
@@ -87,37 +87,16 @@ class TransMIL(AttentionNetwork):
         self.norm = nn.LayerNorm(hidden_dim)
         self.classifier = nn.Linear(hidden_dim, num_classes)
 
-    def describe(self, image: Tensor, mask: Tensor | None) -> dict[str, Tensor]:
-        """See :meth:`MILNetwork.forward`."""
-        if mask is None:
-            return self._answer(*self._token_and_scores(image))
-        bags: list[Tensor] = []
-        scores: list[Tensor] = []
-        for index in range(image.shape[0]):  # a bag's length decides how its tiles are laid out
-            real = mask[index]
-            bag, real_scores = self._token_and_scores(image[index : index + 1, :, real])
-            bags.append(bag)
-            scores.append(among_padding(real_scores, real))
-        return self._answer(torch.cat(bags), torch.cat(scores))
-
-    @torch.jit.unused
-    def attention_scores(self, image: Tensor, mask: Tensor | None, output: Mapping[str, Tensor]) -> Tensor:
-        """See :meth:`AttentionNetwork.attention_scores`; exact scores, as in the output."""
-        if mask is None:
-            return self._token_scores(self.norm_layer2(self._tokens(image)), image.shape[2])
-        scores = []
-        for bag, real in zip(image.split(1), mask, strict=True):
-            tokens = self._tokens(bag[:, :, real])
-            real_scores = self._token_scores(self.norm_layer2(tokens), int(real.sum()))
-            scores.append(among_padding(real_scores, real))
-        return torch.cat(scores)
-
-    def _token_and_scores(self, image: Tensor) -> tuple[Tensor, Tensor]:
+    def _bag_and_scores(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """The class token behind both layers ``[b, i]`` and its exact scores ``[b, h, n]`` for real tiles only."""
         tokens = self._tokens(image)
         normed = self.norm_layer2(tokens)
         token = tokens[:, 0] + self.layer2.row(normed, 0)
         return self.norm(token.to(self.norm.weight.dtype)), self._token_scores(normed, image.shape[2])
+
+    @torch.jit.unused
+    def _scores(self, image: Tensor) -> Tensor:
+        return self._token_scores(self.norm_layer2(self._tokens(image)), image.shape[2])
 
     def _token_scores(self, normed: Tensor, count: int) -> Tensor:
         """Exact scores of the class token for the ``count`` real tiles behind it."""
@@ -132,14 +111,6 @@ class TransMIL(AttentionNetwork):
         tokens = torch.cat([self.token.expand(tokens.shape[0], -1, -1).to(tokens.dtype), tokens], dim=1)
         tokens = tokens + self.layer1(self.norm_layer1(tokens))
         return torch.cat([tokens[:, :1], self.positions(tokens[:, 1:], side)], dim=1)
-
-    def _answer(self, bag: Tensor, scores: Tensor) -> dict[str, Tensor]:
-        return {
-            "logits": exact_matmul(bag, self.classifier.weight.T) + self.classifier.bias,
-            "attention": torch.softmax(scores, dim=2),
-            "attention_logits": scores,
-            "bag": bag.to(exact_dtype(bag.dtype)),
-        }
 
     @staticmethod
     @torch.jit.unused

@@ -13,6 +13,7 @@ from .prediction import Prediction, read_prediction
 from .predictions import PredictionSaver
 from .report import ReportSaver
 from .risks import PatientRiskSaver, RiskSaver
+from .scan_dice import ScanDiceSaver
 from .scores import read_scores
 from .slice_report import SliceReportSaver
 from .slices import SliceSaver
@@ -37,6 +38,7 @@ __all__ = [
     "PredictionSaver",
     "ReportSaver",
     "RiskSaver",
+    "ScanDiceSaver",
     "ScanLabelMapd",
     "SliceReportSaver",
     "SliceSaver",

@@ -1,4 +1,4 @@
-"""What handlers share that measure an evaluation's slides against their ground truth and write files at the end."""
+"""What handlers share that measure an evaluation's slides or scans against their ground truth and write files."""
 
 from __future__ import annotations
 
@@ -9,19 +9,16 @@ from typing import ClassVar, TypeVar
 
 from ignite.engine import Engine
 
-from monai_mil.heatmaps import Heatmap
 from monai_mil.savers.base import CaseSaver
 from monai_mil.savers.case import Case
-from monai_mil.savers.class_map import class_heatmap
-from monai_mil.slides import AnnotationFrame
 
-Slide = TypeVar("Slide")
+Measured = TypeVar("Measured")
 
 
-class TruthSaver(CaseSaver[Slide]):
-    """Measures slides one by one against their ground truth; those without a label are left out, and counted.
+class TruthSaver(CaseSaver[Measured]):
+    """Measures slides or scans one by one against their ground truth; those without a label are left out, and counted.
 
-    A subclass says in ``normal_slides`` whether normal slides are measured too; else they are left out and counted.
+    A subclass says in ``normal_slides`` whether normal ones are measured too; else they are left out and counted.
 
     Args:
         output_dir: the run's folder.
@@ -31,7 +28,6 @@ class TruthSaver(CaseSaver[Slide]):
         value: what the finding is called in the ground truth.
         n: bootstrap resamples.
         seed: of the resampling.
-        truth_frame: what a GeoJSON that does not say it counts from.
     """
 
     normal_slides: ClassVar[bool]
@@ -47,7 +43,6 @@ class TruthSaver(CaseSaver[Slide]):
         value: int | str | None,
         n: int,
         seed: int,
-        truth_frame: AnnotationFrame,
     ) -> None:
         super().__init__()
         self.folder = Path(output_dir)
@@ -57,15 +52,14 @@ class TruthSaver(CaseSaver[Slide]):
         self.value = value
         self.n = n
         self.seed = seed
-        self.truth_frame = truth_frame
         self._skipped: dict[str, str] = {}
 
-    def _collect(self, case: Case) -> Slide | None:
+    def _collect(self, case: Case) -> Measured | None:
         positive = case.is_positive(self.class_index)
         if positive is None or not (positive or self.normal_slides):
             self._skipped[case.name] = "unlabelled" if positive is None else "negative"
             return None
-        return self._measure(case, class_heatmap(case, self.key, self.class_index), positive)
+        return self._measure(case, positive)
 
     def _begin(self) -> None:
         super()._begin()
@@ -75,14 +69,14 @@ class TruthSaver(CaseSaver[Slide]):
         self._skipped = self.gathered(self._skipped)
         super()._finish(engine)
 
-    def _write(self, kept: Mapping[str, Slide], engine: Engine) -> None:
+    def _write(self, kept: Mapping[str, Measured], engine: Engine) -> None:
         self.failures = dict(sorted(self.failures.items()))
         self._report([kept[name] for name in sorted(kept)])
 
     @abstractmethod
-    def _measure(self, case: Case, heatmap: Heatmap, positive: bool) -> Slide:
-        """What is kept of one case, whose map of the class compared is given."""
+    def _measure(self, case: Case, positive: bool) -> Measured:
+        """What is kept of one case."""
 
     @abstractmethod
-    def _report(self, measured: list[Slide]) -> None:
-        """Write the files, of the slides of all processes in the order of their names."""
+    def _report(self, measured: list[Measured]) -> None:
+        """Write the files, of the cases of all processes in the order of their names."""

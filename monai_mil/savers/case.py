@@ -240,7 +240,9 @@ class Case:
             CohortError: a fact is missing and there is no slide to read it from.
         """
         if self.meta.get("scan_frame"):
-            raise CohortError(f"{self.text}: a scan has slices, no tiles; write its results with SliceSaver")
+            raise CohortError(
+                f"{self.text}: a scan has slices, no tiles; write its results with SliceSaver and ScanDiceSaver"
+            )
         path = str(self.meta.get("slide_path") or "") or None
         mpp, size, tile_size = (_known(self.meta.get(key)) for key in ("mpp", "level0_size", "tile_size_level0"))
         if path is not None and (mpp is None or size is None) and Path(path).exists():

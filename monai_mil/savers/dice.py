@@ -3,27 +3,26 @@
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from monai_mil.errors import AnnotationError, CohortError, SettingsError
-from monai_mil.files import parse_json, write_json
-from monai_mil.heatmaps import Heatmap, dice_counts, otsu, slide_dice, stitch
+from monai_mil.errors import AnnotationError
+from monai_mil.files import write_json
+from monai_mil.heatmaps import dice_counts, slide_dice, stitch
 from monai_mil.metrics import SIZE_BOUNDS, DiceCounts, LesionDice, dice_summary, lesion_dice, lesion_size
 from monai_mil.savers.against_truth import TruthSaver
 from monai_mil.savers.case import Case
+from monai_mil.savers.class_map import class_heatmap
+from monai_mil.savers.dice_rule import SHARES, DiceRule, best_share
 from monai_mil.savers.tables import write_table
 from monai_mil.slides import AnnotationFrame
 
 logger = logging.getLogger(__name__)
 
-_SHARES = np.unique(np.concatenate([np.logspace(-4, -1, 31), np.linspace(0.1, 0.99, 90)]))
-"""Thresholds that are tried, as shares of the slide's highest score: attention leaves most of it to few tiles."""
 _SLIDE_COLUMNS = ("slide_id", "patient_id", "threshold", "intersection", "predicted", "truth", "dice")
 _LESION_COLUMNS = (
     *("slide_id", "patient_id", "lesion", "size", "area_px", "area_mm2", "x0", "y0", "x1", "y1"),
@@ -41,40 +40,6 @@ class _SlideDice:
     highest: float
     counts: tuple[DiceCounts, ...]
     lesions: tuple[LesionDice, ...]
-
-
-@dataclass(frozen=True)
-class _Rule:
-    """How a slide's threshold is found, the number that this takes, and what it is at least."""
-
-    source: str
-    level: float
-    minimum: float
-
-    @classmethod
-    def read(cls, threshold: str | float, minimum: float) -> _Rule:
-        """The rule that an argument of :class:`DiceSaver` names."""
-        if not isinstance(threshold, str):
-            return cls("number", float(threshold), minimum)
-        if threshold in ("otsu", "best"):
-            return cls(threshold, math.nan, minimum)
-        try:
-            kept = parse_json(Path(threshold).read_text(encoding="utf-8"))["threshold"]
-            level = float(kept["share_of_highest_score"])
-            return cls("share", level, max(minimum, float(kept.get("minimum", 0.0))))
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise SettingsError(
-                f'threshold \'{threshold}\': neither "otsu", "best" nor a number, and no dice.json of a validation '
-                f'run with threshold "best" ({error!r})'
-            ) from error
-
-    def threshold(self, heatmap: Heatmap) -> float:
-        if self.source == "share":
-            return self.of_share(float(heatmap.scores.max()))
-        return max(otsu(heatmap) if self.source == "otsu" else self.level, self.minimum)
-
-    def of_share(self, highest: float) -> float:
-        return max(self.level * highest, self.minimum)
 
 
 class DiceSaver(TruthSaver[_SlideDice]):
@@ -128,17 +93,19 @@ class DiceSaver(TruthSaver[_SlideDice]):
         min_threshold: float = 0.0,
         truth_frame: AnnotationFrame = "qupath",
     ) -> None:
-        super().__init__(output_dir, truth_dir, key, class_index, value, n, seed, truth_frame)
-        self.rule = _Rule.read(threshold, min_threshold)
+        super().__init__(output_dir, truth_dir, key, class_index, value, n, seed)
+        self.truth_frame = truth_frame
+        self.rule = DiceRule.read(threshold, min_threshold)
         self.mpp = mpp
         self.size_bounds = tuple(size_bounds)
 
     def _results(self) -> tuple[Path, ...]:
         return tuple(self.folder / name for name in ("dice.json", "dice.csv", "dice_lesions.csv"))
 
-    def _measure(self, case: Case, heatmap: Heatmap, positive: bool) -> _SlideDice:
+    def _measure(self, case: Case, positive: bool) -> _SlideDice:
         from monai_mil.slides import BlockGrid, find_lesions, find_truth, open_truth
 
+        heatmap = class_heatmap(case, self.key, self.class_index)
         name, patient, frame = case.name, case.patient_id, heatmap.frame
         path = find_truth(self.truth_dir, name)
         truth = open_truth(
@@ -147,10 +114,10 @@ class DiceSaver(TruthSaver[_SlideDice]):
         grid = BlockGrid(frame.level0_size, self.mpp / frame.mpp)
         canvas, highest = stitch(heatmap), float(heatmap.scores.max())
         if self.rule.source == "best":
-            table = dice_counts(canvas, np.maximum(_SHARES * highest, self.rule.minimum), truth, grid)
+            table = dice_counts(canvas, np.maximum(SHARES * highest, self.rule.minimum), truth, grid)
             _refuse_empty(path, int(table[0, 2]))
             return _SlideDice(name, patient, np.nan, highest, tuple(DiceCounts(*row) for row in table.tolist()), ())
-        threshold = self.rule.threshold(heatmap)
+        threshold = self.rule.threshold(heatmap, highest)
         lesions = find_lesions(truth, grid)
         _refuse_empty(path, len(lesions))
         found = slide_dice(canvas, threshold, lesions, frame.tile_size_level0 / grid.pixel)
@@ -162,20 +129,15 @@ class DiceSaver(TruthSaver[_SlideDice]):
         return _SlideDice(name, patient, threshold, highest, (found.whole,), single)
 
     def _report(self, measured: list[_SlideDice]) -> None:
-        best = _best(measured) if self.rule.source == "best" else 0
-        rule = replace(self.rule, level=float(_SHARES[best])) if self.rule.source == "best" else self.rule
+        best = best_share([each.counts for each in measured]) if self.rule.source == "best" else 0
+        rule = self.rule.of_best(best) if self.rule.source == "best" else self.rule
         counts = [each.counts[best] for each in measured]
         lesions = [lesion for each in measured for lesion in each.lesions]
         slides = dice_summary(counts, [each.patient_id for each in measured], self.n, self.seed)
         report = {
             "slides": slides,
             "lesions": lesion_dice(lesions, self.size_bounds, self.n, self.seed),
-            "threshold": {
-                "rule": rule.source,
-                "share_of_highest_score": rule.level if rule.source in ("best", "share") else None,
-                "number": rule.level if rule.source == "number" else None,
-                "minimum": rule.minimum,
-            },
+            "threshold": rule.record(),
             "mpp": self.mpp,
             "size_bounds": list(self.size_bounds),
             "negative": sum(reason == "negative" for reason in self._skipped.values()),
@@ -198,15 +160,6 @@ class DiceSaver(TruthSaver[_SlideDice]):
         box = (f"{side:g}" for side in lesion.box)
         name = lesion.slide_id, lesion.patient_id, lesion.lesion
         return (*name, size, lesion.area, area, *box, *_columns(lesion.counts))
-
-
-def _best(measured: Sequence[_SlideDice]) -> int:
-    """The share of the highest mean Dice; of equally good ones the middle."""
-    if not measured:
-        raise CohortError("no threshold can be chosen: no positive slide could be compared; see the errors above")
-    means = np.mean([[counts.dice for counts in each.counts] for each in measured], axis=0)
-    equal = np.flatnonzero(means >= means.max() - 1e-12)
-    return int(equal[len(equal) // 2])
 
 
 def _columns(counts: DiceCounts) -> tuple[Any, ...]:

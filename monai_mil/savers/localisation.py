@@ -7,10 +7,11 @@ from typing import Any, Literal
 
 from monai_mil.errors import AnnotationError
 from monai_mil.files import write_json
-from monai_mil.heatmaps import Heatmap, localise
+from monai_mil.heatmaps import localise
 from monai_mil.metrics import LocalisedSlide, localisation_report
 from monai_mil.savers.against_truth import TruthSaver
 from monai_mil.savers.case import Case
+from monai_mil.savers.class_map import class_heatmap
 from monai_mil.savers.tables import write_table
 from monai_mil.slides import AnnotationFrame
 
@@ -63,7 +64,8 @@ class LocalisationSaver(TruthSaver[LocalisedSlide]):
         seed: int = 0,
         truth_frame: AnnotationFrame = "qupath",
     ) -> None:
-        super().__init__(output_dir, truth_dir, key, class_index, value, n, seed, truth_frame)
+        super().__init__(output_dir, truth_dir, key, class_index, value, n, seed)
+        self.truth_frame = truth_frame
         self.threshold = threshold
         self.rescale = rescale
         self.min_overlap = min_overlap
@@ -73,9 +75,10 @@ class LocalisationSaver(TruthSaver[LocalisedSlide]):
     def _results(self) -> tuple[Path, ...]:
         return tuple(self.folder / name for name in ("localisation.json", "localisation.csv"))
 
-    def _measure(self, case: Case, heatmap: Heatmap, positive: bool) -> LocalisedSlide:
+    def _measure(self, case: Case, positive: bool) -> LocalisedSlide:
         from monai_mil.slides import find_truth, open_truth
 
+        heatmap = class_heatmap(case, self.key, self.class_index)
         truth = None
         if positive:
             path = find_truth(self.truth_dir, case.name)

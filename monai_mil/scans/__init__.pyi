@@ -13,6 +13,7 @@ from .scan import Scan
 from .series import SeriesSummary, list_series
 from .slices import fit_statistics, prepare_slices
 from .study import Study, StudySeries, read_study
+from .truth import find_scan_truth, read_scan_truth
 from .turn import Turn
 from .units import fits_values, has_doubtful_units
 from .volume import ITK_SUFFIXES, volume_scan
@@ -38,6 +39,7 @@ __all__ = [
     "as_uid",
     "files_touched",
     "find_preset",
+    "find_scan_truth",
     "find_scans",
     "fit_statistics",
     "fits_values",
@@ -49,6 +51,7 @@ __all__ = [
     "lung_mask",
     "oriented",
     "prepare_slices",
+    "read_scan_truth",
     "read_study",
     "resample",
     "same_but_statistics",

@@ -44,12 +44,12 @@ def load_volume(path: Path) -> Scan:
     suffix = volume_suffix(path)
     assert suffix is not None
     try:
-        array, slope, intercept, affine, remarks = _nifti(path) if suffix in NIFTI else read_itk(path)
+        array, slope, intercept, affine, remarks = read_nifti(path) if suffix in NIFTI else read_itk(path)
     except ScanReadError:
         raise
     except Exception as error:  # the libraries raise whatever their parsers meet
         raise ScanReadError(
-            f"scan '{path}' cannot be read as {suffix} ({_reason(error)}); export or copy it again"
+            f"scan '{path}' cannot be read as {suffix} ({reason(error)}); export or copy it again"
         ) from None
     while array.ndim > 3 and array.shape[-1] == 1:
         array = array[..., 0]
@@ -101,7 +101,7 @@ def _scan(
     return Scan(frame, hu, "", gravest_first([*remarks, *orientation_remarks(frame), *more]))
 
 
-def _reason(error: Exception) -> str:
+def reason(error: Exception) -> str:
     """What a library met, in words of ours: its own may quote the header, and so a patient's name."""
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
@@ -112,7 +112,8 @@ def _reason(error: Exception) -> str:
     return f"its header is damaged or the file is cut off, {type(error).__name__}"
 
 
-def _nifti(path: Path) -> tuple[np.ndarray, float, float, np.ndarray, list[str]]:
+def read_nifti(path: Path) -> tuple[np.ndarray, float, float, np.ndarray, list[str]]:
+    """The numbers of a NIfTI file as stored, slope and intercept, its affine in mm and remarks."""
     with quiet_nibabel() as faults:
         image, array, behind = _nifti_image(path)
         affine, remarks = _nifti_affine(image)

@@ -30,6 +30,7 @@ from .method import build_network, describe_network
 from .methods import Method, Methods, read_method
 from .model_metadata import own_metadata
 from .probability import Probability
+from .progressive_resizing import ProgressiveResizing
 from .publish import publish_model
 from .recipe import Recipe
 from .seeding import EpochSeeder
@@ -60,6 +61,7 @@ __all__ = [
     "MethodHandlers",
     "Methods",
     "Probability",
+    "ProgressiveResizing",
     "Recipe",
     "SkipNonFinite",
     "StopOnNaN",

@@ -28,8 +28,9 @@ def run() -> list[Figure]:
     from monai_mil.synthetic import make_scan_cohort
 
     with tempfile.TemporaryDirectory() as folder:
-        make_scan_cohort(Path(folder, "in"), num_scans=1, seed=1)
-        application = ("-m", "monai_mil.deploy", "ct", "-i", f"{folder}/in", "-o", f"{folder}/out", "-m", "ct_insight")
+        make_scan_cohort(folder, num_scans=4, seed=1, slices=(30, 30), fractions=(0.5, 0.0, 0.5))
+        series = next(Path(folder, "scans").iterdir())
+        application = ("-m", "monai_mil.deploy", "ct", "-i", str(series), "-o", f"{folder}/out", "-m", "ct_insight")
         seconds = [(_cpu_seconds("-c", _IMPORTS), _cpu_seconds(*application)) for _ in range(_ROUNDS)]
     imports, whole = (min(column) for column in zip(*seconds, strict=True))
     return [

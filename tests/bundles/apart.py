@@ -31,7 +31,7 @@ FILES = [
         "every case that cannot be read is named, asked or not",
     ),
     Apart(("evaluate",), ("broken_bags::splits",), "the split of choice"),
-    Apart(("calibrate",), ("broken_bags::splits",), "the split it is done on", BY_LOSS),
+    Apart(("calibrate",), ("broken_bags::splits",), "the split it is done on"),
     Apart(("evaluate", "calibrate"), ("validate::handlers::@broken_bags",), "in training the trainer tells them"),
     Apart(("inference",), ("imports::$import os", "imports::$import monai"), "its expressions need neither"),
     Apart(("inference",), ("split",), "all cases, unless one split is asked for"),
@@ -120,7 +120,12 @@ FILES = [
         "the map is the method's answer",
         ("pathology_insight",),
     ),
-    Apart(("evaluate", "inference"), ("validate::handlers::@attention_stability",), "it compares epochs", ASMIL),
+    Apart(
+        ("evaluate", "calibrate", "inference"),
+        ("validate::handlers::@attention_stability",),
+        "it compares epochs",
+        ASMIL,
+    ),
     Apart(
         ("inference_monailabel",),
         ("validate::evaluator::postprocessing",),
@@ -175,7 +180,8 @@ FILES = [
     Apart(("anchor", "localise"), ("validate::postprocessing",), "attention is wanted", BASELINES),
     Apart(("inference",), ("validate::inferer", "validate::postprocessing"), "logits are enough", ASMIL),
     Apart(("inference_heatmap",), ("validate::postprocessing",), "the saver takes the whole output", SURVIVAL),
-    Apart(("grad_cam",), ("validate::inferer", "map"), "another map is evaluated", ("pathology_insight",)),
+    Apart(("grad_cam",), ("validate::inferer", "map"), "another map is evaluated"),
+    Apart(("grad_cam",), ("map_threshold",), "it holds no ranks", HAGMIL),
     # Slice labels.
     Apart(
         ("evaluate", "slice_supervised"),
@@ -349,7 +355,7 @@ BUNDLES = [
     # The method.
     Apart(GUIDANCE, ("method", "methods"), "methods of its own", BOTH),
     Apart(GUIDANCE, ("model_settings::multi_label",), "one label of a scan", BOTH),
-    Apart(GUIDANCE, _CHECKS, "one label of a scan", EVERY),
+    Apart(GUIDANCE, _CHECKS, "one label of a scan", (*EVERY, "calibrate")),
     Apart(GUIDANCE, ("class_balance::multi_label",), "one label of a scan", TRAIN),
     Apart((*INSIGHT, *GUIDANCE), ("class_balance::one_output",), "an output for two classes", TRAIN),
     Apart(INSIGHT, ("model_settings::grid",), "tokens", BOTH),
@@ -382,7 +388,7 @@ BUNDLES = [
         "the network's own answer is a probability",
         BOTH,
     ),
-    Apart(WITH_METHODS, _FITS, "one of several methods", EVERY),
+    Apart(WITH_METHODS, _FITS, "one of several methods", (*EVERY, "calibrate")),
     Apart(INSIGHT, ("network_def",), "the method's network", BOTH),
     Apart(
         ("ct_insight",),
@@ -523,26 +529,12 @@ BUNDLES = [
         TRAIN,
     ),
     # What is written.
-    Apart(HAGMIL, ("operating_points::outputs",), "an output for each of two classes", ("evaluate", "inference")),
-    Apart(
-        (*GUIDANCE, *SURVIVAL),
-        ("report_saver::operating_points",),
-        "has no operating points yet",
-        ("evaluate",),
-    ),
-    Apart(
-        (*GUIDANCE, *SURVIVAL),
-        ("prediction_saver::operating_points",),
-        "has no operating points yet",
-        ("evaluate", "inference"),
-    ),
+    Apart(INSIGHT, ("operating_points::outputs",), "one output for two classes", ("evaluate", "inference")),
+    Apart(GUIDANCE, ("operating_points::outputs",), "one output", ("evaluate", "inference")),
     Apart(GUIDANCE, ("prediction_saver::multi_label",), "one label", ("evaluate", "inference")),
     Apart(
         GUIDANCE,
-        tuple(
-            f"slice_saver::{key}"
-            for key in ("multi_label", "key", "class_index", "threshold", "min_threshold", "operating_points")
-        ),
+        tuple(f"slice_saver::{key}" for key in ("multi_label", "key", "class_index", "threshold", "min_threshold")),
         "a slice has a score, no map",
         ("evaluate", "inference"),
     ),
@@ -557,8 +549,8 @@ BUNDLES = [
     ),
     Apart(
         HAGMIL,
-        ("heatmap_saver::_target_", "heatmap_saver::operating_points"),
-        "a map of every level, evidence only where a slide is called",
+        ("heatmap_saver::_target_",),
+        "a map of every level",
         ("inference_heatmap",),
     ),
     Apart(
@@ -587,16 +579,12 @@ BUNDLES = [
         ("inference_slides",),
     ),
     # How heatmaps are evaluated.
-    Apart(
-        ("pathology_insight",),
-        ("map", "dice_saver::class_index", "dice_saver::min_threshold"),
-        "its own map, of a class of choice",
-        ("localise",),
-    ),
-    Apart(ASMIL, ("localisation_saver::key",), "attention is its only map", ("localise",)),
+    Apart(INSIGHT, ("map",), "its own map", ("localise",)),
+    Apart(CT, ("dice_saver::_target_",), "voxels", ("localise",)),
+    Apart(INSIGHT, ("validate::inferer",), "Grad-CAM of its tokens", ("grad_cam",)),
     Apart(
         HAGMIL,
-        ("localisation_saver::key", "localisation_saver::threshold", "localisation_saver::rescale"),
+        ("map", "localisation_saver::threshold", "localisation_saver::rescale"),
         "its fused map holds ranks",
         ("localise",),
     ),
@@ -607,9 +595,9 @@ BUNDLES = [
         ("localise",),
     ),
     Apart(
-        ("pathology_insight",),
+        (*CT, "pathology_insight"),
         ("validate::handlers::@localisation_saver", "run::$@localisation_saver.raise_failures()"),
-        "pixels, as the INSIGHT paper",
+        "voxels, or pixels as the INSIGHT paper",
         ("localise",),
     ),
 ]

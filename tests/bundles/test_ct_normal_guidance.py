@@ -29,6 +29,8 @@ def report(folder, name="slice_metrics"):
         ("smooth_transmil", 1.0, "smooth2.raw_alpha"),
         ("mean_pooling", 0.0, "classifier.weight"),
         ("max_pooling", 0.0, "classifier.weight"),
+        ("prediction_abmil", 1.0, "score.weight"),
+        ("prediction_max_pooling", 0.0, "classifier.weight"),
     ],
 )
 def test_one_key_chooses_the_method(method, guidance, parameter, cohort, tmp_path):

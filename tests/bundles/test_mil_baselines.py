@@ -59,6 +59,10 @@ SMALLER = {
     "camil": {"changes::network::hidden_dim": 64, "changes::network::landmarks": 16},
     "hdmil": {"changes::network::degree": 3},
     "ibmil": {"optimizer::lr": 0.03},
+    "ilra": {"changes::network::hidden_dim": 64},
+    "patch_gcn": {"changes::network::dropout": 0, "changes::network::layer_dropout": 0, "optimizer::lr": 0.001},
+    "r2t": {"changes::network::hidden_dim": 64},
+    "rgmil": {"changes::network::hidden_dim": 64},
     "transmil": {"changes::network::hidden_dim": 64},
     "wikg": {"changes::network::hidden_dim": 64, "optimizer::lr": 0.001},
 }

@@ -16,6 +16,7 @@ from tests.deploy.drawn import PATIENT, draw_study
 from tests.scans.conftest import phantom, write_series
 
 pytest.importorskip("highdicom", exc_type=ImportError, reason="highdicom needs pydicom 3")
+KEPT = ("PatientName", "PatientID", "PatientBirthDate", "PatientSex", "AccessionNumber", "StudyID", "StudyDate")
 SECRETS = ("yamada", "tarou", "山田", "secret", "acc-4711", "referrer", "sid-9", "19700102")
 
 
@@ -149,17 +150,7 @@ def test_strays_earlier_results_and_missing_attributes_change_no_answer(run, tmp
     assert "ignored" in results[1]["remarks"]
 
 
-def test_every_object_keeps_the_patient_and_the_study(run):
-    code, out = run()
-    assert code is Exit.OK
-    objects = {path.name: pydicom.dcmread(path) for path in (out / "results").glob("*.dcm")}
-    assert set(objects) >= {"sr.dcm", "pm.dcm"}
-    for dataset in objects.values():
-        kept = ("PatientName", "PatientID", "PatientBirthDate", "PatientSex", "AccessionNumber", "StudyID", "StudyDate")
-        assert {keyword: str(dataset.get(keyword)) for keyword in kept} == {name: PATIENT[name] for name in kept}
-
-
-def test_one_file_of_legacy_converted_enhanced_ct_has_the_same_answer(study, tmp_path):
+def test_one_file_of_legacy_converted_enhanced_ct_has_the_same_answer_of_the_same_patient(study, tmp_path):
     import highdicom
 
     slices = [pydicom.dcmread(path) for path in study.rglob("IM*")]
@@ -176,5 +167,8 @@ def test_one_file_of_legacy_converted_enhanced_ct_has_the_same_answer(study, tmp
     for name, place in (("slices", study), ("frames", tmp_path / "in")):
         assert run_job(Job("ct", place, tmp_path / name, Path("ct_insight"))) is Exit.OK
         said[name] = json.loads((tmp_path / name / "results" / "result.json").read_text())
-        assert (tmp_path / name / "results" / "pm.dcm").exists()
+        objects = {path.name: pydicom.dcmread(path) for path in (tmp_path / name / "results").glob("*.dcm")}
+        assert set(objects) >= {"sr.dcm", "seg.dcm", "pm.dcm"}
+        for dataset in objects.values():
+            assert {keyword: str(dataset.get(keyword)) for keyword in KEPT} == {word: PATIENT[word] for word in KEPT}
     assert said["frames"]["probabilities"] == said["slices"]["probabilities"]

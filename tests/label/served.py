@@ -63,7 +63,7 @@ class Served:
                 },
                 start_new_session=True,
             )
-        for _ in range(600):
+        for _ in range(1500):
             time.sleep(0.2)
             assert self.process.poll() is None, self.said[-3000:]
             try:
@@ -71,7 +71,8 @@ class Served:
                     return
             except OSError:
                 continue
-        raise AssertionError("the server did not answer in two minutes")
+        self.kill()
+        raise AssertionError("the server did not answer in five minutes")
 
     def kill(self, *, with_children: bool = True) -> None:
         """End it, and all that it started unless told otherwise, as a power cut does."""
@@ -96,7 +97,7 @@ class Served:
 
     def ended(self, jobs: str) -> dict:
         """The last job of a kind when it has ended; empty where there was none."""
-        for _ in range(600):
+        for _ in range(1200):
             task = self.qupath.send("GET", jobs).json
             if task.get("status") not in ("SUBMITTED", "RUNNING"):
                 return task

@@ -61,7 +61,7 @@ def test_a_scan_s_answer_is_a_mask_on_its_own_grid(stock, client, model):
 
 def test_it_trains_on_masks_and_serves_what_it_learned(stock, client, tmp_path):
     model = MODELS[0]
-    before = client.infer(model, "scan_003", {"result_extension": ".nii.gz"})[1]["probabilities"]
+    before = client.infer(model, "scan_000", {"result_extension": ".nii.gz"})[1]["probabilities"]
     weights = stock.weights(model).read_bytes()
     for name, marked in (("scan_001", 40), ("scan_002", 0)):  # the second says that nothing is there
         source = nibabel.load(stock.studies / f"{name}.nii.gz")
@@ -74,4 +74,4 @@ def test_it_trains_on_masks_and_serves_what_it_learned(stock, client, tmp_path):
     task = stock.ended("/train/")
     assert task["status"] == "DONE", "\n".join(task["details"])
     assert stock.weights(model).read_bytes() != weights
-    assert client.infer(model, "scan_003", {"result_extension": ".nii.gz"})[1]["probabilities"] != before
+    assert client.infer(model, "scan_000", {"result_extension": ".nii.gz"})[1]["probabilities"] != before

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from monai_mil.networks import ABMIL, CLAM_MB, CLAM_SB, INSIGHT, TransMIL, grad_cam
+from monai_mil.networks import ABMIL, CLAM_MB, CLAM_SB, DSMIL, INSIGHT, SliceABMIL, TransMIL, grad_cam
 
 
 def insight(chunk=32):
@@ -101,6 +101,26 @@ def test_attention_networks_look_at_their_rectified_rows(cls):
         gradient = torch.autograd.grad(answer[0, index], hidden, retain_graph=True)[0]
         expected = (hidden @ gradient.mean(dim=0)).relu().detach()
         torch.testing.assert_close(cam[0, index], expected / expected.max().clamp(min=1e-300), rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize(
+    "network",
+    [DSMIL(6, 2), SliceABMIL(6, 2), TransMIL(6, 2, hidden_dim=16, heads=2), CLAM_MB(6, 2, hidden_dim=8)],
+    ids=lambda network: type(network).__name__,
+)
+def test_every_network_has_a_map_of_the_features_it_is_given(network):
+    network = network.double().eval()
+    image, mask = rows(b=2), torch.arange(11) < torch.tensor([[11], [4]])
+    cam = grad_cam(network, image, mask, layer="input")
+    for index, count in enumerate((11, 4)):
+        bag = image[index : index + 1, :, :count].clone().requires_grad_()
+        for c, value in enumerate(network(bag)[0]):
+            weight = torch.autograd.grad(value, bag, retain_graph=True)[0][0].mean(dim=1)
+            expected = (weight @ bag[0]).relu().detach()
+            torch.testing.assert_close(
+                cam[index, c, :count], expected / expected.max().clamp(min=1e-300), rtol=0, atol=1e-9
+            )
+        assert not cam[index, :, count:].any()
 
 
 def test_a_padded_batch_of_rows_has_the_maps_of_its_bags():

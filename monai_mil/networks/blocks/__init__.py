@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from monai_mil.networks.blocks.attention_network import AttentionNetwork, ChunkedAttentionNetwork
+from monai_mil.networks.blocks.attention_network import AttentionNetwork, BagByBagNetwork, ChunkedAttentionNetwork
 from monai_mil.networks.blocks.attention_pool import (
     PoolWeights,
     RunningPool,
@@ -26,9 +26,11 @@ from monai_mil.networks.blocks.insight_input import (
 from monai_mil.networks.blocks.insight_tiles import InsightTiles
 from monai_mil.networks.blocks.instance_branch import InstanceBranch, most_and_least_attended
 from monai_mil.networks.blocks.moments import attention_moments
+from monai_mil.networks.blocks.neighbours import nearest_instances
 from monai_mil.networks.blocks.nystrom import NystromAttention
 from monai_mil.networks.blocks.otsu import otsu_threshold
 from monai_mil.networks.blocks.padding import among_padding, front_lengths, real_rows, restore_padding
+from monai_mil.networks.blocks.phenotypes import phenotypes
 from monai_mil.networks.blocks.query_attention import QueryAttention, StackedLinear
 from monai_mil.networks.blocks.slice_transformer import (
     AttentionLayer,
@@ -45,6 +47,7 @@ __all__ = [
     "RESIDUAL_SCALE",
     "AttentionLayer",
     "AttentionNetwork",
+    "BagByBagNetwork",
     "ChunkedAttentionNetwork",
     "DepthwisePositions",
     "GatedAttention",
@@ -73,9 +76,11 @@ __all__ = [
     "map_tiles",
     "mask_with_token",
     "most_and_least_attended",
+    "nearest_instances",
     "nested_rank",
     "non_finite_message",
     "otsu_threshold",
+    "phenotypes",
     "pool_bags",
     "real_rows",
     "restore_padding",
