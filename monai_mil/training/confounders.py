@@ -11,7 +11,6 @@ import numpy as np
 import torch
 from ignite.engine import Engine, Events
 from monai.networks.utils import eval_mode
-from sklearn.cluster import KMeans
 from torch import nn
 
 from monai_mil.networks import IBMIL
@@ -63,6 +62,8 @@ class FillConfounders:
 
     def fill(self, bags: np.ndarray) -> None:
         """Make the confounders of the vectors of bags ``[m, d]``; fewer bags than confounders repeat themselves."""
+        from sklearn.cluster import KMeans
+
         count = min(len(self.network.confounders), len(bags))
         unit = bags / np.maximum(np.linalg.norm(bags, axis=1, keepdims=True), 1e-10)
         cluster = KMeans(count, n_init=10, random_state=0).fit_predict(unit)
