@@ -118,18 +118,23 @@ class StudyImages:
         self._looked = time.monotonic()
 
     def _search(self) -> dict[str, StudyImage]:
-        found: dict[str, StudyImage] = {}
-        if "slides" in self.kinds:
-            for name, path in _slides(self.folder):
-                found.setdefault(name, StudyImage(name, path, "slides"))
+        slides = dict(reversed(_slides(self.folder)))
+        found = {name: StudyImage(name, path, "slides") for name, path in slides.items() if "slides" in self.kinds}
         if "scans" in self.kinds:
-            taken = {place for image in found.values() for place in (image.path, *image.path.parents)}
+            taken = {place for path in slides.values() for place in (path, *path.parents)}
             for item in _scans(self.folder):
                 path, series = Path(item["image"]), item.get("series_uid") or None
-                if path in taken:  # a folder that cannot be read as a scan, for it holds slides
+                if path in taken and not _holds_series(path, set(slides.values())):
                     continue
                 found.setdefault(item["scan_id"], StudyImage(item["scan_id"], path, "scans", series))
         return found
+
+
+def _holds_series(folder: Path, slides: set[Path]) -> bool:
+    """Whether a folder of slides holds DICOM files beside them; a folder of anything else is no scan either."""
+    from pydicom.misc import is_dicom
+
+    return any(path.is_file() and path not in slides and is_dicom(path) for path in folder.rglob("*"))
 
 
 def _slides(folder: Path) -> list[tuple[str, Path]]:

@@ -26,11 +26,11 @@ def slide_files(path: str | Path) -> tuple[Path, ...]:
     if not path.exists():
         raise SlideReadError(f"slide '{path}': no such file; check the path")
     if path.is_dir():
-        return tuple(sorted(file for file in path.iterdir() if file.is_file() and _is_dicom(file))) or (path,)
+        return tuple(sorted(file for file in path.iterdir() if file.is_file() and is_dicom(file))) or (path,)
     beside = path.with_suffix("")
     if path.suffix.lower() == ".mrxs" and beside.is_dir():  # OpenSlide tells the format by this name, too
         return (path, *sorted(file for file in beside.iterdir() if file.is_file()))
-    if _is_dicom(path):
+    if is_dicom(path):
         return _instances(path)
     return tuple(sorted({path, *_named_by(path)}))
 
@@ -43,7 +43,7 @@ def dicom_slide_in(folder: Path) -> Path:
     """
     series: dict[str, Path] = {}
     for file in sorted(folder.iterdir()):
-        if file.is_file() and _is_dicom(file):
+        if file.is_file() and is_dicom(file):
             series.setdefault(_series_uid(file), file)
     if len(series) == 1:
         return next(iter(series.values()))
@@ -55,7 +55,8 @@ def dicom_slide_in(folder: Path) -> Path:
     )
 
 
-def _is_dicom(path: Path) -> bool:
+def is_dicom(path: Path) -> bool:
+    """Whether a file is DICOM, by its content."""
     with path.open("rb") as file:
         file.seek(_DICOM_MAGIC_AT)
         return file.read(4) == b"DICM"
@@ -64,7 +65,7 @@ def _is_dicom(path: Path) -> bool:
 def _instances(path: Path) -> tuple[Path, ...]:
     """The DICOM files beside ``path`` that are of its series."""
     series = _series_uid(path)
-    others = (file for file in path.parent.iterdir() if file.is_file() and file != path and _is_dicom(file))
+    others = (file for file in path.parent.iterdir() if file.is_file() and file != path and is_dicom(file))
     return tuple(sorted([path, *(file for file in others if series and _series_uid(file) == series)]))
 
 

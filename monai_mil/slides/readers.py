@@ -28,6 +28,7 @@ from monai_mil.slides import colour, pixel_size
 from monai_mil.slides.dicom import DicomReader, downsample_of, levels_of, openslide_is_right
 from monai_mil.slides.focal_planes import hidden_planes
 from monai_mil.slides.pages import fit_level, without_padding
+from monai_mil.slides.parts import is_dicom
 from monai_mil.slides.tiff import SettledError, TiffPyramid, first_description, one_line
 
 # TIFF compression tags: none, LZW, JPEG.
@@ -168,7 +169,9 @@ class OpenSlideReader:
             self._slide = openslide.OpenSlide(path)
             profile = self._slide.color_profile
         except openslide.OpenSlideError as error:
-            raise SlideReadError(f"slide '{path}': {one_line(error)}; is it a slide, and complete?") from error
+            # It quotes the header, where anybody's name may stand.
+            reason = "OpenSlide refuses its DICOM header" if path.is_file() and is_dicom(path) else one_line(error)
+            raise SlideReadError(f"slide '{path}': {reason}; is it a slide, and complete?") from error
         self._path = path
         self.properties = dict(self._slide.properties)
         self.mpp = pixel_size.from_properties(self.properties)

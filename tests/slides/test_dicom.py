@@ -194,6 +194,16 @@ def test_what_stands_in_a_header_by_mistake_is_quoted_nowhere(tmp_path: Path, re
     assert raised.value.__cause__ is None
 
 
+def test_a_refusal_of_openslide_quotes_no_header(tmp_path: Path) -> None:
+    with pydicom.config.disable_value_validation():
+        data = pydicom.dcmread(shared("data/wsi/boxes_1.dcm"))
+        data.PhotometricInterpretation = "DOE^JANE"
+        data.save_as(tmp_path / "a.dcm")
+    with pytest.raises(SlideReadError) as refused:
+        open_slide(tmp_path / "a.dcm")
+    assert "DOE" not in str(refused.value)
+
+
 def test_what_the_header_leaves_out_is_missing(tmp_path: Path) -> None:
     bare = {"SharedFunctionalGroupsSequence": [], "OpticalPathSequence": []}
     path = write(tmp_path / "a.dcm", YBR, ExplicitVRLittleEndian, "YBR_FULL", **bare)
