@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import socket
 from dataclasses import dataclass
@@ -39,7 +40,10 @@ class Client:
             connection.sendall("\r\n".join([*lines, "", ""]).encode() + body)
             response = HTTPResponse(connection, method=method)
             response.begin()
-            return Reply(response.status, response.headers.get("content-type", ""), response.read())
+            body = response.read()  # a store behind MONAI Label's proxy packs long answers, whoever asks
+            if response.headers.get("content-encoding") == "gzip":
+                body = gzip.decompress(body)
+            return Reply(response.status, response.headers.get("content-type", ""), body)
 
     def _multipart(self, method: str, path: str, parts: list[tuple[str, bytes, str | None]]) -> Reply:
         body = b""
