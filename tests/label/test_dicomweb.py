@@ -20,8 +20,8 @@ import SimpleITK as sitk  # noqa: N813
 from monai_mil.label import LabelStore, init_project
 from monai_mil.runs import copy_for_monailabel, find_bundle
 from monai_mil.synthetic import make_scan_cohort
+from tests import orthanc
 from tests.conftest import SHARED, unpacked
-from tests.label import orthanc
 from tests.label.clients import Ohif
 from tests.label.served import Served
 

@@ -28,7 +28,7 @@ class Orthanc(Client):
 
     def add(self, folder: Path) -> None:
         """Every file below a folder."""
-        for path in sorted(folder.rglob("*.dcm")):
+        for path in sorted(each for each in folder.rglob("*") if each.is_file()):
             assert self.send("POST", "/instances", path.read_bytes()).status == 200, path
 
     def series(self, modality: str) -> list[dict[str, Any]]:
