@@ -6,12 +6,15 @@
 #   dciodvfy, dcentvfy                                      apt install dicom3tools
 #   dsrdump                                                 apt install dcmtk
 #   segimage2itkimage, paramap2itkimage, tid1500reader      pip install dcmqi (in an environment of its own)
-# Prints a line a check and ends with 1 if any found an error that is not the source's own. PYTHON names a Python with monai-mil (default: python3).
+# Prints a line a check and ends with 1 if any found an error that is not the source's own. PYTHON names a Python with
+# monai-mil (default: that of .venv where it is, else python3).
 set -euo pipefail
 
 out=${1:?usage: scripts/validate_dicom.sh OUT [SOURCE]}
 source=${2:-}
 python=${PYTHON:-python3}
+ours="$(dirname "$0")/../.venv/bin/python"
+[ -n "${PYTHON:-}" ] || [ ! -x "$ours" ] || python=$ours
 scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
 
