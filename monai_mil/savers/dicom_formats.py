@@ -65,17 +65,14 @@ class DicomCase:
         write_report(path, self.source, findings, self.algorithm, heatmap=heatmap, **self.options.get(REPORT, {}))
 
 
-def check_dicom_formats(formats: Sequence[str], threshold: object) -> None:
+def check_dicom_formats(formats: Sequence[str]) -> None:
     """Whether objects of these formats can be written at all.
 
     Raises:
         SettingsError: highdicom is not installed.
-        ValueError: segmentations without a threshold.
     """
     if set(formats) & set(OF_SLIDES):
         check_highdicom()
-    if "seg" in formats and threshold is None:
-        raise ValueError('the format "seg" needs a threshold: "otsu", "network" or a number')
 
 
 def dicom_path(folder: Path, stem: str, form: str) -> Path:

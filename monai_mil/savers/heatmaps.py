@@ -31,7 +31,7 @@ from monai_mil.savers.dicom_formats import (
 from monai_mil.savers.finding import finding_attributes, scale_attributes
 from monai_mil.savers.prediction import answer_attributes
 from monai_mil.savers.scores import DrawnMap, check_labels, drawn_maps, read_scores, usual_class
-from monai_mil.savers.threshold import ThresholdRule
+from monai_mil.savers.threshold import ThresholdRule, require_threshold
 
 _EXPORTS: dict[str, tuple[str, Callable[..., Path]]] = {
     "png": (".png", export_png),
@@ -74,8 +74,8 @@ class HeatmapSaver(CaseSaver[None]):
         algorithm: what DICOM objects call the network; its weights' digest and these settings are added.
 
     Raises:
-        ValueError: an unknown format or threshold, or masks or segmentations without a threshold.
-        SettingsError: DICOM objects without highdicom.
+        ValueError: an unknown format or threshold.
+        SettingsError: masks or segmentations without a threshold, or DICOM objects without highdicom.
     """
 
     by_slide = True
@@ -104,9 +104,8 @@ class HeatmapSaver(CaseSaver[None]):
         unknown = sorted((set(formats) | set(options or {})) - {*known, "h5"})
         if unknown:
             raise ValueError(f"unknown heatmap formats {', '.join(unknown)}; choose from {', '.join(known)}")
-        check_dicom_formats(formats, threshold)
-        if "mask" in formats and threshold is None:
-            raise ValueError('the format "mask" needs a threshold: "otsu", "network" or a number')
+        check_dicom_formats(formats)
+        require_threshold(formats, threshold, "heatmap_saver")
         check_labels(class_index, classes)
         self.folder = Path(output_dir, "heatmaps")
         self.formats = tuple(form for form in formats if form not in ("h5", *OF_SLIDES))

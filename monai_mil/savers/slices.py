@@ -39,7 +39,7 @@ from monai_mil.savers.scan_case import ScanCase
 from monai_mil.savers.scores import DrawnMap, check_labels, drawn_maps, read_score_rows, read_scores, usual_class
 from monai_mil.savers.slice_tables import scan_row, slice_rows
 from monai_mil.savers.tables import TableSaver, csv_text
-from monai_mil.savers.threshold import ThresholdRule
+from monai_mil.savers.threshold import ThresholdRule, require_threshold
 from monai_mil.scans import Window
 
 logger = logging.getLogger(__name__)
@@ -103,8 +103,8 @@ class SliceSaver(TableSaver):
         options: further arguments for a DICOM object, by format: ``{"seg": {"terms": terms}}``.
 
     Raises:
-        ValueError: an unknown format or threshold, or masks or segmentations without a threshold.
-        SettingsError: an unknown window, or DICOM objects without highdicom.
+        ValueError: an unknown format or threshold.
+        SettingsError: an unknown window, masks or segmentations without a threshold, DICOM objects without highdicom.
     """
 
     by_slide = True
@@ -134,9 +134,8 @@ class SliceSaver(TableSaver):
         unknown = sorted((set(formats) | set(options or {})) - set(known))
         if unknown:
             raise ValueError(f"unknown slice formats {', '.join(unknown)}; choose from {', '.join(known)}")
-        if _MASK in formats and threshold is None:
-            raise ValueError('the format "mask" needs a threshold: "otsu", "network" or a number')
-        check_dicom_formats(formats, threshold)
+        check_dicom_formats(formats)
+        require_threshold(formats, threshold, "slice_saver")
         check_labels(class_index, classes)
         self.folder = Path(output_dir)
         self.formats = tuple(form for form in formats if form not in OF_SCANS)

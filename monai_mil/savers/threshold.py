@@ -9,10 +9,32 @@ from typing import Literal
 
 import numpy as np
 
+from monai_mil.errors import SettingsError
 from monai_mil.heatmaps import Heatmap, otsu
 from monai_mil.savers.case import Case
 from monai_mil.savers.finding import is_called
 from monai_mil.savers.scores import read_threshold
+
+_OF_FOREGROUND = ("mask", "seg")
+
+
+def require_threshold(formats: Sequence[str], threshold: object, saver: str) -> None:
+    """Refuse formats that show foreground where nothing says what that is.
+
+    Args:
+        formats: of a saver.
+        threshold: its threshold, or None.
+        saver: what bundles call it.
+
+    Raises:
+        SettingsError: there is such a format and no threshold.
+    """
+    for form in formats:
+        if form in _OF_FOREGROUND and threshold is None:
+            raise SettingsError(
+                f'the format "{form}" needs a threshold, and there is none: "otsu", "network" or a number, in a bundle '
+                f"--set {saver}::threshold=otsu"
+            )
 
 
 @dataclass(frozen=True)

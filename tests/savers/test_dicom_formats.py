@@ -12,7 +12,7 @@ from ignite.engine import Engine
 from monai.data import MetaTensor
 
 from monai_mil.dicom import Algorithm
-from monai_mil.errors import CohortError
+from monai_mil.errors import CohortError, SettingsError
 from monai_mil.heatmaps import Heatmap, ScanHeatmap
 from monai_mil.reports.predictions import read_predictions
 from monai_mil.savers import HeatmapSaver, PredictionSaver, SliceSaver
@@ -197,5 +197,5 @@ def test_a_risk_and_an_answer_for_several_slides_get_no_report(tmp_path, path):
 
 def test_segmentations_need_a_threshold(tmp_path):
     for saver in (SliceSaver, HeatmapSaver):
-        with pytest.raises(ValueError, match='the format "seg" needs a threshold'):
+        with pytest.raises(SettingsError, match='the format "seg" needs a threshold'):
             saver(str(tmp_path), ("seg",))

@@ -13,7 +13,7 @@ from monai.engines import SupervisedEvaluator
 
 from monai_mil.bags import LoadBagd, collate_bags
 from monai_mil.cohorts import read_cohort
-from monai_mil.errors import CohortError, OutputError
+from monai_mil.errors import CohortError, OutputError, SettingsError
 from monai_mil.heatmaps import Heatmap
 from monai_mil.networks import ABMIL
 from monai_mil.savers import HeatmapSaver, PredictionSaver
@@ -197,7 +197,7 @@ def test_an_unknown_format_is_named():
 
 
 def test_a_mask_needs_a_threshold():
-    with pytest.raises(ValueError, match='the format "mask" needs a threshold'):
+    with pytest.raises(SettingsError, match='the format "mask" needs a threshold'):
         HeatmapSaver("out", formats=["mask"])
 
 

@@ -5,7 +5,7 @@ import torch
 from ignite.engine import Engine
 from monai.data import MetaTensor
 
-from monai_mil.errors import CohortError
+from monai_mil.errors import CohortError, SettingsError
 from monai_mil.heatmaps import ScanHeatmap
 from monai_mil.savers import SliceSaver
 from monai_mil.scans import Depth, LungField
@@ -119,7 +119,7 @@ def test_the_threshold_is_the_network_s_unless_another_is_given(tmp_path, option
 
 
 def test_masks_need_a_threshold():
-    with pytest.raises(ValueError, match='"mask" needs a threshold'):
+    with pytest.raises(SettingsError, match='"mask" needs a threshold'):
         SliceSaver("out", formats=["mask"])
 
 
