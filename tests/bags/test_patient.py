@@ -114,7 +114,7 @@ def test_every_slide_of_a_patient_has_a_map_of_its_own(tmp_path: Path) -> None:
     batch = collate_bags([load(patient(items)), load({"image": [other], "label": 1, "patient_id": "q"})])
     assert batch["slide_index"].tolist() == [[0, 0, 0, 1, 1], [0, 0, 0, 0, -1]]
     batch["attention"] = torch.tensor([[[0.1, 0.2, 0.3, 0.15, 0.25]], [[0.4, 0.3, 0.2, 0.1, 0.0]]])
-    batch["pred"] = torch.tensor([[0.25, 0.75], [0.5, 0.5]])
+    batch["pred"] = torch.tensor([[0.25, 0.75], [0.625, 0.375]])
     cases = decollate_batch(batch)
     saver = HeatmapSaver(str(tmp_path), classes=["normal", "tumor"])
     run(saver, cases)
@@ -131,7 +131,7 @@ def test_every_slide_of_a_patient_has_a_map_of_its_own(tmp_path: Path) -> None:
     assert (tmp_path / "predictions.csv").read_text().split() == [
         "patient_id,slides,slide_ids,label,pred,prob_normal,prob_tumor,remarks",
         "p/1,2,a;b,tumor,tumor,0.25,0.75,",
-        "q,1,c,tumor,normal,0.5,0.5,",
+        "q,1,c,tumor,normal,0.625,0.375,",
     ]
     report = write_report(
         tmp_path / "predictions.csv", tmp_path / "heatmaps", tmp_path / "r.html", resamples=2, tiles=0

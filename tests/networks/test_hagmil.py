@@ -85,7 +85,7 @@ def test_reading_lazily_gives_the_same_answer(n: int) -> None:
     lazy = network.train().descend(read)  # an evaluation, whatever the mode
     assert lazy.keys() == whole.keys()
     for key, value in whole.items():
-        torch.testing.assert_close(lazy[key], value, rtol=0, atol=1e-6)
+        torch.testing.assert_close(lazy[key], value, rtol=0, atol=1e-5)  # rounding, which the pseudo-inverse enlarges
     assert [len(source.asked) for source in read] == [n, 4 * min(4, n), 4 * min(5, 4 * min(4, n))]
     assert all(len(set(source.asked)) == len(source.asked) for source in read)
 

@@ -65,7 +65,7 @@ def test_spoiled_dicom_headers(tmp_path, capfd, caplog, part):
             path.write_bytes(spoiled(whole, random, 128, len(whole) - 90))
             attempt(folder, [lambda: load_scan(folder), lambda: load_scan(path), lambda: scan_datalist(tmp_path)], said)
     check(said, warned, capfd, caplog)
-    assert len(set(said)) > 15
+    assert len(set(said)) > 10
 
 
 @pytest.mark.parametrize("packed", [False, True])
