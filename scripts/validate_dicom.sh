@@ -5,6 +5,7 @@
 # installed is asked; the others are named at the end:
 #   dciodvfy, dcentvfy                                      apt install dicom3tools
 #   dsrdump                                                 apt install dcmtk
+#   PixelMed's validator of reports                         apt install libpixelmed-java default-jre-headless
 #   segimage2itkimage, paramap2itkimage, tid1500reader      pip install dcmqi (in an environment of its own)
 # Prints a line a check and ends with 1 if any found an error that is not the source's own. PYTHON names a Python with
 # monai-mil (default: that of .venv where it is, else python3).
@@ -23,6 +24,10 @@ cat > "$scratch/allowed" <<'END'
 Only valid for AnnotationCoordinateType of 3D - attribute <CommonZCoordinateValue> = <>
 END
 # ^ of annotations in 2D: the attribute is not there.
+
+pixelmed=/usr/share/java/pixelmed.jar
+enough=(-Xss64m -Djdk.xml.xpathExprOpLimit=0 -Djdk.xml.xpathTotalOpLimit=0 -Djdk.xml.xpathExprGrpLimit=0)
+# ^ without these its rules exceed what Java allows
 
 absent=()
 failed=0
@@ -89,6 +94,12 @@ while IFS=$'\t' read -r path kind space; do
             if has dsrdump; then
                 bad=0; dsrdump "$path" > /dev/null 2> "$scratch/said" || bad=1
                 told "dsrdump $name" $bad "$scratch/said"
+            fi
+            if has java && [[ -e $pixelmed ]]; then
+                java "${enough[@]}" -cp "$pixelmed" com.pixelmed.validate.DicomSRValidator "$path" > "$scratch/all" 2>&1 || true
+                grep -q 'Found Root Template TID_1500' "$scratch/all" || echo 'Error: no template 1500' >> "$scratch/all"
+                { grep '^Error' "$scratch/all" || true; } > "$scratch/said"
+                told "PixelMed $name" "$(wc -l < "$scratch/said")" "$scratch/said"
             fi
             if has tid1500reader; then
                 bad=0

@@ -38,7 +38,7 @@ def validate(out, tools, **programs):
 def test_absent_programs_are_named(out, tmp_path):
     code, said = validate(out, tmp_path / "bin")
     assert code == 0
-    assert said == "not asked, for they are not installed: dciodvfy dsrdump tid1500reader\n"
+    assert said == "not asked, for they are not installed: dciodvfy dsrdump java tid1500reader\n"
 
 
 def test_an_error_ends_with_1_and_one_that_is_none_does_not(out, tmp_path):
