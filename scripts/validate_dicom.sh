@@ -14,7 +14,7 @@ set -euo pipefail
 out=${1:?usage: scripts/validate_dicom.sh OUT [SOURCE]}
 source=${2:-}
 python=${PYTHON:-python3}
-ours="$(dirname "$0")/../.venv/bin/python"
+ours="${0%/*}/../.venv/bin/python"
 [ -n "${PYTHON:-}" ] || [ ! -x "$ours" ] || python=$ours
 scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
