@@ -152,6 +152,17 @@ def test_every_bundle_of_scans_takes_a_usual_series(tmp_path):
     assert [chosen(tmp_path, each["series"])[0] for each in rules] == ["1.2.3.1"] * 2
 
 
+@pytest.mark.parametrize(
+    ("part", "fits"), [(None, True), ("", True), ("CHEST", True), ("HEAD", False), ("Skull", False)]
+)
+def test_what_says_that_it_shows_no_chest_is_not_read_by_a_model_of_chests(tmp_path, part, fits):
+    (series(tmp_path) if part is None else series(tmp_path, BodyPartExamined=part))
+    for bundle in shipped_bundles():
+        if bundle.reads == "scans":
+            rules = json.loads(bundle.config("deploy").read_text())["series"]
+            assert (choose_series(read_study(tmp_path).series, rules)[0] is not None) is fits
+
+
 def test_one_slide_is_read_and_no_other_number(tmp_path):
     with pytest.raises(JobError) as caught:
         find_slide(tmp_path)
