@@ -128,15 +128,15 @@ def _untold_on_the_way() -> Iterator[None]:
 
         return users_error(sys.exc_info()[1]) is None
 
-    loggers = [logging.root, *logging.root.manager.loggerDict.values()]  # MONAI's write to the screen themselves
-    handlers = {handler for logger in loggers if isinstance(logger, logging.Logger) for handler in logger.handlers}
-    for handler in handlers:
-        handler.addFilter(is_shown)
+    def handle(handler: logging.Handler, record: logging.LogRecord) -> Any:
+        return handle_all(handler, record) if is_shown(record) else False
+
+    handle_all = logging.Handler.handle
+    logging.Handler.handle = handle  # type: ignore[method-assign, assignment]  # MONAI makes handlers of its own while it runs
     try:
         yield
     finally:
-        for handler in handlers:
-            handler.removeFilter(is_shown)
+        logging.Handler.handle = handle_all  # type: ignore[method-assign]
 
 
 def parsed_settings(entries: list[str]) -> dict[str, Any]:

@@ -148,9 +148,12 @@ def test_a_training_that_the_user_s_error_ends_logs_no_traceback(cohort, tmp_pat
         logging.getLogger("monai_mil.training").error("our own words")
         raise error
 
-    trainer = Engine(step)
-    StatsHandler(name=f"{tmp_path}", output_transform=lambda output: None).attach(trainer)
-    workflow = SimpleNamespace(initialize=lambda: None, run=lambda: trainer.run([0]), finalize=lambda: None)
+    def work() -> None:
+        trainer = Engine(step)
+        StatsHandler(name=f"{tmp_path}", output_transform=lambda output: None).attach(trainer)
+        trainer.run([0])
+
+    workflow = SimpleNamespace(initialize=lambda: None, run=work, finalize=lambda: None)
     monkeypatch.setattr(BundleRun, "workflow", lambda self: workflow)
     with pytest.raises(type(error), match=str(error)), caplog.at_level(logging.INFO):
         train_run(find_bundle("mil_baselines"), cohort, tmp_path / "run").start()
