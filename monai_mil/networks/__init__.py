@@ -17,6 +17,7 @@ from monai_mil.networks.contract import (
     instance_scores,
 )
 from monai_mil.networks.deep_attn_misl import DeepAttnMISL
+from monai_mil.networks.demil import DEMIL
 from monai_mil.networks.dsmil import DSMIL
 from monai_mil.networks.dtfd import DTFDMIL
 from monai_mil.networks.feature_pooling import FeatureMaxPooling, FeatureMeanPooling
@@ -32,6 +33,7 @@ from monai_mil.networks.mhim import MHIMMIL
 from monai_mil.networks.patch_gcn import PatchGCN
 from monai_mil.networks.pooling import MaxPooling, MeanPooling
 from monai_mil.networks.prediction_abmil import PredictionABMIL
+from monai_mil.networks.psmil import PSMIL
 from monai_mil.networks.r2t import R2T
 from monai_mil.networks.rgmil import RGMIL
 from monai_mil.networks.slice_abmil import SliceABMIL
@@ -50,6 +52,7 @@ __all__ = [
     "CAMIL",
     "CLAM_MB",
     "CLAM_SB",
+    "DEMIL",
     "DSMIL",
     "DTFDMIL",
     "HAGMIL",
@@ -60,6 +63,7 @@ __all__ = [
     "INSIGHT",
     "KEYS",
     "MHIMMIL",
+    "PSMIL",
     "R2T",
     "RGMIL",
     "DeepAttnMISL",

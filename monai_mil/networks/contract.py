@@ -60,6 +60,7 @@ KEYS: Mapping[str, Key] = MappingProxyType(
         "screened_bag": Key("b d'", "its bag vector"),
         "screened_share": Key("b", "share of the instances that any class keeps"),
         "teacher_bag": Key("b d'", "the bag vector of a momentum teacher, in training"),
+        "class_rows": Key("b c d'", "of PSMIL in training: the hidden row that is most like each class"),
         "branch_logits": Key(
             "b t c", "what every branch, or every pseudo-bag, says by itself; -inf where a pseudo-bag is empty"
         ),

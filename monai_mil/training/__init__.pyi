@@ -31,6 +31,7 @@ from .methods import Method, Methods, read_method
 from .model_metadata import own_metadata
 from .probability import Probability
 from .progressive_resizing import ProgressiveResizing
+from .prototypes import FollowPrototypes
 from .publish import publish_model
 from .recipe import Recipe
 from .seeding import EpochSeeder
@@ -54,6 +55,7 @@ __all__ = [
     "EpochSeeder",
     "ExportedNetwork",
     "FillConfounders",
+    "FollowPrototypes",
     "FullOutputInferer",
     "GradCAMInferer",
     "GradientClip",

@@ -34,6 +34,7 @@ class Recipe:
         milestones: see ``schedule``.
         gamma: likewise.
         betas: of an optimiser of Adam's kind, where they are not its defaults.
+        momentum: of SGD, where it has one; Nesterov's.
         select: keep the epoch with the best ``"metric"`` (AUROC, or concordance) or with the lowest ``"loss"``.
         source: where these numbers are published, and what of it is left out here.
 
@@ -57,6 +58,7 @@ class Recipe:
     milestones: tuple[int, ...] = ()
     gamma: float = 0.1
     betas: tuple[float, float] | None = None
+    momentum: float | None = None
     select: Selection = "metric"
     source: str = ""
 
@@ -72,7 +74,9 @@ class Recipe:
     @property
     def optimizer_class(self) -> Callable[..., Optimizer]:
         """Makes the optimiser of ``params``, ``lr`` and ``weight_decay``."""
-        options = {} if self.betas is None else {"betas": tuple(self.betas)}
+        options: dict[str, Any] = {} if self.betas is None else {"betas": tuple(self.betas)}
+        if self.momentum is not None:
+            options |= {"momentum": self.momentum, "nesterov": True}
         return partial(getattr(torch.optim, self.optimizer), **options)
 
     def lr_scheduler(self, optimizer: Optimizer, T_max: int) -> LRScheduler:  # noqa: N803

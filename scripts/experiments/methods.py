@@ -1,0 +1,168 @@
+"""Every method of ``mil_baselines`` with its authors' recipe, on synthetic slides and on MNIST-bags.
+
+The 60 slides of ``monai-mil demo``, with the encoder ``texture``: 30 to train, 10 to validate, 20 to test. MNIST-bags as
+Ilse et al. draw them (target 9, 10 +- 2 digits): 100 to train, 40 to validate, 200 to test, a digit being 64 features of
+a LeNet that has learnt to tell digits from 6,000 of MNIST's training part, and its place the next one of a square.
+``DATA`` holds ``mnist.npz``. Optimiser, rate, schedule, epochs and selection are ``--recipe own``, widths ``small``,
+seed 0, one thread.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import logging
+import shutil
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from experiments.bundles import BUNDLES
+
+CONFIGS = BUNDLES / "mil_baselines" / "configs"
+SLIDES = {"num_slides": 60, "fractions": (0.5, 0.2, 0.3)}
+MNIST_BAGS = {"train": 100, "val": 40, "test": 200}
+DIGITS = 6000
+COLUMNS = ("cohort", "method", "auroc", "low", "high", "epochs", "seconds")
+
+
+def run(folder: Path, data: Path) -> str:
+    """Train what ``folder/results.csv`` lacks; a Markdown table of AUROC on the test bags and of CPU seconds."""
+    logging.disable(logging.INFO)  # of every step, which takes as long as the step
+    torch.set_num_threads(1)
+    cohorts = {"slides": _slides(folder / "slides"), "mnist": _mnist_bags(folder / "mnist", data / "mnist.npz")}
+    results = folder / "results.csv"
+    done = _read(results)
+    methods = sorted(path.stem for path in (CONFIGS / "methods").glob("*.json"))
+    for name, cohort in cohorts.items():
+        for method in methods:
+            if (name, method) not in done:
+                done[name, method] = _train_and_test(folder / f"{name}_{method}", cohort, method)
+                _append(results, {"cohort": name, "method": method, **done[name, method]})
+    return _table(methods, cohorts, done)
+
+
+def _slides(folder: Path) -> Path:
+    from monai_mil.embedding import embed_cohort
+    from monai_mil.synthetic import make_slide_cohort
+
+    table = folder / "cohort.csv"
+    if not table.exists():
+        make_slide_cohort(folder, seed=0, workers=2, **SLIDES)
+    embed_cohort(table, folder / "bags", "texture")
+    return folder
+
+
+def _mnist_bags(folder: Path, mnist: Path) -> Path:
+    from monai_mil.bags import BagFile, BagInfo
+    from monai_mil.cohorts import Cohort, CohortSlide
+    from monai_mil.datasets import make_mnist_bags
+
+    if (folder / "cohort.csv").exists():
+        return folder
+    encode = _digit_encoder(mnist)
+    slides = []
+    for seed, (split, count) in enumerate(MNIST_BAGS.items()):
+        part = "test" if split == "test" else "train"
+        for index, bag in enumerate(make_mnist_bags(mnist, split=part, num_bags=count, seed=seed)):
+            name, features = f"{split}_{index:03d}", encode(bag["image"].transpose(0, 1)).numpy()
+            columns = int(np.ceil(np.sqrt(len(features))))
+            coords = 28 * np.stack([np.arange(len(features)) % columns, np.arange(len(features)) // columns], axis=1)
+            size = (28 * columns, 28 * columns)
+            info = BagInfo(name, encoder="digits", mpp=1.0, tile_size_level0=28.0, level0_size=size)
+            BagFile.write(folder / "bags" / f"{name}.h5", features, coords, info)
+            slides.append(CohortSlide(slide_id=name, patient_id=name, label=bag["label"], split=split))
+    Cohort(folder / "cohort.csv", tuple(slides), ("label",), ("without 9", "with 9")).write(folder / "cohort.csv")
+    return folder
+
+
+def _digit_encoder(mnist: Path) -> Callable[[Tensor], Tensor]:
+    """From digits ``[n, 1, 28, 28]`` to features ``[n, 64]``; learns anew every time, the same."""
+    from torch.nn import functional as F
+
+    from monai_mil.networks.instance_encoder import LeNetEncoder
+
+    with np.load(mnist) as stored:
+        digits = torch.from_numpy(stored["train_images"][:DIGITS, None]).float().div(255).sub(0.1307).div(0.3081)
+        labels = torch.from_numpy(stored["train_labels"][:DIGITS]).long()
+    torch.manual_seed(0)
+    encoder = nn.Sequential(LeNetEncoder(), nn.Linear(800, 64))
+    classifier = nn.Linear(64, 10)
+    optimizer = torch.optim.Adam([*encoder.parameters(), *classifier.parameters()], lr=1e-3)
+    for batch in torch.randperm(2 * len(digits)).remainder(len(digits)).split(50):
+        optimizer.zero_grad()
+        F.cross_entropy(classifier(encoder(digits[batch])), labels[batch]).backward()
+        optimizer.step()
+    return torch.no_grad()(encoder.eval())
+
+
+def _train_and_test(folder: Path, cohort: Path, method: str) -> dict[str, Any]:
+    """Train anew, then test the epoch that the recipe selects."""
+    shutil.rmtree(folder, ignore_errors=True)
+    started = time.process_time()
+    workflow = _run(folder, cohort, "train", method=method, recipe="own")
+    seconds = time.process_time() - started
+    epochs = workflow.parser.get_parsed_content("train::trainer").state.epoch
+    _run(folder, cohort, "train", "evaluate")
+    auroc = json.loads((folder / "eval" / "metrics.json").read_text())["auroc"]
+    row = {"auroc": auroc["value"], "low": auroc["low"], "high": auroc["high"], "epochs": epochs, "seconds": seconds}
+    print(f"    {folder.name}: {row}", file=sys.stderr, flush=True)
+    return row
+
+
+def _run(folder: Path, cohort: Path, *files: str, **options: Any) -> Any:
+    """``monai.bundle run`` within this process, whose start takes longer than most of these trainings."""
+    from monai.bundle import ConfigWorkflow
+
+    workflow = ConfigWorkflow(
+        config_file=[str(CONFIGS / f"{file}.json") for file in files],
+        meta_file=str(CONFIGS / "metadata.json"),
+        logging_file=False,
+        workflow_type="train",
+        bundle_root=str(CONFIGS.parent),
+        dataset_dir=str(cohort),
+        ckpt_dir=str(folder / "models"),
+        output_dir=str(folder / "eval"),
+        class_names=["without 9", "with 9"] if cohort.name == "mnist" else ["normal", "tumor"],
+        **{"train::dataset::_target_": "CacheDataset", "validate::dataset::_target_": "CacheDataset"},
+        **{"train::dataset::progress": False, "validate::dataset::progress": False},
+        **options,
+    )
+    workflow.initialize()
+    workflow.run()
+    return workflow
+
+
+def _read(results: Path) -> dict[tuple[str, str], dict[str, Any]]:
+    if not results.exists():
+        return {}
+    with results.open(newline="") as file:
+        return {(row["cohort"], row["method"]): row for row in csv.DictReader(file)}
+
+
+def _append(results: Path, row: dict[str, Any]) -> None:
+    new = not results.exists()
+    with results.open("a", newline="") as file:
+        writer = csv.DictWriter(file, COLUMNS)
+        if new:
+            writer.writeheader()
+        writer.writerow(row)
+
+
+def _table(methods: list[str], cohorts: dict[str, Path], done: dict[tuple[str, str], dict[str, Any]]) -> str:
+    lines = ["| method | slides: AUROC | epochs, CPU s | MNIST-bags: AUROC | epochs, CPU s |", "|---|---|---|---|---|"]
+    for method in methods:
+        rows = [done[name, method] for name in cohorts]
+        lines.append(f"| `{method}` | {' | '.join(map(_cells, rows))} |")
+    return "\n".join(lines)
+
+
+def _cells(row: dict[str, Any]) -> str:
+    auroc, low, high, seconds = (float(row[name]) for name in ("auroc", "low", "high", "seconds"))
+    return f"{auroc:.3f} ({low:.3f} to {high:.3f}) | {row['epochs']}, {seconds:.0f}"
