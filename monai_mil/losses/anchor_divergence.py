@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Literal, get_args
 
 import torch
@@ -24,13 +25,14 @@ class AnchorDivergence(nn.Module):
 
     Args:
         target: ``g``. ``"nsf"`` is the normalised sigmoid, the paper's "+Anchor+NSF"; ``"softmax"`` its "+Anchor";
-            ``"entmax"`` its comparison, 1.5-entmax of the package of that name.
+            ``"entmax"`` its comparison, ``entmax_alpha``-entmax of the package of that name.
         temperature: divides the anchor's scores; 1 in the paper, often 0.5 in the released program.
+        entmax_alpha: 1.5 as in the paper; 2 is sparsemax, near 1 it is a softmax.
         reduction: ``"tiles"`` sums over a bag's instances as the paper does; ``"mean_all"`` averages over them as the
             released program does, which makes the term vanish on long bags.
 
     Raises:
-        ValueError: an argument is none of these, or ``temperature`` is not above 0.
+        ValueError: an argument is none of these, ``temperature`` is not above 0, or ``entmax_alpha`` not above 1.
         ImportError: the package entmax is needed and not installed.
 
     Examples:
@@ -44,7 +46,11 @@ class AnchorDivergence(nn.Module):
     """
 
     def __init__(
-        self, target: Target = "nsf", temperature: float = 1.0, reduction: Literal["tiles", "mean_all"] = "tiles"
+        self,
+        target: Target = "nsf",
+        temperature: float = 1.0,
+        reduction: Literal["tiles", "mean_all"] = "tiles",
+        entmax_alpha: float = 1.5,
     ) -> None:
         super().__init__()
         if target not in get_args(Target):
@@ -53,8 +59,11 @@ class AnchorDivergence(nn.Module):
             raise ValueError(f"reduction must be 'tiles' or 'mean_all', not '{reduction}'")
         if temperature <= 0:
             raise ValueError(f"temperature must be above 0, got {temperature}")
+        if entmax_alpha <= 1:
+            raise ValueError(f"entmax_alpha must be above 1, got {entmax_alpha}; target 'softmax' is that of 1")
         if target == "entmax":
-            _entmax()
+            _entmax(entmax_alpha)
+        self.entmax_alpha = entmax_alpha
         self.target = target
         self.temperature = temperature
         self.reduction = reduction
@@ -88,7 +97,7 @@ class AnchorDivergence(nn.Module):
             return anchor.masked_fill(~real[:, None], -torch.inf).log_softmax(dim=2)
         weights = torch.zeros_like(anchor)
         for bag, here, places in zip(anchor, weights, real, strict=True):
-            here[:, places] = _entmax()(bag[:, places], dim=1)
+            here[:, places] = _entmax(self.entmax_alpha)(bag[:, places], dim=1)
         return weights.log()
 
 
@@ -132,9 +141,11 @@ def _scores(output: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
     return scores.to(dtype), anchor.to(dtype)
 
 
-def _entmax() -> Callable[..., Tensor]:
+def _entmax(alpha: float) -> Callable[..., Tensor]:
+    """The exact solution where the package has one, else by bisection."""
     try:
-        from entmax import entmax15
+        import entmax
     except ImportError as error:
         raise ImportError("the target 'entmax' needs its package: pip install 'monai-mil[entmax]'") from error
-    return entmax15
+    exact = {1.5: entmax.entmax15, 2.0: entmax.sparsemax}
+    return exact.get(alpha, partial(entmax.entmax_bisect, alpha=alpha))

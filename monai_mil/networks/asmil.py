@@ -33,7 +33,7 @@ class ASMIL(ChunkedAttentionNetwork):
     name, is ``monai_mil.training.Anchor`` with ``monai_mil.losses.AnchorDivergence``.
 
     The output holds ``logits``, ``attention`` and ``attention_logits`` ``[b, tokens * heads, n]`` (the heads of a token
-    side by side) and ``bag`` ``[b, hidden_dim]``. An instance's score is its attention, averaged over tokens and heads.
+    side by side; their softmax is the attention whatever the ``normalisation``) and ``bag`` ``[b, hidden_dim]``. An instance's score is its attention, averaged over tokens and heads.
 
     Args:
         in_channels: ``d``, width of an instance's features.
@@ -45,6 +45,9 @@ class ASMIL(ChunkedAttentionNetwork):
         drop_mode: ``"bernoulli"`` hides every token with probability ``drop`` (the paper), ``"fixed"`` always the
             same number of them (the released code). One token is left in any case.
         dropout: on what every attention gives, in training.
+        normalisation: of the attention of the tokens over the instances. ``"softmax"`` is the method's; the paper
+            compares ``"nsf"``, the normalised sigmoid ``sigmoid(s_i) / sum_j sigmoid(s_j)`` that its anchor has, and
+            ``"mixture"``, ``w softmax + (1 - w) nsf`` with a learned ``w`` that begins at a half.
         token_logits: also classify every ``f_t`` by itself, as ``token_logits`` ``[b, t, c]``. No loss of the method
             teaches these classifiers, and DDP waits for parameters without a loss.
 
@@ -73,6 +76,7 @@ class ASMIL(ChunkedAttentionNetwork):
         drop_mode: Literal["bernoulli", "fixed"] = "bernoulli",
         dropout: float = 0.1,
         token_logits: bool = False,
+        normalisation: Literal["softmax", "nsf", "mixture"] = "softmax",
     ) -> None:
         super().__init__(num_classes)
         if hidden_dim is None:
@@ -83,6 +87,10 @@ class ASMIL(ChunkedAttentionNetwork):
             raise ValueError(f"drop must be at least 0 and below 1, got {drop}")
         if drop_mode not in ("bernoulli", "fixed"):
             raise ValueError(f"drop_mode must be 'bernoulli' or 'fixed', not '{drop_mode}'")
+        if normalisation not in ("softmax", "nsf", "mixture"):
+            raise ValueError(f"normalisation must be 'softmax', 'nsf' or 'mixture', not '{normalisation}'")
+        self.normalisation = normalisation
+        self.mixture = nn.Parameter(torch.zeros(())) if normalisation == "mixture" else None
         self.drop = drop
         self.always_dropped = min(round(drop * tokens), tokens - 1) if drop_mode == "fixed" else -1
         self.hidden = nn.Linear(in_channels, hidden_dim, bias=False)
@@ -117,12 +125,33 @@ class ASMIL(ChunkedAttentionNetwork):
     def _stream(self, chunks: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
         """Rows pooled with every attention ``[t h, i]`` and all scores ``[t h, n]`` of one bag."""
         probes, offsets = self.attention.probes()
-        pool = RunningPool(len(probes), probes.shape[1], probes.dtype, probes.device)
+        size = (len(probes), probes.shape[1], probes.dtype, probes.device)
+        softmax, nsf = RunningPool(*size), RunningPool(*size)
         for part in chunks:
             rows = self._rows(part)
             with torch.autocast(rows.device.type, enabled=False):
-                pool.add(torch.addmm(offsets[:, None], probes, rows.T), rows)
-        return pool.result()
+                scores = torch.addmm(offsets[:, None], probes, rows.T)
+                if self.normalisation != "nsf":
+                    softmax.add(scores, rows)
+                if self.normalisation != "softmax":
+                    nsf.add(F.logsigmoid(scores), rows)
+        if self.mixture is None:
+            return nsf.result() if self.normalisation == "nsf" else softmax.result()
+        (pooled, scores), (other, _) = softmax.result(), nsf.result()
+        return torch.lerp(other, pooled, torch.sigmoid(self.mixture)), self._log_attention(scores[None])[0]
+
+    def _log_attention(self, scores: Tensor) -> Tensor:
+        """Scores ``[b, t h, n]`` whose softmax is the attention."""
+        if self.normalisation == "softmax":
+            return scores
+        apart = F.logsigmoid(scores)
+        weight = self.mixture
+        if weight is None:
+            return apart
+        hole = scores == -float("inf")  # twice -inf would have no gradient
+        one = F.logsigmoid(weight) + torch.log_softmax(scores, dim=2).masked_fill(hole, 0.0)
+        other = F.logsigmoid(-weight) + torch.log_softmax(apart, dim=2).masked_fill(hole, 0.0)
+        return torch.logaddexp(one, other).masked_fill(hole, -float("inf"))
 
     @torch.jit.unused
     def _rows(self, rows: Tensor) -> Tensor:
@@ -138,7 +167,7 @@ class ASMIL(ChunkedAttentionNetwork):
         rows = F.relu(self.hidden(image.transpose(1, 2).to(weight.dtype)), inplace=True).to(exact_dtype(weight.dtype))
         if mask is not None:
             rows = rows.masked_fill(~mask[:, :, None], 0.0)
-        scores = self.attention.scores(rows, mask)
+        scores = self._log_attention(self.attention.scores(rows, mask))
         attention = torch.softmax(scores, dim=2)
         return self._answer(exact_matmul(attention, rows), scores, attention)
 

@@ -66,6 +66,7 @@ class IAT(MILNetwork):
         residual_scale: ``omega``, see :data:`monai_mil.networks.blocks.iat_block.RESIDUAL_SCALE`.
         checkpoint: keep what comes out of the blocks' steps only while training, and do each step a second time.
         mask_padding: see :class:`monai_mil.networks.blocks.nystrom.NystromAttention`; a deviation from the paper.
+        gated: False for the paper's ablation, plain attention in place of gated attention.
 
     Examples:
         >>> import torch
@@ -89,6 +90,7 @@ class IAT(MILNetwork):
         residual_scale: float = RESIDUAL_SCALE,
         checkpoint: bool = False,
         mask_padding: bool = False,
+        gated: bool = True,
     ) -> None:
         super().__init__(num_classes)
         self.sampled = sampled
@@ -105,6 +107,7 @@ class IAT(MILNetwork):
                 attention_dropout,
                 mask_padding,
                 checkpoint,
+                gated,
             )
             for width, channels in zip(widths, hidden_dims, strict=False)
         )

@@ -59,6 +59,9 @@ class INSIGHT(MILNetwork):
         projection: ``"conv_gelu_ln"`` as in the reference, or ``"linear"`` as the paper's words say.
         pool_over: ``"all"`` as in the paper, or ``"foreground"``: tokens that Otsu drops leave the denominator too.
         chunk_instances: tiles worked on at once; never changes the result.
+        context: False for the paper's ablation without context suppression, ``H = sigmoid(z)``.
+        pooling: ``"smooth_max"``, or for comparisons ``"max"``, ``"mean"`` or ``"lp"``, the ``alpha``-th root of the
+            mean of ``H' ^ alpha``.
 
     Raises:
         ValueError: an option is none of those named, or a chunk has no tile.
@@ -84,11 +87,14 @@ class INSIGHT(MILNetwork):
         projection: str = "conv_gelu_ln",
         pool_over: str = "all",
         chunk_instances: int = 32,
+        context: bool = True,
+        pooling: str = "smooth_max",
     ) -> None:
         super().__init__(num_classes)
         _check_option("norm", norm, ("layer", "group"))
         _check_option("projection", projection, ("conv_gelu_ln", "linear"))
         _check_option("pool_over", pool_over, ("all", "foreground"))
+        _check_option("pooling", pooling, ("smooth_max", "max", "mean", "lp"))
         if chunk_instances < 1:
             raise ValueError(f"chunk_instances must be at least 1, got {chunk_instances}")
         if norm == "layer" and (grid is None or len(grid) != 2):
@@ -97,9 +103,10 @@ class INSIGHT(MILNetwork):
         self.height, self.width = (0, 0) if norm == "group" or grid is None else grid
         self.alpha = alpha
         self.pool_over = pool_over
+        self.pooling = pooling
         self.chunk_instances = chunk_instances
         positions = (self.height, self.width) if self.height else ()
-        self.tiles = InsightTiles(in_channels, num_classes, positions, reduced, tuple(widths), projection)
+        self.tiles = InsightTiles(in_channels, num_classes, positions, reduced, tuple(widths), projection, context)
 
     def forward(
         self,
@@ -269,7 +276,7 @@ class INSIGHT(MILNetwork):
         kept = values > threshold[:, :, None]
         if real is not None:
             kept = kept & real
-        prob = smooth_max(values.masked_fill(~kept, 0.0), self.alpha, kept if self.pool_over == "foreground" else real)
+        prob = self._pool(values.masked_fill(~kept, 0.0), kept if self.pool_over == "foreground" else real)
         clamped = prob.clamp(1e-12, 0.999)
         return {
             "logits": torch.log(clamped) - torch.log1p(-clamped),
@@ -278,6 +285,17 @@ class INSIGHT(MILNetwork):
             "threshold": threshold,
             "detection_logits": detection,
         }
+
+    def _pool(self, values: Tensor, counted: Tensor | None) -> Tensor:
+        """``p`` of the kept tokens ``[b, c, m]``, which are 0 elsewhere."""
+        if self.pooling == "smooth_max":
+            return smooth_max(values, self.alpha, counted)
+        if self.pooling == "max":
+            return values.amax(dim=2)
+        exponent = self.alpha if self.pooling == "lp" else 1.0
+        total = values.double().pow(exponent).sum(dim=2)
+        count = values.shape[2] if counted is None else counted.expand_as(values).sum(dim=2)
+        return (total / count).clamp(min=1e-300).pow(1 / exponent).to(values.dtype)
 
     def _check_input(self, image: Tensor, mask: Tensor | None, scale: Tensor | None, offset: Tensor | None) -> None:
         check_tokens(image, self.in_channels, self.height, self.width)

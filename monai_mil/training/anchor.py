@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from ignite.engine import Engine, Events
@@ -26,10 +26,12 @@ class Anchor:
         network: one with attention; a DDP wrapper is taken off.
         momentum: ``m``.
         warmup_steps: optimiser steps during which the anchor follows but does not count.
+        every: ``"step"`` of the optimiser as the paper's method, or ``"epoch"``, its comparison: the anchor moves once
+            at an epoch's end.
 
     Raises:
-        ValueError: the network has no attention that a copy can make, or ``momentum`` or ``warmup_steps`` is out of
-            range.
+        ValueError: the network has no attention that a copy can make, or ``momentum``, ``warmup_steps`` or ``every`` is
+            out of range.
 
     Examples:
         >>> import torch
@@ -42,7 +44,13 @@ class Anchor:
         True
     """
 
-    def __init__(self, network: nn.Module, momentum: float = 0.999, warmup_steps: int = 0) -> None:
+    def __init__(
+        self,
+        network: nn.Module,
+        momentum: float = 0.999,
+        warmup_steps: int = 0,
+        every: Literal["step", "epoch"] = "step",
+    ) -> None:
         online = unwrap(network)
         if not isinstance(online, AttentionNetwork):
             raise ValueError(
@@ -51,9 +59,12 @@ class Anchor:
             )
         if not 0 <= momentum <= 1 or warmup_steps < 0:
             raise ValueError(f"momentum must be in [0, 1] and warmup_steps not below 0: {momentum}, {warmup_steps}")
+        if every not in ("step", "epoch"):
+            raise ValueError(f"an anchor moves every 'step' or 'epoch', not every '{every}'")
         self.online = online
         self.momentum = momentum
         self.warmup_steps = warmup_steps
+        self.every = every
         self.steps = 0
         self.network = online.anchor_copy()
         self._hook: Any = None
@@ -72,6 +83,7 @@ class Anchor:
         """Follow the steps of a MONAI trainer's optimiser while the trainer runs."""
         trainer.add_event_handler(Events.STARTED, self._begin)
         trainer.add_event_handler(Events.EPOCH_STARTED, self._begin_epoch)
+        trainer.add_event_handler(Events.EPOCH_COMPLETED, self._end_epoch)
         trainer.add_event_handler(Events.COMPLETED, self._end)
 
     @torch.no_grad()
@@ -83,7 +95,6 @@ class Anchor:
         buffers = dict(self.online.named_buffers())
         for name, mine in self.network.named_buffers():
             mine.copy_(buffers[name])
-        self.steps += 1
 
     def state_dict(self) -> dict[str, Any]:
         """Its parameters and the number of steps."""
@@ -103,6 +114,10 @@ class Anchor:
         if self.steps == 0:
             self.network = self.online.anchor_copy()
 
+    def _end_epoch(self, trainer: Any) -> None:
+        if self.every == "epoch":
+            self.update()
+
     def _end(self, trainer: Any) -> None:
         if self._hook is not None:
             self._hook.remove()
@@ -111,7 +126,9 @@ class Anchor:
         overflow = getattr(optimizer, "found_inf", None)  # fused optimisers skip the step themselves
         left_out = all(parameter.grad is None for parameter in self.online.parameters())
         if not left_out and (overflow is None or not bool(overflow)):
-            self.update()
+            self.steps += 1
+            if self.every == "step":
+                self.update()
 
 
 class AnchorHandler:

@@ -1,7 +1,7 @@
 """Every method of ``mil_baselines`` with its authors' recipe, on synthetic slides and on MNIST-bags.
 
 The 60 slides of ``monai-mil demo``, with the encoder ``texture``: 30 to train, 10 to validate, 20 to test. MNIST-bags as
-Ilse et al. draw them (target 9, 10 +- 2 digits): 100 to train, 40 to validate, 200 to test, a digit being 64 features of
+Ilse et al. draw them (target 9, 10 +- 2 digits): 50 to train, 20 to validate, 200 to test, a digit being 64 features of
 a LeNet that has learnt to tell digits from 6,000 of MNIST's training part, and its place the next one of a square.
 ``DATA`` holds ``mnist.npz``. Optimiser, rate, schedule, epochs and selection are ``--recipe own``, widths ``small``,
 seed 0, one thread.
@@ -27,7 +27,7 @@ from experiments.bundles import BUNDLES
 
 CONFIGS = BUNDLES / "mil_baselines" / "configs"
 SLIDES = {"num_slides": 60, "fractions": (0.5, 0.2, 0.3)}
-MNIST_BAGS = {"train": 100, "val": 40, "test": 200}
+MNIST_BAGS = {"train": 50, "val": 20, "test": 200}
 DIGITS = 6000
 COLUMNS = ("cohort", "method", "auroc", "low", "high", "epochs", "seconds")
 
@@ -130,8 +130,8 @@ def _run(folder: Path, cohort: Path, *files: str, **options: Any) -> Any:
         ckpt_dir=str(folder / "models"),
         output_dir=str(folder / "eval"),
         class_names=["without 9", "with 9"] if cohort.name == "mnist" else ["normal", "tumor"],
-        **{"train::dataset::_target_": "CacheDataset", "validate::dataset::_target_": "CacheDataset"},
-        **{"train::dataset::progress": False, "validate::dataset::progress": False},
+        **{f"{part}::dataset::_target_": "CacheDataset" for part in ("train", "validate")},
+        **{f"{part}::dataset::{key}": False for part in ("train", "validate") for key in ("progress", "copy_cache")},
         **options,
     )
     workflow.initialize()

@@ -41,6 +41,7 @@ class IATBlock(nn.Module):
         attention_dropout: of the Nystroem attention's result.
         mask_padding: see :class:`NystromAttention`.
         checkpoint: keep what comes out of the block's steps only while training, and do each step a second time.
+        gated: False for the paper's ablation with plain attention, ``a = w^T dropout(tanh(V g))``.
     """
 
     def __init__(
@@ -55,8 +56,10 @@ class IATBlock(nn.Module):
         attention_dropout: float = 0.3,
         mask_padding: bool = False,
         checkpoint: bool = False,
+        gated: bool = True,
     ) -> None:
         super().__init__()
+        self.gated = gated
         self.attention_dim = attention_dim
         self.residual_scale = residual_scale
         self.dropout = dropout
@@ -73,7 +76,7 @@ class IATBlock(nn.Module):
         )
         self.norm = nn.LayerNorm(channels)
         self.instance = nn.Linear(channels, instance_channels)
-        self.gates = nn.Linear(instance_channels, 2 * attention_dim)  # rows of V, then of U
+        self.gates = nn.Linear(instance_channels, (2 if gated else 1) * attention_dim)  # rows of V, then of U
         self.score = nn.Linear(attention_dim, 1)
         self.bag = nn.Linear(channels, bag_channels)
         self.norm_bag = nn.LayerNorm(bag_channels)
@@ -130,8 +133,9 @@ class IATBlock(nn.Module):
         instances = F.dropout(F.gelu(self.instance(self.norm(tokens))), self.dropout, self.training)
         gates = self.gates(instances)
         tanh = F.dropout(torch.tanh(gates[:, :, : self.attention_dim]), self.dropout, self.training)
-        sigmoid = F.dropout(torch.sigmoid(gates[:, :, self.attention_dim :]), self.dropout, self.training)
-        scores = exact_matmul(tanh * sigmoid, self.score.weight.T) + self.score.bias
+        if self.gated:
+            tanh = tanh * F.dropout(torch.sigmoid(gates[:, :, self.attention_dim :]), self.dropout, self.training)
+        scores = exact_matmul(tanh, self.score.weight.T) + self.score.bias
         return instances, scores.squeeze(2)
 
     def _pool(self, tokens: Tensor, scores: Tensor) -> Tensor:

@@ -22,6 +22,7 @@ class InsightTiles(nn.Module):
         reduced: width behind the projection.
         widths: of the hidden layers of each branch.
         projection: ``"conv_gelu_ln"`` or ``"linear"``.
+        context: whether there is a context branch.
     """
 
     def __init__(
@@ -32,6 +33,7 @@ class InsightTiles(nn.Module):
         reduced: int,
         widths: tuple[int, ...],
         projection: str,
+        context: bool = True,
     ) -> None:
         super().__init__()
         if projection == "linear":
@@ -39,14 +41,20 @@ class InsightTiles(nn.Module):
         else:
             self.projection = TokenLayer(in_channels, reduced, 1, grid)
         self.detection = _branch(reduced, widths, 1, grid)
-        self.context = _branch(reduced, widths, 3, grid)
+        self.context = _branch(reduced, widths, 3, grid) if context else None
         self.detection_score = TokenScore(widths[-1], num_classes, 1)
-        self.context_score = TokenScore(widths[-1], num_classes, 3)
+        self.context_score = TokenScore(widths[-1], num_classes, 3) if context else None
 
     def forward(self, tiles: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits of detection and context, ``[m, c, h, w]`` each, float32 or better, for tiles ``[m, d, h, w]``."""
+        """Logits of detection and context, ``[m, c, h, w]`` each, float32 or better, for tiles ``[m, d, h, w]``.
+
+        Without a context branch its logits are ``-inf``: nothing is suppressed.
+        """
         projected = self.projection(tiles.to(self.detection_score.weight.dtype))
-        return self.detection_score(self.detection(projected)), self.context_score(self.context(projected))
+        detection = self.detection_score(self.detection(projected))
+        if self.context is None or self.context_score is None:
+            return detection, torch.full_like(detection, -float("inf"))
+        return detection, self.context_score(self.context(projected))
 
 
 class TokenLayer(nn.Module):
