@@ -19,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 NAMES = (
     *("normal_guidance", "two_lesions", "lesion_sizes", "multi_label"),
     *("attention_stability", "levels", "classic_mil", "asmil_ablation"),
-    *("tissue_scenes", "tile_probe", "active_learning", "active_learning_why", "methods"),
+    *("tissue_scenes", "tile_probe", "active_learning", "active_learning_why", "methods", "ablations"),
 )
 OF_DATA = {"classic_mil", "asmil_ablation", "tile_probe", "methods"}
 

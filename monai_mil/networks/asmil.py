@@ -33,7 +33,8 @@ class ASMIL(ChunkedAttentionNetwork):
     name, is ``monai_mil.training.Anchor`` with ``monai_mil.losses.AnchorDivergence``.
 
     The output holds ``logits``, ``attention`` and ``attention_logits`` ``[b, tokens * heads, n]`` (the heads of a token
-    side by side; their softmax is the attention whatever the ``normalisation``) and ``bag`` ``[b, hidden_dim]``. An instance's score is its attention, averaged over tokens and heads.
+    side by side; their softmax is the attention whatever the ``normalisation``) and ``bag`` ``[b, hidden_dim]``. An
+    instance's score is its attention, averaged over tokens and heads.
 
     Args:
         in_channels: ``d``, width of an instance's features.

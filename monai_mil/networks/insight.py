@@ -95,6 +95,8 @@ class INSIGHT(MILNetwork):
         _check_option("projection", projection, ("conv_gelu_ln", "linear"))
         _check_option("pool_over", pool_over, ("all", "foreground"))
         _check_option("pooling", pooling, ("smooth_max", "max", "mean", "lp"))
+        if pooling == "lp" and alpha < 1:
+            raise ValueError(f"pooling 'lp' needs an exponent of at least 1, got alpha {alpha}")
         if chunk_instances < 1:
             raise ValueError(f"chunk_instances must be at least 1, got {chunk_instances}")
         if norm == "layer" and (grid is None or len(grid) != 2):
@@ -293,9 +295,9 @@ class INSIGHT(MILNetwork):
         if self.pooling == "max":
             return values.amax(dim=2)
         exponent = self.alpha if self.pooling == "lp" else 1.0
-        total = values.double().pow(exponent).sum(dim=2)
-        count = values.shape[2] if counted is None else counted.expand_as(values).sum(dim=2)
-        return (total / count).clamp(min=1e-300).pow(1 / exponent).to(values.dtype)
+        powers = values.double().pow(exponent)
+        mean = powers.mean(dim=2) if counted is None else powers.sum(dim=2) / counted.expand_as(values).sum(dim=2)
+        return mean.clamp(min=1e-300).pow(1 / exponent).to(values.dtype)
 
     def _check_input(self, image: Tensor, mask: Tensor | None, scale: Tensor | None, offset: Tensor | None) -> None:
         check_tokens(image, self.in_channels, self.height, self.width)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -10,7 +11,15 @@ import time
 from pathlib import Path
 from typing import Any
 
+import torch
+
 BUNDLES = Path(__file__).resolve().parents[2] / "bundles"
+IN_MEMORY: dict[str, Any] = {
+    f"{part}::dataset::{key}": value
+    for part in ("train", "validate")
+    for key, value in (("_target_", "CacheDataset"), ("progress", False), ("copy_cache", False))
+}
+"""Options for cohorts whose bags fit into memory."""
 
 
 def train_and_evaluate(
@@ -50,6 +59,35 @@ def evaluate(bundle: str, folder: Path, overlays: tuple[str, ...], **overrides: 
         folder.mkdir(parents=True, exist_ok=True)
         _run(bundle, ("train", "evaluate", *overlays), folder, {"output_dir": folder, **overrides})
         (folder / "finished").touch()
+
+
+def run_here(bundle: str, folder: Path, *files: str, **options: Any) -> Any:
+    """``monai.bundle run`` within this process, where a start takes longer than a training; the workflow that has run.
+
+    Args:
+        bundle: name of the bundle.
+        folder: of this run; gets models and reports.
+        files: configs of the bundle.
+        options: keys of the configs.
+    """
+    from monai.bundle import ConfigWorkflow
+
+    logging.disable(logging.INFO)  # of every step, which takes as long as the step
+    torch.set_num_threads(1)
+    configs = BUNDLES / bundle / "configs"
+    workflow = ConfigWorkflow(
+        config_file=[str(configs / f"{file}.json") for file in files],
+        meta_file=str(configs / "metadata.json"),
+        logging_file=False,
+        workflow_type="train",
+        bundle_root=str(BUNDLES / bundle),
+        ckpt_dir=str(folder / "models"),
+        output_dir=str(folder / "eval"),
+        **{key: str(value) if isinstance(value, Path) else value for key, value in options.items()},
+    )
+    workflow.initialize()
+    workflow.run()
+    return workflow
 
 
 def _run(bundle: str, files: tuple[str, ...], folder: Path, options: dict[str, Any]) -> None:

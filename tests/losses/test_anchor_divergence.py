@@ -209,3 +209,14 @@ def test_an_output_without_anchor_or_attention_says_what_to_do() -> None:
         AnchorDivergence()({"logits": torch.zeros(1, 2)}, LABEL)
     with pytest.raises(ValueError, match="are not the network's"):
         AnchorDivergence()(output_of(torch.zeros(1, 2, 3), torch.zeros(1, 1, 3)), LABEL)
+
+
+def test_alpha_says_which_entmax() -> None:
+    entmax = pytest.importorskip("entmax", reason="entmax is not installed")
+    scores, anchor = torch.randn(1, 2, 9), 2 * torch.randn(1, 2, 9)
+    for alpha, target in ((1.25, entmax.entmax_bisect(anchor, alpha=1.25)), (2.0, entmax.sparsemax(anchor, dim=2))):
+        gained = AnchorDivergence("entmax", entmax_alpha=alpha)(output_of(scores, anchor), LABEL)
+        own = torch.where(target > 0, target * target.log(), 0.0)
+        torch.testing.assert_close(gained, (own - target * scores.log_softmax(dim=2)).sum(dim=2).mean())
+    with pytest.raises(ValueError, match="entmax_alpha must be above 1"):
+        AnchorDivergence(entmax_alpha=1.0)

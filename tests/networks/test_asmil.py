@@ -271,3 +271,38 @@ def test_another_method_s_checkpoint_is_refused() -> None:
         ASMIL.from_reference({"model": state, "epoch": 3})
     with pytest.raises(ValueError, match=r"tokens \[0, 2\] only"):
         ASMIL.from_reference({name: value for name, value in state.items() if ".1." not in name})
+
+
+@pytest.mark.parametrize("normalisation", ["nsf", "mixture"])
+def test_other_normalisations_are_the_paper_s_in_chunks_and_padding_too(
+    normalisation: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(CHUNK_ROWS, "cpu", 4)
+    torch.manual_seed(0)
+    network = ASMIL(6, 2, hidden_dim=8, tokens=3, heads=2, drop=0.0, normalisation=normalisation).double()
+    torch.nn.init.normal_(network.attention.token)
+    without_dropout(network)
+    image, mask = torch.randn(2, 6, 9, dtype=torch.double), torch.arange(9) < torch.tensor([[9], [5]])
+    output = network(image, mask, return_dict=True)
+    scores = network.attention_scores(image, mask, output)[1, :, :5]
+    apart = normalised_sigmoid(scores)
+    expected = apart if normalisation == "nsf" else (scores.softmax(dim=1) + apart) / 2
+    torch.testing.assert_close(output["attention"][1, :, :5], expected)
+    torch.testing.assert_close(output["attention_logits"].softmax(dim=2), output["attention"])
+    assert (output["attention"][1, :, 5:] == 0).all()
+    output["logits"].sum().backward()
+    assert all(parameter.grad.isfinite().all() for parameter in network.parameters() if parameter.grad is not None)
+    with torch.no_grad():
+        for key, value in network.eval()(image, mask, return_dict=True).items():
+            torch.testing.assert_close(value, output[key].detach())
+        scripted = torch.jit.script(network)
+        torch.testing.assert_close(scripted(image, mask), output["logits"].detach())
+
+
+def test_the_mixture_is_learned_and_other_words_are_refused() -> None:
+    network = ASMIL(6, 2, hidden_dim=8, tokens=2, heads=2, normalisation="mixture")
+    torch.nn.init.normal_(network.attention.token)
+    network(torch.randn(1, 6, 5)).sum().backward()
+    assert network.mixture.grad != 0
+    with pytest.raises(ValueError, match="normalisation must be"):
+        ASMIL(6, 2, normalisation="sigmoid")  # type: ignore[arg-type]

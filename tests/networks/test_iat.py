@@ -313,3 +313,16 @@ def test_a_checkpoint_of_another_network_is_refused(broken: str) -> None:
     del state[broken]
     with pytest.raises(ValueError, match="not this network's state dict"):
         IAT.from_reference(state)
+
+
+def test_plain_attention_has_no_sigmoid() -> None:
+    network = small(gated=False)
+    output = network(torch.randn(1, 12, 9), return_dict=True)
+    block, looked = network.blocks[-1], {}
+    block.register_forward_hook(lambda module, given, made: looked.update(instances=made[3]))
+    network(torch.randn(1, 12, 9))
+    again = network(torch.ones(1, 12, 9), return_dict=True)
+    expected = block.score(torch.tanh(block.gates(looked["instances"]))).squeeze(2)
+    torch.testing.assert_close(again["attention_logits"][:, 0], expected)
+    assert block.gates.out_features == 8
+    assert output["logits"].isfinite().all()

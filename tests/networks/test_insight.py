@@ -523,6 +523,30 @@ def test_foreground_probability_is_smooth_max_of_what_otsu_keeps() -> None:
         torch.testing.assert_close((torch.softmax(8 * kept, 0) * kept).sum(), prob)
 
 
+def test_without_context_the_heatmap_is_the_detection() -> None:
+    network = small(context=False)
+    output = network(torch.randn(1, 10, 6, 5, 4, dtype=torch.double), return_dict=True)
+    torch.testing.assert_close(output["heatmap"], output["detection_logits"].sigmoid())
+    output["logits"].sum().backward()
+    assert not any("context" in name for name, _ in network.named_parameters())
+    assert network.tiles.detection_score.weight.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize("pool_over", ["all", "foreground"])
+@pytest.mark.parametrize("pooling", ["max", "mean", "lp"])
+def test_other_poolings_are_those_of_what_otsu_keeps(pooling: str, pool_over: str) -> None:
+    network = small(pooling=pooling, pool_over=pool_over, alpha=3.0)
+    image, mask = torch.randn(1, 10, 9, 5, 4, dtype=torch.double), torch.arange(9)[None] < 7
+    output = network(image, mask, return_dict=True)
+    for heatmap, threshold, prob in zip(output["heatmap"][0], output["threshold"][0], output["prob"][0], strict=True):
+        tokens = heatmap[:7]
+        values = tokens[tokens > threshold] if pool_over == "foreground" else tokens * (tokens > threshold)
+        expected = {"max": values.max(), "mean": values.mean(), "lp": values.pow(3).mean().pow(1 / 3)}[pooling]
+        torch.testing.assert_close(prob, expected)
+    output["logits"].sum().backward()
+    assert all(parameter.grad.isfinite().all() for parameter in network.parameters())
+
+
 def test_a_flat_heatmap_is_kept_whole_and_told_of() -> None:
     network = small()
     with torch.no_grad():
@@ -570,6 +594,7 @@ def test_bags_it_was_not_made_for_are_refused() -> None:
         ({"norm": "batch"}, "norm must be one of layer, group"),
         ({"projection": "none"}, "projection must be one of conv_gelu_ln, linear"),
         ({"pool_over": "some"}, "pool_over must be one of all, foreground"),
+        ({"pooling": "median"}, "pooling must be one of smooth_max, max, mean, lp"),
         ({"grid": None}, "needs the token grid"),
         ({"chunk_instances": 0}, "at least 1, got 0"),
     ],

@@ -262,3 +262,28 @@ def test_a_network_without_attention_and_impossible_settings_are_refused() -> No
     for options in ({"momentum": 1.5}, {"warmup_steps": -1}):
         with pytest.raises(ValueError, match="momentum must be in"):
             Anchor(ABMIL(6, 2), **options)
+
+
+def test_an_epoch_wise_anchor_moves_at_the_end_of_an_epoch_and_counts_steps() -> None:
+    network = ABMIL(6, 2, 16, 8)
+    anchor = Anchor(network, momentum=0.5, every="epoch")
+    trainer = trainer_of(network, anchor)
+    expected, moved = copies(anchor.network), []
+
+    @trainer.on(Events.ITERATION_COMPLETED)
+    def still() -> None:
+        moved.append(any(not torch.equal(value, expected[key]) for key, value in anchor.network.named_parameters()))
+
+    @trainer.on(Events.EPOCH_COMPLETED)
+    def average() -> None:
+        online = dict(network.named_parameters())
+        for key, value in expected.items():
+            value.lerp_(online[key].detach(), 0.5)
+
+    trainer.run()
+    assert not any(moved)
+    assert anchor.steps == 8
+    for key, value in anchor.network.named_parameters():
+        torch.testing.assert_close(value, expected[key])
+    with pytest.raises(ValueError, match="every 'step' or 'epoch'"):
+        Anchor(network, every="bag")  # type: ignore[arg-type]

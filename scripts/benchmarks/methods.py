@@ -1,0 +1,155 @@
+"""Every method of ``mil_baselines`` at its published widths: a training step on 10,000 instances of 1024 features.
+
+    python -m benchmarks.methods        # from scripts/: the same as a Markdown table
+
+CPU seconds of forward and backward pass, loss included, and the memory they need over bag and network, one thread; each
+method in a process of its own. Beside ours stands torchmil's network of the same widths, where torchmil is installed
+and has one that takes a bag alone.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable
+from multiprocessing import get_context
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from benchmarks.harness import Figure
+from benchmarks.memory import peak_growth
+from monai_mil.losses import BagCrossEntropy
+from monai_mil.training import Methods
+
+N, WIDTH = 10_000, 1024
+BUNDLE = Path(__file__).resolve().parents[2] / "bundles" / "mil_baselines"
+_LABEL = torch.ones(1, dtype=torch.long)
+Step = Callable[[], None]
+
+
+def measure() -> dict[str, dict[str, tuple[float, float]]]:
+    """Seconds and megabytes by method, of "ours" and, where there is one, of "torchmil"."""
+    methods = Methods(BUNDLE, "mil_baselines", {"in_channels": WIDTH, "num_classes": 2, "multi_label": False})
+    makers: dict[str, dict[str, Callable[[], Step]]] = {
+        name: {"ours": lambda name=name: _our_step(methods, name)} for name in methods
+    }
+    for name, make in _torchmil().items():
+        makers[name]["torchmil"] = lambda make=make: _their_step(make())
+    return {name: {whose: _in_a_fork(make) for whose, make in several.items()} for name, several in makers.items()}
+
+
+def run() -> list[Figure]:
+    measured = measure()
+    base = measured["gated_abmil"]["ours"][0]
+    figures = [Figure("gated ABMIL, a step of 10k x 1024", base, "CPU s")]
+    for name, several in measured.items():
+        for whose, (seconds, megabytes) in several.items():
+            label = name if whose == "ours" else f"  {whose}'s"
+            figures.append(Figure(f"{label}: takes, of gated ABMIL's time", seconds / base, "times"))
+            figures.append(Figure(f"{label}: memory over the bag", megabytes, "MB"))
+    return figures
+
+
+def _our_step(methods: Methods, name: str) -> Step:
+    method = methods.choose(name, widths="published")
+    network, loss = method.network().train(), method.loss(BagCrossEntropy())
+    image = torch.randn(N, WIDTH).T[None]
+    if "PositionsAsFeaturesd" in json.dumps(method.said.get("transforms", [])):
+        places = torch.stack([torch.arange(N) % 100, torch.arange(N) // 100]).float()
+        image = torch.cat([image, places[None]], dim=1)
+
+    def step() -> None:
+        network.zero_grad()
+        loss(network(image, return_dict=True), _LABEL).backward()
+
+    return step
+
+
+def _their_step(network: nn.Module) -> Step:
+    rows = torch.randn(1, N, WIDTH)
+
+    def step() -> None:
+        network.zero_grad()
+        answer = network(rows)
+        logits = answer[0] if isinstance(answer, tuple) else answer
+        F.binary_cross_entropy_with_logits(logits.flatten(), _LABEL.float()).backward()
+
+    return step
+
+
+def _torchmil() -> dict[str, Callable[[], nn.Module]]:
+    try:
+        from torchmil import models
+    except ImportError:
+        return {}
+
+    def hidden() -> nn.Module:
+        return nn.Sequential(nn.Linear(WIDTH, 512), nn.ReLU())
+
+    def pooled(network: Any, **options: Any) -> Callable[[], nn.Module]:
+        return lambda: network(in_shape=(WIDTH,), feat_ext=hidden(), **options)
+
+    return {
+        "abmil": pooled(models.ABMIL, att_dim=256),
+        "gated_abmil": pooled(models.ABMIL, att_dim=256, gated=True),
+        "clam_sb": pooled(models.CLAM_SB, att_dim=256, gated=True, k_sample=8),
+        "dsmil": lambda: models.DSMIL(in_shape=(WIDTH,), att_dim=128, nonlinear_q=True),
+        "transmil": lambda: models.TransMIL(in_shape=(WIDTH,), att_dim=512, n_heads=8, n_landmarks=256),
+        "dtfd_afs": pooled(models.DTFDMIL, n_groups=4, distill_mode="afs"),
+        "dtfd_maxs": pooled(models.DTFDMIL, n_groups=4, distill_mode="max"),
+        "dtfd_maxmins": pooled(models.DTFDMIL, n_groups=4, distill_mode="maxmin"),
+    }
+
+
+def _in_a_fork(make: Callable[[], Step]) -> tuple[float, float]:
+    """CPU seconds of the quicker of two steps, and megabytes by which the first raised the peak."""
+    ours, theirs = get_context("fork").Pipe()
+    child = get_context("fork").Process(target=_measure, args=(make, theirs))
+    child.start()
+    theirs.close()
+    try:
+        return ours.recv()
+    except EOFError:
+        return float("nan"), float("nan")
+    finally:
+        child.join()
+
+
+def _measure(make: Callable[[], Step], answer: Connection) -> None:
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    step = make()
+    megabytes = peak_growth(step)
+    seconds = []
+    for _ in range(2):
+        start = time.process_time()
+        step()
+        seconds.append(time.process_time() - start)
+    answer.send((min(seconds), megabytes))
+
+
+def _table() -> str:
+    measured = measure()
+    base = measured["gated_abmil"]["ours"][0]
+    lines = [
+        "| method | CPU s of a step | of gated ABMIL's | memory over the bag, MB | torchmil: CPU s | MB |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name, several in sorted(measured.items(), key=lambda item: item[1]["ours"][0]):
+        seconds, megabytes = several["ours"]
+        theirs = several.get("torchmil")
+        beside = " | " if theirs is None else f"{theirs[0]:.2f} | {theirs[1]:.0f}"
+        lines.append(f"| `{name}` | {seconds:.2f} | {seconds / base:.1f} | {megabytes:.0f} | {beside} |")
+        print(lines[-1], file=sys.stderr, flush=True)
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    print(_table())
