@@ -2,7 +2,7 @@
 
 The 60 slides of ``monai-mil demo``, with the encoder ``texture``: 30 to train, 10 to validate, 20 to test.
 MNIST-bags as Ilse et al. draw them (target 9, 10 +- 2 digits): 50 to train, 20 to validate, 200 to test, a digit being
-64 features of a LeNet that has learnt to tell digits from 6,000 of MNIST's training part, and its place the next one of
+64 features of a LeNet that has learnt to tell digits from 12,000 of MNIST's training part, and its place the next one of
 a square.
 ``DATA`` holds ``mnist.npz``. Optimiser, rate, schedule, epochs and selection are ``--recipe own``, widths ``small``,
 seed 0; two trainings at a time, one thread each. Seconds are of the CPU, those of the training alone.
@@ -30,7 +30,7 @@ from experiments.bundles import BUNDLES, IN_MEMORY, run_here
 METHODS = BUNDLES / "mil_baselines" / "configs" / "methods"
 SLIDES = {"num_slides": 60, "fractions": (0.5, 0.2, 0.3)}
 MNIST_BAGS = {"train": 50, "val": 20, "test": 200}
-DIGITS = 6000
+DIGITS = 12_000
 COLUMNS = ("cohort", "method", "auroc", "low", "high", "epochs", "seconds")
 
 
@@ -100,7 +100,7 @@ def _digit_encoder(mnist: Path) -> Callable[[Tensor], Tensor]:
     encoder = nn.Sequential(LeNetEncoder(), nn.Linear(800, 64))
     classifier = nn.Linear(64, 10)
     optimizer = torch.optim.Adam([*encoder.parameters(), *classifier.parameters()], lr=1e-3)
-    for batch in torch.randperm(2 * len(digits)).remainder(len(digits)).split(50):
+    for batch in torch.randperm(3 * len(digits)).remainder(len(digits)).split(50):
         optimizer.zero_grad()
         F.cross_entropy(classifier(encoder(digits[batch])), labels[batch]).backward()
         optimizer.step()
