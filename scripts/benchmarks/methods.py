@@ -73,10 +73,11 @@ def _our_step(methods: Methods, name: str) -> Step:
 
 def _their_step(network: nn.Module) -> Step:
     rows = torch.randn(1, N, WIDTH)
+    masked = {"mask": torch.ones(1, N, dtype=torch.bool)} if type(network).__name__ == "DTFDMIL" else {}
 
     def step() -> None:
         network.zero_grad()
-        answer = network(rows)
+        answer = network(rows, **masked)
         logits = answer[0] if isinstance(answer, tuple) else answer
         F.binary_cross_entropy_with_logits(logits.flatten(), _LABEL.float()).backward()
 

@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -61,13 +62,16 @@ def evaluate(bundle: str, folder: Path, overlays: tuple[str, ...], **overrides: 
         (folder / "finished").touch()
 
 
-def run_here(bundle: str, folder: Path, *files: str, **options: Any) -> Any:
+def run_here(
+    bundle: str, folder: Path, *files: str, before: Callable[[Any], None] = lambda workflow: None, **options: Any
+) -> Any:
     """``monai.bundle run`` within this process, where a start takes longer than a training; the workflow that has run.
 
     Args:
         bundle: name of the bundle.
         folder: of this run; gets models and reports.
         files: configs of the bundle.
+        before: is given the workflow when all of it stands and nothing has run.
         options: keys of the configs.
     """
     from monai.bundle import ConfigWorkflow
@@ -86,6 +90,7 @@ def run_here(bundle: str, folder: Path, *files: str, **options: Any) -> Any:
         **{key: str(value) if isinstance(value, Path) else value for key, value in options.items()},
     )
     workflow.initialize()
+    before(workflow)
     workflow.run()
     return workflow
 
