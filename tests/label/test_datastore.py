@@ -1,4 +1,4 @@
-"""A project as MONAI Label's endpoints see it, without a server: what is there, what is taken, what is never removed."""
+"""A project as MONAI Label's endpoints see it, without a server: what is there, taken, and never removed."""
 
 import zipfile
 from pathlib import Path
@@ -94,7 +94,8 @@ def test_a_new_slide_is_taken_once_and_a_patch_is_its_slide(store, tmp_path):
     assert refused(store.add_image, "../d", str(new), {})[0] == 400
     text = tmp_path / "text.txt"
     text.write_text("no slide")
-    assert refused(store.add_image, "d", str(text), {}) == (400, "'d.txt' is no slide or scan that the models here read")
+    code, said = refused(store.add_image, "d", str(text), {})
+    assert (code, said) == (400, "'d.txt' is no slide or scan that the models here read")
     assert not (store.project.images.folder / "d.txt").exists()
 
 
