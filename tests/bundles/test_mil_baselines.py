@@ -123,7 +123,8 @@ def test_monai_finds_the_properties_of_a_training_beside_the_anchor(cohort, tmp_
 def followed(tmp_path_factory):
     from monai_mil.synthetic import make_survival_cohort
 
-    return make_survival_cohort(tmp_path_factory.mktemp("followed"), num_bags=90, width=16, bag_size=(10, 30)).parent
+    recipe = {"num_bags": 60, "width": 16, "bag_size": (10, 30), "planted": 0.4, "seed": 3}
+    return make_survival_cohort(tmp_path_factory.mktemp("followed"), **recipe).parent
 
 
 @pytest.mark.parametrize("method", LOSSES)
