@@ -275,8 +275,9 @@ def _draw(curves: dict[str, np.ndarray], path: Path) -> None:
             counts,
             values.mean(axis=0),
             label=name,
-            lw=3 if name == "random" else 1.5,
-            c="k" if name == "random" else None,
+            lw=3 if name in _COMPARED_WITH.values() else 1.5,
+            c="k" if name in _COMPARED_WITH.values() else None,
+            ls="--" if name == "random_anchored" else "-",
         )
     axes.set(xlabel="labelled slides", ylabel=f"test AUROC, mean of {len(curves['random'])} seeds")
     axes.legend(frameon=False)
