@@ -115,15 +115,15 @@ def losing(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], list[str]]:
 def test_an_interruption_takes_back_what_workers_have_begun(tmp_path, monkeypatch):
     (tmp_path / ".partial").mkdir()
     (job,) = jobs_in(tmp_path, 1).values()
+    begin = partial(job.attempt.write_text, "begun by a worker that is ended with this process")
     with pytest.raises(KeyboardInterrupt), dask._interruptible({0: job}):
-        job.attempt.write_text("begun by a worker that is ended with this process")
-        raise KeyboardInterrupt
+        raise KeyboardInterrupt(begin())
     assert not job.attempt.exists()
 
     ends: list[Callable[[], None]] = []
     monkeypatch.setattr(dask, "at_hard_end", lambda tidy: ends.append(tidy) or nullcontext())
     with dask._interruptible({0: job}):
-        job.attempt.write_text("begun by a worker that is ended with this process")
+        begin()
         ends[0]()
         assert not job.attempt.exists()
 
