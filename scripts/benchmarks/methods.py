@@ -41,7 +41,11 @@ def measure() -> dict[str, dict[str, tuple[float, float]]]:
     }
     for name, make in _torchmil().items():
         makers[name]["torchmil"] = lambda make=make: _their_step(make())
-    return {name: {whose: _in_a_fork(make) for whose, make in several.items()} for name, several in makers.items()}
+    measured: dict[str, dict[str, tuple[float, float]]] = {}
+    for name, several in makers.items():
+        measured[name] = {whose: _in_a_fork(make) for whose, make in several.items()}
+        print(f"    {name}: {measured[name]}", file=sys.stderr, flush=True)
+    return measured
 
 
 def run() -> list[Figure]:
@@ -109,7 +113,7 @@ def _torchmil() -> dict[str, Callable[[], nn.Module]]:
 
 
 def _in_a_fork(make: Callable[[], Step]) -> tuple[float, float]:
-    """CPU seconds of the quicker of two steps, and megabytes by which the first raised the peak."""
+    """CPU seconds of the second of two steps, and megabytes by which the first raised the peak."""
     ours, theirs = get_context("fork").Pipe()
     child = get_context("fork").Process(target=_measure, args=(make, theirs))
     child.start()
@@ -127,12 +131,9 @@ def _measure(make: Callable[[], Step], answer: Connection) -> None:
     torch.manual_seed(0)
     step = make()
     megabytes = peak_growth(step)
-    seconds = []
-    for _ in range(2):
-        start = time.process_time()
-        step()
-        seconds.append(time.process_time() - start)
-    answer.send((min(seconds), megabytes))
+    start = time.process_time()
+    step()
+    answer.send((time.process_time() - start, megabytes))
 
 
 def _table() -> str:
@@ -147,7 +148,6 @@ def _table() -> str:
         theirs = several.get("torchmil")
         beside = " | " if theirs is None else f"{theirs[0]:.2f} | {theirs[1]:.0f}"
         lines.append(f"| `{name}` | {seconds:.2f} | {seconds / base:.1f} | {megabytes:.0f} | {beside} |")
-        print(lines[-1], file=sys.stderr, flush=True)
     return "\n".join(lines)
 
 
