@@ -157,3 +157,17 @@ def test_the_table_of_the_arms_gives_every_figure_and_the_price_of_the_anchor(st
     assert lines[2] == "| without anchor | 1.0e+00 | 9.0 | 1.000 ± 0.000 |  | 0.500 ± 0.000 |"
     assert lines[4].startswith("| anchor, beta 1 | 1.0e-02 | 9.0 | 1.000 ± 0.000 | +0.000 (+0.000 to +0.000) |")
     assert "12 test slides" in lines[-1]
+
+
+def test_what_was_trained_is_read_again_and_stands_in_the_table_of_methods(monkeypatch, tmp_path):
+    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
+    from experiments import methods
+
+    row = {"auroc": 0.95, "low": 0.9, "high": 1.0, "epochs": 20, "seconds": 11.3}
+    for cohort in ("slides", "mnist"):
+        methods._append(tmp_path / "results.csv", {"cohort": cohort, "method": "abmil", **row})
+    done = methods._read(tmp_path / "results.csv")
+    assert done.keys() == {("slides", "abmil"), ("mnist", "abmil")}
+    line = methods._table(["abmil"], {"slides": tmp_path, "mnist": tmp_path}, done).splitlines()[-1]
+    cell = "0.950 (0.900 to 1.000) | 20, 11"
+    assert line == f"| `abmil` | {cell} | {cell} |"
