@@ -31,7 +31,8 @@ class LoadBagd(MapTransform):
     The features become a ``MetaTensor`` ``[d, n]``, or ``[d, n, h, w]`` of a spatial bag, of the file's own type: a
     network widens what it works on. They stay in the file, as a map of its pages, where they stand there in one piece
     as float16 or float32, as our own do. Files that other programs have chunked or compressed are read; float64 and
-    the codes of a uint8 file become float32. The image's ``meta`` holds the frame (``slide_id``, ``slide_path``, ``mpp``, ``level0_size``, ``tile_size_level0``, ...; NaN or empty where the
+    the codes of a uint8 file become float32. The image's ``meta`` holds the frame
+    (``slide_id``, ``slide_path``, ``mpp``, ``level0_size``, ``tile_size_level0``, ...; NaN or empty where the
     file does not say). ``coords`` (int64 ``[n, 2]``) is set beside it. For a scan ``meta["scan_frame"]`` is the JSON of
     its ``ScanFrame`` (``""`` for a slide), ``meta["remarks"]`` what the reader assumed, repaired or left out,
     ``meta["scan_depth"]`` and ``meta["scan_lungs"]`` that of its ``Depth`` and ``LungField`` (``""`` where it has
