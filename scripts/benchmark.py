@@ -25,6 +25,7 @@ NAMES = (
     "scans",
     "embed",
     "store",
+    "bags",
     "network",
     "insight",
     "asmil",

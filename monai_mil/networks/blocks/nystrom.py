@@ -140,12 +140,13 @@ class NystromAttention(nn.Module):
         end = pad + count
         group = end // self.landmarks
         step = group * max(1, CHUNK_TOKENS // group)
-        parts = []
+        like = tokens(0, 1)
+        marks = like.new_empty([like.shape[0], self.landmarks, like.shape[2]])  # see write_columns
         for start in range(0, end, step):
             rows = _padded_rows(tokens, count, pad, start, min(start + step, end))
-            parts.append(rows.unflatten(1, [-1, group]).mean(dim=2))
+            marks[:, start // group : (start + rows.shape[1]) // group] = rows.unflatten(1, [-1, group]).mean(dim=2)
         weights = self.project.weight.chunk(3)[:2]
-        query_marks, key_marks = (self._split(F.linear(torch.cat(parts, dim=1), weight), 1)[0] for weight in weights)
+        query_marks, key_marks = (self._split(F.linear(marks, weight), 1)[0] for weight in weights)
         return query_marks, key_marks
 
     def _stream_gathered(self, tokens: Rows, count: int, pad: int, query_marks: Tensor) -> Tensor:
