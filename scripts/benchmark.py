@@ -24,6 +24,7 @@ NAMES = (
     "tissue",
     "scans",
     "embed",
+    "overlap",
     "store",
     "bags",
     "network",
