@@ -7,13 +7,16 @@ import math
 import os
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator
+from contextlib import closing
 from dataclasses import asdict, dataclass, field
+from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from monai_mil.bags import BagInfo
+from monai_mil.embedding.in_flight import encoding
 from monai_mil.embedding.watch import tell_watcher
 from monai_mil.errors import NoTissueError, SettingsError, TooCoarseError
 from monai_mil.identity import content_identity
@@ -278,11 +281,20 @@ def embed_slide(
         SlideReadError: a tile cannot be decoded; names the slide and the tile's level-0 position.
     """
     start, inside = 0, grid.inside
-    for tiles in stream_tiles(slide, grid, batch_size=batch_size, device=device):
-        seen, place = _without_repeated(inside[start : start + len(tiles)])
-        yield encoder(tiles) if len(seen) == len(tiles) else encoder(tiles[seen])[place]
-        start += len(tiles)
-        tell_watcher(start, len(grid))
+    with closing(stream_tiles(slide, grid, batch_size=batch_size, device=device)) as stream:
+        first = list(islice(stream, 1))  # decoded while another slide has the encoder
+        with encoding():
+            for tiles in chain(_drained(first), stream):
+                seen, place = _without_repeated(inside[start : start + len(tiles)])
+                yield encoder(tiles) if len(seen) == len(tiles) else encoder(tiles[seen])[place]
+                start += len(tiles)
+                tell_watcher(start, len(grid))
+                del tiles  # its memory is used again
+
+
+def _drained(items: list[Tensor]) -> Iterator[Tensor]:
+    while items:
+        yield items.pop(0)
 
 
 def on_host(batches: Iterable[Tensor]) -> Iterator[np.ndarray]:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from monai_mil.bags import BagFile, BagInfo, info_attributes, level_folder
-from monai_mil.embedding.in_flight import encoding, still_wanted
+from monai_mil.embedding.in_flight import still_wanted
 from monai_mil.embedding.job import CaseKind, EmbedJob, OnInstances, kept_bag, number_type
 from monai_mil.embedding.partial_rows import PartialRows, header_of, sums_of
 from monai_mil.embedding.pictures import write_picture
@@ -135,14 +135,13 @@ class SlideJob(EmbedJob):
         with closing(PartialRows(self.rows[number], _header(info, grid), shape, self.batch_size)) as rows:
             missing = grid.take(slice(rows.done, None))
             if len(missing):
-                with encoding():
-                    on_tiles(rows.done)
-                    batches = embed_slide(slide, missing, encoder, batch_size=self.batch_size, device=self.device)
-                    with closing(batches):
-                        for features in on_host(batches):
-                            rows.append(features)
-                            on_tiles(rows.done)
-                            still_wanted()
+                batches = embed_slide(slide, missing, encoder, batch_size=self.batch_size, device=self.device)
+                with closing(batches):
+                    for features in on_host(batches):
+                        on_tiles(rows.done)
+                        rows.append(features)
+                        still_wanted()
+            on_tiles(rows.done)
             extras = {} if level is None else {"inside": grid.inside, "tissue_fraction": grid.tissue_fraction}
             BagFile.write(self.bags[number], rows.read(), grid.coords, info, extras, self.storage)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -29,7 +29,7 @@ _CANDIDATES = 16
 
 def stream_to_gpu(
     slide: Slide, plan: ReadPlan, *, batch_size: int, device: torch.device, prefetch: int
-) -> Iterator[Tensor]:
+) -> Generator[Tensor, None, None]:
     """Yield the tiles of ``plan`` as uint8 ``[b, 3, s, s]`` on ``device``, channels-last, in order."""
     if len(plan) and decodes_on_gpu(slide, plan, device):
         yield from decode_on_device(slide, plan, batch_size=batch_size, device=device, prefetch=prefetch)

@@ -1,4 +1,4 @@
-"""Reading, encoding and writing side by side, shown with a decoder and an encoder that only sleep: known rates, no noise.
+"""Reading, encoding and writing side by side, shown with a decoder and an encoder that only sleep: of known rates.
 
 A run over slides should take what the slower of both takes alone.
 """
@@ -35,7 +35,7 @@ def run() -> list[Figure]:
 
 
 _RATES = {"encoder": (8.0, 24.0), "decoder": (24.0, 8.0)}
-"""Which of both is the slower, and milliseconds a tile: of the decoder, all its threads together, and of the encoder."""
+"""Which is the slower, and milliseconds a tile: of the decoder, all its threads together, and of the encoder."""
 
 
 def _figure(slides: Path, out: Path, slower: str, decoding: float, encoding: float) -> Figure:
