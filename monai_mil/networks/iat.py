@@ -153,6 +153,7 @@ class IAT(MILNetwork):
             tokens = TokenSequence(partial(_widened, bag, self.classifier.weight.dtype), bag.shape[1], STEP_TOKENS)
             vectors = []
             for block in self.blocks:
+                assert isinstance(block, IATBlock)
                 tokens = block.stream(tokens, STEP_TOKENS)
                 vector, scores, evidence = block.read(tokens, STEP_TOKENS, self.branch)
                 vectors.append(vector)
