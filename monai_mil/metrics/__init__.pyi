@@ -1,6 +1,6 @@
 from .attention_stability import EpochStability, effective_tiles, jensen_shannon, pack_attention, unpack_attention
 from .bootstrap import Interval, bootstrap_ci
-from .classification import Array, accuracy, auprc, auroc, balanced_accuracy, macro_f1, missing_from_mean
+from .classification import Array, Metric, accuracy, auprc, auroc, balanced_accuracy, macro_f1, missing_from_mean
 from .concordance import concordance_index
 from .curves import Calibration, RocCurve, calibration, roc_curve
 from .delong import AurocCovariance, auroc_covariance
@@ -36,6 +36,7 @@ __all__ = [
     "LogLoss",
     "LogRank",
     "MacroF1",
+    "Metric",
     "OperatingPoint",
     "RocCurve",
     "Rule",

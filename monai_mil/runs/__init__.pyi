@@ -1,6 +1,7 @@
 from .archive import pack_bundle
 from .bundles import Bundle, bundles_folder, copy_bundle, find_bundle, shipped_bundles, shipped_files
 from .description import Description, describe_bundle
+from .heavy_imports import import_monai_wholly
 from .inference import FORMATS, predict_run
 from .inputs import cohort_settings, input_settings
 from .keep_bags import embed_as, from_bags, with_bags
@@ -29,6 +30,7 @@ __all__ = [
     "find_bundle",
     "from_bags",
     "import_monai_lightly",
+    "import_monai_wholly",
     "in_users_words",
     "input_settings",
     "pack_bundle",
