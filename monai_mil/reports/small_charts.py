@@ -103,12 +103,13 @@ def _panel(
     label = escape(f"{title}: {names[1]} over {names[0]}")
     parts = [f'<svg class="chart small-chart" viewBox="0 0 {_SMALL} {_TALL}" role="img" aria-label="{label}">']
     for tick in _ticks(*up, most=4):
-        text = f"1e{tick:.0f}" if logarithmic else f"{tick:g}"
+        text = f"{10**tick:.1g}" if logarithmic else f"{tick:g}"
         parts.append(f'<path class="grid" d="M{_PAD} {y(tick):.1f}H{_SMALL - 8}"/>')
         parts.append(f'<text x="{_PAD - 4}" y="{y(tick) + 4:.1f}" text-anchor="end">{text}</text>')
     parts += [
         f'<text x="{x(tick):.1f}" y="{_TALL - 8}" text-anchor="middle">{tick:g}</text>'
         for tick in _ticks(*across, most=4)
+        if tick == int(tick)
     ]
     parts += [f'<polyline class="line faint s0" points="{_points(curve, x, y)}"/>' for curve in curves]
     parts.append(f'<polyline class="line s1" points="{_points(_mean_curve(curves), x, y)}"/></svg>')
