@@ -449,6 +449,22 @@ def pack_bundle(
     typer.echo(f"{archive}\nsha256 {digest}")
 
 
+@bundles_app.command("ensemble", epilog="[bold]Example[/]\n\nmonai-mil bundles ensemble compared --out ensembles")
+def ensemble_bundle(
+    run: Annotated[Path, typer.Argument(help="The folder of a comparison.", metavar="RUN")],
+    folder: Annotated[Path, typer.Option("--out", "-o", help="Where the bundle goes: FOLDER/NAME.")],
+    method: Annotated[
+        str | None, typer.Option(help="Which of its methods.", show_default="the only one there is")
+    ] = None,
+) -> None:
+    """Make a bundle that answers as the mean of a method's networks of all folds and seeds."""
+    from monai_mil import runs
+    from monai_mil.compare import trained_models
+
+    bundle, models = trained_models(run, method)
+    typer.echo(runs.make_ensemble(bundle, models, folder))
+
+
 @app.command(
     epilog="[bold]Examples[/]\n\n"
     "monai-mil embed slides/ --out bags/\n\n"

@@ -1,5 +1,6 @@
 from .competitor import Competitor, read_competitors
 from .job import Job
+from .models import trained_models
 from .plan import Plan, make_plan
 from .results import MethodResults, RunResult, read_results
 from .run import compare
@@ -17,4 +18,5 @@ __all__ = [
     "make_rows",
     "read_competitors",
     "read_results",
+    "trained_models",
 ]

@@ -49,7 +49,8 @@ def perform(job: Job) -> None:
         try:
             points = [_trained(job, point) for point in range(len(job.competitor.points))]
             best = max(range(len(points)), key=lambda point: _score(points[point]))
-            result = {"digest": job.digest, "point": best, **points[best], **_evaluated(job, best)}
+            own = {"digest": job.digest, "method": job.competitor.name, "bundle": str(job.competitor.bundle.root)}
+            result = {**own, "point": best, **points[best], **_evaluated(job, best)}
         except Exception as error:
             logger.exception("%s", job.words)
             write_json({"reason": reason_of(error, job)}, job.failure)
@@ -115,7 +116,7 @@ def _watch(job: Job, folder: Path, workflow: ConfigWorkflow) -> None:
     if followed(job.competitor) and "attention_stability" not in parser and _has_attention(workflow):
         from monai_mil.savers import AttentionStability
 
-        stability = AttentionStability(folder)
+        stability = AttentionStability(folder, chart=False)
         stability.attach(evaluator)
         parser.get_parsed_content("checkpointer").objects["attention_stability"] = stability
     History(folder / "history.json", further).attach(trainer, evaluator)
