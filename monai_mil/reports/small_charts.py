@@ -11,7 +11,7 @@ from markupsafe import Markup, escape
 _WIDTH, _ROW = 640, 24
 _LEFT, _RIGHT, _TOP, _BOTTOM = 210, 14, 6, 30
 _SMALL, _TALL = 250, 150
-_PAD, _FOOT, _HEAD = 34, 22, 8
+_PAD, _FOOT, _HEAD = 44, 22, 8
 
 Curve = Sequence[tuple[float, float]]
 Scale = Callable[[float], float]
