@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import re
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -10,9 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from monai_mil.errors import SettingsError
+
 if TYPE_CHECKING:
     from monai.bundle import ConfigWorkflow
 
+_OF_VALIDATION = re.compile(r"\$@cohort\.datalist\('val', @([\w:]+)\)")
 _STATUS, _RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
@@ -50,13 +53,21 @@ def _kibibytes(name: str) -> int | None:
 
 
 def test_loader(workflow: ConfigWorkflow) -> Any:
-    """The data loader of a training's test cases: that of its validation, with the other split."""
-    parser: Any = workflow.parser
-    if "compared" not in parser:
-        section = {key: parser[f"validate::{key}"] for key in ("preprocessing", "dataset", "dataloader")}
-        text = json.dumps(section).replace("@validate::", "@compared::").replace("datalist('val'", "datalist('test'")
-        parser["compared"] = json.loads(text)
-    return parser.get_parsed_content("compared::dataloader")
+    """A data loader of a training's test cases, loaded as those of its validation are.
+
+    Raises:
+        SettingsError: the bundle's validation is not of a split of its cohort.
+    """
+    from monai.data import DataLoader, Dataset
+
+    parser: Any = workflow.parser  # nothing is added to its config: that would let it build everything anew
+    said = str(parser["validate::dataset::data"])
+    found = _OF_VALIDATION.fullmatch(said)
+    if found is None:
+        raise SettingsError(f"no test curve: the bundle's validation has the data {said}, which has no test split")
+    cases = parser.get_parsed_content("cohort").datalist("test", parser.get_parsed_content(found[1]))
+    like = parser.get_parsed_content("validate::dataloader")
+    return DataLoader(Dataset(cases, like.dataset.transform), batch_size=1, collate_fn=like.collate_fn)
 
 
 def outputs(workflow: ConfigWorkflow, loader: Any) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:

@@ -92,7 +92,7 @@ def _trained(job: Job, point: int) -> dict[str, Any]:
         _watch(job, folder, workflow)
         started[0] = time.perf_counter()
 
-    measured = replace(plain, settings={**followed(job.competitor), **plain.settings, "resume": True})
+    measured = replace(plain, settings={**followed(job.competitor, job.survival), **plain.settings, "resume": True})
     workflow = measured.start(prepared)
     seconds = time.perf_counter() - started[0]
     best = workflow.parser.get_parsed_content("best_model")
@@ -114,7 +114,7 @@ def _watch(job: Job, folder: Path, workflow: ConfigWorkflow) -> None:
     def further() -> dict[str, float]:
         return {"test_auroc": split_auroc(workflow, test_loader(workflow))} if job.test_curve else {}
 
-    if followed(job.competitor) and "attention_stability" not in parser and _has_attention(workflow):
+    if "attention_stability" not in parser and _has_attention(workflow):
         from monai_mil.savers import AttentionStability
 
         stability = AttentionStability(folder, chart=False)
@@ -124,8 +124,14 @@ def _watch(job: Job, folder: Path, workflow: ConfigWorkflow) -> None:
 
 
 def _has_attention(workflow: ConfigWorkflow) -> bool:
-    _, output = next(outputs(workflow, workflow.parser.get_parsed_content("validate::dataloader")))
-    return "attention" in output
+    """Whether the evaluator sees attention over the instances of a bag."""
+    from monai_mil.training import FullOutputInferer
+
+    parser = workflow.parser
+    if not isinstance(parser.get_parsed_content("validate::inferer"), FullOutputInferer):
+        return False
+    batch, output = next(outputs(workflow, parser.get_parsed_content("validate::dataloader")))
+    return "attention" in output and output["attention"].shape[-1] == batch["image"].shape[2]
 
 
 def _evaluated(job: Job, point: int) -> dict[str, Any]:

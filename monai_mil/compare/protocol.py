@@ -36,13 +36,13 @@ def same_for_all(competitor: Competitor, epochs: int, survival: bool) -> dict[st
     return settings | ({"early_stop::mode": "max"} if stops else {})
 
 
-def followed(competitor: Competitor) -> dict[str, Any]:
+def followed(competitor: Competitor, survival: bool) -> dict[str, Any]:
     """Settings that let an evaluator hand out a network's whole output, so that its attention can be followed.
 
-    They change nothing of the training; bundles that follow attention anyway need none.
+    They change nothing of the training; where the evaluator hands it out anyway, as with follow-up, there are none.
     """
     validate = competitor.config("train")["validate"]
-    if validate["inferer"]["_target_"] != "SimpleInferer" or competitor.overlays:
+    if validate["inferer"]["_target_"] != "SimpleInferer" or competitor.overlays or survival:
         return {}
     unpack = {"_target_": "monai_mil.training.UnpackOutputd", "keys": "pred"}
     return {

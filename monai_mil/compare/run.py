@@ -52,7 +52,7 @@ def compare(
         started = time.monotonic()
         for number, job in enumerate(_done(waiting, workers, scheduler), start=1):
             said, reason = job.finished(), job.failed()
-            end = f"no result: {reason}" if said is None else f"validation {said['score']:.3f} in epoch {said['epoch']}"
+            end = f"no result: {reason}" if said is None else f"validation {said['score']} in epoch {said['epoch']}"
             _tell(console, f"{number} of {len(waiting)} ({time.monotonic() - started:.0f} s): {job.words}: {end}")
         results = read_results(plan)
         rows = make_rows(plan, results, resamples)

@@ -87,10 +87,12 @@ def markdown_text(plan: Plan, rows: Sequence[Row]) -> str:
 
 def note_text(plan: Plan) -> str:
     """What the figures and tests of the table are."""
+    tests = "answers for a patient changing places"
+    if not plan.survival:
+        tests = f"clustered DeLong of AUROC; of the others, {tests}"
     return (
         "Mean over seeds, then over folds (95 % interval from patients drawn again within their folds). p is that of "
-        f"the difference to {plan.reference}, corrected after Holm for all methods: clustered DeLong of AUROC; of the "
-        "others, answers for a patient changing places."
+        f"the difference to {plan.reference}, corrected after Holm for all methods: {tests}."
     )
 
 
