@@ -2,7 +2,8 @@
 
 Our own end with a seal of 32 bytes: where the one dataset stands that has checksums of its own, and the CRC-32 of
 everything else. HDF5 passes over what stands behind its own end, and cuts it off when somebody changes the file, which
-is then one without a seal. Of such files, other programs' and older ones, the heaps of texts at both ends are looked
+is then one without a seal; what looks like a seal and is none, because a byte of it is another one or it stands
+elsewhere, is damage. Of files without one, other programs' and older ones, the heaps of texts at both ends are looked
 through, in which HDF5 walks for ever where a size is wrong.
 """
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 _SEAL = struct.Struct("<8sQQII")  # magic, start and stop of what is left out, CRC-32 of the rest, CRC-32 of these
 _MAGIC = b"\x89mmSEAL\n"
+_MAGIC_LIKE = 5  # of its eight bytes
 _BLOCK = 1 << 20
 _HEAP = b"GCOL\1\0\0\0"
 _HEAP_HEADER, _OBJECT_HEADER = 16, 16
@@ -59,10 +61,28 @@ def _is_sealed(file: BinaryIO) -> bool:
     stored = file.read(_SEAL.size)
     magic, start, stop, checksum, own = _SEAL.unpack(stored)
     if magic != _MAGIC:
+        if _has_remains(file, size + _SEAL.size):
+            raise ValueError("it is not what was written")
         return False
     if crc32(stored[:-4]) != own or _checksum(file, size, (start, stop)) != checksum:
         raise ValueError("it is not what was written")
     return True
+
+
+def _has_remains(file: BinaryIO, size: int) -> bool:
+    """Whether something like the beginning of a seal stands behind HDF5's own end, which its superblock tells."""
+    import numpy as np
+
+    file.seek(0)
+    superblock = file.read(48)
+    place = 40 if superblock[8:9] < b"\2" else 28
+    end = int.from_bytes(superblock[place : place + 8], "little")
+    file.seek(max(min(end, size), size - _BLOCK))
+    behind = np.frombuffer(file.read(), np.uint8)
+    if len(behind) < len(_MAGIC):
+        return False
+    windows = np.lib.stride_tricks.sliding_window_view(behind, len(_MAGIC))
+    return bool(((windows == np.frombuffer(_MAGIC, np.uint8)).sum(axis=1) >= _MAGIC_LIKE).any())
 
 
 def _checksum(file: BinaryIO, size: int, apart: tuple[int, int]) -> int:

@@ -46,7 +46,7 @@ fi
 
 if [ "$extras" = label ]; then
     pip --constraint constraints.txt torch
-    pip --requirement monai_mil/label/requirements.txt pytest pytest-timeout hypothesis "pytest-xdist[psutil]"
+    pip --requirement monai_mil/label/requirements.txt pytest pytest-timeout pytest-cov hypothesis "pytest-xdist[psutil]"
     # What these declare contradicts what they run with: pydicom-seg and numpymaxflow shut numpy 2 out, torchvision's
     # matched build imports beside a CUDA build of torch only. monai_mil/label/requirements.txt says why each is so.
     pip --no-deps monailabel==0.8.5 torchvision==0.15.2 pydicom-seg==0.4.1 itk-core==5.4.7 itk-io==5.4.7 dcmqi==1.5.7 \

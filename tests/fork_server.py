@@ -30,11 +30,29 @@ INSTALLED = sys.path[1:]  # without the folder of this file
 def main() -> None:
     for library in LIBRARIES:
         importlib.import_module(library)
+    remember_components()
     gc.freeze()
     with socket.socket(fileno=int(sys.argv[1])) as door:
         run = serve(door)
     if run is not None:
         leave(exit_code(run))
+
+
+def remember_components() -> None:
+    """Look through MONAI's modules for classes once: every parser in a fork does it, and finds the same in these."""
+    from monai.bundle.config_item import ComponentLocator
+
+    locate = ComponentLocator._find_classes_or_functions
+    known = {name: locate(ComponentLocator(), name) for name in ComponentLocator()._find_module_names()}
+
+    def remembered(self: ComponentLocator, names: list[str]) -> dict[str, list[str]]:
+        table: dict[str, list[str]] = {}
+        for name in names:
+            for component, modules in (known[name] if name in known else locate(self, name)).items():
+                table.setdefault(component, []).extend(modules)
+        return table
+
+    ComponentLocator._find_classes_or_functions = remembered
 
 
 def serve(door: socket.socket) -> dict[str, Any] | None:

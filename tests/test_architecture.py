@@ -4,6 +4,7 @@ import ast
 import graphlib
 import importlib
 import re
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 
@@ -92,21 +93,27 @@ def rooms() -> list[str]:
     return sorted(path.parent.name for path in PACKAGE.glob("*/__init__.py"))
 
 
-def imported(path: Path, names: bool = True) -> set[str]:
+@cache
+def imports_of(path: Path) -> list[ast.Import | ast.ImportFrom]:
+    return [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Import | ast.ImportFrom)]
+
+
+@cache
+def imported(path: Path, names: bool = True) -> frozenset[str]:
     """Dotted names of every module that ``path`` imports, at any depth, relative imports resolved.
 
     With ``names`` what is imported from a module counts too, for it may be a module itself.
     """
     package = path.relative_to(ROOT).with_suffix("").parts[:-1]
-    found = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    found: set[str] = set()
+    for node in imports_of(path):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
+        else:
             base = list(package[: len(package) - node.level + 1]) if node.level else []
             module = ".".join(base + ([node.module] if node.module else []))
             found |= {module} | ({f"{module}.{alias.name}" for alias in node.names} if names else set())
-    return found
+    return frozenset(found)
 
 
 def own_imports(path: Path, names: bool = True) -> set[str]:

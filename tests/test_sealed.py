@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import h5py
@@ -23,15 +24,48 @@ def bag(path: Path) -> tuple[bytes, np.ndarray]:
 
 def test_a_byte_of_a_bag_that_is_another_one_anywhere_is_damage(tmp_path: Path) -> None:
     path = tmp_path / "a.h5"
-    whole, features = bag(path)
+    whole, _ = bag(path)
     seal = len(whole) - 32
     for place in (*range(0, seal, 131), *range(whole.find(HEAP), whole.find(HEAP) + 300, 7)):
         path.write_bytes(whole[:place] + bytes([whole[place] ^ 0x55]) + whole[place + 1 :])
         with pytest.raises(DamagedBagError, match=r"a\.h5"), BagFile(path) as opened:
             opened.features()
-    path.write_bytes(whole[:seal] + bytes([whole[seal] ^ 1]) + whole[seal + 1 :])  # of another program, then
-    with BagFile(path) as opened:
-        assert np.array_equal(opened.features(), features)
+    for place in range(seal, len(whole)):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+        with pytest.raises(DamagedBagError, match="not what was written"):
+            BagFile(path)
+
+
+@pytest.mark.parametrize(
+    "behind",
+    [
+        lambda seal: b"0" * 17 + seal,  # it is no longer where a file ends
+        lambda seal: seal + b"0",
+        lambda seal: seal[:20],
+        lambda seal: b"\0" * 2000 + seal + b"\0" * 2000,
+    ],
+    ids=["put in", "put behind", "cut off", "zeros"],
+)
+def test_a_seal_that_is_not_at_the_end_is_damage(tmp_path: Path, behind: Callable[[bytes], bytes]) -> None:
+    path = tmp_path / "a.h5"
+    whole, _ = bag(path)
+    path.write_bytes(whole[:-32] + behind(whole[-32:]))
+    with pytest.raises(DamagedBagError, match="not what was written"):
+        BagFile(path)
+
+
+@pytest.mark.parametrize("libver", ["earliest", "latest"])
+def test_what_other_programs_leave_behind_the_end_is_no_seal(tmp_path: Path, libver: str) -> None:
+    path = tmp_path / "a.h5"
+    with h5py.File(path, "w", libver=libver) as file:
+        file["features"] = np.ones((4, 2), np.float32)
+        file["coords"] = np.zeros((4, 2), int)
+        file.attrs["told"] = np.void(b"\x89mmSEAL\n")  # the bytes of the magic in the data of a file are none either
+    for behind in (b"", b"\0" * 100, bytes(range(256)) * 40):
+        content = path.read_bytes()
+        path.write_bytes(content + behind)
+        with open_hdf5(path) as file:
+            assert file["features"].shape == (4, 2)
 
 
 def test_a_bag_that_somebody_adds_to_is_read_without_its_seal(tmp_path: Path) -> None:

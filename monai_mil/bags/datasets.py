@@ -41,13 +41,16 @@ def find_dataset(path: Path, file: h5py.File, name: str, kind: str = "bag") -> h
 
 def refuse_links(path: Path, file: h5py.File, name: str, kind: str = "bag") -> None:
     """Raise a BagError if a name, or a part of it, is that of something elsewhere; nothing is opened there."""
-    place: h5py.Group | None = file
-    for part in name.split("/"):
-        link = None if place is None else place.get(part, getlink=True)
+    place = file
+    parts = name.split("/")
+    for depth, part in enumerate(parts, start=1):
+        link = place.get(part, getlink=True)
         if isinstance(link, h5py.ExternalLink | h5py.SoftLink):
             raise _elsewhere(path, name, kind)
-        inner = None if link is None or place is None else place[part]
-        place = inner if isinstance(inner, h5py.Group) else None
+        inner = place[part] if link is not None and depth < len(parts) else None
+        if not isinstance(inner, h5py.Group):
+            return
+        place = inner
 
 
 def _check_size(path: Path, dataset: h5py.Dataset, name: str, kind: str) -> None:

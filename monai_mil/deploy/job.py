@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum
 from pathlib import Path
 from typing import Any, Literal
 
-from monai_mil.errors import MonaiMILError, OutputError, ScanReadError, SettingsError, SlideReadError
+from monai_mil.errors import CohortError, MonaiMILError, OutputError, ScanReadError, SettingsError, SlideReadError
 from monai_mil.files import parse_json
 from monai_mil.runs import FORMATS, Bundle, find_bundle
 
 Modality = Literal["ct", "slide"]
 READS = {"ct": "scans", "slide": "slides"}
 """What bundles of an application read."""
+_LISTED = {
+    "series": "of rules",
+    "operating_points": "as many numbers as the model's own",
+    "objects": "of names of DICOM objects",
+    "pictures": "of names of formats",
+}
 _KEYS = ("series", "operating_points", "objects", "pictures", "settings", "terms")
 
 
@@ -45,7 +51,7 @@ def exit_code_of(error: BaseException) -> Exit:
     """The cause that an error stands for."""
     if isinstance(error, JobError):
         return error.exit_code
-    if isinstance(error, SettingsError):
+    if isinstance(error, (SettingsError, CohortError)):  # class names or operating points that fit no model
         return Exit.USAGE
     if isinstance(error, (ScanReadError, SlideReadError)):
         return Exit.INVALID_INPUT
@@ -101,7 +107,12 @@ class DeployConf:
         unknown = sorted(set(content) - set(_KEYS))
         if unknown:
             raise ValueError(f"unknown key '{unknown[0]}', it may have {', '.join(_KEYS)}")
-        points: Sequence[float] | None = content.get("operating_points")
+        for name in ("series", "operating_points", "objects", "pictures"):
+            if not isinstance(content.get(name) or [], list):
+                raise ValueError(f"{name} must be a list: {_LISTED[name]}")
+        points: list[float] | None = content.get("operating_points")
+        if any(isinstance(point, bool) or not isinstance(point, int | float) for point in points or ()):
+            raise ValueError(f"operating_points must be a list: {_LISTED['operating_points']}")
         return cls(
             series=tuple(dict(rule) for rule in content.get("series", ())),
             operating_points=None if points is None else tuple(map(float, points)),

@@ -48,7 +48,7 @@ class Redaction:
         roots = {str(path) for path in (place, place.resolve(), folder, folder.resolve())}
         self._roots = re.compile("|".join(map(re.escape, sorted(roots, key=len, reverse=True))))
         names = {Path(root).name for root in roots}
-        for parent, paths in walk_files(folder, lambda error: None):
+        for parent, paths in walk_files(folder, lambda error: None) if place.exists() else ():
             names.update([parent.name, *(path.name for path in paths)])
         names |= {Path(name).stem for name in names}
         telling = sorted(filter(_tells, names), key=len, reverse=True)
@@ -76,8 +76,9 @@ class _Redacting(logging.Formatter):
         self._redaction = redaction
 
     def format(self, record: logging.LogRecord) -> str:
-        record = logging.makeLogRecord({**record.__dict__, "exc_info": None, "exc_text": None, "stack_info": None})
-        return self._redaction.of(super().format(record))
+        message = self._redaction.of(record.getMessage())
+        plain = {"msg": message, "args": None, "exc_info": None, "exc_text": None, "stack_info": None}
+        return super().format(logging.makeLogRecord({**record.__dict__, **plain}))
 
 
 @contextmanager

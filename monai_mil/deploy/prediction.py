@@ -9,7 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 from monai_mil.deploy.job import DeployConf, Exit, JobError
 from monai_mil.deploy.selection import Source
-from monai_mil.errors import DicomError, NoLungsError, NoTissueError, OutputError, ScanReadError, SettingsError
+from monai_mil.errors import (
+    CohortError,
+    DicomError,
+    NoLungsError,
+    NoTissueError,
+    OutputError,
+    ScanReadError,
+    SettingsError,
+)
 from monai_mil.runs import Bundle, BundleRun, import_monai_lightly, in_users_words, predict_run
 
 if TYPE_CHECKING:
@@ -93,7 +101,7 @@ def answer(run: BundleRun) -> Answer:
     for failed in dataset.failures:
         raise JobError(_cause(failed.status), failed.message)
     for statuses, message in _failures(content("handlers")):
-        raise JobError(Exit.INVALID_INPUT if statuses == {DicomError.status} else Exit.OUTPUT, message)
+        raise JobError(_cause_of_loss(statuses), message)
     if len(cases) != 1:
         raise JobError(Exit.INFERENCE, f"the bundle gave {len(cases)} answers, not one")
     points = _optional(workflow, "operating_points")
@@ -113,6 +121,13 @@ def _cause(status: str) -> Exit:
     if status == OutputError.status:
         return Exit.OUTPUT
     return Exit.INVALID_INPUT if status in _UNREADABLE else Exit.INFERENCE
+
+
+def _cause_of_loss(statuses: set[str]) -> Exit:
+    """Why a result is not there, of the errors of those that should have written it."""
+    if statuses == {DicomError.status}:
+        return Exit.INVALID_INPUT
+    return Exit.USAGE if statuses <= {CohortError.status, SettingsError.status} else Exit.OUTPUT
 
 
 def _failures(handlers: Sequence[Any]) -> list[tuple[set[str], str]]:

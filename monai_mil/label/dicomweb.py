@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import shutil
-import threading
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +14,12 @@ from monailabel.datastore.utils.dicom import dicom_web_download_series
 from monailabel.interfaces.datastore import DefaultLabelTag
 
 from monai_mil.errors import MonaiMILError, ScanReadError
-from monai_mil.files import partial_name
+from monai_mil.files import make_folder, partial_name
 from monai_mil.label.datastore import ProjectDatastore
 from monai_mil.label.images import StudyImage, StudyImages
 from monai_mil.label.masks import has_finding
 from monai_mil.label.project import Project
+from monai_mil.locks import locked
 
 logger = logging.getLogger(__name__)
 
@@ -36,7 +37,6 @@ class RemoteSeries(StudyImages):
     def __init__(self, remote: DICOMWebDatastore) -> None:
         super().__init__(Path(remote._datastore.image_path()).resolve(), ["scans"])
         self.remote = remote
-        self._fetching = threading.Lock()
         self._counts: dict[str, int] = {}
 
     def here(self, image: StudyImage) -> Path:
@@ -45,11 +45,19 @@ class RemoteSeries(StudyImages):
         Raises:
             ScanReadError: the store does not give them.
         """
-        with self._fetching:
-            has = len(list(image.path.glob("*.dcm")))
-            if not has or has != self._counts.get(image.name, has):
-                self._fetch(image)
+        with self._alone_with(image):
+            self._complete(image)
         return image.path
+
+    def _alone_with(self, image: StudyImage) -> AbstractContextManager[None]:
+        """Keep other threads out, and the processes that score images beside the server: all share the files."""
+        make_folder(self.folder)
+        return locked(self.folder / f".{image.name}.lock")
+
+    def _complete(self, image: StudyImage) -> None:
+        has = len(list(image.path.glob("*.dcm")))
+        if not has or has != self._counts.get(image.name, has):
+            self._fetch(image)
 
     def _fetch(self, image: StudyImage) -> None:
         partial = partial_name(image.path)
@@ -66,9 +74,11 @@ class RemoteSeries(StudyImages):
 
     def volume(self, image: StudyImage) -> Path:
         """The volume that MONAI Label makes of a series for clients."""
-        place = Path(f"{self.here(image)}{_VOLUME}")
-        if not place.is_file():
-            self.remote.get_image_uri(image.name)  # makes it; says at first where it was made, not where it lies
+        place = image.path.with_name(image.name + _VOLUME)
+        with self._alone_with(image):
+            self._complete(image)
+            if not place.is_file():
+                self.remote.get_image_uri(image.name)  # makes it; says at first where it was made, not where it lies
         return place
 
     def at(self, path: str) -> StudyImage | None:

@@ -32,7 +32,7 @@ def has_finding(mask: Path) -> bool:
             return bool(voxels.any())
         import SimpleITK as sitk  # noqa: N813
 
-        return bool((sitk.GetArrayViewFromImage(sitk.ReadImage(str(mask))) > 0).any())
+        return bool((sitk.GetArrayFromImage(sitk.ReadImage(str(mask))) > 0).any())
     except Exception as error:  # each reader raises its own
         reason = str(error).strip().split("\n")[-1]
         raise AnnotationError(f"mask '{mask.name}': cannot be read ({reason}); send .nii.gz or .nrrd") from error

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from torch import Tensor, nn
 
+from monai_mil.losses.required import required
 from monai_mil.networks import exact_dtype
 
 
@@ -33,9 +34,7 @@ class AttentionEntropy(nn.Module):
         Raises:
             ValueError: the network gives no attention.
         """
-        scores = output.get("attention_logits")
-        if scores is None:
-            raise ValueError(f"the network gives no attention_logits; its output has {', '.join(sorted(output))}")
+        scores = required(output, "attention_logits")
         logarithm = scores.to(exact_dtype(scores.dtype)).log_softmax(dim=2)
         attention = logarithm.exp()
         return (attention * logarithm.masked_fill(attention == 0, 0.0)).sum(dim=2).mean()

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from monai_mil.losses.required import required
 from monai_mil.networks import exact_matmul
 
 
@@ -32,9 +33,7 @@ class AttentionSimilarity(nn.Module):
         Raises:
             ValueError: the network gives no attention.
         """
-        attention = output.get("attention")
-        if attention is None:
-            raise ValueError(f"the network gives no attention; its output has {', '.join(sorted(output))}")
+        attention = required(output, "attention")
         heads = attention.shape[1]
         if heads == 1:
             return attention.sum() * 0.0

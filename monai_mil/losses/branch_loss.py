@@ -6,6 +6,8 @@ from collections.abc import Mapping
 
 from torch import Tensor, nn
 
+from monai_mil.losses.required import required
+
 
 class BranchLoss(nn.Module):
     """Mean of a bag loss over the branches that speak, each in the place of ``logits``: teaches ACMIL's and DTFD's.
@@ -31,9 +33,7 @@ class BranchLoss(nn.Module):
         Raises:
             ValueError: the network tells no branch logits.
         """
-        logits = output.get("branch_logits")
-        if logits is None:
-            raise ValueError(f"the network gives no branch_logits; its output has {', '.join(sorted(output))}")
+        logits = required(output, "branch_logits")
         speaks = logits.amax(dim=2) > -float("inf")
         bags = speaks.nonzero()[:, 0]
         return self.loss({"logits": logits[speaks]}, label[bags.to(label.device)])

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from monai_mil.losses.required import required
+
 
 class InstanceBCE(nn.Module):
     """Binary cross-entropy of every labelled instance, mean over all of them in the batch.
@@ -28,9 +30,7 @@ class InstanceBCE(nn.Module):
         Raises:
             ValueError: the network tells no instance logits, or the shapes do not fit.
         """
-        logits = output.get("instance_logits")
-        if logits is None:
-            raise ValueError(f"the network gives no instance_logits; its output has {', '.join(sorted(output))}")
+        logits = required(output, "instance_logits")
         if logits.dim() != 3 or logits.shape[1] != 1 or logits[:, 0].shape != label.shape:
             raise ValueError(
                 f"instance logits {list(logits.shape)} and labels {list(label.shape)} must be [b, 1, n] and [b, n]; "

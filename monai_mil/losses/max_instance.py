@@ -6,6 +6,8 @@ from collections.abc import Mapping
 
 from torch import Tensor, nn
 
+from monai_mil.losses.required import required
+
 
 class MaxInstance(nn.Module):
     """A bag loss of ``max_i instance_logits_i`` in the place of ``logits``: teaches DSMIL's first stream.
@@ -31,9 +33,7 @@ class MaxInstance(nn.Module):
         Raises:
             ValueError: the network tells no instance logits.
         """
-        logits = output.get("instance_logits")
-        if logits is None:
-            raise ValueError(f"the network gives no instance_logits; its output has {', '.join(sorted(output))}")
+        logits = required(output, "instance_logits")
         mask = output.get("mask")
         if mask is not None:
             logits = logits.masked_fill(~mask[:, None], -float("inf"))

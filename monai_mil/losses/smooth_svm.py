@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from monai_mil.losses.required import required
+
 HARD_FROM = math.log(1000)
 """Difference of the two scores from which the loss is the plain hinge, which it then equals but for a thousandth."""
 
@@ -46,12 +48,10 @@ class InstanceSmoothSVM(nn.Module):
         Raises:
             ValueError: the network gives no such logits, or the shapes do not fit.
         """
-        top, bottom = output.get("top_instance_logits"), output.get("bottom_instance_logits")
-        if top is None or bottom is None:
-            raise ValueError(
-                f"the network shows no extreme instances; its output has {', '.join(sorted(output))}; "
-                "use one with an instance branch, such as CLAM_SB with sampled above 0"
-            )
+        top, bottom = (
+            required(output, key, "use one with an instance branch, such as CLAM_SB with sampled above 0")
+            for key in ("top_instance_logits", "bottom_instance_logits")
+        )
         present = _presence(label.to(top.device), top.shape[0], top.shape[1])
         losses = torch.cat([smooth_svm(top.float()), smooth_svm(-bottom.float())], dim=2)
         counts = torch.cat([torch.isfinite(top), torch.isfinite(bottom)], dim=2)

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from monai_mil.losses.required import required
 from monai_mil.networks import exact_dtype
 
 
@@ -45,11 +46,7 @@ class TeacherConsistency(nn.Module):
         Raises:
             ValueError: there is no teacher's bag.
         """
-        if "teacher_bag" not in output:
-            raise ValueError(
-                f"the network gives no teacher_bag in training; its output has {', '.join(sorted(output))}"
-            )
-        bag, teacher = output["bag"], output["teacher_bag"].detach()
+        bag, teacher = output["bag"], required(output, "teacher_bag", "it does in training").detach()
         dtype = exact_dtype(bag.dtype)
         target = (teacher.to(dtype) / self.temperature).softmax(dim=1)
         return -(target * F.log_softmax(bag.to(dtype), dim=1)).sum(dim=1).mean()

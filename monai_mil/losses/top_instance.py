@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from monai_mil.losses.required import required
 from monai_mil.losses.smooth_svm import HARD_FROM
 
 
@@ -31,12 +32,7 @@ class TopInstanceSVM(nn.Module):
         Raises:
             ValueError: the network gives no such logits, or classes do not exclude each other.
         """
-        top = output.get("top_instance_logits")
-        if top is None:
-            raise ValueError(
-                f"the network shows no most attended instances; its output has {', '.join(sorted(output))}; "
-                "use one with an instance branch and sampled above 0"
-            )
+        top = required(output, "top_instance_logits", "use one with an instance branch and sampled above 0")
         if top.shape[1] < 2 or label.numel() != top.shape[0]:
             raise ValueError(
                 f"labels {list(label.shape)} for {top.shape[0]} bags of {top.shape[1]} outputs: Eq. 7 is for two or "

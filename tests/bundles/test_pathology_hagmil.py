@@ -21,7 +21,7 @@ SEARCH = {"k_eval": 3}
 def slides(tmp_path_factory):
     """Six small slides of all three splits and the bags of their levels."""
     folder = tmp_path_factory.mktemp("slides")
-    make_slide_cohort(folder, num_slides=6, size=(2048, 2048), fractions=(0.34, 0.33, 0.33))
+    make_slide_cohort(folder, num_slides=6, size=(1536, 1536), fractions=(0.34, 0.33, 0.33))
     embed_cohort(folder / "cohort.csv", folder / "bags", "texture", levels=3, progress=False, **TILES)
     return folder
 

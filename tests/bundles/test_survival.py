@@ -18,7 +18,7 @@ BAGS = {"encoder": "synthetic", "in_channels": WIDTH}
 @pytest.fixture(scope="module")
 def cohort(tmp_path_factory):
     folder = tmp_path_factory.mktemp("survival")
-    return make_survival_cohort(folder, num_bags=150, width=WIDTH, bag_size=(20, 60), seed=0).parent
+    return make_survival_cohort(folder, num_bags=100, width=WIDTH, bag_size=(20, 60), seed=0).parent
 
 
 def train_and_evaluate(name, cohort, folder, **options):

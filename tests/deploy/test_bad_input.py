@@ -12,6 +12,7 @@ import pytest
 
 from monai_mil.deploy import Exit, Job, Redaction, run_job
 from monai_mil.deploy.logs import ALLOW, logged
+from monai_mil.runs import copy_bundle, find_bundle
 from tests.deploy.drawn import PATIENT, draw_study
 from tests.scans.conftest import phantom, write_series
 
@@ -30,7 +31,7 @@ def run(study, tmp_path, capfd, monkeypatch):
     """The application on a copy of the study that ``change`` has altered; how it ended, and its folder."""
     monkeypatch.delenv(ALLOW, raising=False)
 
-    def application(change=None) -> tuple[Exit, Path]:
+    def application(change=None, model=Path("ct_insight")) -> tuple[Exit, Path]:
         place, out = tmp_path / "YAMADA_TAROU_in", tmp_path / "out"
         shutil.copytree(study, place)
         if change is not None:
@@ -38,7 +39,7 @@ def run(study, tmp_path, capfd, monkeypatch):
         redaction = Redaction(place)
         with logged(redaction, "INFO"):
             logging.getLogger("monai_mil").info("given: %s", place)
-            code = run_job(Job("ct", place, out, Path("ct_insight")), redaction=redaction)
+            code = run_job(Job("ct", place, out, model), redaction=redaction)
         told = "".join(capfd.readouterr())
         names = [path.relative_to(out).as_posix() for path in out.rglob("*")]
         texts = [path.read_text() for path in out.rglob("*") if path.suffix in (".json", ".csv", ".geojson")]
@@ -128,6 +129,15 @@ def a_gap(paths):
 )  # fmt: skip
 def test_what_cannot_be_read_ends_with_its_code_and_leaves_nothing(run, change, code):
     assert run(change)[0] is code
+
+
+def test_operating_points_that_the_model_has_not_are_a_fault_of_the_settings(run, tmp_path):
+    bundle = find_bundle(copy_bundle(find_bundle("ct_insight"), tmp_path))
+    conf = json.loads(bundle.config("deploy").read_text()) | {"operating_points": [0.4, 0.6, 0.5]}
+    bundle.config("deploy").write_text(json.dumps(conf))
+    code, out = run(model=bundle.root)
+    assert code is Exit.USAGE
+    assert "3 operating points" in json.loads((out / "status.json").read_text())["message"]
 
 
 def test_strays_earlier_results_and_missing_attributes_change_no_answer(run, tmp_path):

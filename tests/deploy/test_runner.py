@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import signal
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from monai_mil.deploy import Exit, Job, JobError, Redaction, run_job
+from monai_mil.deploy import DeployConf, Exit, Job, JobError, Redaction, run_job
 from monai_mil.deploy.logs import ALLOW, logged, told
 from monai_mil.errors import BagError, EncoderError, OutputError, ScanReadError, SettingsError, SlideReadError
 
@@ -196,8 +198,6 @@ def test_names_of_what_came_in_are_told_nowhere(tmp_path, capfd, monkeypatch):
     def chatty(job, steps):
         os.write(1, b"Doe^Jane\n")
         os.write(2, b"Doe^Jane\n")
-        import logging
-
         logging.getLogger("pydicom").error("Doe^Jane")
         logging.getLogger("monai_mil.scans").warning(message)
         raise ScanReadError(message)
@@ -223,6 +223,42 @@ def test_what_lies_beside_a_named_file_and_behind_links_is_not_told_either(tmp_p
     for place in (folder, folder / "one.dcm"):
         text = Redaction(place).of(f"'{folder}/jane2.dcm', '{folder}/more/DOE_JOHN/john.dcm' of DOE_JANE, john.dcm")
         assert text == "'(input)/(name)', '(input)/(name)/(name)/(name)' of (name), (name)"
+
+
+def test_what_is_not_there_has_no_neighbours_and_modules_keep_their_names(tmp_path, capfd, monkeypatch):
+    monkeypatch.delenv(ALLOW, raising=False)
+    (tmp_path / "deploy.json").touch()
+    (tmp_path / "DOE_JANE").mkdir()
+    with logged(Redaction(tmp_path / "gone"), "INFO"):
+        logging.getLogger("monai_mil.deploy.runner").info("deploy %s", "gone")
+    assert "monai_mil.deploy.runner: deploy (name)" in capfd.readouterr().err
+    with logged(Redaction(tmp_path), "INFO"):
+        logging.getLogger("monai_mil.deploy.runner").info("deploy of %s", "DOE_JANE")
+    assert "monai_mil.deploy.runner: (name) of (name)" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"operating_points": {"positive": 0.4}},
+            "operating_points must be a list: as many numbers as the model's own",
+        ),
+        ({"operating_points": "05"}, "operating_points must be a list"),
+        ({"operating_points": ["0.4", "0.6"]}, "operating_points must be a list"),
+        ({"operating_points": [True, 0.5]}, "operating_points must be a list"),
+        ({"objects": "sr"}, "objects must be a list"),
+        ({"pictures": {"montage": 1}}, "pictures must be a list"),
+        ({"series": {"SliceThickness": [1, 5]}}, "series must be a list: of rules"),
+    ],
+)
+def test_a_config_of_another_shape_is_refused(tmp_path, changes, message):
+    (tmp_path / "configs").mkdir()
+    kept = {"operating_points": None, "objects": ["sr"], "pictures": []}
+    (tmp_path / "configs" / "deploy.json").write_text(json.dumps(kept | changes))
+    bundle = SimpleNamespace(name="own", reads="scans", config=lambda name: tmp_path / "configs" / f"{name}.json")
+    with pytest.raises(SettingsError, match=message):
+        DeployConf.of(bundle)
 
 
 def test_errors_of_others_are_told_by_kind_and_place_alone(monkeypatch):

@@ -19,6 +19,7 @@ from monai_mil.embedding.attempts import attempted
 from monai_mil.embedding.slide import EmbedSettings
 from monai_mil.embedding.slide_job import SlideJob
 from monai_mil.errors import SetAsideError
+from monai_mil.interrupts import INTERRUPTED, answering_interrupts
 from monai_mil.slides import write_pyramid
 from tests.embedding.conftest import slide_of
 from tests.embedding.counting import CountingEncoder
@@ -132,6 +133,25 @@ def test_an_interruption_is_no_death(slides, tmp_path):
         with pytest.raises(KeyboardInterrupt):
             embed_cohort(slides, tmp_path, Interrupted(tmp_path / "log"), progress=False)
     assert not list((tmp_path / ".partial").glob("*.attempt"))
+
+
+def test_where_ctrl_c_ends_the_process_at_once_the_attempt_is_taken_back(tmp_path):
+    case = job("a", tmp_path)
+    die_in(case)
+    before = case.attempt.read_bytes()
+    pid = os.fork()
+    if pid == 0:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+        with answering_interrupts("go on so"), attempted(case):
+            try:
+                os.kill(os.getpid(), signal.SIGINT)
+                threading.Event().wait(20)
+            finally:
+                threading.Event().wait(20)  # a library that does not come to an end
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == INTERRUPTED
+    assert case.attempt.read_bytes() == before
 
 
 def test_of_two_slides_in_flight_the_one_that_kills_again_is_blamed(tmp_path):

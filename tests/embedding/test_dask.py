@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -110,6 +110,22 @@ def losing(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], list[str]]:
     monkeypatch.setattr(dask, "_LOOK", 0.1)
     monkeypatch.setattr(dask, "_PATIENCE", 0.5)
     return prepare
+
+
+def test_an_interruption_takes_back_what_workers_have_begun(tmp_path, monkeypatch):
+    (tmp_path / ".partial").mkdir()
+    (job,) = jobs_in(tmp_path, 1).values()
+    begin = partial(job.attempt.write_text, "begun by a worker that is ended with this process")
+    with pytest.raises(KeyboardInterrupt), dask._interruptible({0: job}):
+        raise KeyboardInterrupt(begin())
+    assert not job.attempt.exists()
+
+    ends: list[Callable[[], None]] = []
+    monkeypatch.setattr(dask, "at_hard_end", lambda tidy: ends.append(tidy) or nullcontext())
+    with dask._interruptible({0: job}):
+        begin()
+        ends[0]()
+        assert not job.attempt.exists()
 
 
 @pytest.mark.parametrize("lost", [1, 2])

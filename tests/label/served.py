@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -74,10 +75,20 @@ class Served:
         self.kill()
         raise AssertionError("the server did not answer in five minutes")
 
+    def stop(self) -> None:
+        """End it, and all that it started, as its user does: it has a minute to leave."""
+        try:
+            if self.process is not None and self.process.poll() is None:
+                os.killpg(self.process.pid, signal.SIGTERM)
+                self.process.wait(timeout=60)
+        finally:
+            self.kill()
+
     def kill(self, *, with_children: bool = True) -> None:
         """End it, and all that it started unless told otherwise, as a power cut does."""
         if self.process is not None:
-            (os.killpg if with_children else os.kill)(self.process.pid, signal.SIGKILL)
+            with suppress(ProcessLookupError):  # nothing of it is left
+                (os.killpg if with_children else os.kill)(self.process.pid, signal.SIGKILL)
             self.process.wait()
 
     @property

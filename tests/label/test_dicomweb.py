@@ -71,7 +71,7 @@ def ours(store, tmp_path_factory):
     (app / "label.json").write_text(json.dumps(conf))
     server = served(app, store)
     yield server
-    server.kill()
+    server.stop()
 
 
 def parts_of(reply) -> tuple[dict, sitk.Image]:
@@ -184,4 +184,4 @@ def test_monai_label_s_own_application_answers_with_a_copied_bundle(store, made,
         assert set(told["probabilities"]) == {"negative", "positive"}
         check_seg(client.infer(MODEL, made[1], "dicom_seg", label_info=[{"name": name} for name in NAMES]), made[1])
     finally:
-        server.kill()
+        server.stop()

@@ -65,7 +65,7 @@ def server(tmp_path_factory):
     server = Served(init_project(folder / "app", [MODEL]), draw_studies(folder / "studies", count=4))
     server.start()
     yield server
-    server.kill()
+    server.stop()
 
 
 def test_killed_while_it_trains_and_while_labels_come_it_loses_nothing(server, capsys):

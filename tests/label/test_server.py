@@ -44,7 +44,7 @@ def served(tmp_path_factory):
     server = Served(init_project(folder / "app", MODELS), studies)
     server.start()
     yield server
-    server.kill()
+    server.stop()
 
 
 def drawn(xml: bytes) -> list[tuple[str, np.ndarray]]:

@@ -38,7 +38,7 @@ def stock(tmp_path_factory):
     server = Served(app, studies, stock=(("models", ",".join(MODELS)), ("zoo_source", "local")))
     server.start()
     yield server
-    server.kill()
+    server.stop()
 
 
 @pytest.fixture

@@ -92,6 +92,20 @@ def compact(network: nn.Module) -> nn.Module:
     return network
 
 
+_SCRIPTED: dict[type[nn.Module], torch.jit.ScriptModule] = {}
+
+
+@pytest.fixture
+def scripted(compact: nn.Module) -> torch.jit.ScriptModule:
+    """The same scripted, saved and loaded again, once for all tests."""
+    if type(compact) not in _SCRIPTED:
+        stored = io.BytesIO()
+        torch.jit.save(torch.jit.script(compact), stored)
+        stored.seek(0)
+        _SCRIPTED[type(compact)] = torch.jit.load(stored)
+    return _SCRIPTED[type(compact)]
+
+
 @pytest.fixture
 def instance(example: tuple[nn.Module, tuple[int, ...]]) -> tuple[int, ...]:
     return example[1]
@@ -236,12 +250,14 @@ def test_a_half_precision_bag_is_looked_at_once_though_its_sum_overflows(monkeyp
     assert contract.check_bag(image, None) is image
 
 
-def test_half_precision_features_are_widened(compact: nn.Module, instance: tuple[int, ...]) -> None:
+def test_half_precision_features_are_widened(
+    compact: nn.Module, scripted: torch.jit.ScriptModule, instance: tuple[int, ...]
+) -> None:
     image = bag(instance, 30).half()
     expected = compact(image.float())
     forms = (
         compact,
-        torch.jit.script(compact),
+        scripted,
         torch.jit.trace(compact, (image,)),
         torch.compile(compact, backend="eager"),
     )
@@ -283,11 +299,9 @@ def test_a_network_of_bfloat16_trains_and_answers_in_float32(network: nn.Module,
         assert parameter.grad.dtype == torch.bfloat16
 
 
-def test_it_scripts_with_the_same_result_and_errors(compact: nn.Module, instance: tuple[int, ...]) -> None:
-    stored = io.BytesIO()
-    torch.jit.save(torch.jit.script(compact), stored)
-    stored.seek(0)
-    scripted = torch.jit.load(stored)
+def test_it_scripts_with_the_same_result_and_errors(
+    compact: nn.Module, scripted: torch.jit.ScriptModule, instance: tuple[int, ...]
+) -> None:
     for n in (1, 7, 1000):
         image = bag(instance, n)
         torch.testing.assert_close(scripted(image), compact(image), rtol=0, atol=1e-5)

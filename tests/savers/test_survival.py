@@ -132,7 +132,7 @@ def test_a_split_without_events_has_no_concordance_and_says_so() -> None:
 
 def test_any_network_learns_the_planted_risk(tmp_path: Path) -> None:
     torch.manual_seed(0)
-    table = make_survival_cohort(tmp_path, num_bags=150, width=16, bag_size=(20, 40), fractions=(0.7, 0.0, 0.3))
+    table = make_survival_cohort(tmp_path, num_bags=100, width=16, bag_size=(20, 40), fractions=(0.7, 0.0, 0.3))
     cohort = read_survival_cohort(table)
     edges = time_bins(follow_up(cohort, "train"))
     network = ABMIL(16, len(edges) - 1, hidden_dim=32, attention_dim=16)
@@ -141,10 +141,10 @@ def test_any_network_learns_the_planted_risk(tmp_path: Path) -> None:
     data = Dataset([data[index] for index in range(len(data))])
     SupervisedTrainer(
         device=torch.device("cpu"),
-        max_epochs=15,
+        max_epochs=8,
         train_data_loader=DataLoader(data, batch_size=8, shuffle=True, collate_fn=collate_bags),
         network=network,
-        optimizer=torch.optim.Adam(network.parameters(), 3e-3),
+        optimizer=torch.optim.Adam(network.parameters(), 1e-2),
         loss_function=MILLoss({"survival": DiscreteSurvival(edges)}),
         prepare_batch=prepare_bag_batch,
         inferer=FullOutputInferer(),

@@ -225,6 +225,12 @@ def test_what_load_scan_takes_is_found(tmp_path):
         find_scans(tmp_path / "absent")
 
 
+@pytest.mark.parametrize("name", ["n" * 300, "/".join(["deep" * 20] * 60), "with\0zero"])
+def test_a_path_that_no_disk_takes_is_not_there(tmp_path, name):
+    with pytest.raises(ScanReadError, match="no such file or folder"):
+        load_scan(tmp_path / name)
+
+
 def test_a_link_to_a_folder_above_is_not_followed_round_and_round(tmp_path):
     series = write_series(tmp_path / "patient" / "series", phantom(3))
     (series / "back").symlink_to("..")
