@@ -44,7 +44,7 @@ def write_comparison_page(plan: Plan, results: Sequence[MethodResults], rows: Se
         titles,
         methods,
         title="Comparison of methods",
-        summary=f"{cases}, {folds} folds by patient, {seeds} seeds, {plan.epochs} epochs each",
+        summary=f"{cases}, folds by patient: {folds}, seeds: {seeds}, epochs: {plan.epochs}",
         note=note_text(plan),
         classes=plan.classes,
         axes=_axes(plan),
@@ -62,10 +62,10 @@ def _verdict(row: Row, figure: str) -> str:
 def _axes(plan: Plan) -> dict[str, tuple[str, str, bool]]:
     name = "concordance" if plan.survival else "AUROC"
     axes = {
-        "Training loss": ("epoch", "mean loss, by powers of ten", True),
+        "Training loss": ("epoch", "mean loss, logarithmic,", True),
         "Learning curves": ("epoch", f"validation {name}", False),
         "Test curves": ("epoch", "test AUROC, which chooses nothing", False),
-        "Stability of attention": ("epoch", "Jensen-Shannon divergence from the epoch before", True),
+        "Stability of attention": ("epoch", "Jensen-Shannon divergence from the epoch before, logarithmic,", True),
     }
     if plan.jobs[0].sweep is not None:
         key, tried = plan.jobs[0].sweep
