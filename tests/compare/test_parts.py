@@ -8,12 +8,14 @@ from pathlib import Path
 import pytest
 from ignite.engine import Engine
 
-from monai_mil.compare import Job, compare, make_plan, read_competitors
+from monai_mil.compare import Job, compare, make_plan, read_competitors, trained_models
+from monai_mil.compare.measure import _OF_VALIDATION
 from monai_mil.compare.perform import perform, reason_of
 from monai_mil.compare.protocol import followed, same_for_all
 from monai_mil.compare.watching import History
 from monai_mil.errors import CohortError, SettingsError
 from monai_mil.files import write_json
+from monai_mil.runs import find_bundle, make_ensemble, shipped_bundles
 from monai_mil.synthetic import make_bag_cohort
 
 
@@ -151,3 +153,27 @@ def test_runs_are_spread_over_the_workers_of_a_dask_cluster(
     assert rows[0].reason.startswith("tried mil_baselines:abmil, fold 0, seed 0")
     with pytest.raises(SettingsError, match="no Dask scheduler"):
         compare(plan, scheduler="nowhere", resamples=10)
+
+
+def test_every_bundle_validates_on_a_split_whose_test_cases_a_curve_can_take() -> None:
+    for bundle in shipped_bundles():
+        config = json.loads(bundle.config("train").read_text())
+        assert _OF_VALIDATION.fullmatch(config["validate"]["dataset"]["data"]), bundle.name
+
+
+def test_an_ensemble_needs_finished_runs_of_one_method(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="there is none"):
+        trained_models(tmp_path)
+    for name in ("one", "other"):
+        said = {
+            "method": name,
+            "bundle": str(find_bundle("mil_baselines").root),
+            "folder": f"runs/{name}/fold_0_seed_0",
+        }
+        write_json(said, tmp_path / "runs" / name / "fold_0_seed_0" / "result.json")
+    with pytest.raises(SettingsError, match="name one with --method: one, other"):
+        trained_models(tmp_path)
+    bundle, models = trained_models(tmp_path, "other")
+    assert models == [tmp_path / "runs" / "other" / "fold_0_seed_0"]
+    with pytest.raises(SettingsError, match=r"no model\.pt"):
+        make_ensemble(bundle, models, tmp_path / "ensemble")
