@@ -30,6 +30,7 @@ from monai_mil.errors import BagError, DamagedBagError
 from monai_mil.files import replacing_hdf5
 
 _READ_ROWS = 64
+_READ_BYTES = 4 << 20
 _VERIFIED_BYTES = 1 << 24
 _CODES = ("feature_scale", "feature_offset")
 
@@ -222,23 +223,46 @@ class BagFile:
             DamagedBagError: the data cannot be read, or are not what was written: they are compared with their
                 checksums first, one block after the other.
         """
-        offset = self._offset()
-        rows_last = self._token_major or self.grid is None
-        if offset is None or not self._features.dtype.isnative or not rows_last:
+        if not self._can_be_mapped():
             return MappedFeatures(torch.from_numpy(self._read_half()))
-        self._check(0, self.n)
-        # Copy on write: torch warns of an array that cannot be written, and would crash if somebody did.
-        stored = np.memmap(self.path, self._features.dtype, "c", offset, self._features.shape)
         codes = () if self._codes is None else map(torch.from_numpy, self._codes)
-        return MappedFeatures(torch.from_numpy(np.moveaxis(stored, -1, 1)), *codes)
+        return MappedFeatures(self._map(), *codes)
+
+    def floats(self) -> torch.Tensor:
+        """All features as floating point numbers ``[n, d]`` or ``[n, d, h, w]``, wide enough to be exact.
+
+        Those that stand in the file as float16 or float32 and in one piece stay there, see :meth:`mapped`. Others are
+        read, and float64 becomes float32. Of codes the features they stand for are made, float32.
+
+        Raises:
+            DamagedBagError: the data cannot be read, or are not what was written.
+        """
+        if self.storage in ("float16", "float32") and self._can_be_mapped():
+            return self._map()
+        features = self.features()
+        return torch.from_numpy(features if features.itemsize <= 4 else features.astype(np.float32))
+
+    def _can_be_mapped(self) -> bool:
+        """Whether the features stand in the file in one piece, as this machine holds numbers, channels innermost."""
+        rows_last = self._token_major or self.grid is None
+        return self._offset() is not None and self._features.dtype.isnative and rows_last
+
+    def _map(self) -> torch.Tensor:
+        """The stored numbers as a private map, checked. PyTorch's map, unlike numpy's, keeps no file descriptor."""
+        self._check(0, self.n)
+        pages = torch.from_file(str(self.path), shared=False, size=self.path.stat().st_size, dtype=torch.uint8)
+        start = self._offset() or 0
+        stored = pages.numpy()[start : start + self._features.nbytes].view(self._features.dtype)
+        return torch.from_numpy(np.moveaxis(stored.reshape(self._features.shape), -1, 1))
 
     def _read_half(self) -> np.ndarray:
         """All features in float16, token-major in memory; never twice in memory."""
         stored = np.empty((self.n, *(self.grid or ()), self.width), np.float16)
         features = np.moveaxis(stored, -1, 1)
-        for start in range(0, self.n, _READ_ROWS):
+        step = max(_READ_ROWS, _READ_BYTES // max(1, 4 * int(np.prod(features.shape[1:]))))
+        for start in range(0, self.n, step):
             with np.errstate(over="ignore"):
-                features[start : start + _READ_ROWS] = self.features(slice(start, start + _READ_ROWS))
+                features[start : start + step] = self.features(slice(start, start + step))
         return features
 
     def verify(self) -> None:

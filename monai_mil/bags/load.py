@@ -1,4 +1,4 @@
-"""Bag files into MONAI's pipelines, read whole or left in their files."""
+"""Bag files into MONAI's pipelines, whose features stay in their files and in their own type."""
 
 from __future__ import annotations
 
@@ -17,21 +17,22 @@ from torch import Tensor
 from monai_mil.bags.file import BagFile
 from monai_mil.bags.info import BagInfo
 from monai_mil.bags.patient import join_bags
-from monai_mil.bags.storage import MappedFeatures
+from monai_mil.bags.storage import MappedFeatures, first_bad_row
 from monai_mil.bags.transforms import bag_meta, bag_tensor, instance_places
 from monai_mil.errors import BagError, NoTissueError
 from monai_mil.scans import ORIENTATION, Depth, ScanFrame, SlicePreset, find_preset, same_but_statistics
 
 logger = logging.getLogger(__name__)
 
-_ROWS_CHECKED = 64
-
 
 class LoadBagd(MapTransform):
     """Replace the path of a bag file by its features and check that they are what the network expects.
 
-    The features become a float32 ``MetaTensor`` ``[d, n]``, or ``[d, n, h, w]`` of a spatial bag, whose ``meta`` holds
-    the frame (``slide_id``, ``slide_path``, ``mpp``, ``level0_size``, ``tile_size_level0``, ...; NaN or empty where the
+    The features become a ``MetaTensor`` ``[d, n]``, or ``[d, n, h, w]`` of a spatial bag, of the file's own type: a
+    network widens what it works on. They stay in the file, as a map of its pages, where they stand there in one piece
+    as float16 or float32, as our own do. Files that other programs have chunked or compressed are read; float64 and
+    the codes of a uint8 file become float32. The image's ``meta`` holds the frame
+    (``slide_id``, ``slide_path``, ``mpp``, ``level0_size``, ``tile_size_level0``, ...; NaN or empty where the
     file does not say). ``coords`` (int64 ``[n, 2]``) is set beside it. For a scan ``meta["scan_frame"]`` is the JSON of
     its ``ScanFrame`` (``""`` for a slide), ``meta["remarks"]`` what the reader assumed, repaired or left out,
     ``meta["scan_depth"]`` and ``meta["scan_lungs"]`` that of its ``Depth`` and ``LungField`` (``""`` where it has
@@ -49,10 +50,11 @@ class LoadBagd(MapTransform):
         extras: further numeric datasets of the file to set.
         allow_missing_keys: skip absent keys.
         grid: tokens of an instance the network takes, ``(h, w)``; None for any, vectors too.
-        mapped: leave the features in the file. The image is then a memory map of the file's own type, for networks that
-            read a bag in chunks (``INSIGHT``) and :func:`monai_mil.training.prepare_token_batch`; of a uint8 file it
-            holds the codes, and ``feature_scale`` and ``feature_offset`` (float32 ``[d]``) are set beside it. Load
-            with ``num_workers=0``: there is nothing to wait for, and a worker would copy the file.
+        mapped: leave what is no float16 or float32 in the file too, for networks that read a bag in chunks
+            (``INSIGHT``) and :func:`monai_mil.training.prepare_token_batch`: of a uint8 file the image holds the codes,
+            and ``feature_scale`` and ``feature_offset`` (float32 ``[d]``) are set beside it. What must be read, because
+            it is compressed for example, becomes float16. Load with ``num_workers=0``: there is nothing to wait for,
+            and a worker would copy the file.
         depth: layers of the scans the network was trained on, None if each slice was one; ``"any"`` takes all, and bags
             that do not come from scans are taken whatever it says.
         depth_mode: how the layers were made, see ``scans.Depth``.
@@ -145,7 +147,7 @@ class LoadBagd(MapTransform):
     def _features(self, bag: BagFile, key: Hashable, beside: dict[str, Tensor]) -> dict[Hashable, Any]:
         """The image, and what belongs to it alone; instances that are left out are left out of ``beside`` too."""
         if not self.mapped:
-            features = torch.from_numpy(bag.features())
+            features = bag.floats()
             if self.non_finite != "raise":
                 features = self._mended(bag, features, beside)
             return {key: bag_tensor(bag.path, features, bag.info)}
@@ -160,10 +162,10 @@ class LoadBagd(MapTransform):
         return {name: value for name, value in items.items() if value is not None}
 
     def _mended(self, bag: BagFile, features: Tensor, beside: dict[str, Tensor]) -> Tensor:
+        if first_bad_row(features.movedim(1, -1)) is None:
+            return features
         finite = torch.isfinite(features.flatten(1)).all(dim=1)
         bad = int((~finite).sum())
-        if bad == 0:
-            return features
         if bad == bag.n:
             raise BagError(f"bag '{bag.path}': no instance has finite features; embed it again")
         done = "are left out" if self.non_finite == "drop" else "count as 0"
@@ -257,12 +259,9 @@ def _lungs_in_words(method: str | None) -> str:
 
 
 def _check_finite(bag: BagFile, found: MappedFeatures) -> None:
-    """Raise a BagError that names the first instance with NaN or infinity; reads a few rows at a time."""
-    for start in range(0, bag.n, _ROWS_CHECKED):
-        rows = found.features[start : start + _ROWS_CHECKED].flatten(1).float()
-        finite = torch.isfinite(rows).all(dim=1)
-        if not finite.all():
-            bad = start + int(torch.nonzero(~finite)[0])
-            raise BagError(
-                f"bag '{bag.path}': the features of instance {bad} are NaN, infinite or beyond float16; embed it again"
-            )
+    """Raise a BagError that names the first instance with NaN or infinity."""
+    bad = first_bad_row(found.features.movedim(1, -1))
+    if bad is not None:
+        raise BagError(
+            f"bag '{bag.path}': the features of instance {bad} are NaN, infinite or beyond float16; embed it again"
+        )

@@ -109,6 +109,25 @@ def first_non_finite_row(features: np.ndarray) -> int | None:
     return int(np.flatnonzero((exponent == 0x7C00).reshape(len(features), -1).any(axis=1))[0])
 
 
+def first_bad_row(rows: Tensor) -> int | None:
+    """Index of the first of the rows ``[n, ...]``, floats of any type, that holds NaN or infinity; None if none does.
+
+    They are read a block at a time, and never widened.
+    """
+    step = max(1, _BLOCK_BYTES // max(1, rows.element_size() * rows[:1].numel()))
+    for start in range(0, len(rows), step):
+        block = rows[start : start + step]
+        if block.dtype == torch.float16:
+            bad = first_non_finite_row(block.numpy())
+            if bad is not None:
+                return start + bad
+        elif not torch.isfinite(block.sum()):
+            finite = torch.isfinite(block.flatten(1)).all(dim=1)
+            if not finite.all():
+                return start + int(torch.nonzero(~finite)[0])
+    return None
+
+
 def _block_rows(stored: np.ndarray) -> int:
     return max(1, _BLOCK_BYTES // max(1, 2 * int(np.prod(stored.shape[1:]))))
 

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from monai_mil.bags.info import BagInfo
 from monai_mil.bags.instances import per_instance
+from monai_mil.bags.storage import first_bad_row
 from monai_mil.bags.tokens import token_mask
 from monai_mil.errors import BagError
 from monai_mil.scans import ScanFrame
@@ -107,7 +108,10 @@ class PositionsAsFeaturesd(MapTransform):
             slide = extended.get("slide_index")
             if slide is not None:
                 place[:, 0] += torch.as_tensor(slide).double() * (place[:, 0].max() + 2)
-            rows = torch.cat([torch.as_tensor(image), place.T.to(image)])
+            rows = torch.as_tensor(image)
+            if not torch.equal(place.to(rows.dtype).double(), place):  # float16 counts to 2048
+                rows = rows.float()
+            rows = torch.cat([rows, place.T.to(rows)])
             extended[key] = MetaTensor(rows, meta=meta) if isinstance(image, MetaTensor) else rows
         return extended
 
@@ -136,11 +140,14 @@ def instance_places(coords: np.ndarray, info: BagInfo, grid: tuple[int, int] | N
 
 
 def bag_tensor(source: str | os.PathLike[str], features: Tensor, info: BagInfo) -> MetaTensor:
-    """Features ``[n, d, ...]`` as MONAI's channel-first image with the bag's frame; raises BagError on NaN."""
-    features = features.float()
-    if not torch.isfinite(features.sum()) and not torch.isfinite(features).all():
-        rows = torch.isfinite(features.flatten(1)).all(dim=1).logical_not().nonzero()
-        raise BagError(f"bag '{source}': the features of instance {int(rows[0])} are NaN or infinite; embed it again")
+    """Features ``[n, d, ...]`` of any floating type as MONAI's channel-first image with the bag's frame.
+
+    Raises:
+        BagError: a feature is NaN or infinite.
+    """
+    bad = first_bad_row(features.movedim(1, -1))
+    if bad is not None:
+        raise BagError(f"bag '{source}': the features of instance {bad} are NaN or infinite; embed it again")
     return MetaTensor(features.movedim(0, 1), meta=bag_meta(source, info))
 
 

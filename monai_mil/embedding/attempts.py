@@ -6,6 +6,7 @@ import json
 import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -73,8 +74,13 @@ def attempted(job: EmbedJob) -> Iterator[None]:
     earlier = min(deaths, MOST_DEATHS - 1)  # asked for again, it has one attempt
     try:
         with _in_flight(alone=bool(earlier)), at_hard_end(partial(_restore, job, before)):
-            _write(job.attempt, _Note(earlier + 1, place if earlier else None))
-            yield
+            note = _Note(earlier + 1, place if earlier else None)
+            _write(job.attempt, note)
+            token = _going_on.set((job, before, note))
+            try:
+                yield
+            finally:
+                _going_on.reset(token)
     except Exception:
         job.attempt.unlink(missing_ok=True)
         raise
@@ -82,6 +88,22 @@ def attempted(job: EmbedJob) -> Iterator[None]:
         _restore(job, before)
         raise
     job.attempt.unlink(missing_ok=True)
+
+
+_going_on: ContextVar[tuple[EmbedJob, _Note | None, _Note] | None] = ContextVar("attempt", default=None)
+
+
+@contextmanager
+def resting() -> Iterator[None]:
+    """Nothing is done for the case just now: a process that dies meanwhile does not die in it."""
+    attempt = _going_on.get()
+    if attempt is None:
+        yield
+        return
+    job, before, note = attempt
+    _restore(job, before)
+    yield
+    _write(job.attempt, note)
 
 
 def _restore(job: EmbedJob, note: _Note | None) -> None:

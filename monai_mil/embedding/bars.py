@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
@@ -44,6 +45,18 @@ class CaseBars:
     def start(self, case: str) -> None:
         """Name the case in work."""
         self._bar.reset(self._instances, description=f"{self._of}{escape(case)}", total=None, visible=True)
+
+    def case(self, case: str) -> Callable[[int, int], None]:
+        """What shows how far a case has come; it is named when that is told first."""
+        told: list[str] = []
+
+        def advance(done: int, total: int) -> None:
+            if not told:
+                told.append(case)
+                self.start(case)
+            self.advance(done, total)
+
+        return advance
 
     def advance(self, done: int, total: int) -> None:
         """Show how many of the case's instances are done."""

@@ -70,6 +70,8 @@ class EmbedJob(ABC):
     """
 
     kind: ClassVar[CaseKind]
+    ahead: ClassVar[int] = 0
+    """How many cases may be begun while one is encoded; each holds what its ``embed`` has read by then."""
 
     case_id: str
     path: Path

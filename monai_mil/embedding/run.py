@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from monai_mil import __version__
 from monai_mil.bags import FailedCase, write_failures
 from monai_mil.embedding.attempts import is_suspect
+from monai_mil.embedding.in_flight import each_in_flight
 from monai_mil.embedding.job import CaseKind, CaseResult, EmbedJob, run_job
 from monai_mil.embedding.progress import EmbedProgress
 from monai_mil.errors import BusyError, CohortError, OutputError
@@ -141,18 +142,26 @@ def reject(kind: CaseKind, cases: Sequence[tuple[str, Path | None]]) -> dict[int
 
 
 def _in_turn(jobs: Mapping[int, EmbedJob], encoder: Encoder, bar: EmbedProgress) -> Iterator[tuple[int, CaseResult]]:
-    """Do the cases nobody works on or died in, then wait for the others' and do what they did not finish."""
+    """Do the cases nobody works on or died in, then wait for the others' and do what they did not finish.
+
+    The latter come one by one: a case in which a process died is blamed for what happens then.
+    """
     later: dict[int, EmbedJob] = {}
-    for turn, wait in ((jobs, False), (later, True)):
-        for index, job in turn.items():
-            result = None
-            if wait or not is_suspect(job):
-                bar.start(job.case_id)
-                result = run_job(job, encoder, bar.advance, wait=wait)
-            if result is None:
-                later[index] = job
-            else:
-                yield index, result
+
+    def begin(case: tuple[int, EmbedJob]) -> CaseResult | None:
+        job = case[1]
+        return None if is_suspect(job) else run_job(job, encoder, bar.case(job.case_id), wait=False)
+
+    ahead = max((job.ahead for job in jobs.values()), default=0)
+    for (index, job), result in each_in_flight(begin, jobs.items(), ahead):
+        if result is None:
+            later[index] = job
+        else:
+            yield index, result
+    for index, job in later.items():
+        result = run_job(job, encoder, bar.case(job.case_id), wait=True)
+        assert result is not None  # who waits gets the lock
+        yield index, result
 
 
 class _Manifest:

@@ -5,14 +5,18 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Generator, Iterable, Iterator
+from contextlib import closing
 from dataclasses import asdict, dataclass, field
+from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from monai_mil.bags import BagInfo
+from monai_mil.embedding.in_flight import encoding
 from monai_mil.embedding.watch import tell_watcher
 from monai_mil.errors import NoTissueError, SettingsError, TooCoarseError
 from monai_mil.identity import content_identity
@@ -35,6 +39,7 @@ from monai_mil.slides import (
 )
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
     from monai_mil.encoders import Encoder
@@ -257,7 +262,7 @@ def _require_tissue(slide: Slide, grid: TileGrid, settings: EmbedSettings) -> No
 
 def embed_slide(
     slide: Slide, grid: TileGrid, encoder: Encoder, *, batch_size: int = 64, device: str = "cpu"
-) -> Iterator[Tensor]:
+) -> Generator[Tensor, None, None]:
     """Yield the features of every tile of ``grid``, in grid order; tiles are read ahead of the encoder.
 
     Of the tiles of a batch that lie beyond the slide, all white, the encoder sees one.
@@ -276,11 +281,45 @@ def embed_slide(
         SlideReadError: a tile cannot be decoded; names the slide and the tile's level-0 position.
     """
     start, inside = 0, grid.inside
-    for tiles in stream_tiles(slide, grid, batch_size=batch_size, device=device):
-        seen, place = _without_repeated(inside[start : start + len(tiles)])
-        yield encoder(tiles) if len(seen) == len(tiles) else encoder(tiles[seen])[place]
-        start += len(tiles)
-        tell_watcher(start, len(grid))
+    with closing(stream_tiles(slide, grid, batch_size=batch_size, device=device)) as stream:
+        first = list(islice(stream, 1))  # decoded while another slide has the encoder
+        with encoding():
+            for tiles in chain(_drained(first), stream):
+                seen, place = _without_repeated(inside[start : start + len(tiles)])
+                yield encoder(tiles) if len(seen) == len(tiles) else encoder(tiles[seen])[place]
+                start += len(tiles)
+                tell_watcher(start, len(grid))
+                del tiles  # its memory is used again
+
+
+def _drained(items: list[Tensor]) -> Iterator[Tensor]:
+    while items:
+        yield items.pop(0)
+
+
+def on_host(batches: Iterable[Tensor]) -> Iterator[np.ndarray]:
+    """The features as arrays; those of a GPU through pinned memory, a batch late, so that nobody waits for them."""
+    import torch
+
+    landing: deque[tuple[torch.cuda.Event, Tensor]] = deque()
+    for features in batches:
+        if features.device.type != "cuda":
+            yield features.cpu().numpy()
+            continue
+        landed = torch.empty_like(features, device="cpu", pin_memory=True)
+        landed.copy_(features, non_blocking=True)
+        event = torch.cuda.Event()
+        event.record(torch.cuda.current_stream(features.device))
+        landing.append((event, landed))
+        if len(landing) > 1:
+            yield _landed(*landing.popleft())
+    while landing:
+        yield _landed(*landing.popleft())
+
+
+def _landed(event: torch.cuda.Event, features: Tensor) -> np.ndarray:
+    event.synchronize()
+    return features.numpy()
 
 
 def _without_repeated(inside: np.ndarray) -> tuple[Tensor, Tensor]:

@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from monai_mil.bags import BagFile, BagInfo, info_attributes, level_folder
+from monai_mil.embedding.in_flight import still_wanted
 from monai_mil.embedding.job import CaseKind, EmbedJob, OnInstances, kept_bag, number_type
 from monai_mil.embedding.partial_rows import PartialRows, header_of, sums_of
 from monai_mil.embedding.pictures import write_picture
-from monai_mil.embedding.slide import EmbedSettings, embed_slide, tile_slide, tree_slide
+from monai_mil.embedding.slide import EmbedSettings, embed_slide, on_host, tile_slide, tree_slide
 from monai_mil.files import replacing
 from monai_mil.slides import TISSUE_VERSION, Slide, TileGrid, TissueMask, decoder_of, slide_files
 
@@ -35,6 +36,7 @@ class SlideJob(EmbedJob):
     """
 
     kind = SLIDES
+    ahead = 1
 
     settings: EmbedSettings
     batch_size: int
@@ -131,12 +133,15 @@ class SlideJob(EmbedJob):
         )
         shape = (len(grid), encoder.width, *(encoder.grid or ()))
         with closing(PartialRows(self.rows[number], _header(info, grid), shape, self.batch_size)) as rows:
-            on_tiles(rows.done)
             missing = grid.take(slice(rows.done, None))
             if len(missing):
-                for features in embed_slide(slide, missing, encoder, batch_size=self.batch_size, device=self.device):
-                    rows.append(features.cpu().numpy())
-                    on_tiles(rows.done)
+                batches = embed_slide(slide, missing, encoder, batch_size=self.batch_size, device=self.device)
+                with closing(batches):
+                    for features in on_host(batches):
+                        on_tiles(rows.done)
+                        rows.append(features)
+                        still_wanted()
+            on_tiles(rows.done)
             extras = {} if level is None else {"inside": grid.inside, "tissue_fraction": grid.tissue_fraction}
             BagFile.write(self.bags[number], rows.read(), grid.coords, info, extras, self.storage)
 

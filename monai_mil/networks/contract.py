@@ -199,9 +199,12 @@ class MILNetwork(nn.Module):
         """
         if torch.jit.is_scripting():
             return self.describe(check_bag(image, mask), mask)["logits"]
+        real = mask
         if not is_recorded():
             image = check_bag(image.as_subclass(Tensor), mask)
-        output = self.describe(image, mask)
+            if mask is not None and bool(mask.all()):  # no padding: nothing must be copied for its sake
+                real = None
+        output = self.describe(image, real)
         if not return_dict:
             return output["logits"]
         if mask is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -12,12 +13,20 @@ from monai_mil.networks.blocks import (
     RESIDUAL_SCALE,
     IATBlock,
     InstanceBranch,
+    TokenSequence,
     most_and_least_attended,
     real_rows,
     restore_padding,
 )
 from monai_mil.networks.contract import MILNetwork, exact_matmul
+from monai_mil.networks.graph import is_recorded
 from monai_mil.networks.reference import check_tensors, load_reference, size_of
+
+LONG_BAG = {"cpu": 40_000, "cuda": 600_000}
+"""Instances from which on evaluation keeps no tokens: so many take 1 GB of main memory, or 15 GB of a GPU's."""
+
+STEP_TOKENS = 4096
+"""Tokens of a block of them."""
 
 REFERENCE_NAMES = {
     r"layers\.(\d+)\.fc\.0\.": r"blocks.\1.project.",
@@ -52,7 +61,9 @@ class IAT(MILNetwork):
     head), ``instance_logits`` ``[b, c, n]`` (``-inf`` on padding), and unless ``sampled`` is 0 those of the most and
     the least attended instances, ``top_instance_logits`` and ``bottom_instance_logits`` ``[b, c, sampled]``.
 
-    A bag is worked on whole; time and memory grow with the number of instances.
+    A bag is worked on whole; time and memory grow with the number of instances. In evaluation the tokens of a very long
+    bag (:data:`LONG_BAG`) are made anew, part by part, whenever a block needs them, for some five times the work; not
+    with ``mask_padding``.
 
     Args:
         in_channels: ``d``, width of an instance's features.
@@ -92,6 +103,7 @@ class IAT(MILNetwork):
     ) -> None:
         super().__init__(num_classes)
         self.sampled = sampled
+        self.streams = not mask_padding
         widths = [in_channels, *hidden_dims]
         self.blocks = nn.ModuleList(
             IATBlock(
@@ -125,19 +137,47 @@ class IAT(MILNetwork):
 
     def describe_unpadded(self, rows: Tensor) -> dict[str, Tensor]:
         """The output for bags without padding, ``[b, n, d]`` of any floating type."""
+        if torch.jit.is_scripting() or is_recorded() or torch.is_grad_enabled():
+            return self._held(rows)
+        return self._streamed(rows) if self._is_long(rows) else self._held(rows)
+
+    @torch.jit.unused
+    def _is_long(self, rows: Tensor) -> bool:
+        return rows.shape[1] > LONG_BAG.get(rows.device.type, LONG_BAG["cpu"]) and self.streams
+
+    @torch.jit.unused
+    def _streamed(self, rows: Tensor) -> dict[str, Tensor]:
+        """The same without gradients, bag by bag, holding some blocks of tokens of every layer."""
+        answers: list[tuple[Tensor, Tensor, Tensor]] = []
+        for bag in rows.split(1):
+            tokens = TokenSequence(partial(_widened, bag, self.classifier.weight.dtype), bag.shape[1], STEP_TOKENS)
+            vectors = []
+            for block in self.blocks:
+                assert isinstance(block, IATBlock)
+                tokens = block.stream(tokens, STEP_TOKENS)
+                vector, scores, evidence = block.read(tokens, STEP_TOKENS, self.branch)
+                vectors.append(vector)
+            answers.append((torch.stack(vectors, dim=2), scores, evidence))
+        return self._answer(*(torch.cat(parts) for parts in zip(*answers, strict=True)))
+
+    def _held(self, rows: Tensor) -> dict[str, Tensor]:
         tokens = rows
         scores, instances = tokens, tokens
         bags: list[Tensor] = []
         for block in self.blocks:
             tokens, bag, scores, instances = block(tokens.to(self.classifier.weight.dtype))
             bags.append(bag)
-        bag = (exact_matmul(torch.stack(bags, dim=2), self.fusion.weight.T) + self.fusion.bias).squeeze(2)
+        return self._answer(torch.stack(bags, dim=2), scores, self.branch(instances[:, None]))
+
+    def _answer(self, bags: Tensor, scores: Tensor, evidence: Tensor) -> dict[str, Tensor]:
+        """From the blocks' vectors ``[b, F, L]`` and the last one's scores ``[b, n]`` and evidence ``[b, c, n]``."""
+        bag = (exact_matmul(bags, self.fusion.weight.T) + self.fusion.bias).squeeze(2)
         output = {
             "logits": exact_matmul(bag, self.classifier.weight.T) + self.classifier.bias,
             "attention": torch.softmax(scores, dim=1)[:, None],
             "attention_logits": scores[:, None],
             "bag": bag,
-            "instance_logits": self.branch(instances[:, None]),
+            "instance_logits": evidence,
         }
         return self._with_extremes(output)
 
@@ -190,6 +230,10 @@ class IAT(MILNetwork):
         )
         load_reference(network, parameters)
         return network
+
+
+def _widened(bag: Tensor, dtype: torch.dtype, start: int, stop: int) -> Tensor:
+    return bag[:, start:stop].to(dtype)
 
 
 def rename_reference(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:

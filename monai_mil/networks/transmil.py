@@ -10,9 +10,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from monai_mil.networks.blocks import BagByBagNetwork, NystromAttention
-from monai_mil.networks.contract import MILNetwork
+from monai_mil.networks.blocks import BagByBagNetwork, NystromAttention, TokenSequence
+from monai_mil.networks.contract import MILNetwork, exact_matmul
+from monai_mil.networks.graph import is_recorded
 from monai_mil.networks.reference import check_tensors, load_reference, size_of
+
+LONG_BAG = {"cpu": 100_000, "cuda": 2_000_000}
+"""Tiles from which on evaluation keeps no tokens: so many take 0.8 GB of main memory, or 16 GB of a GPU's."""
+
+STEP_TOKENS = 8192
+"""Tokens of a block of them."""
 
 REFERENCE_NAMES = {
     r"_fc1\.0\.": "hidden.",
@@ -41,7 +48,8 @@ class TransMIL(BagByBagNetwork):
     heads.
 
     A bag is worked on whole, time and memory linear in the number of tiles. Only the token's row of the last layer is
-    computed.
+    computed. In evaluation the tokens of a very long bag (:data:`LONG_BAG`) are made anew, part by part, whenever a
+    layer needs them: some 16 bytes a tile are kept, and twice the work is done.
 
     Args:
         in_channels: ``d``, width of an instance's features.
@@ -89,13 +97,68 @@ class TransMIL(BagByBagNetwork):
 
     def _bag_and_scores(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """The class token behind both layers ``[b, i]`` and its exact scores ``[b, h, n]`` for real tiles only."""
+        if torch.jit.is_scripting() or is_recorded() or torch.is_grad_enabled():
+            return self._held(image)
+        return self._streamed(image) if self._is_long(image) else self._held(image)
+
+    @torch.jit.unused
+    def _is_long(self, image: Tensor) -> bool:
+        return image.shape[2] > LONG_BAG.get(image.device.type, LONG_BAG["cpu"])
+
+    def _held(self, image: Tensor) -> tuple[Tensor, Tensor]:
         tokens = self._tokens(image)
         normed = self.norm_layer2(tokens)
         token = tokens[:, 0] + self.layer2.row(normed, 0)
         return self.norm(token.to(self.norm.weight.dtype)), self._token_scores(normed, image.shape[2])
 
     @torch.jit.unused
+    def _streamed(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """The same without gradients, holding some blocks of tokens."""
+        side = square_side(image.shape[2])
+        tokens = self._stream_tokens(image, side)
+        probe = self.layer2.probe(self.norm_layer2(tokens.rows(0, 1)))
+        scores = probe.new_empty([*probe.shape[:2], tokens.count])
+
+        def normed(start: int, stop: int) -> Tensor:
+            rows = self.norm_layer2(tokens.rows(start, stop))
+            scores[:, :, start:stop] = exact_matmul(probe, rows.transpose(1, 2))
+            return rows
+
+        token = self.layer2.stream_row(normed, tokens.count, 0) + tokens.rows(0, 1)[:, 0]
+        return self.norm(token.to(self.norm.weight.dtype)), scores[:, :, 1 : image.shape[2] + 1].clone()
+
+    @torch.jit.unused
+    def _stream_tokens(self, image: Tensor, side: int) -> TokenSequence:
+        """:meth:`_tokens`, made when asked for."""
+        count, real, step = 1 + side * side, image.shape[2], STEP_TOKENS
+
+        def enter(start: int, stop: int) -> Tensor:
+            """From the features, the first tiles once more behind the last and the class token before the first."""
+            ends = [(max(start, 1) - 1, min(stop - 1, real)), (max(start - 1, real) - real, stop - 1 - real)]
+            rows = torch.cat([image[:, :, first:last] for first, last in ends if first < last], dim=2)
+            tokens = F.relu(self.hidden(rows.transpose(1, 2).to(self.hidden.weight.dtype)))
+            if start > 0:
+                return tokens
+            return torch.cat([self.token.expand(tokens.shape[0], -1, -1).to(tokens.dtype), tokens], dim=1)
+
+        entered = TokenSequence(enter, count, step)
+        attention = self.layer1.stream(lambda start, stop: self.norm_layer1(entered.rows(start, stop)), count)
+        attended = TokenSequence(lambda start, stop: entered.rows(start, stop) + attention(start, stop), count, step)
+
+        def place(start: int, stop: int) -> Tensor:
+            first, last = max(start, 1) - 1, stop - 1
+            top, bottom = max(0, first // side - 3), min(side, -(-last // side) + 3)
+            square = attended.rows(1 + top * side, 1 + bottom * side).transpose(1, 2).unflatten(2, [-1, side])
+            placed = self.positions.at_once(square).flatten(2).transpose(1, 2)
+            placed = placed[:, first - top * side : last - top * side]
+            return torch.cat([attended.rows(0, 1), placed], dim=1) if start == 0 else placed
+
+        return TokenSequence(place, count, max(step, 24 * side))
+
+    @torch.jit.unused
     def _scores(self, image: Tensor) -> Tensor:
+        if not torch.is_grad_enabled() and self._is_long(image):
+            return self._streamed(image)[1]
         return self._token_scores(self.norm_layer2(self._tokens(image)), image.shape[2])
 
     def _token_scores(self, normed: Tensor, count: int) -> Tensor:
@@ -162,10 +225,11 @@ class SquarePositions(nn.Module):
         if torch.jit.is_tracing():  # ONNX has no convolution with a computed kernel
             mixed = square + self.three(square) + self.five(square) + self.seven(square)
         else:
-            mixed = self._at_once(square)
+            mixed = self.at_once(square)
         return mixed.flatten(2).transpose(1, 2)
 
-    def _at_once(self, square: Tensor) -> Tensor:
+    def at_once(self, square: Tensor) -> Tensor:
+        """One convolution over some rows of the square, ``[b, i, r, side]``, as if they were all."""
         kernel = F.pad(self.three.weight, [2, 2, 2, 2]) + F.pad(self.five.weight, [1, 1, 1, 1]) + self.seven.weight
         centre = torch.zeros_like(kernel[:1, :, :, :])
         centre[:, :, 3, 3] = 1

@@ -17,7 +17,7 @@ from monai_mil.slides.slide import Slide
 from monai_mil.slides.tiff import TiffPyramid, paste, pixel_buffer
 
 _SHARED_BYTES = 512 * 2**20
-_TILES_PER_TASK = 16
+_MOST_TILES_PER_TASK = 16
 
 
 class TileDecoder(Protocol):
@@ -47,7 +47,9 @@ def decode_batches(
     shape = (batch_size, plan.tile_size, plan.tile_size, 3)
     free: deque[np.ndarray] = deque()
     pending: deque[tuple[np.ndarray, list[Future[None]]]] = deque()
-    pool = ThreadPoolExecutor(max_workers=_threads(), thread_name_prefix="decode-tiles")
+    threads = _threads()
+    run = max(1, min(_MOST_TILES_PER_TASK, batch_size // threads))  # so that all of them work on each batch
+    pool = ThreadPoolExecutor(max_workers=threads, thread_name_prefix="decode-tiles")
 
     def finish() -> np.ndarray:
         buffer, tasks = pending.popleft()
@@ -61,8 +63,8 @@ def decode_batches(
             batch = whole[: len(tiles)]
             weakref.finalize(batch, free.append, whole).atexit = False
             tasks = [
-                pool.submit(_decode_run, decoder, tiles[start : start + _TILES_PER_TASK], batch[start:])
-                for start in range(0, len(tiles), _TILES_PER_TASK)
+                pool.submit(_decode_run, decoder, tiles[start : start + run], batch[start:])
+                for start in range(0, len(tiles), run)
             ]
             pending.append((batch, tasks))
             del batch, tasks

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Generator, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -28,7 +29,7 @@ _CANDIDATES = 16
 
 def stream_to_gpu(
     slide: Slide, plan: ReadPlan, *, batch_size: int, device: torch.device, prefetch: int
-) -> Iterator[Tensor]:
+) -> Generator[Tensor, None, None]:
     """Yield the tiles of ``plan`` as uint8 ``[b, 3, s, s]`` on ``device``, channels-last, in order."""
     if len(plan) and decodes_on_gpu(slide, plan, device):
         yield from decode_on_device(slide, plan, batch_size=batch_size, device=device, prefetch=prefetch)
@@ -116,17 +117,28 @@ def decode_on_device(
 def copy_to_device(
     slide: Slide, plan: ReadPlan, *, batch_size: int, device: torch.device, prefetch: int
 ) -> Iterator[Tensor]:
-    """Decode on the CPU into pinned memory and copy on a stream of its own, beside the consumer's kernels."""
+    """Decode on the CPU into pinned memory and copy on a stream of its own, beside the consumer's kernels.
+
+    Only the device waits for a copy. Of the pinned buffers ``prefetch`` more than decoding needs are in use: a copied
+    one is given back when the copies after it are under way.
+    """
 
     def allocate(shape: tuple[int, ...]) -> np.ndarray:
         return torch.empty(shape, dtype=torch.uint8, pin_memory=True).numpy()
 
     copying = torch.cuda.Stream(device)
+    copied: deque[tuple[torch.cuda.Event, np.ndarray]] = deque()
     for batch in decode_batches(slide, plan, batch_size=batch_size, prefetch=prefetch, allocate=allocate):
         with torch.cuda.stream(copying):
             pixels = torch.from_numpy(batch).to(device, non_blocking=True)
-        copying.synchronize()
-        pixels.record_stream(torch.cuda.current_stream(device))
+            event = torch.cuda.Event()
+            event.record(copying)
+        copied.append((event, batch))
+        if len(copied) > prefetch:
+            copied.popleft()[0].synchronize()
+        consumer = torch.cuda.current_stream(device)
+        consumer.wait_event(event)
+        pixels.record_stream(consumer)
         yield pixels.permute(0, 3, 1, 2)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 
 import torch
 from torch import Tensor
@@ -16,7 +16,7 @@ from monai_mil.slides.tiff import pixel_buffer
 
 def stream_tiles(
     slide: Slide, grid: TileGrid, *, batch_size: int = 64, device: str | torch.device = "cpu", prefetch: int = 2
-) -> Iterator[Tensor]:
+) -> Generator[Tensor, None, None]:
     """Yield the pixels of every tile of ``grid``, in grid order, decoded ahead of the consumer in bounded memory.
 
     On the CPU each stored tile of the file is decoded once. On a CUDA device JPEG slides are decoded there
@@ -46,6 +46,6 @@ def stream_tiles(
     return stream_to_gpu(slide, plan, batch_size=batch_size, device=device, prefetch=prefetch)
 
 
-def _on_cpu(slide: Slide, plan: ReadPlan, batch_size: int, prefetch: int) -> Iterator[Tensor]:
+def _on_cpu(slide: Slide, plan: ReadPlan, batch_size: int, prefetch: int) -> Generator[Tensor, None, None]:
     for batch in decode_batches(slide, plan, batch_size=batch_size, prefetch=prefetch, allocate=pixel_buffer):
         yield torch.from_numpy(batch).permute(0, 3, 1, 2)

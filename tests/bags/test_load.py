@@ -12,9 +12,11 @@ from monai.data import MetaTensor, decollate_batch
 
 from monai_mil.bags import BagFile, BagInfo, LoadBagd, SampleInstancesd, collate_bags
 from monai_mil.errors import BagError
+from monai_mil.networks import ABMIL, ASMIL, CLAM_MB, DSMIL, MeanPooling, TransMIL
 from monai_mil.scans import Depth, LungField
-from monai_mil.training import prepare_token_batch
+from monai_mil.training import prepare_bag_batch, prepare_token_batch
 from tests.heatmaps.examples import scan_frame
+from tests.memory import peak_of
 
 INFO = BagInfo("slide", encoder="uni", mpp=0.25, tile_size_level0=512.0, level0_size=(1536, 600))
 COORDS = np.array([[0, 0], [512, 0], [1024, 0], [512, 512], [1024, 512]])  # the last two reach 424 px below the slide
@@ -40,7 +42,7 @@ def test_a_mapped_bag_is_the_file_itself(tmp_path: Path, storage: str) -> None:
     if storage == "uint8":
         shape = (6, 1, 1, 1)
         features = loaded["feature_offset"].reshape(shape) + loaded["feature_scale"].reshape(shape) * features
-    torch.testing.assert_close(features, whole["image"].as_tensor())
+    torch.testing.assert_close(features, whole["image"].as_tensor().float())
     assert {"feature_scale", "feature_offset"} & set(whole) == set(), "what is loaded whole is decoded"
     for key in ("coords", "instance_labels", "token_mask"):
         torch.testing.assert_close(loaded[key], whole[key])
@@ -172,3 +174,35 @@ def test_a_foreign_file_s_nan_is_found_and_its_tile_named(
         file["coords"] = np.zeros((200, 2), int)
     with pytest.raises(BagError, match=r"foreign\.h5': the features of instance 150 are NaN, infinite or beyond"):
         LoadBagd(mapped=True)({"image": str(tmp_path / "foreign.h5")})
+
+
+NETWORKS = {
+    "ABMIL": lambda: ABMIL(512, 2, hidden_dim=32, attention_dim=16),
+    "ASMIL": lambda: ASMIL(512, 2, hidden_dim=32),
+    "CLAM_MB": lambda: CLAM_MB(512, 2, hidden_dim=32, attention_dim=16),
+    "DSMIL": lambda: DSMIL(512, 2, query_dim=16),
+    "MeanPooling": lambda: MeanPooling(512, 2, hidden_dim=32),
+    "TransMIL": lambda: TransMIL(512, 2, hidden_dim=16, heads=2),
+}
+
+
+@pytest.fixture(scope="module")
+def long_bag(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("long") / "bag.h5"
+    n = 110_000  # 113 MB
+    block = np.random.default_rng(0).standard_normal((1, 512)).astype(np.float16)
+    BagFile.write(path, np.broadcast_to(block, (n, 512)), np.zeros((n, 2), int), BagInfo("long"))
+    return path
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_bag_file_is_evaluated_in_less_memory_than_it_takes(long_bag: Path, name: str) -> None:
+    network = NETWORKS[name]().eval()
+
+    def evaluate() -> None:
+        batch = collate_bags([LoadBagd()({"image": str(long_bag)})])
+        image, _, _, keywords = prepare_bag_batch(batch, "cpu")
+        with torch.no_grad():
+            assert network(image, **keywords).isfinite().all()
+
+    assert peak_of(evaluate) < 80 * 2**20

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from monai_mil.embedding import EmbedReport, embed_cohort
-from monai_mil.embedding.attempts import attempted
+from monai_mil.embedding.attempts import attempted, resting
 from monai_mil.embedding.slide import EmbedSettings
 from monai_mil.embedding.slide_job import SlideJob
 from monai_mil.errors import SetAsideError
@@ -186,3 +186,18 @@ def test_a_note_cut_by_a_loss_of_power_counts_as_one_death(tmp_path):
 
 if __name__ == "__main__":
     embed_cohort(sys.argv[1], sys.argv[2], Deadly(Path(os.devnull)), batch_size=2, progress=False)
+
+
+def test_a_death_while_a_slide_waits_for_the_encoder_is_not_its_own(tmp_path):
+    case = job("a", tmp_path)
+    pid = os.fork()
+    if pid == 0:
+        with attempted(case), resting():
+            os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    assert not case.attempt.exists()
+    with attempted(case):
+        with resting():
+            assert not case.attempt.exists()
+        assert case.attempt.exists()
+    assert not case.attempt.exists()

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from monai_mil.losses import BagCrossEntropy, InstanceSmoothSVM, MILLoss
-from monai_mil.networks import IAT
+from monai_mil.networks import IAT, iat
 from monai_mil.networks.blocks import nystrom
 from monai_mil.networks.blocks.iat_block import IATBlock
 from monai_mil.networks.blocks.nystrom import NystromAttention
@@ -48,6 +48,23 @@ def test_the_reference_s_logits_and_attention(name: str) -> None:
     if name == "9":  # of nine tiles the reference calls seven both, we share them out
         instance = overlapping_instance_loss(output, int(file["label"]))
     torch.testing.assert_close(instance, file["loss.instance_smooth_svm"], **CLOSE)
+
+
+@pytest.mark.parametrize("n", [1, 3, 40, 100])
+def test_a_bag_too_long_to_be_held_gives_the_same(n: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    network, image = small().double(), torch.randn(2, 12, n, dtype=torch.double)
+    with torch.no_grad():
+        expected = network(image, return_dict=True)
+        for module, name, value in (
+            (iat, "LONG_BAG", {"cpu": 0}),
+            (iat, "STEP_TOKENS", 9),
+            (nystrom, "CHUNK_TOKENS", 7),
+        ):
+            monkeypatch.setattr(module, name, value)
+        monkeypatch.setattr(network, "_held", None)
+        found = network(image, return_dict=True)
+    for key, value in expected.items():
+        torch.testing.assert_close(found[key], value)
 
 
 def overlapping_instance_loss(output: dict[str, Tensor], label: int) -> Tensor:

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from monai_mil.networks import TransMIL
+from monai_mil.networks import TransMIL, transmil
+from monai_mil.networks.blocks import nystrom
 from monai_mil.networks.transmil import REFERENCE_NAMES, SquarePositions, square_side
 from tests.conftest import shared
 
@@ -26,6 +27,28 @@ def golden() -> dict[str, Tensor]:
 def network_of(golden: dict[str, Tensor]) -> TransMIL:
     state = {name.removeprefix("weight."): value for name, value in golden.items() if name.startswith("weight.")}
     return TransMIL.from_reference(state).eval()
+
+
+@pytest.mark.parametrize("n", [1, 2, 5, 10, 50, 99])
+def test_a_bag_too_long_to_be_held_gives_the_same(n: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(n)
+    network = TransMIL(12, 3, hidden_dim=16, heads=2).eval().double()
+    image = torch.randn(2, 12, n, dtype=torch.double)
+    mask = torch.arange(n) < torch.tensor([[n], [max(1, n - 3)]])
+    with torch.no_grad():
+        expected = network(image, mask, return_dict=True)
+        scores = network.attention_scores(image, mask, expected)
+        for module, name, value in (
+            (transmil, "LONG_BAG", {"cpu": 0}),
+            (transmil, "STEP_TOKENS", 7),
+            (nystrom, "CHUNK_TOKENS", 5),
+        ):
+            monkeypatch.setattr(module, name, value)
+        monkeypatch.setattr(network, "_held", None)
+        found = network(image, mask, return_dict=True)
+        torch.testing.assert_close(network.attention_scores(image, mask, expected), scores)
+    for key, value in expected.items():
+        torch.testing.assert_close(found[key], value)
 
 
 def test_the_reference_s_answers_on_50_and_400_tiles(golden: dict[str, Tensor]) -> None:

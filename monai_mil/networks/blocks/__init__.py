@@ -41,6 +41,7 @@ from monai_mil.networks.blocks.slice_transformer import (
 from monai_mil.networks.blocks.smooth import SmoothOperator
 from monai_mil.networks.blocks.smooth_max import smooth_max
 from monai_mil.networks.blocks.tile_chunks import TileBag, decode_tiles, map_tiles
+from monai_mil.networks.blocks.token_sequence import TokenSequence
 from monai_mil.networks.blocks.tree import child_rows, nested_rank, tree_sizes
 
 __all__ = [
@@ -61,6 +62,7 @@ __all__ = [
     "SmoothOperator",
     "StackedLinear",
     "TileBag",
+    "TokenSequence",
     "among_padding",
     "attention_moments",
     "attention_pool",

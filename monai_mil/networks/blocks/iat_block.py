@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
+from monai_mil.networks.blocks.attention_pool import RunningPool
 from monai_mil.networks.blocks.nystrom import NystromAttention
+from monai_mil.networks.blocks.token_sequence import TokenSequence
 from monai_mil.networks.contract import exact_dtype, exact_matmul
 from monai_mil.networks.graph import is_recorded
 
@@ -119,6 +122,42 @@ class IATBlock(nn.Module):
         instances, scores = (torch.cat(parts, dim=1) for parts in zip(*looked, strict=True))
         return tokens, self._pool(tokens, scores), scores, instances
 
+    @torch.jit.unused
+    def stream(self, tokens: TokenSequence, step: int) -> TokenSequence:
+        """The block's tokens of a sequence that is never held, in evaluation and in blocks of ``step``."""
+        entered = TokenSequence(lambda start, stop: self._enter(tokens.rows(start, stop)), tokens.count, step)
+        attention = self.attention.stream(
+            lambda start, stop: self.norm_attention(entered.rows(start, stop)), entered.count
+        )
+        return TokenSequence(
+            lambda start, stop: self.residual_scale * entered.rows(start, stop) + attention(start, stop),
+            entered.count,
+            step,
+        )
+
+    @torch.jit.unused
+    def read(
+        self, tokens: TokenSequence, step: int, branch: Callable[[Tensor], Tensor]
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """What the block says of the one bag whose tokens :meth:`stream` gives.
+
+        Returns:
+            The bag ``[1, F]``, the scores ``[1, n]`` and what ``branch`` makes of ``g``, ``[1, c, n]``.
+        """
+        dtype = exact_dtype(self.bag.weight.dtype)
+        pool = RunningPool(1, self.bag.weight.shape[1], dtype, self.bag.weight.device)
+        evidence = pool.seen.new_empty(1, 1, 0)
+        for start in range(0, tokens.count, step):
+            rows = tokens.rows(start, min(start + step, tokens.count))
+            instances, scores = self._score(rows)
+            pool.add(scores.to(dtype), rows[0])
+            found = branch(instances[:, None])
+            if start == 0:
+                evidence = found.new_empty(1, found.shape[1], tokens.count)
+            evidence[:, :, start : start + found.shape[2]] = found
+        pooled, scores = pool.result()
+        return self._bag_of(pooled), scores, evidence
+
     def _enter(self, tokens: Tensor) -> Tensor:
         return F.gelu(self.norm_project(self.project(tokens)))
 
@@ -136,5 +175,8 @@ class IATBlock(nn.Module):
 
     def _pool(self, tokens: Tensor, scores: Tensor) -> Tensor:
         pooled = exact_matmul(torch.softmax(scores, dim=1)[:, None], tokens).squeeze(1)
+        return self._bag_of(pooled)
+
+    def _bag_of(self, pooled: Tensor) -> Tensor:
         bag = F.gelu(self.norm_bag(self.bag(self.norm(pooled.to(self.norm.weight.dtype)))))
         return bag.to(exact_dtype(bag.dtype))

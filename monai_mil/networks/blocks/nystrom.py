@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from monai_mil.networks.blocks.attention_pool import compute_dtype
+from monai_mil.networks.blocks.token_sequence import Rows
 from monai_mil.networks.contract import exact_dtype, exact_matmul
 from monai_mil.networks.graph import is_exported, is_recorded
 
@@ -99,39 +100,63 @@ class NystromAttention(nn.Module):
     @torch.jit.unused
     def _in_chunks(self, tokens: Tensor) -> Tensor:
         """The same, without gradients, holding the projections of one chunk; values are projected twice."""
-        pad = -tokens.shape[1] % self.landmarks
-        end, reach = pad + tokens.shape[1], self.mix.weight.shape[2] // 2
-        query_weight, key_weight, value_weight = self.project.weight.chunk(3)
-        marks = self._stream_marks(tokens, pad)
-        query_marks, key_marks = (self._split(F.linear(marks, part), 1)[0] for part in (query_weight, key_weight))
-        gathered = self._stream_gathered(tokens, pad, query_marks)
-        read = self._through_landmarks(query_marks, key_marks, gathered)
+        count = tokens.shape[1]
+        part = self.stream(lambda start, stop: tokens[:, start:stop], count)
         result = torch.empty(tokens.shape, dtype=compute_dtype(self.output.weight), device=tokens.device)
-        for start in range(pad, end, CHUNK_TOKENS):
-            length = min(CHUNK_TOKENS, end - start)
-            near = _padded_rows(tokens, pad, start - reach, start + length + reach)
+        for start in range(0, count, CHUNK_TOKENS):
+            stop = min(start + CHUNK_TOKENS, count)
+            result[:, start:stop] = part(start, stop)
+        return result
+
+    @torch.jit.unused
+    def stream(self, tokens: Rows, count: int) -> Rows:
+        """``forward`` of a sequence that is never held, in evaluation: what gives its result part by part.
+
+        The sequence is asked for twice, from its beginning to its end, and with each part of the result once more for
+        that part and what the convolution sees around it. Not for ``mask_padding``.
+
+        Args:
+            tokens: gives its parts.
+            count: its length.
+        """
+        pad, reach = -count % self.landmarks, self.mix.weight.shape[2] // 2
+        query_weight, _, value_weight = self.project.weight.chunk(3)
+        query_marks, key_marks = self._stream_marks(tokens, count, pad)
+        gathered = self._stream_gathered(tokens, count, pad, query_marks)
+        read = self._through_landmarks(query_marks, key_marks, gathered)
+
+        def part(start: int, stop: int) -> Tensor:
+            length = stop - start
+            near = _padded_rows(tokens, count, pad, pad + start - reach, pad + stop + reach)
             query = self._split(F.linear(near.narrow(1, reach, length), query_weight), 1)[0]
             mixed = F.scaled_dot_product_attention(query, key_marks, read.to(query.dtype))
             mixed += self._mix(self._split(F.linear(near, value_weight), 1)[0]).narrow(2, reach, length)
-            result[:, start - pad : start - pad + length] = self._out(mixed)
-        return result
+            return self._out(mixed)
 
-    def _stream_marks(self, tokens: Tensor, pad: int) -> Tensor:
-        """Landmarks of the tokens themselves, ``[b, m, D]``."""
-        end = pad + tokens.shape[1]
+        return part
+
+    def _stream_marks(self, tokens: Rows, count: int, pad: int) -> tuple[Tensor, Tensor]:
+        """Landmarks of queries and of keys, ``[b, h, m, e]``: projections of those of the tokens themselves."""
+        end = pad + count
         group = end // self.landmarks
         step = group * max(1, CHUNK_TOKENS // group)
-        parts = [_padded_rows(tokens, pad, start, min(start + step, end)) for start in range(0, end, step)]
-        return torch.cat([part.unflatten(1, [-1, group]).mean(dim=2) for part in parts], dim=1)
+        like = tokens(0, 1)
+        marks = like.new_empty([like.shape[0], self.landmarks, like.shape[2]])  # see write_columns
+        for start in range(0, end, step):
+            rows = _padded_rows(tokens, count, pad, start, min(start + step, end))
+            marks[:, start // group : (start + rows.shape[1]) // group] = rows.unflatten(1, [-1, group]).mean(dim=2)
+        weights = self.project.weight.chunk(3)[:2]
+        query_marks, key_marks = (self._split(F.linear(marks, weight), 1)[0] for weight in weights)
+        return query_marks, key_marks
 
-    def _stream_gathered(self, tokens: Tensor, pad: int, query_marks: Tensor) -> Tensor:
+    def _stream_gathered(self, tokens: Rows, count: int, pad: int, query_marks: Tensor) -> Tensor:
         """``A3 V``, ``[b, h, m, e]``, with the softmax over the tokens in its online form."""
-        end, scale = pad + tokens.shape[1], query_marks.shape[3] ** -0.5
+        end, scale = pad + count, query_marks.shape[3] ** -0.5
         largest = query_marks.new_full([*query_marks.shape[:3], 1], -torch.inf, dtype=exact_dtype(query_marks.dtype))
         total, gathered = torch.zeros_like(largest), torch.zeros_like(query_marks, dtype=largest.dtype)
         for start in range(0, end, CHUNK_TOKENS // 4):
-            rows = _padded_rows(tokens, pad, start, min(start + CHUNK_TOKENS // 4, end))
-            key, value = self._split(F.linear(rows, self.project.weight[tokens.shape[2] :]), 2).unbind(0)
+            rows = _padded_rows(tokens, count, pad, start, min(start + CHUNK_TOKENS // 4, end))
+            key, value = self._split(F.linear(rows, self.project.weight[rows.shape[2] :]), 2).unbind(0)
             scores = exact_matmul(query_marks, key.transpose(2, 3)).mul_(scale)
             bound = torch.maximum(largest, scores.amax(dim=3, keepdim=True))
             share, shrink = scores.sub_(bound).exp_(), (largest - bound).exp()
@@ -171,12 +196,16 @@ class NystromAttention(nn.Module):
 
     @torch.jit.unused
     def _row_in_chunks(self, tokens: Tensor, place: int) -> Tensor:
-        pad, reach = -tokens.shape[1] % self.landmarks, self.mix.weight.shape[2] // 2
-        query_weight, key_weight, value_weight = self.project.weight.chunk(3)
-        marks = self._stream_marks(tokens, pad)
-        query_marks, key_marks = (self._split(F.linear(marks, part), 1)[0] for part in (query_weight, key_weight))
-        gathered = self._stream_gathered(tokens, pad, query_marks)
-        near = _padded_rows(tokens, pad, place + pad - reach, place + pad + reach + 1)
+        return self.stream_row(lambda start, stop: tokens[:, start:stop], tokens.shape[1], place)
+
+    @torch.jit.unused
+    def stream_row(self, tokens: Rows, count: int, place: int) -> Tensor:
+        """:meth:`row` of a sequence that is never held, see :meth:`stream`."""
+        pad, reach = -count % self.landmarks, self.mix.weight.shape[2] // 2
+        query_weight, _, value_weight = self.project.weight.chunk(3)
+        query_marks, key_marks = self._stream_marks(tokens, count, pad)
+        gathered = self._stream_gathered(tokens, count, pad, query_marks)
+        near = _padded_rows(tokens, count, pad, place + pad - reach, place + pad + reach + 1)
         query = self._split(F.linear(near.narrow(1, reach, 1), query_weight), 1)[0]
         near = self._split(F.linear(near, value_weight), 1)[0]
         return self._row_from(query, query_marks, key_marks, gathered, near)
@@ -197,12 +226,17 @@ class NystromAttention(nn.Module):
             tokens: ``[b, n, D]``.
             place: of the token that asks, from 0.
         """
-        width = tokens.shape[2]
-        asked = exact_matmul(tokens[:, place : place + 1], self.project.weight[:width].T)
+        return exact_matmul(self.probe(tokens[:, place : place + 1]), tokens.transpose(1, 2))
+
+    def probe(self, token: Tensor) -> Tensor:
+        """What gives a token's :meth:`scores` when it meets the others: ``[b, 1, D]`` to ``[b, h, D]``.
+
+        The key's weight is folded into the query: h rows meet the tokens instead of D.
+        """
+        width = token.shape[2]
+        asked = exact_matmul(token, self.project.weight[:width].T)
         asked = asked.unflatten(2, [self.heads, -1]).transpose(1, 2) * (width // self.heads) ** -0.5
-        # The key's weight is folded into the query: h rows meet the tokens instead of D.
-        probe = exact_matmul(asked, self.project.weight[width : 2 * width].unflatten(0, [self.heads, -1]))
-        return exact_matmul(probe.squeeze(2), tokens.transpose(1, 2))
+        return exact_matmul(asked, self.project.weight[width : 2 * width].unflatten(0, [self.heads, -1])).squeeze(2)
 
     def _pad(self, tokens: Tensor) -> tuple[Tensor, int]:
         """Zero tokens in front until the landmarks divide their number, and how many they are."""
@@ -251,10 +285,11 @@ def _attention(query: Tensor, key: Tensor) -> Tensor:
     return torch.softmax(exact_matmul(query, key.transpose(2, 3)) * query.shape[3] ** -0.5, dim=3)
 
 
-def _padded_rows(tokens: Tensor, pad: int, start: int, stop: int) -> Tensor:
+def _padded_rows(tokens: Rows, count: int, pad: int, start: int, stop: int) -> Tensor:
     """Tokens ``start`` to ``stop`` of the sequence with ``pad`` zeros in front; beyond its ends are zeros too."""
-    inside = tokens[:, max(0, start - pad) : max(0, stop - pad)]
-    before, behind = max(0, min(stop, pad) - start), max(0, stop - max(start, pad + tokens.shape[1]))
+    first, last = (min(max(0, place - pad), count) for place in (start, stop))
+    before, behind = max(0, min(stop, pad) - start), max(0, stop - max(start, pad + count))
+    inside = tokens(first, last) if first < last else tokens(0, 1)[:, :0]
     return F.pad(inside, [0, 0, before, behind])
 
 
