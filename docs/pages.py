@@ -30,6 +30,7 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
         {"Home": "README.md"},
         {"Tutorial": "tutorial.md"},
         {"Training recipes": "recipes.md"},
+        {"Comparing methods": "compare.md"},
         {"Annotate and learn": "annotate.md"},
         {"Deploy": "deploy.md"},
         {"DICOM results": "dicom.md"},

@@ -306,6 +306,92 @@ def _labelled(columns: list[str] | None) -> dict[str, Any]:
     return {"label_columns": columns} | ({"multi_label": True} if len(columns) > 1 else {})
 
 
+@app.command(
+    epilog="[bold]Examples[/]\n\n"
+    "monai-mil compare cohort/ --methods mil_baselines:abmil,mil_baselines:transmil,pathology_asmil --out compared\n\n"
+    "monai-mil compare cohort/ --methods mil_baselines:abmil,my.json --grid optimizer::lr=0.01,0.001 --out compared\n\n"
+    "monai-mil compare cohort/ --methods mil_baselines:abmil,mil_baselines:ilra --survival --workers 4 --out compared"
+)
+def compare(
+    cohort: CohortPlace,
+    methods: Annotated[
+        list[str],
+        typer.Option(
+            "--methods",
+            help="With commas, or several times: BUNDLE, BUNDLE:METHOD, BUNDLE:METHOD+OVERLAY, or a JSON file with "
+            "bundle, name, method, overlays, settings, grid.",
+        ),
+    ],
+    out: Out,
+    folds: Annotated[int, typer.Option(min=3, help="Folds by patient, where the table has no column fold.")] = 5,
+    seeds: Annotated[int, typer.Option(min=1, help="Trainings on every fold.")] = 5,
+    epochs: Annotated[int, typer.Option(min=1, help="Of every training.")] = 30,
+    reference: Annotated[
+        str | None, typer.Option(help="The method that the others are tested against.", show_default="the first")
+    ] = None,
+    survival: Annotated[bool, typer.Option("--survival", help="Labels are the columns time and event.")] = False,
+    labels: Labels = None,
+    grid: Annotated[
+        list[str] | None, typer.Option("--grid", help="KEY=VALUE,VALUE: tried in every run, chosen on validation.")
+    ] = None,
+    sweep: Annotated[
+        str | None,
+        typer.Option(help="KEY=VALUE,VALUE, such as k_eval=10,100: finished models are evaluated with each."),
+    ] = None,
+    test_curve: Annotated[
+        bool, typer.Option("--test-curve", help="Answer the test cases after every epoch too; it chooses nothing.")
+    ] = False,
+    workers: Annotated[int, typer.Option(min=1, help="Runs at a time on this machine, each on one core.")] = 1,
+    dask: Annotated[str | None, typer.Option(help="Address of a Dask scheduler to spread runs over.")] = None,
+    device: RunDevice = None,
+    settings: Set = None,
+    trust: Trust = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the command of every training.")] = False,
+) -> None:
+    """Train methods on the same folds and seeds and write one table. Run it again to go on where it stopped."""
+    from monai_mil import runs
+    from monai_mil.compare import compare, make_plan, read_competitors
+
+    words = [word for entry in methods for word in entry.split(",") if word]
+    competitors = read_competitors(words, dict(_values(entry) for entry in grid or ()))
+    plan = make_plan(
+        cohort,
+        competitors,
+        out,
+        folds=folds,
+        seeds=seeds,
+        epochs=epochs,
+        reference=reference,
+        label_columns=labels or ["label"],
+        survival=survival,
+        settings={**_device(device), **runs.parsed_settings(settings or [])},
+        test_curve=test_curve,
+        sweep=None if sweep is None else _values(sweep),
+    )
+    if dry_run:
+        for job in plan.jobs:
+            typer.echo(job.training().line)
+        return
+    for competitor in competitors:
+        _require_trust(competitor.bundle, trust)
+    console = Console(stderr=True, soft_wrap=True, highlight=False)
+    with answering_interrupts(_GO_ON):
+        rows = compare(plan, workers=workers, scheduler=dask, console=console)
+    typer.echo((out / "table.md").read_text(encoding="utf-8"))
+    typer.echo(f"{out / 'table.csv'}\n{out / 'comparison.html'}")
+    raise typer.Exit(code=1 if all(row.runs == 0 for row in rows) else 0)
+
+
+def _values(entry: str) -> tuple[str, tuple[Any, ...]]:
+    """``KEY=VALUE,VALUE`` as the key and its values."""
+    from monai_mil.runs import parsed_settings
+
+    key, equals, values = entry.partition("=")
+    if not equals or not values:
+        raise SettingsError(f"'{entry}' is not KEY=VALUE,VALUE")
+    return key, tuple(parsed_settings([f"{key}={value}"])[key] for value in values.split(","))
+
+
 bundles_app = typer.Typer(rich_markup_mode="rich", pretty_exceptions_enable=False)
 app.add_typer(bundles_app, name="bundles", help="The bundles there are; copy one to edit it, or pack it.")
 
@@ -361,6 +447,22 @@ def pack_bundle(
 
     archive, digest = runs.pack_bundle(runs.find_bundle(name), folder)
     typer.echo(f"{archive}\nsha256 {digest}")
+
+
+@bundles_app.command("ensemble", epilog="[bold]Example[/]\n\nmonai-mil bundles ensemble compared --out ensembles")
+def ensemble_bundle(
+    run: Annotated[Path, typer.Argument(help="The folder of a comparison.", metavar="RUN")],
+    folder: Annotated[Path, typer.Option("--out", "-o", help="Where the bundle goes: FOLDER/NAME.")],
+    method: Annotated[
+        str | None, typer.Option(help="Which of its methods.", show_default="the only one there is")
+    ] = None,
+) -> None:
+    """Make a bundle that answers as the mean of a method's networks of all folds and seeds."""
+    from monai_mil import runs
+    from monai_mil.compare import trained_models
+
+    bundle, models = trained_models(run, method)
+    typer.echo(runs.make_ensemble(bundle, models, folder))
 
 
 @app.command(

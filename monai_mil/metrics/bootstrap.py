@@ -55,7 +55,7 @@ def bootstrap_ci(
         >>> round(interval.value, 4), interval.low <= interval.value <= interval.high
         (0.8889, True)
     """
-    blocks = [metric(prob, label, weight) for weight in _resamples(label, n, seed, groups)]
+    blocks = [metric(prob, label, weight) for weight in resamples(label, n, seed, groups)]
     values = np.concatenate([np.empty(0), *blocks])
     defined = values[~np.isnan(values)]
     value = float(metric(prob, label))
@@ -65,10 +65,10 @@ def bootstrap_ci(
     return Interval(value, float(low), float(high))
 
 
-def _resamples(label: ArrayLike, n: int, seed: int, groups: Sequence[Hashable] | None) -> Iterator[Array]:
+def resamples(label: ArrayLike, n: int, seed: int, groups: Sequence[Hashable] | None) -> Iterator[Array]:
     """How often each case is drawn: blocks ``[k, cases]`` that add up to ``n`` resamples."""
     truth = np.asarray(label, dtype=float)
-    group_of_case = np.arange(len(truth)) if groups is None else _index(groups)
+    group_of_case = np.arange(len(truth)) if groups is None else group_numbers(groups)
     if len(group_of_case) != len(truth):
         raise ValueError(f"{len(group_of_case)} groups for {len(truth)} cases")
     stratum = _strata(truth, group_of_case)
@@ -82,7 +82,8 @@ def _resamples(label: ArrayLike, n: int, seed: int, groups: Sequence[Hashable] |
         yield drawn[:, group_of_case]
 
 
-def _index(groups: Sequence[Hashable]) -> np.ndarray:
+def group_numbers(groups: Sequence[Hashable]) -> np.ndarray:
+    """The number of every case's group, from 0 up in the order of their first cases, int64 ``[n]``."""
     numbers: dict[Hashable, int] = {}
     return np.array([numbers.setdefault(group, len(numbers)) for group in groups])
 

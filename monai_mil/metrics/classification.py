@@ -116,7 +116,7 @@ def missing_from_mean(metric: Metric, prob: ArrayLike, label: ArrayLike) -> dict
         {1: 'always 1'}
     """
     parts = _PARTS[metric](prob, label, None) if metric in _PARTS else []
-    questions = _one_versus_rest(prob, label, None)
+    questions = one_versus_rest(prob, label, None)
     first = _as_columns(prob).shape[1] - len(questions)  # of two classes the second one's question is asked
     undefined = {index * len(questions) // len(parts) for index, part in enumerate(parts) if np.isnan(part[0])}
     return {first + index: _why(questions[index][1]) for index in sorted(undefined)}
@@ -129,11 +129,11 @@ def _why(truth: Array) -> str:
 
 
 def _aurocs(prob: ArrayLike, label: ArrayLike, weight: Array | None) -> list[Array]:
-    return [_binary_auroc(*column) for column in _one_versus_rest(prob, label, weight)]
+    return [_binary_auroc(*column) for column in one_versus_rest(prob, label, weight)]
 
 
 def _auprcs(prob: ArrayLike, label: ArrayLike, weight: Array | None) -> list[Array]:
-    return [_binary_auprc(*column) for column in _one_versus_rest(prob, label, weight)]
+    return [_binary_auprc(*column) for column in one_versus_rest(prob, label, weight)]
 
 
 def _recalls(prob: ArrayLike, label: ArrayLike, weight: Array | None) -> list[Array]:
@@ -155,7 +155,7 @@ def _f1s(prob: ArrayLike, label: ArrayLike, weight: Array | None) -> list[Array]
     return scores
 
 
-def _one_versus_rest(prob: ArrayLike, label: ArrayLike, weight: Array | None) -> list[tuple[Array, Array, Array]]:
+def one_versus_rest(prob: ArrayLike, label: ArrayLike, weight: Array | None) -> list[tuple[Array, Array, Array]]:
     """Score, truth and weights ``[k, m]`` of the known cases, one triple for each column that asks a question."""
     scores, truth = read_cases(prob, label)
     weights = _weights(weight, len(scores))

@@ -1,6 +1,8 @@
 from .archive import pack_bundle
 from .bundles import Bundle, bundles_folder, copy_bundle, find_bundle, shipped_bundles, shipped_files
 from .description import Description, describe_bundle
+from .ensemble import make_ensemble
+from .heavy_imports import import_monai_wholly
 from .inference import FORMATS, predict_run
 from .inputs import cohort_settings, input_settings
 from .keep_bags import embed_as, from_bags, with_bags
@@ -29,8 +31,10 @@ __all__ = [
     "find_bundle",
     "from_bags",
     "import_monai_lightly",
+    "import_monai_wholly",
     "in_users_words",
     "input_settings",
+    "make_ensemble",
     "pack_bundle",
     "parsed_settings",
     "predict",

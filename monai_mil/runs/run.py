@@ -6,7 +6,7 @@ import logging
 import shlex
 import sys
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -77,8 +77,14 @@ class BundleRun:
             workflow.parser.update(pairs=self._all_settings)
         return workflow
 
-    def start(self) -> None:
+    def start(self, prepared: Callable[[ConfigWorkflow], None] | None = None) -> ConfigWorkflow:
         """Run it as ``monai.bundle`` does, its log on standard output.
+
+        Args:
+            prepared: is given the workflow when it is set up and about to run.
+
+        Returns:
+            The workflow, when it has run.
 
         Raises:
             MonaiMILError: the user's error, where one ends the run.
@@ -94,9 +100,12 @@ class BundleRun:
         with in_users_words():
             workflow = self.workflow()
             workflow.initialize()
+            if prepared is not None:
+                prepared(workflow)
             with _untold_on_the_way():
                 workflow.run()
                 workflow.finalize()
+        return workflow
 
     @property
     def _all_settings(self) -> dict[str, Any]:

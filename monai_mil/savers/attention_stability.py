@@ -31,13 +31,15 @@ class AttentionStability(CaseSaver[tuple[float, float, float]]):
 
     Args:
         output_dir: the run's folder.
+        chart: draw the curve as ``.png`` too.
     """
 
     begins = Events.EPOCH_STARTED
     ends = Events.EPOCH_COMPLETED
 
-    def __init__(self, output_dir: str | Path) -> None:
+    def __init__(self, output_dir: str | Path, chart: bool = True) -> None:
         super().__init__()
+        self.chart = chart
         self.path = Path(output_dir, "attention_stability.json")
         self.history: list[EpochStability] = []
         self._last: dict[str, Array] = {}
@@ -83,7 +85,8 @@ class AttentionStability(CaseSaver[tuple[float, float, float]]):
 
     def _write(self, kept: Mapping[str, tuple[float, float, float]], engine: Engine) -> None:
         write_json({"epochs": [asdict(past) for past in self.history]}, self.path)
-        draw_stability({"attention": self.history}, self.path.with_suffix(".png"))
+        if self.chart:
+            draw_stability({"attention": self.history}, self.path.with_suffix(".png"))
 
 
 def _mean_known(column: Array) -> float:

@@ -15,6 +15,7 @@ from .class_balance import ClassBalance
 from .confounders import FillConfounders, MethodHandlers
 from .distributed import finish_distributed
 from .early_stop import EarlyStop
+from .ensemble import Ensemble
 from .exported import ExportedNetwork
 from .fine_tuning import fit_weights, known_model
 from .fit import require_fit
@@ -52,6 +53,7 @@ __all__ = [
     "Checkpointer",
     "ClassBalance",
     "EarlyStop",
+    "Ensemble",
     "EpochSeeder",
     "ExportedNetwork",
     "FillConfounders",

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from monai_mil.metrics import auroc, bootstrap_ci, classification_report
-from monai_mil.metrics.bootstrap import _resamples
+from monai_mil.metrics.bootstrap import resamples
 
 
 def draws(*arguments) -> np.ndarray:
-    return np.concatenate(list(_resamples(*arguments)))
+    return np.concatenate(list(resamples(*arguments)))
 
 
 def test_the_same_seed_gives_the_same_interval() -> None:

@@ -1,0 +1,51 @@
+"""What all methods of a comparison share: the budget, and which epoch is kept."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from monai_mil.compare.competitor import Competitor
+
+_AUROC = {"val_auroc": {"_target_": "monai_mil.metrics.AUROC", "classes": "@class_names"}}
+
+
+def same_for_all(competitor: Competitor, epochs: int, survival: bool) -> dict[str, Any]:
+    """Settings that give a bundle's training so many epochs, all of them, and keep the one with the best validation.
+
+    Validation is judged by AUROC, or by the concordance of survival; where a bundle's own rule is another, as the
+    validation's loss, it gives way. Test cases have no part in it.
+
+    Args:
+        competitor: whose training it is.
+        epochs: of the training.
+        survival: bags are labelled with follow-up.
+    """
+    config = competitor.config("train")
+    settings: dict[str, Any] = {"train::trainer::max_epochs": epochs}
+    stops = "early_stop" in config
+    if stops:
+        settings["early_stop::patience"] = epochs
+    if survival or set(config["validate"]["key_metric"]) == set(_AUROC):
+        return settings
+    settings |= {
+        "validate::key_metric": _AUROC,
+        "validate::additional_metrics": {},
+        "validate::evaluator::metric_cmp_fn": "$lambda current, best: current > best",
+        "best_model::mode": "max",
+    }
+    return settings | ({"early_stop::mode": "max"} if stops else {})
+
+
+def followed(competitor: Competitor, survival: bool) -> dict[str, Any]:
+    """Settings that let an evaluator hand out a network's whole output, so that its attention can be followed.
+
+    They change nothing of the training; where the evaluator hands it out anyway, as with follow-up, there are none.
+    """
+    validate = competitor.config("train")["validate"]
+    if validate["inferer"]["_target_"] != "SimpleInferer" or competitor.overlays or survival:
+        return {}
+    unpack = {"_target_": "monai_mil.training.UnpackOutputd", "keys": "pred"}
+    return {
+        "validate::inferer": {"_target_": "monai_mil.training.FullOutputInferer"},
+        "validate::postprocessing::transforms": [unpack, *validate["postprocessing"]["transforms"]],
+    }

@@ -1,0 +1,128 @@
+"""The table of a comparison as it is written: CSV with everything, Markdown and the cells of the page for people."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Sequence
+
+from monai_mil.compare.plan import Plan
+from monai_mil.compare.table import Compared, Row, figures_of
+
+_MEASURED = ("seconds", "memory_mib")
+"""What differs from run to run of the same comparison; the last columns."""
+_TITLES = {
+    "froc": "FROC",
+    "calibration_error": "calibration error",
+    "attention_jsd": "attention JSD",
+    "parameters": "parameters",
+    "gflops": "GFLOPs of a bag",
+    "seconds": "training s",
+    "memory_mib": "memory MiB",
+}
+"""The further columns that a person sees."""
+
+
+def csv_text(plan: Plan, rows: Sequence[Row]) -> str:
+    """The whole table; the columns of time and memory come last."""
+    records = [_record(plan, row) for row in rows]
+    text = io.StringIO()
+    writer = csv.DictWriter(text, fieldnames=list(records[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(records)
+    return text.getvalue()
+
+
+def _record(plan: Plan, row: Row) -> dict[str, str]:
+    record = {"method": row.name, "runs": f"{row.runs} of {row.asked}"}
+    for figure in figures_of(plan):
+        each = row.figures[figure.name]
+        record |= {f"{figure.name}{end}": _cell(value) for end, value in _parts(each).items()}
+    record |= {name: _cell(value) for name, value in row.costs.items() if name not in _MEASURED}
+    record |= {"reason": row.reason, "config": row.config, "command": row.line}
+    return record | {name: _cell(row.costs[name]) for name in _MEASURED}
+
+
+def _parts(each: Compared) -> dict[str, float]:
+    return {
+        "": each.value.value,
+        "_low": each.value.low,
+        "_high": each.value.high,
+        "_pooled": each.pooled,
+        "_difference": each.difference.value,
+        "_difference_low": each.difference.low,
+        "_difference_high": each.difference.high,
+        "_p": each.p_value,
+        "_p_holm": each.corrected,
+    }
+
+
+def _cell(value: float) -> str:
+    return "" if math.isnan(value) else f"{value:.6g}"
+
+
+def shown_table(plan: Plan, rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
+    """Titles of the columns and the cells of every row: figures and costs that any method has."""
+    figures = [figure for figure in figures_of(plan) if any(_is_known(row, figure.name) for row in rows)]
+    costs = [name for name in _TITLES if any(not math.isnan(row.costs[name]) for row in rows)]
+    titles = ["method", "runs", *(figure.title for figure in figures), *(_TITLES[name] for name in costs)]
+    cells = [
+        [row.name + (" (reference)" if row.is_reference else ""), f"{row.runs}/{row.asked}"]
+        + [_figure_text(row.figures[figure.name]) for figure in figures]
+        + [_cost_text(name, row.costs[name]) for name in costs]
+        for row in rows
+    ]
+    return titles, cells
+
+
+def markdown_text(plan: Plan, rows: Sequence[Row]) -> str:
+    """The table for a document, and why some runs have no result."""
+    titles, cells = shown_table(plan, rows)
+    lines = [f"| {' | '.join(titles)} |", "|---" * len(titles) + "|"]
+    lines += [f"| {' | '.join(row)} |" for row in cells]
+    missing = [f"- {row.name}: {reason_text(row)}" for row in rows if row.reason]
+    return "\n".join([*lines, "", note_text(plan), *([""] if missing else []), *missing]) + "\n"
+
+
+def note_text(plan: Plan) -> str:
+    """What the figures and tests of the table are."""
+    tests = "answers for a patient changing places"
+    if not plan.survival:
+        tests = f"clustered DeLong of AUROC; of the others, {tests}"
+    return (
+        "Mean over seeds, then over folds (95 % interval from patients drawn again within their folds). p is that of "
+        f"the difference to {plan.reference}, corrected after Holm for all methods: {tests}."
+    )
+
+
+def reason_text(row: Row) -> str:
+    """Why a row's runs are not all done."""
+    return f"{row.asked - row.runs} of {row.asked} runs have no result: {row.reason}"
+
+
+def _is_known(row: Row, figure: str) -> bool:
+    return not math.isnan(row.figures[figure].value.value)
+
+
+def _figure_text(each: Compared) -> str:
+    """A figure with its interval, and the corrected p-value of its difference to the reference."""
+    value = each.value
+    if math.isnan(value.value):
+        return ""
+    text = f"{value.value:.3f}"
+    if not math.isnan(value.low):
+        text += f" ({value.low:.3f} to {value.high:.3f})"
+    if math.isnan(each.corrected):
+        return text
+    return f"{text}, p {'< 0.001' if each.corrected < 0.001 else format(each.corrected, '.3f')}"
+
+
+def _cost_text(name: str, value: float) -> str:
+    if math.isnan(value):
+        return ""
+    if name == "parameters":
+        return f"{value:,.0f}"
+    if name in ("gflops", "attention_jsd"):
+        return f"{value:.2g}"
+    return f"{value:.1f}" if name in _MEASURED else f"{value:.3f}"
