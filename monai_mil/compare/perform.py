@@ -18,7 +18,6 @@ from monai_mil.compare.job import Job
 from monai_mil.compare.measure import Memory, bag_vectors, cost, outputs, split_auroc, test_loader
 from monai_mil.compare.protocol import followed
 from monai_mil.compare.watching import History
-from monai_mil.errors import MonaiMILError
 from monai_mil.files import make_folder, parse_json, replacing, write_json
 from monai_mil.locks import claimed
 
@@ -66,7 +65,7 @@ def reason_of(error: BaseException, job: Job) -> str:
     """What went wrong in one line that names no place of this comparison."""
     from monai_mil.training import users_error
 
-    own = error if isinstance(error, MonaiMILError) else users_error(error)
+    own = users_error(error)
     last = error
     while last.__cause__ is not None:
         last = last.__cause__

@@ -30,7 +30,9 @@ def _hook(kind: type[BaseException], error: BaseException, traceback: TracebackT
 def users_error(error: BaseException | None) -> MonaiMILError | None:
     """The user's error that another one was raised from, the first that was raised; None where there is none."""
     own = None
-    while error is not None:
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:  # one raised again, alone, has what wrapped it as its context
+        seen.add(id(error))
         own = error if isinstance(error, MonaiMILError) else own
         error = error.__cause__ or error.__context__
     return own

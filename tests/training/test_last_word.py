@@ -28,3 +28,11 @@ def test_it_is_the_last_thing_that_is_printed_and_other_errors_keep_their_traceb
     done = run("-c", code.format("KeyError('x')"))
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1] == "RuntimeError: Failed to evaluate"
+
+
+def test_an_error_that_was_raised_again_alone_is_its_own_cause_too():
+    own = BagError("bag 'a.h5': empty")
+    wrapped = RuntimeError("Failed to evaluate")
+    wrapped.__cause__, own.__context__ = own, wrapped  # what `raise own from None` leaves behind
+    assert users_error(own) is own
+    assert users_error(wrapped) is own
