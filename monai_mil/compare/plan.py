@@ -51,8 +51,8 @@ class Plan:
             SettingsError: a finished run there had other settings.
         """
         for job in self.jobs:
-            done = job.finished()
-            if done is not None and done.get("digest") != job.digest:
+            result = job.finished()
+            if result is not None and result.get("digest") != job.digest:
                 raise SettingsError(
                     f"'{job.folder}' was run with other settings, another version or other cases: choose another "
                     "--out, or remove that folder to run it again"

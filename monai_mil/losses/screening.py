@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from monai_mil.losses.required import required
 from monai_mil.networks import exact_dtype
 
 
@@ -49,9 +48,10 @@ class ScreeningLoss(nn.Module):
         Raises:
             ValueError: the network does not screen.
         """
+        if "screened_logits" not in output:
+            raise ValueError(f"the network does not screen in training; its output has {', '.join(sorted(output))}")
         dtype = exact_dtype(output["logits"].dtype)
-        few = required(output, "screened_logits", "one that screens does in training").to(dtype).log_softmax(dim=1)
-        whole = output["logits"].to(dtype).log_softmax(dim=1)
+        whole, few = (output[key].to(dtype).log_softmax(dim=1) for key in ("logits", "screened_logits"))
         divergence = F.kl_div(few, whole, reduction="batchmean", log_target=True)
         apart = F.mse_loss(output["screened_bag"].to(dtype), output["bag"].to(dtype))
         share = (output["screened_share"].to(dtype) - self.ratio).square().mean()
