@@ -15,6 +15,7 @@ imagecodecs 2026.3 on files of every codec:
 from __future__ import annotations
 
 import importlib.util
+import threading
 from collections.abc import Callable
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
@@ -100,6 +101,10 @@ class TiffReader:
         self.tiff.close()
 
 
+_cucim_opens = threading.Lock()
+"""cuCIM loads its decoders with the first slide; two threads that open one at that moment crash the process."""
+
+
 class CucimReader(TiffReader):
     """Plain tiled TIFF and SVS through cuCIM.
 
@@ -110,11 +115,12 @@ class CucimReader(TiffReader):
     name = "cucim"
 
     def __init__(self, tiff: TiffPyramid) -> None:
-        from cucim.clara import CuImage
-
         super().__init__(tiff)
         try:
-            self.image = CuImage(str(tiff.path))
+            with _cucim_opens:
+                from cucim.clara import CuImage
+
+                self.image = CuImage(str(tiff.path))
         except (RuntimeError, ValueError) as error:
             raise SlideReadError(f"slide '{tiff.path}': cuCIM cannot open it ({one_line(error)})") from error
         resolutions = self.image.resolutions
