@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from monai_mil.losses.required import required
 from monai_mil.networks import exact_dtype
 
 
@@ -33,9 +34,7 @@ class SigmoidEntropy(nn.Module):
         Raises:
             ValueError: the network gives no attention.
         """
-        scores = output.get("attention_logits")
-        if scores is None:
-            raise ValueError(f"the network gives no attention_logits; its output has {', '.join(sorted(output))}")
+        scores = required(output, "attention_logits")
         scores = scores.to(exact_dtype(scores.dtype))
         real = scores > -float("inf")
         scores = scores.masked_fill(~real, 0.0)
