@@ -165,7 +165,7 @@ def test_what_was_trained_is_read_again_and_stands_in_the_table_of_methods(monke
 
     row = {"auroc": 0.95, "low": 0.9, "high": 1.0, "epochs": 20, "seconds": 11.3}
     for cohort in ("slides", "mnist"):
-        methods._append(tmp_path / "results.csv", {"cohort": cohort, "method": "abmil", **row})
+        methods.append_row(tmp_path / "results.csv", {"cohort": cohort, "method": "abmil", **row}, methods.COLUMNS)
     done = methods._read(tmp_path / "results.csv")
     assert done.keys() == {("slides", "abmil"), ("mnist", "abmil")}
     line = methods._table(["abmil"], {"slides": tmp_path, "mnist": tmp_path}, done).splitlines()[-1]

@@ -21,7 +21,7 @@ from typing import Any
 import h5py
 import torch
 
-from experiments.bundles import BUNDLES, run_here
+from experiments.bundles import BUNDLES, append_row, run_here
 
 SPLITS = (0.4, 0.2, 0.4)
 
@@ -94,7 +94,7 @@ def run(folder: Path) -> str:
             if (bundle, title) not in done:
                 row = _train_and_test(bundle, folder / bundle / str(number), cohort, setting, options)
                 done[bundle, title] = {"bundle": bundle, "title": title, **row}
-                _append(results, done[bundle, title])
+                append_row(results, done[bundle, title], COLUMNS)
                 print(f"    {bundle}: {title}: {row}", file=sys.stderr, flush=True)
     lines = ["| bundle | what is changed | AUROC | AUROC of places |", "|---|---|---|---|"]
     return "\n".join([*lines, *(f"| {' | '.join(str(row[name]) for name in COLUMNS)} |" for row in done.values())])
@@ -153,12 +153,3 @@ def _read(results: Path) -> list[dict[str, str]]:
         return []
     with results.open(newline="") as file:
         return list(csv.DictReader(file))
-
-
-def _append(results: Path, row: dict[str, Any]) -> None:
-    new = not results.exists()
-    with results.open("a", newline="") as file:
-        writer = csv.DictWriter(file, COLUMNS)
-        if new:
-            writer.writeheader()
-        writer.writerow(row)

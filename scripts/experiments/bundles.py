@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import logging
 import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -106,3 +107,13 @@ def _run(bundle: str, files: tuple[str, ...], folder: Path, options: dict[str, A
         done = subprocess.run(command, cwd=folder, env=environment, stdout=file, stderr=subprocess.STDOUT, check=False)
     if done.returncode:
         raise SystemExit(f"{' '.join(command)}\nended with {done.returncode}; see {log}\n{log.read_text()[-2000:]}")
+
+
+def append_row(results: Path, row: Mapping[str, Any], columns: Sequence[str]) -> None:
+    """Add a row to a CSV file, with a header where the file is new: what an interrupted call measured is kept."""
+    new = not results.exists()
+    with results.open("a", newline="") as file:
+        writer = csv.DictWriter(file, columns)
+        if new:
+            writer.writeheader()
+        writer.writerow(row)

@@ -26,7 +26,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from experiments.bundles import BUNDLES, IN_MEMORY, run_here
+from experiments.bundles import BUNDLES, IN_MEMORY, append_row, run_here
 
 METHODS = BUNDLES / "mil_baselines" / "configs" / "methods"
 SLIDES = {"num_slides": 60, "fractions": (0.5, 0.2, 0.3)}
@@ -50,7 +50,7 @@ def run(folder: Path, data: Path) -> str:
         for future in as_completed(trained):
             name, method = trained[future]
             done[name, method] = future.result()
-            _append(results, {"cohort": name, "method": method, **done[name, method]})
+            append_row(results, {"cohort": name, "method": method, **done[name, method]}, COLUMNS)
     return _table(methods, cohorts, done)
 
 
@@ -143,15 +143,6 @@ def _read(results: Path) -> dict[tuple[str, str], dict[str, Any]]:
         return {}
     with results.open(newline="") as file:
         return {(row["cohort"], row["method"]): row for row in csv.DictReader(file)}
-
-
-def _append(results: Path, row: dict[str, Any]) -> None:
-    new = not results.exists()
-    with results.open("a", newline="") as file:
-        writer = csv.DictWriter(file, COLUMNS)
-        if new:
-            writer.writeheader()
-        writer.writerow(row)
 
 
 def _table(methods: list[str], cohorts: dict[str, Path], done: dict[tuple[str, str], dict[str, Any]]) -> str:
