@@ -14,11 +14,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from monai_mil.slides.decode import decode_batches, tile_decoder
+from monai_mil.slides.decode import decode_batches
 from monai_mil.slides.plan import ReadPlan
 from monai_mil.slides.readers import CucimReader
 from monai_mil.slides.slide import Slide
-from monai_mil.slides.tiff import JPEG
+from monai_mil.slides.tiff import JPEG, pixel_buffer
 
 # nvJPEG interpolates chroma differently from libjpeg-turbo, which single pixels of coloured texture show and means over
 # chroma blocks hardly do; wrong pixels differ in both by far more.
@@ -64,10 +64,7 @@ def _telling_tile(slide: Slide, plan: ReadPlan, rows: np.ndarray) -> tuple[ReadP
     """Of some of the plan's tiles the one that shows most, and its pixels by the CPU: glass looks right anyway."""
     some = rows[np.unique(np.linspace(0, len(rows) - 1, _CANDIDATES).astype(int))]
     plan = replace(plan, x=plan.x[some], y=plan.y[some])
-    tiles = np.empty((len(plan), plan.tile_size, plan.tile_size, 3), np.uint8)
-    decoder = tile_decoder(slide, plan)
-    for tile, pixels in enumerate(tiles):
-        decoder.decode(tile, pixels)
+    (tiles,) = decode_batches(slide, plan, batch_size=len(plan), prefetch=0, allocate=pixel_buffer)
     best = int(tiles.std(axis=(1, 2, 3)).argmax())
     return replace(plan, x=plan.x[best : best + 1], y=plan.y[best : best + 1]), tiles[best]
 
