@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 
@@ -23,40 +24,38 @@ class StoredTiles:
         tiff: the pyramid.
         plan: what to read.
         batch_size: tiles of a batch.
-        decode: writes a stored tile of the plan's level into ``[tile_height, tile_width, 3]``.
     """
 
-    def __init__(
-        self, tiff: TiffPyramid, plan: ReadPlan, batch_size: int, decode: Callable[[int, np.ndarray], None] | None = None
-    ) -> None:
+    def __init__(self, tiff: TiffPyramid, plan: ReadPlan, batch_size: int) -> None:
         level = tiff.levels[plan.level]
         self._plan = plan
         self._columns = level.columns
-        self._stored_shape = (level.tile_height, level.tile_width, 3)
-        self._decode = decode or (lambda stored, out: tiff.decode(plan.level, stored, out))
+        self._stored_shape = (level.tile_height // plan.reduction, level.tile_width // plan.reduction, 3)
+        self._decode = partial(tiff.decode if plan.reduction == 1 else tiff.decode_reduced, plan.level)
+        self._scratch = threading.local()
         self._width = np.clip(plan.level_size[0] - plan.x, 0, plan.read_size[0])
         self._height = np.clip(plan.level_size[1] - plan.y, 0, plan.read_size[1])
         self._is_whole = (self._width == plan.read_size[0]) & (self._height == plan.read_size[1])
         self._factor = _whole_factors(plan)
         self._in_parts = self._scaled_in_parts()
-        self._canvases = _Canvases(plan)
 
         tiles, stored = self._uses()
+        self._canvases = _Canvases(plan, np.bincount(tiles, minlength=len(plan)))
         order = np.lexsort((tiles, stored))
-        self._tiles, self._stored = tiles[order], stored[order]
-        self._canvases.parts = np.bincount(tiles, minlength=len(plan))
-        batches = self._tiles // batch_size
+        self._tiles, stored = tiles[order], stored[order]
+        self._parts = self._cut(self._tiles, stored)
+        self._batches = self._tiles // batch_size
         reach = _AHEAD_BYTES // (batch_size * plan.read_size[0] * plan.read_size[1] * 3)
-        starts = _decodings(self._stored, batches, reach)
-        ends = np.append(starts[1:], len(self._tiles))
-        order = np.argsort(batches[starts], kind="stable")
+        starts = _decodings(stored, self._batches, reach)
+        ends = np.append(starts[1:], len(stored))
+        order = np.argsort(self._batches[starts], kind="stable")
         self._starts, self._ends = starts[order], ends[order]
-        self._batch_of = batches[starts][order]
-        self._batches = batches
+        self._stored, self._batch_of = stored[starts][order], self._batches[starts][order]
+        self._is_tile = self._are_tiles()[self._starts] & (self._ends == self._starts + 1)
 
     def decodings(self, batch: int) -> range:
         """The numbers of the stored tiles to decode for a batch that no earlier one has decoded."""
-        first, last = np.searchsorted(self._batch_of, (batch, batch + 1))
+        first, last = np.searchsorted(self._batch_of, (batch, batch + 1)).tolist()
         return range(first, last)
 
     def furthest_batch(self, decodings: range) -> int:
@@ -66,57 +65,66 @@ class StoredTiles:
     def blank(self, tiles: range, out: np.ndarray) -> None:
         """Make white what of a batch ``[b, s, s, 3]`` lies beyond the level, where nothing is scaled."""
         for slot in np.flatnonzero(~self._is_whole[tiles.start : tiles.stop]).tolist():
-            width, height = self._inside(tiles[slot])
+            width, height = int(self._width[tiles[slot]]), int(self._height[tiles[slot]])
             if not self._plan.is_scaled or not (width and height):
                 _blank(out[slot], width, height)
 
     def decode(self, decodings: range, out: Callable[[int], np.ndarray]) -> None:
         """Decode stored tiles and give their pixels to the tiles; ``out`` tells a tile's place, ``[s, s, 3]``."""
-        scratch = pixel_buffer(self._stored_shape)
-        for number in decodings:
-            uses = range(self._starts[number], self._ends[number])
-            stored = int(self._stored[uses.start])
-            if len(uses) == 1 and self._is_stored_so(int(self._tiles[uses.start]), stored):
-                self._decode(stored, out(int(self._tiles[uses.start])))
+        scratch = self._own_scratch()
+        which = slice(decodings.start, decodings.stop)
+        told = (self._stored[which], self._is_tile[which], self._starts[which], self._ends[which])
+        for stored, is_tile, start, end in zip(*(each.tolist() for each in told), strict=True):
+            tiles = self._tiles[start:end].tolist()
+            if is_tile:
+                self._decode(stored, out(tiles[0]))
                 continue
             self._decode(stored, scratch)
-            for use in uses:
-                self._give(scratch, stored, int(self._tiles[use]), out)
+            for tile, (x, y, left, top, right, bottom) in zip(tiles, self._parts[start:end].tolist(), strict=True):
+                part = scratch[top - y : bottom - y, left - x : right - x]
+                if self._plan.is_scaled:
+                    self._scale(part, tile, left, top, out)
+                else:
+                    out(tile)[top:bottom, left:right] = part
 
-    def _give(self, pixels: np.ndarray, stored: int, tile: int, out: Callable[[int], np.ndarray]) -> None:
-        """Copy what a tile needs of a stored one."""
-        x, y = self._corner(stored)
-        x, y = x - int(self._plan.x[tile]), y - int(self._plan.y[tile])
-        width, height = self._inside(tile)
-        left, top = max(x, 0), max(y, 0)
-        right, bottom = min(x + pixels.shape[1], width), min(y + pixels.shape[0], height)
-        part = pixels[top - y : bottom - y, left - x : right - x]
-        if not self._plan.is_scaled:
-            out(tile)[top:bottom, left:right] = part
-        elif self._in_parts[tile]:
+    def _scale(self, part: np.ndarray, tile: int, x: int, y: int, out: Callable[[int], np.ndarray]) -> None:
+        """Scale a part of a tile that belongs at ``(x, y)`` of what is read for it; or the whole tile with its last."""
+        height, width, _ = part.shape
+        if self._in_parts[tile]:
             across, down = self._factor
-            scale(part, out(tile)[top // down : bottom // down, left // across : right // across], self._plan)
-        else:
-            canvas = self._canvases.of(tile, width, height)
-            canvas[top:bottom, left:right] = part
-            if self._canvases.is_complete(tile):
-                scale(canvas, out(tile), self._plan)
-                self._canvases.give_back(tile)
+            x, y, width, height = x // across, y // down, width // across, height // down
+            scale(part, out(tile)[y : y + height, x : x + width], self._plan)
+            return
+        canvas = self._canvases.of(tile, int(self._width[tile]), int(self._height[tile]))
+        canvas[y : y + height, x : x + width] = part
+        if self._canvases.is_complete(tile):
+            scale(canvas, out(tile), self._plan)
+            self._canvases.give_back(tile)
 
-    def _inside(self, tile: int) -> tuple[int, int]:
-        return int(self._width[tile]), int(self._height[tile])
+    def _own_scratch(self) -> np.ndarray:
+        """Memory of this thread for one stored tile, the same at every call and so in its cache."""
+        if not hasattr(self._scratch, "pixels"):
+            self._scratch.pixels = pixel_buffer(self._stored_shape)
+        pixels: np.ndarray = self._scratch.pixels
+        return pixels
 
-    def _corner(self, stored: int) -> tuple[int, int]:
-        row, column = divmod(stored, self._columns)
-        return column * self._stored_shape[1], row * self._stored_shape[0]
+    def _cut(self, tiles: np.ndarray, stored: np.ndarray) -> np.ndarray:
+        """Of each pair where the stored tile begins, ``x, y``, and which part of the tile it is, ``x0, y0, x1, y1``.
 
-    def _is_stored_so(self, tile: int, stored: int) -> bool:
-        """Whether a tile is a stored one."""
+        In pixels of what is read for the tile, from its corner; int32 ``[u, 6]``.
+        """
+        height, width, _ = self._stored_shape
+        row, column = np.divmod(stored, self._columns)
+        x, y = column * width - self._plan.x[tiles], row * height - self._plan.y[tiles]
+        right, bottom = np.minimum(x + width, self._width[tiles]), np.minimum(y + height, self._height[tiles])
+        return np.stack([x, y, x.clip(0), y.clip(0), right, bottom], axis=1).astype(np.int32)
+
+    def _are_tiles(self) -> np.ndarray:
+        """Whether the stored tile of a pair is the tile, pixel by pixel; bool ``[u]``."""
         plan = self._plan
-        shape = (plan.tile_size, plan.tile_size, 3)
-        corner = (int(plan.x[tile]), int(plan.y[tile]))
-        is_same = shape == self._stored_shape and corner == self._corner(stored)
-        return bool(is_same and self._is_whole[tile] and not plan.is_scaled)
+        if plan.is_scaled or (plan.tile_size, plan.tile_size, 3) != self._stored_shape:
+            return np.zeros(len(self._tiles), bool)
+        return self._is_whole[self._tiles] & (self._parts[:, :2] == 0).all(axis=1)
 
     def _scaled_in_parts(self) -> np.ndarray:
         """Whether no pixel of a scaled tile is of two stored ones, so that each may be scaled by itself."""
@@ -143,10 +151,10 @@ class StoredTiles:
 
 
 class _Canvases:
-    """The tiles that are scaled as a whole once all their parts are there."""
+    """The tiles that are scaled as a whole once all their ``parts``, so many each, are there."""
 
-    def __init__(self, plan: ReadPlan) -> None:
-        self.parts = np.zeros(len(plan), np.int64)
+    def __init__(self, plan: ReadPlan, parts: np.ndarray) -> None:
+        self._missing = parts
         self._shape = (plan.read_size[1], plan.read_size[0], 3)
         self._open: dict[int, np.ndarray] = {}
         self._free: list[np.ndarray] = []
@@ -164,8 +172,8 @@ class _Canvases:
     def is_complete(self, tile: int) -> bool:
         """Count one more part of a tile; whether it was the last."""
         with self._lock:
-            self.parts[tile] -= 1
-            return bool(self.parts[tile] == 0)
+            self._missing[tile] -= 1
+            return bool(self._missing[tile] == 0)
 
     def give_back(self, tile: int) -> None:
         """Let another tile have the memory."""
