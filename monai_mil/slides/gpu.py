@@ -1,11 +1,10 @@
-"""Tiles on a CUDA device: decoded there where cuCIM can, otherwise decoded on the CPU and copied."""
+"""Tiles decoded on a CUDA device by cuCIM."""
 
 from __future__ import annotations
 
 import os
 import warnings
-from collections import deque
-from collections.abc import Generator, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -14,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from monai_mil.errors import SettingsError, SlideReadError
 from monai_mil.slides.decode import decode_batches
 from monai_mil.slides.plan import ReadPlan
 from monai_mil.slides.readers import CucimReader
@@ -27,14 +27,22 @@ _SAME_PICTURE = 3.0
 _CANDIDATES = 16
 
 
-def stream_to_gpu(
+def decoded_on_device(
     slide: Slide, plan: ReadPlan, *, batch_size: int, device: torch.device, prefetch: int
-) -> Generator[Tensor, None, None]:
-    """Yield the tiles of ``plan`` as uint8 ``[b, 3, s, s]`` on ``device``, channels-last, in order."""
-    if len(plan) and decodes_on_gpu(slide, plan, device):
-        yield from decode_on_device(slide, plan, batch_size=batch_size, device=device, prefetch=prefetch)
-    else:
-        yield from copy_to_device(slide, plan, batch_size=batch_size, device=device, prefetch=prefetch)
+) -> Iterator[Tensor]:
+    """Yield the tiles of ``plan`` as uint8 ``[b, 3, s, s]``, channels-last, in order, decoded on ``device`` by cuCIM.
+
+    Raises:
+        SettingsError: ``device`` is no CUDA device.
+        SlideReadError: cuCIM does not decode the slide there; names it.
+    """
+    if device.type != "cuda":
+        raise SettingsError(f"decoder 'cucim-device': decodes on an NVIDIA GPU, not on '{device}'; take device 'cuda'")
+    if len(plan) and not decodes_on_gpu(slide, plan, device):
+        raise SlideReadError(
+            f"slide '{slide.path}': cuCIM does not decode its tiles on {device}; leave out the decoder 'cucim-device'"
+        )
+    return decode_on_device(slide, plan, batch_size=batch_size, device=device, prefetch=prefetch)
 
 
 def decodes_on_gpu(slide: Slide, plan: ReadPlan, device: torch.device) -> bool:
@@ -109,34 +117,6 @@ def decode_on_device(
             pixels[slot, :, width:] = 255
         pixels = pixels.permute(0, 3, 1, 2)
         yield pixels if scale is None else scale(pixels)
-
-
-def copy_to_device(
-    slide: Slide, plan: ReadPlan, *, batch_size: int, device: torch.device, prefetch: int
-) -> Iterator[Tensor]:
-    """Decode on the CPU into pinned memory and copy on a stream of its own, beside the consumer's kernels.
-
-    Only the device waits for a copy. Of the pinned buffers ``prefetch`` more than decoding needs are in use: a copied
-    one is given back when the copies after it are under way.
-    """
-
-    def allocate(shape: tuple[int, ...]) -> np.ndarray:
-        return torch.empty(shape, dtype=torch.uint8, pin_memory=True).numpy()
-
-    copying = torch.cuda.Stream(device)
-    copied: deque[tuple[torch.cuda.Event, np.ndarray]] = deque()
-    for batch in decode_batches(slide, plan, batch_size=batch_size, prefetch=prefetch, allocate=allocate):
-        with torch.cuda.stream(copying):
-            pixels = torch.from_numpy(batch).to(device, non_blocking=True)
-            event = torch.cuda.Event()
-            event.record(copying)
-        copied.append((event, batch))
-        if len(copied) > prefetch:
-            copied.popleft()[0].synchronize()
-        consumer = torch.cuda.current_stream(device)
-        consumer.wait_event(event)
-        pixels.record_stream(consumer)
-        yield pixels.permute(0, 3, 1, 2)
 
 
 class Scaler:

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from monai_mil.slides import (
+    Slide,
     TileGrid,
     TileTree,
     TissueMask,
