@@ -42,7 +42,9 @@ NAMES = (
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", help=f"any of: {', '.join(NAMES)} (default: all)")
-    parser.add_argument("--device", default=None, help="of gpu: the GPU where there is one, else a few tiles on the cpu")
+    parser.add_argument(
+        "--device", default=None, help="of gpu: the GPU where there is one, else a few tiles on the cpu"
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures to FILE")
     arguments = parser.parse_args()
     unknown = set(arguments.names) - set(NAMES)
