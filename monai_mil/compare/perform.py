@@ -16,7 +16,7 @@ import numpy as np
 
 from monai_mil.compare.job import Job
 from monai_mil.compare.measure import Memory, bag_vectors, cost, outputs, split_auroc, test_loader
-from monai_mil.compare.protocol import followed
+from monai_mil.compare.protocol import followed, kept_in_memory
 from monai_mil.compare.watching import History
 from monai_mil.files import make_folder, parse_json, replacing, write_json
 from monai_mil.locks import claimed
@@ -91,7 +91,8 @@ def _trained(job: Job, point: int) -> dict[str, Any]:
         _watch(job, folder, workflow)
         started[0] = time.perf_counter()
 
-    measured = replace(plain, settings={**followed(job.competitor, job.survival), **plain.settings, "resume": True})
+    aside = {**followed(job.competitor, job.survival), **kept_in_memory(job.competitor, job.data / "bags")}
+    measured = replace(plain, settings={**aside, **plain.settings, "resume": True})
     workflow = measured.start(prepared)
     seconds = time.perf_counter() - started[0]
     best = workflow.parser.get_parsed_content("best_model")
