@@ -33,6 +33,7 @@ class Job:
         test_curve: the test cases are answered after every epoch too.
         sweep: a key and values with each of which the finished model is evaluated again, or None.
         cases: what tells the cohort and its folds from any others.
+        features: what tells its bags from those of another embedding, and its masks from others.
     """
 
     competitor: Competitor
@@ -47,6 +48,7 @@ class Job:
     test_curve: bool = False
     sweep: tuple[str, tuple[Any, ...]] | None = None
     cases: str = ""
+    features: str = ""
 
     @property
     def folder(self) -> Path:
@@ -92,10 +94,10 @@ class Job:
 
     @property
     def digest(self) -> str:
-        """What decides its outcome: settings, configs, cases and version, and no places."""
+        """What decides its outcome: settings, configs, cases, features and version, and no places."""
         own = self.competitor
         told = [own.name, self.fold, self.seed, self.epochs, dict(self.shared), dict(own.settings), dict(own.grid)]
-        told += [self.survival, self.truth, self.test_curve, self.sweep, self.cases, __version__]
+        told += [self.survival, self.truth, self.test_curve, self.sweep, self.cases, self.features, __version__]
         digest = hashlib.sha256(json.dumps(told, sort_keys=True, default=str).encode())
         names = [*self.training().configs, "evaluate", "evaluate_survival", "localise"]
         for path in map(own.bundle.config, [*names, f"methods/{own.settings.get('method')}"]):

@@ -17,7 +17,9 @@ import numpy as np
 from monai_mil.compare.job import Job
 from monai_mil.compare.measure import Memory, bag_vectors, cost, outputs, split_auroc, test_loader
 from monai_mil.compare.protocol import followed, kept_in_memory
+from monai_mil.compare.results import refuse_no_numbers
 from monai_mil.compare.watching import History
+from monai_mil.errors import SettingsError
 from monai_mil.files import make_folder, parse_json, replacing, write_json
 from monai_mil.locks import claimed
 
@@ -96,6 +98,11 @@ def _trained(job: Job, point: int) -> dict[str, Any]:
     workflow = measured.start(prepared)
     seconds = time.perf_counter() - started[0]
     best = workflow.parser.get_parsed_content("best_model")
+    if best.best is None:
+        raise SettingsError(
+            "validation has no figure in any epoch (its fold has cases of one class, or training has diverged): nothing "
+            "chooses the model; see log.txt in its folder"
+        )
     said = {
         "score": best.best,
         "epoch": best.best_epoch,
@@ -138,6 +145,7 @@ def _evaluated(job: Job, point: int) -> dict[str, Any]:
     """Evaluate the chosen point on the test cases; what the network costs."""
     folder = job.point_folder(point)
     workflow = job.evaluation(point).start()
+    refuse_no_numbers(folder / "eval")
     loader = workflow.parser.get_parsed_content("validate::dataloader")
     vectors = bag_vectors(workflow, loader) if job.seed == 0 else None
     if vectors is not None:

@@ -2,14 +2,40 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from monai_mil.compare.competitor import Competitor
+from monai_mil.errors import SettingsError
 
+_SAME = {
+    *("seed", "fold", "cohort_file", "dataset_dir", "ckpt_dir", "output_dir", "resume", "overwrite", "split"),
+    *("class_names", "label_columns", "multi_label", "train::trainer::max_epochs", "early_stop::patience"),
+}
+"""What the comparison sets for all methods, and none of them by itself."""
 _SMALL = 2**26
 """Bytes of all bags together that a training keeps in memory."""
 _AUROC = {"val_auroc": {"_target_": "monai_mil.metrics.AUROC", "classes": "@class_names"}}
+
+
+def refuse_own_terms(competitors: Sequence[Competitor], shared: Mapping[str, Any]) -> None:
+    """Make sure that no method sets what the comparison sets for all.
+
+    Args:
+        competitors: the methods.
+        shared: further settings that all methods share, such as the classes.
+
+    Raises:
+        SettingsError: one does, so that seeds would be equal, or budgets and cases unequal.
+    """
+    for one in competitors:
+        own = sorted(_SAME & {key.replace("#", "::") for key in (*one.settings, *one.grid)})
+        if own:
+            raise SettingsError(f"method '{one.name}': {', '.join(own)} is the same for all methods; leave it out")
+    own = sorted(_SAME & {key.replace("#", "::") for key in shared})
+    if own:
+        raise SettingsError(f"{', '.join(own)} is what the comparison sets; use --folds, --seeds, --epochs, --label")
 
 
 def same_for_all(competitor: Competitor, epochs: int, survival: bool) -> dict[str, Any]:

@@ -14,6 +14,7 @@ import numpy as np
 from monai_mil.compare.job import Job
 from monai_mil.compare.plan import Plan
 from monai_mil.compare.watching import read_history
+from monai_mil.errors import SettingsError
 from monai_mil.files import parse_json
 from monai_mil.metrics import Array, FoldAnswers
 
@@ -91,6 +92,18 @@ class MethodResults:
     def _by_fold(self, keys: Sequence[Key] | None) -> list[list[RunResult]]:
         chosen = sorted(self.runs if keys is None else keys)
         return [[self.runs[key] for key in chosen if key[0] == fold] for fold in sorted({key[0] for key in chosen})]
+
+
+def refuse_no_numbers(evaluation: Path) -> None:
+    """Make sure that an evaluation's answers are finite numbers.
+
+    Raises:
+        SettingsError: one is not; names the case.
+    """
+    for row in _rows(evaluation / "predictions.csv"):
+        answers = [cell for name, cell in row.items() if name.startswith("prob_") or name == "risk"]
+        if not all(math.isfinite(float(cell or "nan")) for cell in answers):
+            raise SettingsError(f"the answer for {next(iter(row.values()))} is no finite number: training has diverged")
 
 
 def read_results(plan: Plan) -> list[MethodResults]:
