@@ -100,7 +100,7 @@ def _trained(job: Job, point: int) -> dict[str, Any]:
     best = workflow.parser.get_parsed_content("best_model")
     if best.best is None:
         raise SettingsError(
-            "validation has no figure in any epoch (its fold has cases of one class, or training has diverged): nothing "
+            "validation has no figure in any epoch (its fold has one class, or training diverged): nothing "
             "chooses the model; see log.txt in its folder"
         )
     said = {
