@@ -61,6 +61,11 @@ class Job:
         return self.folder / "result.json"
 
     @property
+    def begun(self) -> Path:
+        """The file that says with what it was begun, so that nobody goes on with other settings."""
+        return self.folder / "begun.json"
+
+    @property
     def failure(self) -> Path:
         """The file that says why it is not."""
         return self.folder / "failed.json"
@@ -107,6 +112,11 @@ class Job:
     def finished(self) -> dict[str, Any] | None:
         """What ``result.json`` says, None while it is not there."""
         return _read(self.result)
+
+    def is_of_other_settings(self) -> bool:
+        """Whether what its folder holds, finished or not, was begun with other settings, cases or features."""
+        said = self.finished() or _read(self.begun)
+        return said is not None and said.get("digest") != self.digest
 
     def failed(self) -> str | None:
         """Why it has no result, None where nothing is known."""

@@ -45,7 +45,7 @@ def write_comparison_page(plan: Plan, results: Sequence[MethodResults], rows: Se
         methods,
         title="Comparison of methods",
         summary=f"{cases}, folds by patient: {folds}, seeds: {seeds}, epochs: {plan.epochs}",
-        note=note_text(plan),
+        note=note_text(plan, rows),
         classes=plan.classes,
         axes=_axes(plan),
         settings={"reference": plan.reference, "selection": "best validation, of all epochs"},

@@ -48,6 +48,7 @@ def perform(job: Job) -> None:
     make_folder(job.folder)
     torch.set_num_threads(1)  # sums do not depend on how many processes share the machine
     with _alone, claimed(job.folder / "run"):
+        write_json({"digest": job.digest}, job.begun)
         try:
             points = [_trained(job, point) for point in range(len(job.competitor.points))]
             best = max(range(len(points)), key=lambda point: _score(points[point]))

@@ -50,14 +50,13 @@ class Plan:
         """Make sure that what ``out`` holds is of this comparison.
 
         Raises:
-            SettingsError: a finished run there had other settings.
+            SettingsError: a run there, finished or not, had other settings.
         """
         for job in self.jobs:
-            result = job.finished()
-            if result is not None and result.get("digest") != job.digest:
+            if job.is_of_other_settings():
                 raise SettingsError(
-                    f"'{job.folder}' was run with other settings, another version or other cases: choose another "
-                    "--out, or remove that folder to run it again"
+                    f"'{job.folder}' was run with other settings, another version, other cases or other bags: choose "
+                    "another --out, or remove that folder to run it again"
                 )
 
 
