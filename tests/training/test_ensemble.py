@@ -14,7 +14,8 @@ from monai_mil.training import Ensemble
 @pytest.fixture
 def ensemble() -> Ensemble:
     torch.manual_seed(0)
-    network = Ensemble(INSIGHT(in_channels=6, num_classes=2, grid=(4, 4), reduced=8, widths=(8, 4)), count=3, exclusive=True).eval()
+    member = INSIGHT(in_channels=6, num_classes=2, grid=(4, 4), reduced=8, widths=(8, 4))
+    network = Ensemble(member, count=3, exclusive=True).eval()
     for number, member in enumerate(network.members):
         for parameter in member.parameters():
             torch.nn.init.normal_(parameter, std=0.2 + 0.1 * number)
