@@ -12,6 +12,7 @@ from monai_mil.errors import SettingsError
 _SAME = {
     *("seed", "fold", "cohort_file", "dataset_dir", "ckpt_dir", "output_dir", "resume", "overwrite", "split"),
     *("class_names", "label_columns", "multi_label", "train::trainer::max_epochs", "early_stop::patience"),
+    *("strict_paper_selection", "validate::key_metric", "best_model::mode"),
 }
 """What the comparison sets for all methods, and none of them by itself."""
 _SMALL = 2**26
@@ -54,7 +55,13 @@ def same_for_all(competitor: Competitor, epochs: int, survival: bool) -> dict[st
     stops = "early_stop" in config
     if stops:
         settings["early_stop::patience"] = epochs
-    if survival or set(config["validate"]["key_metric"]) == set(_AUROC):
+    if "strict_paper_selection" in config:
+        settings["strict_paper_selection"] = False
+    judged = [config["validate"]["key_metric"]]
+    judged += [
+        metric for name in competitor.overlays if (metric := competitor.config(name).get("validate::key_metric"))
+    ]
+    if survival or set(judged[-1]) == set(_AUROC):
         return settings
     settings |= {
         "validate::key_metric": _AUROC,

@@ -18,7 +18,7 @@ _TITLES = {
     "attention_jsd": "attention JSD",
     "parameters": "parameters",
     "gflops": "GFLOPs of a bag",
-    "seconds": "training s",
+    "seconds": "training s (an epoch)",
     "memory_mib": "memory MiB",
 }
 """The further columns that a person sees."""
@@ -73,7 +73,7 @@ def shown_table(plan: Plan, rows: Sequence[Row]) -> tuple[list[str], list[list[s
     cells = [
         [row.name + (" (reference)" if row.is_reference else ""), f"{row.runs}/{row.asked}"]
         + [_figure_text(row.figures[figure.name], whole[figure.name]) for figure in figures]
-        + [_cost_text(name, row.costs[name]) for name in costs]
+        + [_cost_text(name, row.costs[name], plan.epochs) for name in costs]
         for row in rows
     ]
     return titles, cells
@@ -135,11 +135,13 @@ def _figure_text(each: Compared, whole: tuple[int, int]) -> str:
     return f"{text}, p {'< 0.001' if each.corrected < 0.001 else format(each.corrected, '.3f')}"
 
 
-def _cost_text(name: str, value: float) -> str:
+def _cost_text(name: str, value: float, epochs: int) -> str:
     if math.isnan(value):
         return ""
     if name == "parameters":
         return f"{value:,.0f}"
     if name in ("gflops", "attention_jsd"):
         return f"{value:.2g}"
+    if name == "seconds":
+        return f"{value:.1f} ({value / epochs:.2g})"
     return f"{value:.1f}" if name in _MEASURED else f"{value:.3f}"
