@@ -13,6 +13,7 @@ import pytest
 
 from monai_mil.bags import BagFile
 from monai_mil.compare import MethodResults, Plan, RunResult, make_plan, make_rows, read_competitors
+from monai_mil.compare.page import _axes
 from monai_mil.compare.perform import perform
 from monai_mil.compare.protocol import kept_in_memory
 from monai_mil.compare.results import refuse_no_numbers
@@ -177,3 +178,15 @@ def test_small_bags_are_kept_in_memory_unless_they_are_streamed(cohort: Path, mo
     assert kept_in_memory(streamed, cohort / "bags") == kept_in_memory(own, cohort / "bags") == {}
     monkeypatch.setattr("monai_mil.compare.protocol._SMALL", 100)
     assert kept_in_memory(plain, cohort / "bags") == {}
+
+
+def test_losses_below_zero_are_not_drawn_on_a_logarithmic_axis(plan: Plan) -> None:
+    results = [answered(plan, name, 1.0) for name in (FIRST, SECOND)]
+
+    def axis(loss: float) -> tuple[str, str, bool]:
+        first = results[0]
+        runs = {key: replace(run, history=[{"epoch": 1, "loss": loss}]) for key, run in first.runs.items()}
+        return _axes(plan, [replace(first, runs=runs), results[1]])["Training loss"]
+
+    assert axis(0.1) == ("epoch", "mean loss, logarithmic,", True)
+    assert axis(-0.1) == ("epoch", "mean loss", False)
