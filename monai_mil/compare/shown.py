@@ -131,7 +131,7 @@ def _figure_text(each: Compared, whole: tuple[int, int]) -> str:
     elif each.cases < cases:
         text += f" on {each.cases} of {cases} cases"
     if math.isnan(each.corrected):
-        return text
+        return text if math.isnan(each.difference.value) else f"{text}, p unknown: no variance"
     return f"{text}, p {'< 0.001' if each.corrected < 0.001 else format(each.corrected, '.3f')}"
 
 

@@ -91,6 +91,14 @@ def test_a_figure_of_fewer_cases_than_another_methods_says_so(plan: Plan) -> Non
     assert np.isnan(rows[1].figures["auroc"].p_value)  # nothing paired can be tested
 
 
+def test_a_difference_whose_variance_is_zero_is_not_left_without_a_word(plan: Plan) -> None:
+    perfect, constant = answered(plan, FIRST, 99.0), answered(plan, SECOND, 0.0)
+    same = {key: replace(run, prob=np.full_like(run.prob, 0.5)) for key, run in constant.runs.items()}
+    rows = make_rows(plan, [perfect, replace(constant, runs=same)], n=50)
+    assert (rows[0].figures["auroc"].value.value, rows[1].figures["auroc"].value.value) == (1.0, 0.5)
+    assert "p unknown: no variance" in markdown_text(plan, rows).splitlines()[3]
+
+
 def test_seeds_of_a_fold_that_answered_for_other_cases_are_refused(plan: Plan) -> None:
     results = answered(plan, FIRST, 2.0)
     strange = replace(results.runs[0, 1], patient_of={f"{name}x": name for name in results.runs[0, 1].patient_of})
