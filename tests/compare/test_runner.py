@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 
 from monai_mil.compare import Plan, Row, make_plan, make_rows, read_competitors, read_results
+from monai_mil.compare.curves import epochs_text, sweep_text
 from monai_mil.compare.page import write_comparison_page
 from monai_mil.compare.perform import perform
 from monai_mil.compare.results import RunResult
@@ -47,10 +49,13 @@ def test_every_point_of_a_grid_is_trained_and_the_best_on_validation_tested(sear
 
 
 def test_a_test_curve_ends_where_the_evaluation_stands_and_chooses_nothing(searched: Ran) -> None:
-    _, run, _ = searched
+    plan, run, _ = searched
     curve = {row["epoch"]: row["test_auroc"] for row in run.history}
     assert list(curve) == [1, 2]
     assert curve[run.said["epoch"]] == pytest.approx(auroc(run.prob, run.label))
+    rows = list(csv.DictReader(epochs_text(read_results(plan)).splitlines()))
+    assert [(row["fold"], row["epoch"]) for row in rows] == [("0", "1"), ("0", "2")]
+    assert float(rows[1]["test_auroc"]) == pytest.approx(curve[2], rel=1e-5)
 
 
 def test_a_sweep_evaluates_the_chosen_model_with_every_value(searched: Ran) -> None:
@@ -61,6 +66,10 @@ def test_a_sweep_evaluates_the_chosen_model_with_every_value(searched: Ran) -> N
     page = (plan.out / "comparison.html").read_text()
     assert all(section in page for section in ("Sweep", "Test curves", "place of k_eval in 1, 100"))
     assert rows[0].figures["auroc"].folds == 1
+    header, first, second = sweep_text(read_results(plan), "k_eval").splitlines()
+    assert header == "method,fold,seed,k_eval,test_auroc"
+    assert first.startswith("pathology_hagmil,0,0,1,")
+    assert second == f"pathology_hagmil,0,0,100,{auroc(run.prob, run.label):.6g}"
 
 
 def test_follow_up_is_compared_by_concordance(tmp_path: Path) -> None:
