@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
-from monai_mil.networks.blocks.attention_network import AttentionNetwork, BagByBagNetwork, ChunkedAttentionNetwork
+from monai_mil.networks.blocks.attention_network import (
+    AttentionNetwork,
+    BagByBagNetwork,
+    ChunkedAttentionNetwork,
+    ReadBag,
+    is_long,
+)
 from monai_mil.networks.blocks.attention_pool import (
     PoolWeights,
     RunningPool,
@@ -30,7 +36,7 @@ from monai_mil.networks.blocks.neighbours import nearest_instances
 from monai_mil.networks.blocks.nystrom import NystromAttention
 from monai_mil.networks.blocks.otsu import otsu_threshold
 from monai_mil.networks.blocks.padding import among_padding, front_lengths, real_rows, restore_padding
-from monai_mil.networks.blocks.phenotypes import phenotypes
+from monai_mil.networks.blocks.phenotypes import phenotypes, row_parts
 from monai_mil.networks.blocks.query_attention import QueryAttention, StackedLinear
 from monai_mil.networks.blocks.slice_transformer import (
     AttentionLayer,
@@ -58,6 +64,7 @@ __all__ = [
     "NystromAttention",
     "PoolWeights",
     "QueryAttention",
+    "ReadBag",
     "RunningPool",
     "SmoothOperator",
     "StackedLinear",
@@ -75,6 +82,7 @@ __all__ = [
     "decode_tiles",
     "front_lengths",
     "instance_mask",
+    "is_long",
     "map_tiles",
     "mask_with_token",
     "most_and_least_attended",
@@ -86,6 +94,7 @@ __all__ = [
     "pool_bags",
     "real_rows",
     "restore_padding",
+    "row_parts",
     "smooth_max",
     "split_rows",
     "stream_pool",
