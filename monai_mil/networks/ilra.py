@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -83,7 +84,7 @@ class ILRA(ChunkedAttentionNetwork):
     @torch.jit.unused
     def _answer_bag(self, read: ReadBag) -> dict[str, Tensor]:
         latents: list[Tensor] = []
-        for layer in self.layers:
+        for layer in cast("list[_LowRankLayer]", self.layers):
             pooled, _ = self._pool(layer.gather, layer.latent, latents, read)
             latents.append(layer.gather.gated(layer.gather.answer_pooled(layer.latent, pooled), layer.latent))
         pooled, scores = self._pool(self.pool, self.seed, latents, read)
@@ -96,7 +97,7 @@ class ILRA(ChunkedAttentionNetwork):
         pool = RunningPool(len(probes), probes.shape[1], probes.dtype, probes.device)
         for part in read():
             rows = part.to(self.seed.dtype)[None]
-            for layer, latent in zip(self.layers, latents, strict=False):
+            for layer, latent in zip(cast("list[_LowRankLayer]", self.layers), latents, strict=False):
                 rows = layer.spread(rows, latent, None)
             pool.add(exact_matmul(probes, rows[0].T) + offsets[:, None], rows[0])
         return pool.result()

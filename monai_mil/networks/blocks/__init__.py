@@ -6,6 +6,7 @@ from monai_mil.networks.blocks.attention_network import (
     AttentionNetwork,
     BagByBagNetwork,
     ChunkedAttentionNetwork,
+    LongBagNetwork,
     ReadBag,
     is_long,
 )
@@ -32,7 +33,7 @@ from monai_mil.networks.blocks.insight_input import (
 from monai_mil.networks.blocks.insight_tiles import InsightTiles
 from monai_mil.networks.blocks.instance_branch import InstanceBranch, most_and_least_attended
 from monai_mil.networks.blocks.moments import attention_moments
-from monai_mil.networks.blocks.neighbours import nearest_instances
+from monai_mil.networks.blocks.neighbours import nearest_instances, touching_instances
 from monai_mil.networks.blocks.nystrom import NystromAttention
 from monai_mil.networks.blocks.otsu import otsu_threshold
 from monai_mil.networks.blocks.padding import among_padding, front_lengths, real_rows, restore_padding
@@ -61,6 +62,7 @@ __all__ = [
     "IATBlock",
     "InsightTiles",
     "InstanceBranch",
+    "LongBagNetwork",
     "NystromAttention",
     "PoolWeights",
     "QueryAttention",
@@ -100,6 +102,7 @@ __all__ = [
     "stream_pool",
     "survival_curve",
     "survival_risk",
+    "touching_instances",
     "tree_sizes",
     "write_columns",
 ]

@@ -110,14 +110,14 @@ class BagByBagNetwork(AttentionNetwork):
         }
 
 
-class ChunkedAttentionNetwork(AttentionNetwork, ChunkedNetwork):
-    """Base of attention networks that evaluate a bag in chunks of instances, and train and export in plain operations.
+class LongBagNetwork(AttentionNetwork):
+    """Base of attention networks that evaluate a long bag in parts, and train and export in plain operations.
 
-    A subclass implements :meth:`_whole` and :meth:`_answer_bag`, which give the same. One that reads a bag more than
-    once says so in ``rereads``: what is not long (:data:`LONG_BAG`) is then answered whole in evaluation too.
+    A subclass implements :meth:`_whole` and :meth:`_answer_rows`, which give the same. One that makes nothing twice for
+    it sets ``rereads`` to False: all bags are then evaluated in parts, and not only long ones (:data:`LONG_BAG`).
     """
 
-    rereads = False
+    rereads = True
 
     def describe(self, image: Tensor, mask: Tensor | None) -> dict[str, Tensor]:
         """See :meth:`MILNetwork.forward`."""
@@ -135,13 +135,32 @@ class ChunkedAttentionNetwork(AttentionNetwork, ChunkedNetwork):
         outputs = []
         for index, rows in enumerate(image.mT):
             if mask is None:
-                outputs.append(self._answer_bag(partial(split_rows, rows)))
+                outputs.append(self._answer_rows(rows))
             else:
-                output = self._answer_bag(partial(split_rows, real_rows(rows, mask[index])))
+                output = self._answer_rows(real_rows(rows, mask[index]))
                 outputs.append(restore_padding(output, mask[index], self.listed_keys))
         if len(outputs) == 1:
             return outputs[0]
         return {key: torch.cat([output[key] for output in outputs]) for key in outputs[0]}
+
+    @torch.jit.unused
+    def _answer_rows(self, rows: Tensor) -> dict[str, Tensor]:
+        """The output of a batch of one bag ``[n, d]`` without padding, of any floating type; without gradients."""
+        raise NotImplementedError
+
+
+class ChunkedAttentionNetwork(LongBagNetwork, ChunkedNetwork):
+    """Base of attention networks that evaluate a bag in chunks of instances, wherever these come from.
+
+    A subclass implements :meth:`_whole` and :meth:`_answer_bag`, which give the same. One that reads a bag more than
+    once says so in ``rereads``.
+    """
+
+    rereads = False
+
+    @torch.jit.unused
+    def _answer_rows(self, rows: Tensor) -> dict[str, Tensor]:
+        return self._answer_bag(partial(split_rows, rows))
 
     @torch.jit.unused
     def _answer_chunks(self, chunks: Iterable[Tensor | np.ndarray]) -> dict[str, Tensor]:
