@@ -11,11 +11,11 @@ from monai_mil.networks.blocks import (
     BagByBagNetwork,
     GatedAttention,
     NystromAttention,
+    Rows,
     RunningPool,
     is_long,
     touching_instances,
 )
-from monai_mil.networks.blocks.token_sequence import Rows
 from monai_mil.networks.contract import MILNetwork, exact_dtype, exact_matmul
 from monai_mil.networks.graph import is_recorded
 

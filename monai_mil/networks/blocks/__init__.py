@@ -48,7 +48,7 @@ from monai_mil.networks.blocks.slice_transformer import (
 from monai_mil.networks.blocks.smooth import SmoothOperator
 from monai_mil.networks.blocks.smooth_max import smooth_max
 from monai_mil.networks.blocks.tile_chunks import TileBag, decode_tiles, map_tiles
-from monai_mil.networks.blocks.token_sequence import TokenSequence
+from monai_mil.networks.blocks.token_sequence import Rows, TokenSequence
 from monai_mil.networks.blocks.tree import child_rows, nested_rank, tree_sizes
 
 __all__ = [
@@ -67,6 +67,7 @@ __all__ = [
     "PoolWeights",
     "QueryAttention",
     "ReadBag",
+    "Rows",
     "RunningPool",
     "SmoothOperator",
     "StackedLinear",
