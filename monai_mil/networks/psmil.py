@@ -122,10 +122,10 @@ class PSMIL(ChunkedAttentionNetwork):
 
     @torch.jit.unused
     def _begin(self, rows: Tensor, mask: Tensor | None) -> None:
-        """The first bag's mean instance for every prototype."""
-        if not bool(self.prototypes.any()):
-            count = rows.shape[1] if mask is None else int(mask[0].sum())
-            self.prototypes.copy_((rows[0].detach().sum(dim=0) / count).expand_as(self.prototypes))
+        """The first bag's mean instance for every prototype, as long as there are none; decided on the device."""
+        count = rows.shape[1] if mask is None else mask[0].sum()
+        mean = rows[0].detach().sum(dim=0) / count
+        self.prototypes.copy_(torch.where(self.prototypes.any(), self.prototypes, mean))
 
     @torch.jit.unused
     def _most_like(self, rows: Tensor, prob: Tensor, mask: Tensor | None) -> Tensor:
