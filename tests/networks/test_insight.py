@@ -9,6 +9,7 @@ import pytest
 import torch
 from skimage.filters import threshold_otsu
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional as F
 
 from monai_mil.bags import BagFile, BagInfo, LoadBagd, collate_bags
@@ -608,3 +609,9 @@ def test_options_that_do_not_exist_are_refused(options: dict[str, object], messa
 def test_another_method_s_checkpoint_is_refused() -> None:
     with pytest.raises(ValueError, match="not this network's state dict"):
         INSIGHT.from_reference({"fc.weight": torch.zeros(2, 2)})
+
+
+def test_how_many_tiles_are_worked_on_at_once_follows_from_the_device_unless_it_is_said() -> None:
+    assert (small().tiles_at_once(), small(chunk_instances=5).tiles_at_once()) == (32, 5)
+    with FakeTensorMode(), torch.device("cuda"):
+        assert (small().tiles_at_once(), small(chunk_instances=5).tiles_at_once()) == (256, 5)
