@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from skimage.filters import threshold_otsu
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional as F
 
 from monai_mil.bags import BagFile, BagInfo, LoadBagd, collate_bags
@@ -613,5 +613,7 @@ def test_another_method_s_checkpoint_is_refused() -> None:
 
 def test_how_many_tiles_are_worked_on_at_once_follows_from_the_device_unless_it_is_said() -> None:
     assert (small().tiles_at_once(), small(chunk_instances=5).tiles_at_once()) == (32, 5)
-    with FakeTensorMode(), torch.device("cuda"):
-        assert (small().tiles_at_once(), small(chunk_instances=5).tiles_at_once()) == (256, 5)
+    on_gpu = SimpleNamespace(detection_score=SimpleNamespace(weight=SimpleNamespace(is_cuda=True)))
+    for network, expected in ((small(), 256), (small(chunk_instances=5), 5)):
+        network.__dict__["tiles"] = on_gpu
+        assert network.tiles_at_once() == expected
