@@ -15,6 +15,7 @@ from .class_balance import ClassBalance
 from .confounders import FillConfounders, MethodHandlers
 from .distributed import finish_distributed
 from .early_stop import EarlyStop
+from .engines import BagEvaluator, BagTrainer
 from .ensemble import Ensemble
 from .exported import ExportedNetwork
 from .fine_tuning import fit_weights, known_model
@@ -47,6 +48,8 @@ __all__ = [
     "Anchor",
     "AnchorHandler",
     "AnchorInferer",
+    "BagEvaluator",
+    "BagTrainer",
     "BalancedSampler",
     "BestModel",
     "BrokenBags",
