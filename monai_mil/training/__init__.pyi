@@ -7,6 +7,7 @@ from .batches import (
     prepare_positioned_bag_batch,
     prepare_streamed_batch,
     prepare_token_batch,
+    prepare_token_label_batch,
 )
 from .best_model import BestModel
 from .broken_bags import BrokenBags
@@ -89,6 +90,7 @@ __all__ = [
     "prepare_positioned_bag_batch",
     "prepare_streamed_batch",
     "prepare_token_batch",
+    "prepare_token_label_batch",
     "publish_model",
     "read_anchor",
     "read_method",
