@@ -40,8 +40,9 @@ class VolumeClassifier(MILNetwork):
     it says of the most suspicious place.
 
     Takes scans of pixels ``[b, channels, n, h, w]``: a scan's slices are its instances. Padded slices are never seen.
-    The order of the slices matters. The output holds ``logits`` and, unless it is traced or exported, ``detection_logits``
-    ``[b, c, n, y, x]``, ``e`` resized to the ``n`` slices, and its sigmoid ``heatmap``; a slice's score is its highest.
+    The order of the slices matters. The output holds ``logits`` and, unless it is traced or exported,
+    ``detection_logits`` ``[b, c, n, y, x]``, ``e`` resized to the ``n`` slices, and its sigmoid ``heatmap``; a slice's
+    score is its highest.
 
     For a 3D-CNN with progressive resizing, the comparator of the INSIGHT paper, train at a small ``size`` first and go
     on at larger ones (``training.ProgressiveResizing``): no weight depends on it. That paper names no network; this

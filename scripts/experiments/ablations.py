@@ -2,7 +2,8 @@
 
 Bags are those of ``monai_mil.synthetic``, 100 in all (40 to train, 20 to validate, 40 to test): token maps of 14 x 14
 for INSIGHT, vectors with a twentieth of the tiles planted for ASMIL, trees of three levels for HAG-MIL; 200 scans with
-four of 64 features shifted in a window for Normal Guidance. "Places" are tiles or slices, told apart within the positive test bags.
+four of 64 features shifted in a window for Normal Guidance. "Places" are tiles or slices, told apart within the
+positive test bags.
 """
 
 from __future__ import annotations
