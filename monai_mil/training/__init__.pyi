@@ -40,6 +40,7 @@ from .seeding import EpochSeeder
 from .skip_non_finite import SkipNonFinite
 from .split_names import named_by_split
 from .survival import SurvivalRiskd
+from .temporal_ensemble import TemporalEnsemble
 from .time_bins import TimeBinsSaver, read_time_bins
 from .typed_paths import keep_paths_as_typed, value_of
 from .unpack import UnpackOutputd
@@ -72,6 +73,7 @@ __all__ = [
     "StopOnNaN",
     "StreamedInferer",
     "SurvivalRiskd",
+    "TemporalEnsemble",
     "TimeBinsSaver",
     "UnpackOutputd",
     "build_network",
