@@ -17,8 +17,8 @@ class TemporalEnsemble(Anchor):
     The comparison of the ASMIL paper: every training bag has a moving average of its own attention scores (Laine and
     Aila, ICLR 2017), of the visits before this one, to which its attention is held. At a bag's first visit there is
     none, and the term does not count. It begins with the first scores, where the original begins with 0 and corrects
-    for it. The memory is ``[h, n]`` float16 a bag, in main memory and in checkpoints; bags must come whole, as a draw of
-    tiles is another bag.
+    for it. The memory is ``[h, n]`` float16 a bag, in main memory and in checkpoints; bags must come whole, as a draw
+    of tiles is another bag.
 
     Args:
         network: one with attention; a DDP wrapper is taken off.
