@@ -29,7 +29,10 @@ def prepare(tiles: Tensor, settings: Preprocessing, dtype: torch.dtype = torch.f
     # One row of w pixels is one vector of 3w: adding per channel on channels-last memory would run in steps of 3.
     rows = images.permute(0, 2, 3, 1).reshape(b, h, w * c)
     mean, std = (_row(values, w, tiles.device) for values in (settings.mean, settings.std))
-    normalised = torch.addcmul(-mean / std, rows.float(), 1 / (255 * std))
+    normalised = rows.float()
+    torch.addcmul(
+        -mean / std, normalised, 1 / (255 * std), out=normalised
+    )  # in place: fresh memory costs more than this
     return normalised.to(dtype).view(b, h, w, c).permute(0, 3, 1, 2)
 
 
