@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -18,8 +18,7 @@ from torch import Tensor
 
 from benchmarks.harness import Figure
 from monai_mil.embedding import embed_cohort
-from monai_mil.slides import write_pyramid
-from monai_mil.slides.tiff import TiffPyramid
+from monai_mil.slides import decode, write_pyramid
 
 SLIDES, SIDE, TILE, BATCH = 3, 2560, 256, 4
 
@@ -67,14 +66,15 @@ class _Sleeper:
 
 @contextmanager
 def _decoder(seconds: float) -> Iterator[None]:
-    """A decoder that takes so long a stored tile and thread, in place of the real one; a stored tile is a tile here."""
+    """A decoder that takes so long a tile and thread, in place of the real one."""
 
-    def sleep(tiff: TiffPyramid, level: int, tile: int, out: np.ndarray) -> None:
-        time.sleep(seconds)
+    class Sleeping(decode.Regions):
+        def decode(self, decodings: range, out: Callable[[int], np.ndarray]) -> None:
+            time.sleep(seconds * len(decodings))
 
-    real = TiffPyramid.decode
-    TiffPyramid.decode = sleep
+    real = decode.tile_decoder
+    decode.tile_decoder = Sleeping
     try:
         yield
     finally:
-        TiffPyramid.decode = real
+        decode.tile_decoder = real
