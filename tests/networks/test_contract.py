@@ -51,6 +51,12 @@ KEYS = {
     "token_mask": "bnyx",
 }
 
+ORDERED = {
+    *("CAMIL", "DTFDMIL", "HAGMIL", "IAT", "R2T", "TransMIL"),
+    *("SmoothABMIL", "SmoothTransformer1D", "TransMIL1D", "VolumeClassifier"),
+}
+"""Networks for which the order of the instances matters, as their docstrings say."""
+
 EVIDENCE = ("instance_logits", "top_instance_logits", "bottom_instance_logits", "branch_logits")
 
 
@@ -137,6 +143,29 @@ def test_logits_are_one_tensor_for_any_bag_size(network: nn.Module, instance: tu
     assert type(logits) is Tensor
     assert logits.shape == (2, network.num_classes)
     assert torch.isfinite(logits).all()
+
+
+def test_bags_of_one_and_of_thousands_are_answered_and_taught(network: nn.Module, instance: tuple[int, ...]) -> None:
+    with torch.no_grad():
+        assert torch.isfinite(network(bag(instance, 5000))).all()
+    for n in (1, 5000 if len(instance) == 1 else 50):
+        image = bag(instance, n).requires_grad_()
+        objective(network.train(), image).backward()
+        gradients = [image.grad, *(parameter.grad for parameter in network.parameters())]
+        assert all(torch.isfinite(gradient).all() for gradient in gradients if gradient is not None)
+
+
+def test_the_order_of_the_instances_matters_where_the_method_says_so(
+    network: nn.Module, instance: tuple[int, ...]
+) -> None:
+    image, order = bag(instance, 40), torch.randperm(40)
+    output, turned = network(image, return_dict=True), network(image[:, :, order], return_dict=True)
+    if type(network).__name__ in ORDERED:
+        assert "order" in type(network).__doc__
+        assert not torch.allclose(turned["logits"], output["logits"], rtol=0, atol=1e-4)
+        return
+    torch.testing.assert_close(turned["logits"], output["logits"], rtol=0, atol=2e-6)
+    torch.testing.assert_close(instance_scores(turned), instance_scores(output)[:, :, order], rtol=0, atol=2e-6)
 
 
 def test_the_output_holds_documented_keys_and_shapes_only(network: nn.Module, instance: tuple[int, ...]) -> None:
