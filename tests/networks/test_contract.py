@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 
 import monai_mil.networks
-from monai_mil.networks import HAGMIL, MILNetwork, contract, instance_scores
-from monai_mil.networks.blocks import AttentionNetwork, attention_network
+from monai_mil.networks import HAGMIL, MILNetwork, camil, contract, instance_scores, patch_gcn, r2t, wikg
+from monai_mil.networks.blocks import AttentionNetwork, attention_network, neighbours
 from monai_mil.networks.blocks.attention_pool import CHUNK_ROWS
 from monai_mil.networks.contract import ChunkedNetwork
 from monai_mil.networks.feature_pooling import FeaturePooling
@@ -56,6 +56,17 @@ ORDERED = {
     *("SmoothABMIL", "SmoothTransformer1D", "TransMIL1D", "VolumeClassifier"),
 }
 """Networks for which the order of the instances matters, as their docstrings say."""
+
+SMALL_STEPS = [
+    (camil, "STEP_TILES", 5),
+    (camil, "ASKING_TILES", 13),
+    (neighbours, "_PART", 4),
+    (patch_gcn, "SQUARE", 3),
+    (r2t, "HELD_SCORES", 0),
+    (r2t, "SCORES_AT_ONCE", 64),
+    (wikg, "HEADS_AT_ONCE", 7),
+]
+"""What networks do at once of a long bag, so little that a short one takes many steps."""
 
 EVIDENCE = ("instance_logits", "top_instance_logits", "bottom_instance_logits", "branch_logits")
 
@@ -412,6 +423,8 @@ def test_a_long_bag_s_answer_is_that_of_the_whole(
     whole = network(image, mask, return_dict=True)
     monkeypatch.setattr(attention_network, "LONG_BAG", {"cpu": 0})
     monkeypatch.setitem(CHUNK_ROWS, "cpu", 7)
+    for module, name, value in SMALL_STEPS:
+        monkeypatch.setattr(module, name, value)
     with torch.no_grad():
         found = network(image, mask, return_dict=True)
         chunks = image[0, :, :50].transpose(0, 1).split(11)
