@@ -2,6 +2,7 @@ from .cohort import SPLITS, Cohort, CohortSlide
 from .datalists import bag_datalist, scan_datalist, slide_datalist
 from .patients import check_patients
 from .reader import is_table, read_cohort
+from .scan_truth import ScanTruthd
 from .slice_labels import SliceLabelsd
 from .slide_search import find_slides, named_slides
 from .splits import choose_fold, split_cohort
@@ -11,6 +12,7 @@ __all__ = [
     "SPLITS",
     "Cohort",
     "CohortSlide",
+    "ScanTruthd",
     "SliceLabelsd",
     "bag_datalist",
     "check_patients",

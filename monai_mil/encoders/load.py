@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from monai_mil.encoders.card import EncoderCard, NumberType
+from monai_mil.encoders.ct_pixels import CT_PIXELS_VERSION, CTPixels
 from monai_mil.encoders.ct_texture import CTTextureBank
 from monai_mil.encoders.ct_texture_designs import CT_TEXTURE, CT_TEXTURE_518
 from monai_mil.encoders.efficientnet_lite import EfficientNetLite0
@@ -24,6 +25,7 @@ _BANKS: dict[str, tuple[str, Callable[[bool], nn.Module]]] = {
     "texture": (TEXTURE_VERSION, TextureBank),
     "ct_texture": (CT_TEXTURE.version, partial(CTTextureBank, CT_TEXTURE)),
     "ct_texture_518": (CT_TEXTURE_518.version, partial(CTTextureBank, CT_TEXTURE_518)),
+    "ct_pixels": (CT_PIXELS_VERSION, CTPixels),
 }
 """Encoders without weights: their version and what builds them."""
 

@@ -19,6 +19,7 @@ from monai_mil.losses.smooth_svm import InstanceSmoothSVM
 from monai_mil.losses.spectral_decoupling import SpectralDecoupling
 from monai_mil.losses.survival import DiscreteSurvival, time_bins
 from monai_mil.losses.teacher_consistency import TeacherConsistency
+from monai_mil.losses.token_dice import TokenDice
 from monai_mil.losses.top_instance import TopInstanceSVM
 
 __all__ = [
@@ -40,6 +41,7 @@ __all__ = [
     "SigmoidEntropy",
     "SpectralDecoupling",
     "TeacherConsistency",
+    "TokenDice",
     "TopInstanceSVM",
     "bag_loss",
     "normal_guidance",

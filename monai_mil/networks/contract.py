@@ -79,7 +79,7 @@ KEYS: Mapping[str, Key] = MappingProxyType(
         "critical": Key("b c", "index of the instance that speaks most for a class"),
         "heatmap": Key("b c n y x", "class evidence of every token of every instance"),
         "threshold": Key("b c", "splits heatmap: what is strictly above is foreground"),
-        "detection_logits": Key("b c n y x", "evidence of every token before its surroundings speak"),
+        "detection_logits": Key("b c n y x", "evidence of every token, of INSIGHT before its surroundings speak"),
         "instance_scores": Key("b c n", "what localisation uses, where it is none of the above"),
         # What an inferer adds to it.
         "mask": Key("b n", "True where an instance is real; present when it was given"),
@@ -94,7 +94,7 @@ KEYS: Mapping[str, Key] = MappingProxyType(
         "positions_mm": Key("b n", "position of a scan's slices along their normal"),
         "slide_index": Key("b n", "of a patient's bag, which of its slides or scans the instance is of", -1.0),
         "instance_labels": Key("b n", "1, 0 or -1, unknown, of every instance", -1.0),
-        "token_labels": Key("b n ...", "the truth of synthetic tokens"),
+        "token_labels": Key("b n ...", "the truth of every token: synthetic, or a share of voxels; by ScanTruthd"),
         "inside": Key("b n", "False where a tile of a packed bag lies beyond the slide"),
         "tissue_fraction": Key("b n", "share of a tile's area that is tissue, in a packed bag"),
         "feature_scale": Key("b d", "of an image of codes; a feature is feature_offset + feature_scale * code"),

@@ -25,7 +25,7 @@ class HAGMIL(MILNetwork):
     Every level has an :class:`IAT` of its own. The ``k`` most attended tiles of a level are opened: their four children
     each, in descending attention of the parents, are what the next finer level sees, down to the finest, whose answer
     is the slide's. Choosing carries no gradient, so the levels learn side by side, each from its own loss
-    (``losses.LevelLoss``).
+    (``losses.LevelLoss``). As of an IAT, the order of a level's tiles matters.
 
     Bags are packed (:mod:`monai_mil.networks.blocks.tree`): ``image`` ``[b, d, N]`` holds the coarsest level's ``n``
     tiles first, then their children level by level, ``N = n (4^L - 1) / 3``. The output holds, over the packed

@@ -26,7 +26,8 @@ class SmoothTransformer1D(MILNetwork):
     tokens, so that the class token is the neighbour of the first slices. In the last layer only the token's row is
     used, and that depends on the tokens within reach of ``S``: attention is computed for those alone.
 
-    The output, the scores and the cost are those of TransMIL1D; ``attention`` is the class token's own, before ``S``.
+    The order of the slices matters. The output, the scores and the cost are those of TransMIL1D; ``attention`` is the
+    class token's own, before ``S``.
 
     Args:
         in_channels: ``d``, width of a slice's features.

@@ -25,7 +25,7 @@ class TransMIL1D(MILNetwork):
 
     The Normal Guidance paper's form of TransMIL. It differs from the original: full attention instead of Nystroem's,
     a 1-D position encoding over slices instead of a 2-D one over a squared sequence, no projection of the features
-    and no norm behind the last layer.
+    and no norm behind the last layer. The order of the slices matters.
 
     The output holds ``logits``, ``bag`` ``[b, d]`` and the class token's attention to the slices in the last layer:
     ``attention_share``, of which the token itself keeps a part, ``attention``, the same brought to sum 1, and

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -34,21 +35,29 @@ class VolumeClassifier(MILNetwork):
 
     The slices are resized to ``size`` (trilinear), ``f = encoder(volume)``; ``e_p = C f_p + c`` at every place ``p``;
     ``logits = mean_p e_p``. As the mean and the classifier are both linear, that is global average pooling before a
-    linear classifier, and ``e`` is the class activation map (Zhou et al., CVPR 2016).
+    linear classifier, and ``e`` is the class activation map (Zhou et al., CVPR 2016). With ``pooling="max"``
+    ``logits = max_p e_p``: a network that was taught where the finding is (``losses.TokenDice``) says of a scan what
+    it says of the most suspicious place.
 
     Takes scans of pixels ``[b, channels, n, h, w]``: a scan's slices are its instances. Padded slices are never seen.
-    The order of the slices matters. The output holds ``logits`` and, unless it is traced or exported, ``heatmap``
-    ``[b, c, n, y, x]``: the sigmoid of ``e``, resized to the ``n`` slices; a slice's score is its highest.
+    The order of the slices matters. The output holds ``logits`` and, unless it is traced or exported,
+    ``detection_logits`` ``[b, c, n, y, x]``, ``e`` resized to the ``n`` slices, and its sigmoid ``heatmap``; a slice's
+    score is its highest.
 
     For a 3D-CNN with progressive resizing, the comparator of the INSIGHT paper, train at a small ``size`` first and go
     on at larger ones (``training.ProgressiveResizing``): no weight depends on it. That paper names no network; this
-    takes :class:`ConvolutionEncoder3D` for it. ``DenseNet121(3, 1, 1).features`` of MONAI gives 1,024 channels.
+    takes :class:`ConvolutionEncoder3D` for it. ``DenseNet121(3, 1, 1).features`` of MONAI gives 1,024 channels, its
+    ``UNet(3, 1, 16, ...)`` 16 at every voxel.
 
     Args:
         encoder: maps volumes ``[b, channels, z, y, x]`` to features ``[b, features, z', y', x']``.
         features: how many channels it gives.
         num_classes: ``c``.
         size: slices, rows and columns that the encoder sees.
+        pooling: ``"mean"`` of the places, or ``"max"``.
+
+    Raises:
+        ValueError: ``pooling`` is neither.
 
     Examples:
         >>> import torch
@@ -60,9 +69,17 @@ class VolumeClassifier(MILNetwork):
     """
 
     def __init__(
-        self, encoder: nn.Module, features: int, num_classes: int, size: Sequence[int] = (32, 128, 128)
+        self,
+        encoder: nn.Module,
+        features: int,
+        num_classes: int,
+        size: Sequence[int] = (32, 128, 128),
+        pooling: Literal["mean", "max"] = "mean",
     ) -> None:
         super().__init__(num_classes)
+        if pooling not in ("mean", "max"):
+            raise ValueError(f"pooling must be 'mean' or 'max', not '{pooling}'")
+        self.pooling = pooling
         self.encoder = encoder
         self.classifier = nn.Linear(features, num_classes)
         self.size = [int(side) for side in size]
@@ -71,6 +88,8 @@ class VolumeClassifier(MILNetwork):
         """See :meth:`MILNetwork.forward`."""
         if image.dim() != 5:
             raise ValueError(f"a scan of pixels must be [b, channels, n, h, w], got {list(image.shape)}")
+        if not image.is_floating_point():
+            raise ValueError("a scan of pixels must be of floating type: embed it with float16, not with uint8")
         pixels = image if image.dtype == torch.float64 else image.float()
         if mask is None:
             return self._answer(self._evidence(pixels), [image.shape[2]] * image.shape[0], None)
@@ -95,22 +114,25 @@ class VolumeClassifier(MILNetwork):
         return places.to(exact_dtype(places.dtype)).unflatten(2, found.shape[2:])
 
     def _answer(self, evidence: Tensor, counts: list[int], mask: Tensor | None) -> dict[str, Tensor]:
-        output = {"logits": evidence.flatten(2).mean(dim=2)}
+        places = evidence.flatten(2)
+        output = {"logits": places.amax(dim=2) if self.pooling == "max" else places.mean(dim=2)}
         if torch.jit.is_scripting():
             return output
         if torch.jit.is_tracing() or torch.compiler.is_compiling():
             return output
-        output["heatmap"] = self._heatmap(evidence, counts, mask)
+        output["detection_logits"] = self._on_slices(evidence, counts, mask)
+        output["heatmap"] = torch.sigmoid(output["detection_logits"])
+        if mask is not None:
+            output["heatmap"] = output["heatmap"].masked_fill(~mask[:, None, :, None, None], 0.0)
         return output
 
     @torch.jit.unused
-    def _heatmap(self, evidence: Tensor, counts: list[int], mask: Tensor | None) -> Tensor:
-        """The places' probabilities on the slices ``[b, c, n, y, x]``, 0 on padding."""
+    def _on_slices(self, evidence: Tensor, counts: list[int], mask: Tensor | None) -> Tensor:
+        """The places' evidence on the slices ``[b, c, n, y, x]``, 0 on padding."""
         maps = []
         for index, count in enumerate(counts):
             size = (count, *evidence.shape[3:])
-            on_slices = F.interpolate(evidence[index : index + 1], size, mode="trilinear", align_corners=False)
-            found = torch.sigmoid(on_slices)[0]
+            found = F.interpolate(evidence[index : index + 1], size, mode="trilinear", align_corners=False)[0]
             if mask is not None:
                 whole = found.new_zeros(found.shape[0], mask.shape[1], *found.shape[2:])
                 whole[:, mask[index]] = found

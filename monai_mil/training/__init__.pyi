@@ -7,6 +7,7 @@ from .batches import (
     prepare_positioned_bag_batch,
     prepare_streamed_batch,
     prepare_token_batch,
+    prepare_token_label_batch,
 )
 from .best_model import BestModel
 from .broken_bags import BrokenBags
@@ -15,6 +16,7 @@ from .class_balance import ClassBalance
 from .confounders import FillConfounders, MethodHandlers
 from .distributed import finish_distributed
 from .early_stop import EarlyStop
+from .engines import BagEvaluator, BagTrainer
 from .ensemble import Ensemble
 from .exported import ExportedNetwork
 from .fine_tuning import fit_weights, known_model
@@ -39,6 +41,7 @@ from .seeding import EpochSeeder
 from .skip_non_finite import SkipNonFinite
 from .split_names import named_by_split
 from .survival import SurvivalRiskd
+from .temporal_ensemble import TemporalEnsemble
 from .time_bins import TimeBinsSaver, read_time_bins
 from .typed_paths import keep_paths_as_typed, value_of
 from .unpack import UnpackOutputd
@@ -47,6 +50,8 @@ __all__ = [
     "Anchor",
     "AnchorHandler",
     "AnchorInferer",
+    "BagEvaluator",
+    "BagTrainer",
     "BalancedSampler",
     "BestModel",
     "BrokenBags",
@@ -71,6 +76,7 @@ __all__ = [
     "StopOnNaN",
     "StreamedInferer",
     "SurvivalRiskd",
+    "TemporalEnsemble",
     "TimeBinsSaver",
     "UnpackOutputd",
     "build_network",
@@ -89,6 +95,7 @@ __all__ = [
     "prepare_positioned_bag_batch",
     "prepare_streamed_batch",
     "prepare_token_batch",
+    "prepare_token_label_batch",
     "publish_model",
     "read_anchor",
     "read_method",

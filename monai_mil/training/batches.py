@@ -99,6 +99,22 @@ def prepare_instance_batch(
     return prepare_bag_batch({**batchdata, "label": batchdata["instance_labels"]}, device, non_blocking, **kwargs)
 
 
+def prepare_token_label_batch(
+    batchdata: Mapping[str, Any],
+    device: str | torch.device | None = None,
+    non_blocking: bool = False,
+    **kwargs: Any,
+) -> Batch:
+    """:func:`prepare_bag_batch` with ``token_labels`` ``[b, n, c, h, w]`` as the label that ``TokenDice`` takes.
+
+    Raises:
+        ValueError: the batch has no token labels.
+    """
+    if "token_labels" not in batchdata:
+        raise ValueError("the bags hold no 'token_labels', which training on tokens needs; set them by ScanTruthd")
+    return prepare_bag_batch({**batchdata, "label": batchdata["token_labels"]}, device, non_blocking, **kwargs)
+
+
 def prepare_streamed_batch(
     batchdata: Mapping[str, Any],
     device: str | torch.device | None = None,

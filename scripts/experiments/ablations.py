@@ -2,7 +2,8 @@
 
 Bags are those of ``monai_mil.synthetic``, 100 in all (40 to train, 20 to validate, 40 to test): token maps of 14 x 14
 for INSIGHT, vectors with a twentieth of the tiles planted for ASMIL, trees of three levels for HAG-MIL; 200 scans with
-a shifted window for Normal Guidance. "Places" are tiles or slices, told apart within the positive test bags.
+four of 64 features shifted in a window for Normal Guidance. "Places" are tiles or slices, told apart within the
+positive test bags.
 """
 
 from __future__ import annotations
@@ -63,14 +64,14 @@ def _trees(folder: Path) -> Path:
 def _scans(folder: Path) -> Path:
     from monai_mil.synthetic import ShiftedMean, make_shifted_mean_cohort
 
-    recipe = ShiftedMean(window=8, slices=(20, 40), width=64, delta=1.0)
+    recipe = ShiftedMean(window=8, slices=(20, 40), shifted=4, width=64, delta=1.0)
     return make_shifted_mean_cohort(folder, recipe, scans=(80, 40, 80), seeds=(1, 2, 3))
 
 
 _SCAN: dict[str, Any] = {"class_names": ["negative", "positive"], "in_channels": 64, "l1_alpha": 0.001}
 SETTINGS = {
     "pathology_insight": Setting(_tokens, {"optimizer::lr": 0.001, "train::trainer::max_epochs": 3}, places=True),
-    "pathology_asmil": Setting(_tiles, {"optimizer::lr": 0.001, "train::trainer::max_epochs": 10}, places=True),
+    "pathology_asmil": Setting(_tiles, {"optimizer::lr": 0.001, "train::trainer::max_epochs": 20}, places=True),
     "ct_normal_guidance": Setting(
         _scans, {**_SCAN, "batch_size": 16, "optimizer::lr": 0.02, "train::trainer::max_epochs": 20}
     ),

@@ -1,12 +1,15 @@
 """Every method of ``mil_baselines`` with its authors' recipe, on synthetic slides and on MNIST-bags.
 
 The 60 slides of ``monai-mil demo``, with the encoder ``texture``: 30 to train, 10 to validate, 20 to test.
-MNIST-bags as Ilse et al. draw them (target 9, 10 +- 2 digits): 50 to train, 20 to validate, 200 to test, a digit
-being 64 features of a LeNet that has learnt to tell digits from 12,000 of MNIST's training part, and its place the next
-one of a square. ``DATA`` holds ``mnist.npz``. Optimiser, rate, schedule, epochs and selection are ``--recipe own``,
-widths ``small``, seed 0; two trainings at a time, one thread each. Where a recipe keeps the epoch of the best
-validation AUROC it ends with the first that has 1, which is the one that would be kept. Seconds are of the CPU, those
-of the training alone.
+MNIST-bags as Ilse et al. draw them (target 9, 10 +- 2 digits): 200 to train, 20 to validate, 200 to test, a digit
+being 64 features, of a spread of 1 in all, of a LeNet that has learnt to tell digits from 12,000 of MNIST's training
+part, and its place the next one of a square. ``DATA`` holds ``mnist.npz``.
+
+Optimiser, rate, schedule, patience and selection are ``--recipe own``, widths ``small``, seed 0; two trainings at a
+time, one thread each. One rule stands above all recipes, as they count epochs of cohorts of other sizes: a training has
+as many epochs as make 6,000 steps of one bag, 200 of these slides and 30 of MNIST-bags. Where a recipe keeps the epoch
+of the best validation AUROC, the training ends with the first that has 1. Seconds are of the CPU, those of the training
+alone.
 """
 
 from __future__ import annotations
@@ -30,8 +33,9 @@ from experiments.bundles import BUNDLES, IN_MEMORY, append_row, run_here
 
 METHODS = BUNDLES / "mil_baselines" / "configs" / "methods"
 SLIDES = {"num_slides": 60, "fractions": (0.5, 0.2, 0.3)}
-MNIST_BAGS = {"train": 50, "val": 20, "test": 200}
+MNIST_BAGS = {"train": 200, "val": 20, "test": 200}
 DIGITS = 12_000
+STEPS = 6_000
 COLUMNS = ("cohort", "method", "auroc", "low", "high", "epochs", "seconds")
 
 
@@ -89,7 +93,7 @@ def _mnist_bags(folder: Path, mnist: Path) -> Path:
 
 
 def _digit_encoder(mnist: Path) -> Callable[[Tensor], Tensor]:
-    """From digits ``[n, 1, 28, 28]`` to features ``[n, 64]``; learns anew every time, the same."""
+    """From digits ``[n, 1, 28, 28]`` to features ``[n, 64]`` of a spread of 1; learns anew every time, the same."""
     from torch.nn import functional as F
 
     from monai_mil.networks.instance_encoder import LeNetEncoder
@@ -105,7 +109,9 @@ def _digit_encoder(mnist: Path) -> Callable[[Tensor], Tensor]:
         optimizer.zero_grad()
         F.cross_entropy(classifier(encoder(digits[batch])), labels[batch]).backward()
         optimizer.step()
-    return torch.no_grad()(encoder.eval())
+    with torch.no_grad():
+        spread = encoder.eval()(digits[:1000]).std()
+    return torch.no_grad()(lambda images: encoder(images) / spread)
 
 
 def _train_and_test(folder: Path, cohort: Path, method: str) -> dict[str, Any]:
@@ -114,8 +120,8 @@ def _train_and_test(folder: Path, cohort: Path, method: str) -> dict[str, Any]:
     started = time.process_time()
     classes = ["without 9", "with 9"] if cohort.name == "mnist" else ["normal", "tumor"]
     options = {"dataset_dir": cohort, "class_names": classes, **IN_MEMORY}
-    own = {"method": method, "recipe": "own", "before": _stop_at_the_best}
-    workflow = run_here("mil_baselines", folder, "train", **own, **options)
+    own = {"method": method, "recipe": "own", "train::trainer::max_epochs": epochs_of(cohort)}
+    workflow = run_here("mil_baselines", folder, "train", before=_stop_at_the_best, **own, **options)
     seconds = time.process_time() - started
     epochs = workflow.parser.get_parsed_content("train::trainer").state.epoch
     run_here("mil_baselines", folder, "train", "evaluate", **options)
@@ -125,8 +131,16 @@ def _train_and_test(folder: Path, cohort: Path, method: str) -> dict[str, Any]:
     return row
 
 
+def epochs_of(cohort: Path) -> int:
+    """As many as make ``STEPS`` steps of one bag."""
+    from monai_mil.cohorts import read_cohort
+
+    bags = sum(slide.split == "train" for slide in read_cohort(cohort / "cohort.csv").slides)
+    return -(-STEPS // bags)
+
+
 def _stop_at_the_best(workflow: Any) -> None:
-    """No epoch is better than one with an AUROC of 1, and the first of those is kept."""
+    """Where AUROC selects, no epoch is better than one that has 1."""
     from ignite.engine import Engine, Events
 
     parsed = workflow.parser.get_parsed_content

@@ -7,6 +7,7 @@ from tests.bundles.drift import Apart
 
 CT = ("ct_insight", "ct_normal_guidance")
 INSIGHT = ("ct_insight", "pathology_insight")
+VOLUMES = ("ct_insight",)
 GUIDANCE = ("ct_normal_guidance",)
 BASELINES = ("mil_baselines",)
 ASMIL = ("pathology_asmil",)
@@ -182,6 +183,46 @@ FILES = [
     Apart(("inference_heatmap",), ("validate::postprocessing",), "the saver takes the whole output", SURVIVAL),
     Apart(("grad_cam",), ("validate::inferer", "map"), "another map is evaluated"),
     Apart(("grad_cam",), ("map_threshold",), "it holds no ranks", HAGMIL),
+    # Networks that see a scan as one volume.
+    Apart(
+        ("volume", "inference_volume"),
+        ("network_def", "threshold"),
+        "another network, which says no threshold of its own",
+        VOLUMES,
+    ),
+    Apart(
+        ("volume", "voxel_supervised"),
+        ("loss::terms::decoupling", "loss::weights"),
+        "the decoupling is INSIGHT's",
+        VOLUMES,
+    ),
+    Apart(
+        ("volume",),
+        ("train::postprocessing::transforms::Lambdad", "train::postprocessing::transforms::UnpackOutputd"),
+        "the answer is a logit",
+        VOLUMES,
+    ),
+    Apart(
+        ("volume", "inference_volume"),
+        ("validate::evaluator::prepare_batch",),
+        "the network does not fetch tokens itself",
+        VOLUMES,
+    ),
+    Apart(("volume",), ("train::trainer::prepare_batch",), "the network does not fetch tokens itself", VOLUMES),
+    Apart(
+        ("voxel_supervised",),
+        (
+            "method",
+            "class_balance::classes",
+            "loss::terms::bag",
+            "loss::terms::voxels",
+            "train::preprocessing::transforms::ScanTruthd",
+            "train::key_metric",
+            "train::trainer::prepare_batch",
+        ),
+        "voxels are learned, not scans",
+        VOLUMES,
+    ),
     # Slice labels.
     Apart(
         ("evaluate", "slice_supervised"),
@@ -428,8 +469,7 @@ BUNDLES = [
     Apart(HAGMIL, ("optimizer::lr",), "as published", TRAIN),
     Apart(GUIDANCE, ("train::trainer::max_epochs",), "as published", TRAIN),
     Apart(HAGMIL, ("train::trainer::max_epochs", "train::trainer::accumulation_steps"), "as published", TRAIN),
-    Apart(HAGMIL, ("train::trainer::amp",), "selection of tiles wants float32", TRAIN),
-    Apart(HAGMIL, ("validate::evaluator::amp",), "selection of tiles wants float32", BOTH),
+    Apart(HAGMIL, ("amp",), "selection of tiles wants float32", BOTH),
     Apart(HAGMIL, ("early_stop::patience",), "as published", TRAIN),
     # The steps of training.
     Apart(INSIGHT, ("train::trainer::prepare_batch",), "bags stay on disk and come with a mask of tokens", TRAIN),

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 import monai_mil.networks
 from monai_mil.networks import HAGMIL, MILNetwork, contract, instance_scores
-from monai_mil.networks.blocks import iat_block, nystrom
+from monai_mil.networks.blocks import AttentionNetwork, attention_network, iat_block, nystrom
 from monai_mil.networks.blocks.attention_pool import CHUNK_ROWS
 from monai_mil.networks.contract import ChunkedNetwork
 from monai_mil.networks.feature_pooling import FeaturePooling
@@ -50,6 +50,12 @@ KEYS = {
     "mask": "bn",
     "token_mask": "bnyx",
 }
+
+ORDERED = {
+    *("CAMIL", "DTFDMIL", "HAGMIL", "IAT", "R2T", "TransMIL"),
+    *("SmoothABMIL", "SmoothTransformer1D", "TransMIL1D", "VolumeClassifier"),
+}
+"""Networks for which the order of the instances matters, as their docstrings say."""
 
 EVIDENCE = ("instance_logits", "top_instance_logits", "bottom_instance_logits", "branch_logits")
 
@@ -137,6 +143,29 @@ def test_logits_are_one_tensor_for_any_bag_size(network: nn.Module, instance: tu
     assert type(logits) is Tensor
     assert logits.shape == (2, network.num_classes)
     assert torch.isfinite(logits).all()
+
+
+def test_bags_of_one_and_of_thousands_are_answered_and_taught(network: nn.Module, instance: tuple[int, ...]) -> None:
+    with torch.no_grad():
+        assert torch.isfinite(network(bag(instance, 5000))).all()
+    for n in (1, 5000 if len(instance) == 1 else 50):
+        image = bag(instance, n).requires_grad_()
+        objective(network.train(), image).backward()
+        gradients = [image.grad, *(parameter.grad for parameter in network.parameters())]
+        assert all(torch.isfinite(gradient).all() for gradient in gradients if gradient is not None)
+
+
+def test_the_order_of_the_instances_matters_where_the_method_says_so(
+    network: nn.Module, instance: tuple[int, ...]
+) -> None:
+    image, order = bag(instance, 40), torch.randperm(40)
+    output, turned = network(image, return_dict=True), network(image[:, :, order], return_dict=True)
+    if type(network).__name__ in ORDERED:
+        assert "order" in type(network).__doc__
+        assert not torch.allclose(turned["logits"], output["logits"], rtol=0, atol=1e-4)
+        return
+    torch.testing.assert_close(turned["logits"], output["logits"], rtol=0, atol=2e-6)
+    torch.testing.assert_close(instance_scores(turned), instance_scores(output)[:, :, order], rtol=0, atol=2e-6)
 
 
 def test_the_output_holds_documented_keys_and_shapes_only(network: nn.Module, instance: tuple[int, ...]) -> None:
@@ -384,6 +413,29 @@ def test_a_bag_in_chunks_is_evaluated_whatever_the_mode(network_class: type[nn.M
     assert found.keys() == expected.keys()
     for key, value in expected.items():
         torch.testing.assert_close(found[key], value, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("network_class", [each for each in NETWORKS if issubclass(each, AttentionNetwork)])
+def test_a_long_bag_s_answer_is_that_of_the_whole(
+    network_class: type[nn.Module], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network, instance = build(network_class)
+    image, mask = padded(bag(instance, 60, batch=2), 50)
+    whole = network(image, mask, return_dict=True)
+    monkeypatch.setattr(attention_network, "LONG_BAG", {"cpu": 0})
+    monkeypatch.setitem(CHUNK_ROWS, "cpu", 7)
+    with torch.no_grad():
+        found = network(image, mask, return_dict=True)
+        chunks = image[0, :, :50].transpose(0, 1).split(11)
+        chunked = network.pool_chunks(chunks) if hasattr(network, "pool_chunks") else {}
+    assert found.keys() == whole.keys()
+    for key in whole:
+        torch.testing.assert_close(found[key], whole[key], rtol=1e-5, atol=1e-6)
+    for key, value in chunked.items():
+        expected = whole[key][:1]
+        axis = contract.KEYS[key].axis
+        real = expected if axis is None else expected.narrow(axis + 1, 0, 50)
+        torch.testing.assert_close(value, real, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("network_class", [each for each in NETWORKS if hasattr(each, "from_reference")])

@@ -55,3 +55,14 @@ def test_sizes_grow_with_the_epochs() -> None:
     assert seen == [[2, 4, 4]] * 2 + [[4, 8, 8]] * 2
     with pytest.raises(ValueError, match="sizes begin with epoch 2"):
         ProgressiveResizing(made, {2: (2, 4, 4)})
+
+
+def test_a_scan_says_what_its_most_suspicious_place_says() -> None:
+    made, scan = network(pooling="max"), torch.randn(2, 1, 4, 8, 8, dtype=torch.float64)
+    output = made(scan, return_dict=True)
+    torch.testing.assert_close(output["logits"], output["detection_logits"].flatten(2).amax(dim=2))
+    torch.testing.assert_close(output["heatmap"], output["detection_logits"].sigmoid())
+    with pytest.raises(ValueError, match="pooling must be"):
+        network(pooling="min")
+    with pytest.raises(ValueError, match="must be of floating type"):
+        made(scan.to(torch.uint8))

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from ignite.engine import Engine, Events
-from monai.data import DataLoader, Dataset
+from monai.data import DataLoader, Dataset, MetaTensor
 from monai.engines import SupervisedTrainer
 from torch import Tensor, nn
 
@@ -18,7 +18,15 @@ from monai_mil.bags import collate_bags
 from monai_mil.losses import AnchorDivergence, BagCrossEntropy, MILLoss
 from monai_mil.networks import ABMIL, ASMIL, CLAM_SB, DSMIL, MeanPooling, TransMIL
 from monai_mil.networks.blocks.attention_network import AttentionNetwork
-from monai_mil.training import Anchor, AnchorInferer, Checkpointer, EpochSeeder, FullOutputInferer, prepare_bag_batch
+from monai_mil.training import (
+    Anchor,
+    AnchorInferer,
+    Checkpointer,
+    EpochSeeder,
+    FullOutputInferer,
+    TemporalEnsemble,
+    prepare_bag_batch,
+)
 from tests.processes import run_together
 
 NETWORKS: dict[str, Callable[[], AttentionNetwork]] = {
@@ -287,3 +295,28 @@ def test_an_epoch_wise_anchor_moves_at_the_end_of_an_epoch_and_counts_steps() ->
         torch.testing.assert_close(value, expected[key])
     with pytest.raises(ValueError, match="every 'step' or 'epoch'"):
         Anchor(network, every="bag")  # type: ignore[arg-type]
+
+
+def test_a_bag_s_own_attention_of_earlier_visits_is_remembered() -> None:
+    network = ABMIL(6, 2, 16, 8)
+    ensemble = TemporalEnsemble(network, momentum=0.6)
+    image, mask = torch.randn(2, 6, 5), torch.tensor([[True] * 5, [True] * 3 + [False] * 2])
+    batch = MetaTensor(image, meta={"slide_id": ["a", "b"]})
+    visits = [torch.randn(2, 1, 5) for _ in range(3)]
+    targets, weights = [], []
+    for scores in visits:
+        targets.append(ensemble(batch, mask, {"attention_logits": scores}))
+        weights.append(ensemble.weight)
+    assert weights == [0.0, 1.0, 1.0]
+    second = 0.6 * visits[0] + 0.4 * visits[1]
+    for target, expected in ((targets[1], visits[0]), (targets[2], second)):
+        torch.testing.assert_close(target[0], expected[0], rtol=0, atol=2e-3)
+        torch.testing.assert_close(target[1, :, :3], expected[1, :, :3], rtol=0, atol=2e-3)
+    again = TemporalEnsemble(network)
+    again.load_state_dict(ensemble.state_dict())
+    assert again.memory.keys() == {"a", "b"}
+    assert again.memory["b"].shape == (1, 3)
+    with pytest.raises(ValueError, match="bag 'a' has 4 instances, and had 5 before"):
+        ensemble(batch[:, :, :4], mask[:, :4], {"attention_logits": visits[0][:, :, :4]})
+    with pytest.raises(ValueError, match="knows bags by their names"):
+        ensemble(image, mask, {"attention_logits": visits[0]})
