@@ -18,6 +18,7 @@ import h5py
 import numpy as np
 
 from monai_mil.bags.datasets import find_dataset, refuse_links
+from monai_mil.bags.info import is_own
 from monai_mil.errors import BagError, DamagedBagError
 from monai_mil.sealed import open_hdf5
 
@@ -97,8 +98,11 @@ def find_layout(path: Path, file: h5py.File, encoder: str | None) -> Layout:
     if features.ndim == 3 and len(features) == 1:
         features = _in_memory(features[0], features.attrs)
     own = dict(file.attrs)
-    attributes = own | ({} if stored is None else dict(stored.attrs))
-    says = made_by or features.attrs.get("encoder") or own.get("extractor")
+    if is_own(own) or stored is None:  # ours say all themselves, and an attribute takes HDF5 a while
+        attributes = own
+    else:
+        attributes = own | dict(stored.attrs)
+    says = made_by or (None if is_own(own) else features.attrs.get("encoder") or own.get("extractor"))
     unit = str(attributes.get("unit", "")).lower()
     return Layout(features, found, coords, own, attributes, None if says is None else str(says), unit in _MICROMETRES)
 

@@ -210,7 +210,7 @@ def read_info(
     """
     attributes = _known(coord_attributes)
     encoder = None if encoder == "None" else encoder
-    if _PREFIX + "slide_id" in file_attributes:
+    if is_own(file_attributes):
         info = _own_info(_known(file_attributes))
     elif {"patch_size", "level0_magnification", "target_magnification"} <= attributes.keys():
         info = _trident_info(str(attributes.get("name", slide_id)), encoder, attributes)
@@ -223,6 +223,11 @@ def read_info(
             slide_id=slide_id, encoder=encoder, tile_size_level0=_grid_step(coords), version=None, format=None
         )
     return info if names_a_file(info.slide_id) else replace(info, slide_id=slide_id)
+
+
+def is_own(file_attributes: Mapping[str, Any]) -> bool:
+    """Whether this package wrote a file with these attributes."""
+    return _PREFIX + "slide_id" in file_attributes
 
 
 def _known(attributes: Mapping[str, Any]) -> dict[str, Any]:

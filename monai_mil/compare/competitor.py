@@ -45,6 +45,10 @@ class Competitor:
         """The settings of every point of the grid; one empty one where there is no grid."""
         return [dict(zip(self.grid, values, strict=True)) for values in itertools.product(*self.grid.values())]
 
+    def bag_dir(self, data: Path, shared: Mapping[str, Any]) -> Path:
+        """Where its bags are: its own setting, that of all methods, or ``bags`` of the cohort's folder."""
+        return Path(self.settings.get("bag_dir") or shared.get("bag_dir") or data / "bags")
+
     def config(self, name: str) -> dict[str, Any]:
         """One of the bundle's configs, as it stands there; empty where it has none of the name."""
         path = self.bundle.config(name)

@@ -33,6 +33,7 @@ class Job:
         test_curve: the test cases are answered after every epoch too.
         sweep: a key and values with each of which the finished model is evaluated again, or None.
         cases: what tells the cohort and its folds from any others.
+        features: what tells its bags from those of another embedding, and its masks from others.
     """
 
     competitor: Competitor
@@ -47,6 +48,7 @@ class Job:
     test_curve: bool = False
     sweep: tuple[str, tuple[Any, ...]] | None = None
     cases: str = ""
+    features: str = ""
 
     @property
     def folder(self) -> Path:
@@ -57,6 +59,11 @@ class Job:
     def result(self) -> Path:
         """The file that is there if, and only if, all of it is done."""
         return self.folder / "result.json"
+
+    @property
+    def begun(self) -> Path:
+        """The file that says with what it was begun, so that nobody goes on with other settings."""
+        return self.folder / "begun.json"
 
     @property
     def failure(self) -> Path:
@@ -92,10 +99,10 @@ class Job:
 
     @property
     def digest(self) -> str:
-        """What decides its outcome: settings, configs, cases and version, and no places."""
+        """What decides its outcome: settings, configs, cases, features and version, and no places."""
         own = self.competitor
         told = [own.name, self.fold, self.seed, self.epochs, dict(self.shared), dict(own.settings), dict(own.grid)]
-        told += [self.survival, self.truth, self.test_curve, self.sweep, self.cases, __version__]
+        told += [self.survival, self.truth, self.test_curve, self.sweep, self.cases, self.features, __version__]
         digest = hashlib.sha256(json.dumps(told, sort_keys=True, default=str).encode())
         names = [*self.training().configs, "evaluate", "evaluate_survival", "localise"]
         for path in map(own.bundle.config, [*names, f"methods/{own.settings.get('method')}"]):
@@ -105,6 +112,11 @@ class Job:
     def finished(self) -> dict[str, Any] | None:
         """What ``result.json`` says, None while it is not there."""
         return _read(self.result)
+
+    def is_of_other_settings(self) -> bool:
+        """Whether what its folder holds, finished or not, was begun with other settings, cases or features."""
+        said = self.finished() or _read(self.begun)
+        return said is not None and said.get("digest") != self.digest
 
     def failed(self) -> str | None:
         """Why it has no result, None where nothing is known."""

@@ -45,9 +45,9 @@ def write_comparison_page(plan: Plan, results: Sequence[MethodResults], rows: Se
         methods,
         title="Comparison of methods",
         summary=f"{cases}, folds by patient: {folds}, seeds: {seeds}, epochs: {plan.epochs}",
-        note=note_text(plan),
+        note=note_text(plan, rows),
         classes=plan.classes,
-        axes=_axes(plan),
+        axes=_axes(plan, results),
         settings={"reference": plan.reference, "selection": "best validation, of all epochs"},
     )
 
@@ -59,10 +59,12 @@ def _verdict(row: Row, figure: str) -> str:
     return "good" if each.difference.value > 0 else "bad"
 
 
-def _axes(plan: Plan) -> dict[str, tuple[str, str, bool]]:
+def _axes(plan: Plan, results: Sequence[MethodResults]) -> dict[str, tuple[str, str, bool]]:
     name = "concordance" if plan.survival else "AUROC"
+    losses = [row["loss"] for result in results for run in result.runs.values() for row in run.history]
+    positive = all(loss > 0 for loss in losses)  # AEM's, which rewards entropy, falls below 0
     axes = {
-        "Training loss": ("epoch", "mean loss, logarithmic,", True),
+        "Training loss": ("epoch", "mean loss, logarithmic," if positive else "mean loss", positive),
         "Learning curves": ("epoch", f"validation {name}", False),
         "Test curves": ("epoch", "test AUROC, which chooses nothing", False),
         "Stability of attention": ("epoch", "Jensen-Shannon divergence from the epoch before, logarithmic,", True),

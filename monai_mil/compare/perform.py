@@ -16,8 +16,10 @@ import numpy as np
 
 from monai_mil.compare.job import Job
 from monai_mil.compare.measure import Memory, bag_vectors, cost, outputs, split_auroc, test_loader
-from monai_mil.compare.protocol import followed
+from monai_mil.compare.protocol import followed, kept_in_memory
+from monai_mil.compare.results import refuse_no_numbers
 from monai_mil.compare.watching import History
+from monai_mil.errors import SettingsError
 from monai_mil.files import make_folder, parse_json, replacing, write_json
 from monai_mil.locks import claimed
 
@@ -46,6 +48,7 @@ def perform(job: Job) -> None:
     make_folder(job.folder)
     torch.set_num_threads(1)  # sums do not depend on how many processes share the machine
     with _alone, claimed(job.folder / "run"):
+        write_json({"digest": job.digest}, job.begun)
         try:
             points = [_trained(job, point) for point in range(len(job.competitor.points))]
             best = max(range(len(points)), key=lambda point: _score(points[point]))
@@ -91,10 +94,16 @@ def _trained(job: Job, point: int) -> dict[str, Any]:
         _watch(job, folder, workflow)
         started[0] = time.perf_counter()
 
-    measured = replace(plain, settings={**followed(job.competitor, job.survival), **plain.settings, "resume": True})
+    aside = {**followed(job.competitor, job.survival), **kept_in_memory(job.competitor, job.data / "bags")}
+    measured = replace(plain, settings={**aside, **plain.settings, "resume": True})
     workflow = measured.start(prepared)
     seconds = time.perf_counter() - started[0]
     best = workflow.parser.get_parsed_content("best_model")
+    if best.best is None:
+        raise SettingsError(
+            "validation has no figure in any epoch (its fold has one class, or training diverged): nothing "
+            "chooses the model; see log.txt in its folder"
+        )
     said = {
         "score": best.best,
         "epoch": best.best_epoch,
@@ -137,6 +146,7 @@ def _evaluated(job: Job, point: int) -> dict[str, Any]:
     """Evaluate the chosen point on the test cases; what the network costs."""
     folder = job.point_folder(point)
     workflow = job.evaluation(point).start()
+    refuse_no_numbers(folder / "eval")
     loader = workflow.parser.get_parsed_content("validate::dataloader")
     vectors = bag_vectors(workflow, loader) if job.seed == 0 else None
     if vectors is not None:

@@ -9,7 +9,9 @@ from typing import Any
 
 from monai_mil.cohorts import Cohort, read_cohort, read_survival_cohort, split_cohort, split_survival_cohort
 from monai_mil.compare.competitor import Competitor
+from monai_mil.compare.features import features_digest
 from monai_mil.compare.job import Job
+from monai_mil.compare.protocol import refuse_own_terms
 from monai_mil.errors import CohortError, SettingsError
 from monai_mil.files import make_folder
 from monai_mil.runs import class_names, cohort_settings
@@ -48,14 +50,13 @@ class Plan:
         """Make sure that what ``out`` holds is of this comparison.
 
         Raises:
-            SettingsError: a finished run there had other settings.
+            SettingsError: a run there, finished or not, had other settings.
         """
         for job in self.jobs:
-            result = job.finished()
-            if result is not None and result.get("digest") != job.digest:
+            if job.is_of_other_settings():
                 raise SettingsError(
-                    f"'{job.folder}' was run with other settings, another version or other cases: choose another "
-                    "--out, or remove that folder to run it again"
+                    f"'{job.folder}' was run with other settings, another version, other cases or other bags: choose "
+                    "another --out, or remove that folder to run it again"
                 )
 
 
@@ -95,8 +96,9 @@ def make_plan(
 
     Raises:
         CohortError: the table cannot be read, or ``out`` has the folds of other cases.
-        SettingsError: no method is called as the reference.
+        SettingsError: no method is called as the reference, or one sets what the comparison sets for all.
     """
+    refuse_own_terms(competitors, settings or {})
     out = out.absolute()
     place = cohort_settings(cohort)
     with_folds = _with_folds(Path(place["cohort_file"]), out, label_columns, survival, folds)
@@ -115,8 +117,10 @@ def make_plan(
     has_truth = (data / "masks").is_dir() and not survival
     common: dict[str, Any] = {"out": out, "data": data, "epochs": epochs, "shared": shared, "survival": survival}
     common |= {"test_curve": test_curve, "sweep": sweep, "cases": _digest(with_folds)}
+    truth = data / "masks" if has_truth else None
+    features = {one.name: features_digest(with_folds, one.bag_dir(data, shared), truth) for one in competitors}
     jobs = [
-        Job(one, fold, seed, truth=has_truth and _localises(one, with_folds), **common)
+        Job(one, fold, seed, truth=has_truth and _localises(one, with_folds), features=features[one.name], **common)
         for seed in range(seeds)
         for fold in with_folds.folds
         for one in competitors

@@ -14,6 +14,7 @@ import numpy as np
 from monai_mil.compare.job import Job
 from monai_mil.compare.plan import Plan
 from monai_mil.compare.watching import read_history
+from monai_mil.errors import SettingsError
 from monai_mil.files import parse_json
 from monai_mil.metrics import Array, FoldAnswers
 
@@ -37,6 +38,7 @@ class RunResult:
         stability: likewise, of attention; empty without any.
         sweep: AUROC by the value that was swept.
         folder: of the chosen model.
+        features: what the network saw, as its model card says.
     """
 
     said: Mapping[str, Any]
@@ -50,6 +52,7 @@ class RunResult:
     stability: Sequence[Mapping[str, Any]]
     sweep: Mapping[str, tuple[Array, Array]]
     folder: Path
+    features: str
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,7 +93,26 @@ class MethodResults:
 
     def _by_fold(self, keys: Sequence[Key] | None) -> list[list[RunResult]]:
         chosen = sorted(self.runs if keys is None else keys)
-        return [[self.runs[key] for key in chosen if key[0] == fold] for fold in sorted({key[0] for key in chosen})]
+        folds = [[self.runs[key] for key in chosen if key[0] == fold] for fold in sorted({key[0] for key in chosen})]
+        for runs in folds:
+            if any(run.patient_of != runs[0].patient_of for run in runs):
+                raise SettingsError(
+                    f"'{runs[0].folder.parent}': the seeds of a fold answered for other cases, bags were missing or "
+                    "damaged for some; remove these folders to run them again"
+                )
+        return folds
+
+
+def refuse_no_numbers(evaluation: Path) -> None:
+    """Make sure that an evaluation's answers are finite numbers.
+
+    Raises:
+        SettingsError: one is not; names the case.
+    """
+    for row in _rows(evaluation / "predictions.csv"):
+        answers = [cell for name, cell in row.items() if name.startswith("prob_") or name == "risk"]
+        if not all(math.isfinite(float(cell or "nan")) for cell in answers):
+            raise SettingsError(f"the answer for {next(iter(row.values()))} is no finite number: training has diverged")
 
 
 def read_results(plan: Plan) -> list[MethodResults]:
@@ -135,7 +157,14 @@ def _read(job: Job, said: Mapping[str, Any], plan: Plan) -> RunResult:
         _json(folder / "attention_stability.json").get("epochs", []),
         {} if survival else _sweep(folder / "sweep", plan),
         folder,
+        _features(_json(folder / "models" / "model.json").get("settings", {})),
     )
+
+
+def _features(card: Mapping[str, Any]) -> str:
+    encoder, preset = card.get("encoder") or "unknown encoder", card.get("preset")
+    named = f"{encoder} {card['encoder_digest']}" if card.get("encoder_digest") else encoder
+    return f"{named}, {card.get('in_channels')} channels" + (f", preset {preset}" if isinstance(preset, str) else "")
 
 
 def _answers(rows: Sequence[Mapping[str, str]], plan: Plan) -> tuple[Array, Array]:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from monai_mil.compare.curves import epochs_text, sweep_text
 from monai_mil.compare.job import Job
 from monai_mil.compare.page import write_comparison_page
 from monai_mil.compare.plan import Plan
@@ -24,7 +25,8 @@ def compare(
 ) -> list[Row]:
     """Do all jobs that are not done yet, and write the tables.
 
-    ``plan.out`` gets ``table.csv``, ``table.md`` and ``comparison.html``. It may be killed at any moment: jobs that are
+    ``plan.out`` gets ``table.csv``, ``table.md``, ``epochs.csv``, ``comparison.html`` and, where a key is swept,
+    ``sweep.csv``. It may be killed at any moment: jobs that are
     done are never done again, others go on behind their last whole epoch, and the tables become the same but for time
     and memory.
 
@@ -58,6 +60,9 @@ def compare(
         rows = make_rows(plan, results, resamples)
         _write(plan.out / "table.csv", csv_text(plan, rows))
         _write(plan.out / "table.md", markdown_text(plan, rows))
+        _write(plan.out / "epochs.csv", epochs_text(results))
+        if plan.jobs[0].sweep is not None:
+            _write(plan.out / "sweep.csv", sweep_text(results, plan.jobs[0].sweep[0]))
         write_comparison_page(plan, results, rows, plan.out / "comparison.html")
     return rows
 

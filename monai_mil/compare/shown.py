@@ -18,7 +18,7 @@ _TITLES = {
     "attention_jsd": "attention JSD",
     "parameters": "parameters",
     "gflops": "GFLOPs of a bag",
-    "seconds": "training s",
+    "seconds": "training s (an epoch)",
     "memory_mib": "memory MiB",
 }
 """The further columns that a person sees."""
@@ -40,7 +40,7 @@ def _record(plan: Plan, row: Row) -> dict[str, str]:
         each = row.figures[figure.name]
         record |= {f"{figure.name}{end}": _cell(value) for end, value in _parts(each).items()}
     record |= {name: _cell(value) for name, value in row.costs.items() if name not in _MEASURED}
-    record |= {"reason": row.reason, "config": row.config, "command": row.line}
+    record |= {"reason": row.reason, "config": row.config, "features": row.features, "command": row.line}
     return record | {name: _cell(row.costs[name]) for name in _MEASURED}
 
 
@@ -49,6 +49,8 @@ def _parts(each: Compared) -> dict[str, float]:
         "": each.value.value,
         "_low": each.value.low,
         "_high": each.value.high,
+        "_folds": each.folds,
+        "_cases": each.cases,
         "_pooled": each.pooled,
         "_difference": each.difference.value,
         "_difference_low": each.difference.low,
@@ -67,10 +69,11 @@ def shown_table(plan: Plan, rows: Sequence[Row]) -> tuple[list[str], list[list[s
     figures = [figure for figure in figures_of(plan) if any(_is_known(row, figure.name) for row in rows)]
     costs = [name for name in _TITLES if any(not math.isnan(row.costs[name]) for row in rows)]
     titles = ["method", "runs", *(figure.title for figure in figures), *(_TITLES[name] for name in costs)]
+    whole = {figure.name: _whole(plan, [row.figures[figure.name] for row in rows]) for figure in figures}
     cells = [
         [row.name + (" (reference)" if row.is_reference else ""), f"{row.runs}/{row.asked}"]
-        + [_figure_text(row.figures[figure.name]) for figure in figures]
-        + [_cost_text(name, row.costs[name]) for name in costs]
+        + [_figure_text(row.figures[figure.name], whole[figure.name]) for figure in figures]
+        + [_cost_text(name, row.costs[name], plan.epochs) for name in costs]
         for row in rows
     ]
     return titles, cells
@@ -82,17 +85,21 @@ def markdown_text(plan: Plan, rows: Sequence[Row]) -> str:
     lines = [f"| {' | '.join(titles)} |", "|---" * len(titles) + "|"]
     lines += [f"| {' | '.join(row)} |" for row in cells]
     missing = [f"- {row.name}: {reason_text(row)}" for row in rows if row.reason]
-    return "\n".join([*lines, "", note_text(plan), *([""] if missing else []), *missing]) + "\n"
+    return "\n".join([*lines, "", note_text(plan, rows), *([""] if missing else []), *missing]) + "\n"
 
 
-def note_text(plan: Plan) -> str:
-    """What the figures and tests of the table are."""
+def note_text(plan: Plan, rows: Sequence[Row]) -> str:
+    """What the figures and tests of the table are, and where methods saw other features."""
     tests = "answers for a patient changing places"
     if not plan.survival:
         tests = f"clustered DeLong of AUROC; of the others, {tests}"
+    own = next(row.features for row in rows if row.is_reference)
+    others = [f"{row.name} ({row.features})" for row in rows if own and row.features not in ("", own)]
+    differ = f" Other features than {plan.reference} ({own}) saw: {', '.join(others)}."
     return (
         "Mean over seeds, then over folds (95 % interval from patients drawn again within their folds). p is that of "
         f"the difference to {plan.reference}, corrected after Holm for all methods: {tests}."
+        f"{differ if others else ''}"
     )
 
 
@@ -105,24 +112,36 @@ def _is_known(row: Row, figure: str) -> bool:
     return not math.isnan(row.figures[figure].value.value)
 
 
-def _figure_text(each: Compared) -> str:
-    """A figure with its interval, and the corrected p-value of its difference to the reference."""
+def _whole(plan: Plan, column: Sequence[Compared]) -> tuple[int, int]:
+    """All folds, and the most cases that any method has."""
+    return len(plan.cohort.folds), max(each.cases for each in column)
+
+
+def _figure_text(each: Compared, whole: tuple[int, int]) -> str:
+    """A figure with its interval, what it is not of, and the corrected p-value of its difference to the reference."""
     value = each.value
     if math.isnan(value.value):
         return ""
     text = f"{value.value:.3f}"
     if not math.isnan(value.low):
         text += f" ({value.low:.3f} to {value.high:.3f})"
+    folds, cases = whole
+    if each.folds < folds:
+        text += f" on {each.folds} of {folds} folds"
+    elif each.cases < cases:
+        text += f" on {each.cases} of {cases} cases"
     if math.isnan(each.corrected):
-        return text
+        return text if math.isnan(each.difference.value) else f"{text}, p unknown: no variance"
     return f"{text}, p {'< 0.001' if each.corrected < 0.001 else format(each.corrected, '.3f')}"
 
 
-def _cost_text(name: str, value: float) -> str:
+def _cost_text(name: str, value: float, epochs: int) -> str:
     if math.isnan(value):
         return ""
     if name == "parameters":
         return f"{value:,.0f}"
     if name in ("gflops", "attention_jsd"):
         return f"{value:.2g}"
+    if name == "seconds":
+        return f"{value:.1f} ({value / epochs:.2g})"
     return f"{value:.1f}" if name in _MEASURED else f"{value:.3f}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -60,6 +60,8 @@ class Compared:
     Attributes:
         value: with its interval.
         over_folds: mean over seeds of every fold, for a chart.
+        folds: in how many it is defined; the others have no part in the mean.
+        cases: of these folds.
         pooled: of all folds' cases together.
         difference: to the reference on the same runs.
         p_value: of that, None of the reference itself.
@@ -68,6 +70,8 @@ class Compared:
 
     value: Interval = _NOTHING
     over_folds: tuple[float, ...] = ()
+    folds: int = 0
+    cases: int = 0
     pooled: float = math.nan
     difference: Interval = _NOTHING
     p_value: float = math.nan
@@ -86,7 +90,8 @@ class Row:
         figures: by name.
         costs: by name; NaN where unknown.
         config: what of which bundle it is.
-        line: the command that repeats the training of its first run, from within the comparison's folder.
+        features: what its networks saw; empty where none is done.
+        line: the command that repeats its first run into ``repeated/``, from within the comparison's folder.
     """
 
     name: str
@@ -96,6 +101,7 @@ class Row:
     figures: Mapping[str, Compared]
     costs: Mapping[str, float]
     config: str
+    features: str
     line: str
     is_reference: bool = field(default=False)
 
@@ -134,7 +140,7 @@ def make_rows(plan: Plan, results: Sequence[MethodResults], n: int = 1000) -> li
         column = [_compare(figure, one, reference, n) for one in results]
         corrected = holm([each.p_value for each in column])
         for one, each, value in zip(results, column, corrected.tolist(), strict=True):
-            compared[one.name][figure.name] = Compared(**{**vars(each), "corrected": value})
+            compared[one.name][figure.name] = replace(each, corrected=value)
     return [_row(plan, one, compared[one.name], one is reference) for one in results]
 
 
@@ -143,18 +149,20 @@ def _compare(figure: Figure, one: MethodResults, reference: MethodResults, n: in
     if not answers:
         return Compared()
     over_folds = tuple(fold_figure(figure.metric, [fold], 0).value for fold in answers)
+    defined = [fold for fold, value in zip(answers, over_folds, strict=True) if not math.isnan(value)]
     all_seeds = {len(fold.prob) for fold in answers}
     together = fold_figure(figure.metric, pooled(answers), 0).value if len(all_seeds) == 1 else math.nan
     value = fold_figure(figure.metric, answers, n)
+    own = Compared(value, over_folds, len(defined), sum(len(fold.patients) for fold in defined), together)
     if one is reference:
-        return Compared(value, over_folds, together)
+        return own
     shared = sorted(set(one.runs) & set(reference.runs))
     first, second = (figure.answers(each, shared) for each in (one, reference))
     if not first or [fold.patients for fold in first] != [fold.patients for fold in second]:
-        return Compared(value, over_folds, together)
+        return own
     difference = fold_difference(figure.metric, first, second, n)
     p_value = delong_test(first, second) if figure.by_delong else swap_test(figure.metric, first, second, n)
-    return Compared(value, over_folds, together, difference, p_value)
+    return replace(own, difference=difference, p_value=p_value)
 
 
 def _row(plan: Plan, results: MethodResults, figures: Mapping[str, Compared], is_reference: bool) -> Row:
@@ -162,8 +170,8 @@ def _row(plan: Plan, results: MethodResults, figures: Mapping[str, Compared], is
     reasons = sorted(set(results.failures.values()))
     reason = f"{reasons[0]}{f' (and {len(reasons) - 1} other reasons)' if len(reasons) > 1 else ''}" if reasons else ""
     own = next(one for one in plan.competitors if one.name == results.name)
-    first = results.jobs[min(results.jobs)]
-    first_run = results.runs.get(min(results.jobs))
+    shown = min(results.runs or results.jobs)
+    first, first_run = results.jobs[shown], results.runs.get(shown)
     return Row(
         results.name,
         len(runs),
@@ -182,14 +190,21 @@ def _row(plan: Plan, results: MethodResults, figures: Mapping[str, Compared], is
             "memory_mib": _mean_of(run.said["memory_mib"] for run in runs),
         },
         own.words,
+        "; ".join(sorted({run.features for run in runs})),
         line_of(first, 0 if first_run is None else int(first_run.said["point"])),
         is_reference,
     )
 
 
 def line_of(job: Job, point: int) -> str:
-    """The command that repeats a training, typed in the comparison's folder."""
-    return job.training(point).line.replace(f"{job.out}/", "")
+    """The command that repeats a training and, where it ended well, its evaluation, typed in the comparison's folder.
+
+    It writes into ``repeated/``: the runs themselves are left alone.
+    """
+    line = job.training(point).line
+    if (job.point_folder(point) / "models" / "model.pt").is_file():
+        line += f" && {job.evaluation(point).line}"
+    return line.replace(f"{job.out}/runs/", "repeated/").replace(f"{job.out}/", "")
 
 
 def _calibration_error(run: Any) -> float:

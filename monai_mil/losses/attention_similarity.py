@@ -39,5 +39,5 @@ class AttentionSimilarity(nn.Module):
             return attention.sum() * 0.0
         unit = F.normalize(attention, dim=2)
         similar = exact_matmul(unit, unit.transpose(1, 2))
-        apart = torch.ones_like(similar[0]).triu(diagonal=1).bool()
-        return similar[:, apart].mean()
+        first, second = torch.triu_indices(heads, heads, offset=1, device=similar.device)
+        return similar[:, first, second].mean()

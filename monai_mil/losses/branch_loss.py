@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import torch
 from torch import Tensor, nn
 
 from monai_mil.losses.required import required
@@ -35,5 +36,9 @@ class BranchLoss(nn.Module):
         """
         logits = required(output, "branch_logits")
         speaks = logits.amax(dim=2) > -float("inf")
+        if len(logits) == 1:  # the usual batch, for which nobody has to wait until the device knows who speaks
+            each = logits[0].masked_fill(~speaks[0, :, None], 0.0).split(1)
+            losses = torch.stack([self.loss({"logits": branch}, label) for branch in each])
+            return losses.masked_fill(~speaks[0], 0.0).sum() / speaks.sum()
         bags = speaks.nonzero()[:, 0]
         return self.loss({"logits": logits[speaks]}, label[bags.to(label.device)])

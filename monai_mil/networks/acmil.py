@@ -8,11 +8,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from monai_mil.networks.blocks import AttentionNetwork, GatedAttention, StackedLinear
-from monai_mil.networks.contract import MILNetwork, exact_matmul
+from monai_mil.networks.blocks import ChunkedAttentionNetwork, GatedAttention, ReadBag, RunningPool, StackedLinear
+from monai_mil.networks.contract import MILNetwork, exact_dtype, exact_matmul
 
 
-class ACMIL(AttentionNetwork):
+class ACMIL(ChunkedAttentionNetwork):
     """Attention challenging MIL: multiple branch attention (MBA) and stochastic top-k instance masking (STKIM).
 
     ``h_i = relu(W x_i)``; ``s_t = w_t^T (tanh(V h_i) * sigmoid(U h_i))`` of every branch ``t``; ``a_t = softmax(s_t)``;
@@ -75,14 +75,25 @@ class ACMIL(AttentionNetwork):
         self.branch_classifier = StackedLinear(branches, hidden_dim, num_classes)
         self.classifier = nn.Linear(hidden_dim, num_classes)
 
-    def describe(self, image: Tensor, mask: Tensor | None) -> dict[str, Tensor]:
-        """See :meth:`MILNetwork.forward`."""
+    def _whole(self, image: Tensor, mask: Tensor | None) -> dict[str, Tensor]:
         rows = self._rows(image)
         if mask is not None:
             rows = rows.masked_fill(~mask[:, :, None], 0.0)
         scores = self.attention(rows, mask)
         attention = torch.softmax(self._hide_favourites(scores) if self.training else scores, dim=2)
-        branches = exact_matmul(attention, rows)
+        return self._answer(exact_matmul(attention, rows), scores, attention)
+
+    @torch.jit.unused
+    def _answer_bag(self, read: ReadBag) -> dict[str, Tensor]:
+        weight = self.hidden.weight
+        pool = RunningPool(len(self.branch_classifier.weight), len(weight), exact_dtype(weight.dtype), weight.device)
+        for part in read():
+            rows = self._rows(part.T[None])
+            pool.add(self.attention(rows, None)[0], rows[0])
+        branches, scores = pool.result()
+        return self._answer(branches[None], scores[None], torch.softmax(scores[None], dim=2))
+
+    def _answer(self, branches: Tensor, scores: Tensor, attention: Tensor) -> dict[str, Tensor]:
         bag = branches.mean(dim=1)
         return {
             "logits": exact_matmul(bag, self.classifier.weight.T) + self.classifier.bias,

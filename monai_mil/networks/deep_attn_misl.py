@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from monai_mil.networks.blocks import AttentionNetwork, phenotypes
+from monai_mil.networks.blocks import AttentionNetwork, phenotypes, row_parts
 from monai_mil.networks.contract import MILNetwork, exact_matmul
 
 
@@ -67,14 +67,12 @@ class DeepAttnMISL(AttentionNetwork):
 
     def describe(self, image: Tensor, mask: Tensor | None) -> dict[str, Tensor]:
         """See :meth:`MILNetwork.forward`."""
-        hidden, scores = self._hidden_and_scores(image, mask)
-        attention = torch.softmax(scores, dim=2)
-        bag = exact_matmul(attention, hidden)[:, 0]
+        bag, scores = self._bag_and_scores(image, mask)
         merged = F.relu(exact_matmul(bag, self.merge.weight.T) + self.merge.bias)
         merged = F.dropout(merged, self.dropout, self.training)
         return {
             "logits": exact_matmul(merged, self.classifier.weight.T) + self.classifier.bias,
-            "attention": attention,
+            "attention": torch.softmax(scores, dim=2),
             "attention_logits": scores,
             "bag": bag,
         }
@@ -82,21 +80,31 @@ class DeepAttnMISL(AttentionNetwork):
     @torch.jit.unused
     def attention_scores(self, image: Tensor, mask: Tensor | None, output: Mapping[str, Tensor]) -> Tensor:
         """See :meth:`AttentionNetwork.attention_scores`."""
-        return self._hidden_and_scores(image, mask)[1]
+        return self._bag_and_scores(image, mask)[1]
 
-    def _hidden_and_scores(self, image: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
-        """The tiles' embeddings ``[b, n, i]`` and attention before softmax ``[b, 1, n]``, ``-inf`` on padding."""
+    def _bag_and_scores(self, image: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+        """The ``z`` ``[b, i]`` and attention before softmax ``[b, 1, n]``, ``-inf`` on padding."""
         rows = image.transpose(1, 2)
         members = phenotypes(rows, mask, self.clusters, self.iterations)
-        hidden = F.relu(self.hidden(rows.to(self.hidden.weight.dtype)))
-        if mask is not None:
-            hidden = hidden.masked_fill(~mask[:, :, None], 0.0)
-        size = members.sum(dim=2, keepdim=True).clamp(min=1)
-        means = exact_matmul(members, hidden) / size
+        number = members.sum(dim=2, keepdim=True)
+        size = number.clamp(min=1)
+        means = self._sums(rows, members) / size
         gates = torch.tanh(self.gates(means.to(self.gates.weight.dtype)))
-        evidence = exact_matmul(gates, self.score.weight.T) + self.score.bias - size.log()
-        scores = exact_matmul(evidence.transpose(1, 2), members)
-        return hidden, scores if mask is None else scores.masked_fill(~mask[:, None], -float("inf"))
+        evidence = exact_matmul(gates, self.score.weight.T) + self.score.bias
+        share = torch.softmax(evidence.masked_fill(number == 0, -float("inf")), dim=1)
+        scores = exact_matmul((evidence - size.log()).transpose(1, 2), members)
+        scores = scores if mask is None else scores.masked_fill(~mask[:, None], -float("inf"))
+        return exact_matmul(share.transpose(1, 2), means)[:, 0], scores
+
+    def _sums(self, rows: Tensor, members: Tensor) -> Tensor:
+        """The ``h_i`` of each group together, ``[b, k, i]``."""
+        total = torch.zeros_like(members[:, :, :1])
+        start = 0
+        for part in row_parts(rows):
+            hidden = F.relu(self.hidden(part.to(self.hidden.weight.dtype)))
+            total = total + exact_matmul(members.narrow(2, start, part.shape[1]), hidden)
+            start += part.shape[1]
+        return total
 
     @staticmethod
     @torch.jit.unused

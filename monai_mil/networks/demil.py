@@ -8,11 +8,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from monai_mil.networks.blocks import AttentionNetwork, GatedAttention
-from monai_mil.networks.contract import MILNetwork, exact_matmul
+from monai_mil.networks.blocks import ChunkedAttentionNetwork, GatedAttention, ReadBag, RunningPool, write_columns
+from monai_mil.networks.contract import MILNetwork, exact_dtype, exact_matmul
 
 
-class DEMIL(AttentionNetwork):
+class DEMIL(ChunkedAttentionNetwork):
     """Every instance is judged by itself; the bag is the mean of the instances, weighted by how they are judged.
 
     ``h_i = relu(W x_i + b)``; ``s_i = w^T (tanh(V h_i + v) * sigmoid(U h_i + u)) + w_0``; ``r_i = sigmoid(s_i)``
@@ -61,14 +61,28 @@ class DEMIL(AttentionNetwork):
         self.attention = GatedAttention(hidden_dim, attention_dim)
         self.classifier = nn.Linear(hidden_dim, num_classes)
 
-    def describe(self, image: Tensor, mask: Tensor | None) -> dict[str, Tensor]:
-        """See :meth:`MILNetwork.forward`."""
+    def _whole(self, image: Tensor, mask: Tensor | None) -> dict[str, Tensor]:
         rows = F.dropout(self._rows(image), self.dropout, self.training)
         if mask is not None:
             rows = rows.masked_fill(~mask[:, :, None], 0.0)
         scores = self.attention(rows, mask)
         attention = torch.softmax(F.logsigmoid(scores), dim=2)
-        bag = exact_matmul(attention, rows)[:, 0]
+        return self._answer(exact_matmul(attention, rows)[:, 0], attention, scores)
+
+    @torch.jit.unused
+    def _answer_bag(self, read: ReadBag) -> dict[str, Tensor]:
+        weight = self.hidden.weight
+        pool = RunningPool(1, len(weight), exact_dtype(weight.dtype), weight.device)
+        scores = torch.empty_like(pool.seen)
+        for part in read():
+            rows = self._rows(part.T[None])
+            found = self.attention(rows, None)[0]
+            scores = write_columns(scores, pool.count, found)
+            pool.add(F.logsigmoid(found), rows[0])
+        bag, weights = pool.result()
+        return self._answer(bag, torch.softmax(weights[None], dim=2), scores[None, :, : pool.count].clone())
+
+    def _answer(self, bag: Tensor, attention: Tensor, scores: Tensor) -> dict[str, Tensor]:
         return {
             "logits": exact_matmul(bag, self.classifier.weight.T) + self.classifier.bias,
             "attention": attention,

@@ -121,10 +121,8 @@ def _of_insight(
         real = None if instances is None else instances[index].nonzero()[:, 0]
         codes = () if scale is None or offset is None else (scale[index], offset[index])
         bag = TileBag(tiles, next(network.parameters()), real, *codes)
-        parts = [
-            bag.part(start, min(start + network.chunk_instances, bag.count))
-            for start in range(0, bag.count, network.chunk_instances)
-        ]
+        chunk = network.tiles_at_once()
+        parts = [bag.part(start, min(start + chunk, bag.count)) for start in range(0, bag.count, chunk)]
         weights = torch.stack([_chunk_weights(network, bag.take(p), seeds[index][:, p], layer) for p in parts]).sum(0)
         for part in parts:
             with torch.no_grad(), _kept(network, layer) as found:

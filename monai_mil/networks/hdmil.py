@@ -8,11 +8,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from monai_mil.networks.blocks import AttentionNetwork, GatedAttention, most_and_least_attended
+from monai_mil.networks.blocks import (
+    ChunkedAttentionNetwork,
+    GatedAttention,
+    ReadBag,
+    RunningPool,
+    most_and_least_attended,
+)
 from monai_mil.networks.contract import MILNetwork, exact_dtype, exact_matmul
 
 
-class HDMIL(AttentionNetwork):
+class HDMIL(ChunkedAttentionNetwork):
     """Multiple-branch CLAM with Chebyshev classifiers that learns to answer from a small part of the instances.
 
     ``h_i = relu(W x_i + b)``; every class has its own gated attention ``s_ci``. In training it answers twice: from all
@@ -30,9 +36,9 @@ class HDMIL(AttentionNetwork):
     counts for the share (there the first two), and dropout stands behind ``h`` alone.
 
     The output holds ``logits``, ``attention``, that of the answer, and ``attention_logits`` of one head a class,
-    ``bag`` ``[b, c * hidden_dim]``, the attention as ``instance_scores``, and, unless ``sampled`` is 0,
-    ``top_instance_logits`` and ``bottom_instance_logits`` as :class:`CLAM_SB`; in training also ``screened_logits``,
-    ``screened_bag`` and ``screened_share`` ``[b]``.
+    ``bag`` ``[b, c * hidden_dim]``, the attention as ``instance_scores``, and, unless ``sampled`` is 0 or the bag comes
+    in chunks, ``top_instance_logits`` and ``bottom_instance_logits`` as :class:`CLAM_SB`; in training also
+    ``screened_logits``, ``screened_bag`` and ``screened_share`` ``[b]``.
 
     Args:
         in_channels: ``d``, width of an instance's features.
@@ -79,35 +85,52 @@ class HDMIL(AttentionNetwork):
         self.classifier = ChebyshevClassifiers(num_classes, hidden_dim, degree)
         self.branch = ChebyshevClassifiers(num_classes, hidden_dim, degree, evidence=True) if sampled else None
 
-    def describe(self, image: Tensor, mask: Tensor | None) -> dict[str, Tensor]:
-        """See :meth:`MILNetwork.forward`."""
-        rows = F.relu(self.hidden(image.transpose(1, 2).to(self.hidden.weight.dtype)))
-        rows = F.dropout(rows, self.dropout, self.training)
+    def _whole(self, image: Tensor, mask: Tensor | None) -> dict[str, Tensor]:
+        rows = F.dropout(self._rows(image), self.dropout, self.training)
         if mask is not None:
             rows = rows.masked_fill(~mask[:, :, None], 0.0)
         scores = self.attention(rows, mask)
         kept = scores if self.training else self._screened(scores)
         attention = torch.softmax(kept, dim=2)
-        bag = exact_matmul(attention, rows)
-        output = {
-            "logits": self.classifier(bag),
-            "attention": attention,
-            "attention_logits": scores,
-            "bag": bag.flatten(1),
-            "instance_scores": attention,
-        }
+        output = self._answer(exact_matmul(attention, rows), attention, scores)
         if torch.jit.is_scripting():
             return output
         if self.training:
             output.update(self._screen_in_training(rows, scores))
         if torch.jit.is_tracing() or torch.compiler.is_exporting():
             return output
-        return self._with_branch(output, rows, mask)
+        return self._with_branch(output, rows, image, mask)
+
+    @torch.jit.unused
+    def _in_chunks(self, image: Tensor, mask: Tensor | None) -> dict[str, Tensor]:
+        return self._with_branch(super()._in_chunks(image, mask), None, image, mask)
+
+    @torch.jit.unused
+    def _answer_bag(self, read: ReadBag) -> dict[str, Tensor]:
+        weight = self.hidden.weight
+        pool = _ScreenedPool(self.num_classes, len(weight), exact_dtype(weight.dtype), weight.device)
+        for part in read():
+            rows = self._rows(part.T[None])
+            pool.add(self.attention(rows, None)[0], rows[0])
+        bag, scores = pool.result()
+        return self._answer(bag[None], torch.softmax(self._screened(scores[None]), dim=2), scores[None])
+
+    def _answer(self, bag: Tensor, attention: Tensor, scores: Tensor) -> dict[str, Tensor]:
+        return {
+            "logits": self.classifier(bag),
+            "attention": attention,
+            "attention_logits": scores,
+            "bag": bag.flatten(1),
+            "instance_scores": attention,
+        }
 
     @torch.jit.unused
     def attention_scores(self, image: Tensor, mask: Tensor | None, output: Mapping[str, Tensor]) -> Tensor:
         """See :meth:`AttentionNetwork.attention_scores`."""
-        return self.attention(F.relu(self.hidden(image.transpose(1, 2).to(self.hidden.weight.dtype))), mask)
+        return self.attention(self._rows(image), mask)
+
+    def _rows(self, image: Tensor) -> Tensor:
+        return F.relu(self.hidden(image.transpose(1, 2).to(self.hidden.weight.dtype)))
 
     def _screened(self, scores: Tensor) -> Tensor:
         """Scores ``[b, c, n]`` with ``-inf`` for instances that are not kept."""
@@ -129,12 +152,19 @@ class HDMIL(AttentionNetwork):
         return {"screened_logits": self.classifier(bag), "screened_bag": bag.flatten(1), "screened_share": share}
 
     @torch.jit.unused
-    def _with_branch(self, output: dict[str, Tensor], rows: Tensor, mask: Tensor | None) -> dict[str, Tensor]:
+    def _with_branch(
+        self, output: dict[str, Tensor], rows: Tensor | None, image: Tensor, mask: Tensor | None
+    ) -> dict[str, Tensor]:
+        """The output with the extreme instances' class evidence, whose rows are made anew where none are given."""
         if self.branch is None:
             return output
         top, top_real, bottom, bottom_real = most_and_least_attended(output["attention_logits"], mask, self.sampled)
         for key, index, real in (("top", top, top_real), ("bottom", bottom, bottom_real)):
-            found = rows.gather(1, index.flatten(1)[:, :, None].expand(-1, -1, rows.shape[2]))
+            places = index.flatten(1)
+            if rows is None:
+                found = self._rows(image.gather(2, places[:, None].expand(-1, image.shape[1], -1)))
+            else:
+                found = rows.gather(1, places[:, :, None].expand(-1, -1, rows.shape[2]))
             evidence = self.branch(found.unflatten(1, index.shape[1:]).transpose(1, 2)).transpose(1, 2)
             output[f"{key}_instance_logits"] = evidence.masked_fill(~real, -float("inf"))
         return output
@@ -147,6 +177,15 @@ class HDMIL(AttentionNetwork):
         with torch.no_grad():
             network.attention.score.weight *= 8  # few scores are so near 0 that rounding decides who is kept
         return network, (12,)
+
+
+class _ScreenedPool(RunningPool):
+    """Of the rows with a score above 0 only, or of the most attended alone as long as there is none."""
+
+    def _weights(self, scores: Tensor, bound: Tensor) -> tuple[Tensor, Tensor]:
+        shrink, share = super()._weights(scores, bound)
+        kept_before = (self.largest > 0) | (self.largest == bound)
+        return shrink * kept_before, share * ((scores > 0) | (scores == bound))
 
 
 class ChebyshevClassifiers(nn.Module):

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from monai_mil.networks.blocks import AttentionNetwork
+from monai_mil.networks.blocks import ChunkedAttentionNetwork, ReadBag, RunningPool
 from monai_mil.networks.contract import MILNetwork, exact_dtype, exact_matmul
 
 
-class IBMIL(AttentionNetwork):
+class IBMIL(ChunkedAttentionNetwork):
     """Attention-based MIL whose answer is adjusted by what bags have in common that has nothing to do with the label.
 
     ``s_i = w^T tanh(V x_i)`` over the features as they are; ``a = softmax(s)``; ``z = sum_i a_i x_i``. The confounders
@@ -62,18 +62,28 @@ class IBMIL(AttentionNetwork):
         self.confounder_key = nn.Linear(in_channels, joint_dim)
         self.classifier = nn.Linear(2 * in_channels, num_classes)
 
-    def describe(self, image: Tensor, mask: Tensor | None) -> dict[str, Tensor]:
-        """See :meth:`MILNetwork.forward`."""
+    def _whole(self, image: Tensor, mask: Tensor | None) -> dict[str, Tensor]:
         rows = image.transpose(1, 2).to(self.query.weight.dtype)
         if mask is not None:
             rows = rows.masked_fill(~mask[:, :, None], 0.0)
         scores = self._scores(rows, mask)
-        attention = torch.softmax(scores, dim=2)
-        bag = exact_matmul(attention, rows)[:, 0]
+        return self._answer(exact_matmul(torch.softmax(scores, dim=2), rows)[:, 0], scores)
+
+    @torch.jit.unused
+    def _answer_bag(self, read: ReadBag) -> dict[str, Tensor]:
+        weight = self.query.weight
+        pool = RunningPool(1, weight.shape[1], exact_dtype(weight.dtype), weight.device)
+        for part in read():
+            rows = part.to(weight.dtype)
+            pool.add(self._scores(rows[None], None)[0], rows)
+        bag, scores = pool.result()
+        return self._answer(bag, scores[None])
+
+    def _answer(self, bag: Tensor, scores: Tensor) -> dict[str, Tensor]:
         adjusted = torch.cat([bag, self._adjustment(bag)], dim=1)
         return {
             "logits": exact_matmul(adjusted, self.classifier.weight.T) + self.classifier.bias,
-            "attention": attention,
+            "attention": torch.softmax(scores, dim=2),
             "attention_logits": scores,
             "bag": bag,
         }

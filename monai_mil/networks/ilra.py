@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from monai_mil.networks.blocks import AttentionNetwork
+from monai_mil.networks.blocks import ChunkedAttentionNetwork, ReadBag, RunningPool
 from monai_mil.networks.contract import MILNetwork, exact_dtype, exact_matmul
 
 
-class ILRA(AttentionNetwork):
+class ILRA(ChunkedAttentionNetwork):
     """Tiles ask a few latent vectors that have asked the tiles, layer by layer; a learned vector pools the result.
 
     One attention block takes ``m`` askers ``p`` and ``n`` rows ``x``: ``q = Wq p + bq``; ``k = Wk x + bk``;
@@ -22,7 +23,7 @@ class ILRA(AttentionNetwork):
     A layer (the paper's GAB, Eq. 16) has ``r`` latent vectors ``L`` of its own: ``H = gated(L, X)``, then
     ``X = gated(X, H)``, which costs ``n r`` in place of ``n n`` products. Behind the layers ``z = block(S, X)`` with
     one learned vector ``S`` (the paper's non-local pooling), and ``logits = C z + c``. The order of the tiles does
-    not matter.
+    not matter. Of a long bag, or one in chunks, evaluation keeps no ``X``: each layer reads the features anew.
 
     The output holds ``logits``, ``attention`` and ``attention_logits`` of ``S`` to the tiles, one of every head, and
     ``bag`` ``[b, hidden_dim]``. A tile's score is its attention, averaged over heads.
@@ -52,6 +53,7 @@ class ILRA(AttentionNetwork):
     """
 
     score_parameters = ("layers", "seed", "pool.query", "pool.key", "pool.head_query", "pool.head_key")
+    rereads = True
 
     def __init__(
         self,
@@ -73,13 +75,34 @@ class ILRA(AttentionNetwork):
         self.pool = _AskingBlock(hidden_dim, hidden_dim, hidden_dim, heads, norm, gated=False)
         self.classifier = nn.Linear(hidden_dim, num_classes)
 
-    def describe(self, image: Tensor, mask: Tensor | None) -> dict[str, Tensor]:
-        """See :meth:`MILNetwork.forward`."""
+    def _whole(self, image: Tensor, mask: Tensor | None) -> dict[str, Tensor]:
         rows = self._rows(image, mask)
         asked = self.pool.query(self.seed).expand(rows.shape[0], -1, -1)
         scores = self.pool.scores(asked, rows, mask)
-        bag = self.pool.answer(asked, rows, scores)[:, 0]
-        scores = scores[:, :, 0]
+        return self._answer(self.pool.answer(asked, rows, scores)[:, 0], scores[:, :, 0])
+
+    @torch.jit.unused
+    def _answer_bag(self, read: ReadBag) -> dict[str, Tensor]:
+        latents: list[Tensor] = []
+        for layer in cast("list[_LowRankLayer]", self.layers):
+            pooled, _ = self._pool(layer.gather, layer.latent, latents, read)
+            latents.append(layer.gather.gated(layer.gather.answer_pooled(layer.latent, pooled), layer.latent))
+        pooled, scores = self._pool(self.pool, self.seed, latents, read)
+        return self._answer(self.pool.answer_pooled(self.seed, pooled)[:, 0], scores[None])
+
+    @torch.jit.unused
+    def _pool(self, block: _AskingBlock, askers: Tensor, latents: list[Tensor], read: ReadBag) -> tuple[Tensor, Tensor]:
+        """The rows behind as many layers as there are ``latents``, pooled by a block's attention, and its scores."""
+        probes, offsets = block.probes(askers)
+        pool = RunningPool(len(probes), probes.shape[1], probes.dtype, probes.device)
+        for part in read():
+            rows = part.to(self.seed.dtype)[None]
+            for layer, latent in zip(cast("list[_LowRankLayer]", self.layers), latents, strict=False):
+                rows = layer.spread(rows, latent, None)
+            pool.add(exact_matmul(probes, rows[0].T) + offsets[:, None], rows[0])
+        return pool.result()
+
+    def _answer(self, bag: Tensor, scores: Tensor) -> dict[str, Tensor]:
         return {
             "logits": exact_matmul(bag, self.classifier.weight.T) + self.classifier.bias,
             "attention": torch.softmax(scores, dim=2),
@@ -141,7 +164,10 @@ class _AskingBlock(nn.Module):
 
     def forward(self, askers: Tensor, rows: Tensor, mask: Tensor | None) -> Tensor:
         asked = self.query(askers)
-        result = self.answer(asked, rows, self.scores(asked, rows, mask))
+        return self.gated(self.answer(asked, rows, self.scores(asked, rows, mask)), askers)
+
+    def gated(self, result: Tensor, askers: Tensor) -> Tensor:
+        """The result, weighed by what the askers let through."""
         return result if self.gate is None else result * F.silu(self.gate(askers))
 
     def scores(self, asked: Tensor, rows: Tensor, mask: Tensor | None) -> Tensor:
@@ -153,7 +179,32 @@ class _AskingBlock(nn.Module):
     def answer(self, asked: Tensor, rows: Tensor, scores: Tensor) -> Tensor:
         """What the askers make of the rows with these scores, ``[b, m, hidden_dim]``."""
         value = self._by_head(self.head_value(self.value(rows)))
-        read = exact_matmul(torch.softmax(scores, dim=3), value).transpose(1, 2).flatten(2)
+        return self._feed(asked, exact_matmul(torch.softmax(scores, dim=3), value).transpose(1, 2).flatten(2))
+
+    @torch.jit.unused
+    def probes(self, askers: Tensor) -> tuple[Tensor, Tensor]:
+        """What gives the scores where it meets rows as they are: ``[h m, x]`` and what is added to it, ``[h m]``.
+
+        Both projections of the rows are folded into the question, so that a row costs ``h m`` products of its width.
+        """
+        asked = self._by_head(self.head_query(self.query(askers)))[0]  # [h, m, e]
+        asked = asked * asked.shape[2] ** -0.5
+        folded = exact_matmul(asked, self.head_key.weight.unflatten(0, [self.heads, -1]))  # [h, m, i]
+        offsets = exact_matmul(folded, self.key.bias[:, None])
+        offsets = offsets + exact_matmul(asked, self.head_key.bias.unflatten(0, [self.heads, -1])[:, :, None])
+        return exact_matmul(folded, self.key.weight).flatten(0, 1), offsets.flatten()
+
+    @torch.jit.unused
+    def answer_pooled(self, askers: Tensor, pooled: Tensor) -> Tensor:
+        """:meth:`answer` from the rows summed with each attention, ``[h m, x]``, which sums to 1."""
+        value = exact_matmul(pooled, self.value.weight.T) + self.value.bias
+        value = value.unflatten(0, [self.heads, -1])  # [h, m, i]
+        read = exact_matmul(value, self.head_value.weight.unflatten(0, [self.heads, -1]).transpose(1, 2))
+        read = read + self.head_value.bias.unflatten(0, [self.heads, -1])[:, None]
+        return self._feed(self.query(askers), read.transpose(0, 1).flatten(1)[None])
+
+    def _feed(self, asked: Tensor, read: Tensor) -> Tensor:
+        """Behind the attention: from what the askers read, ``[b, m, i]``, to the block's result."""
         result = asked + self.head_output(read.to(self.feed.weight.dtype))
         if self.norm is not None:
             result = self.norm(result.to(self.feed.weight.dtype))

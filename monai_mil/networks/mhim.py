@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from monai_mil.networks.blocks import AttentionNetwork
+from monai_mil.networks.blocks import ChunkedAttentionNetwork, ReadBag, RunningPool
 from monai_mil.networks.contract import MILNetwork, exact_dtype, exact_matmul
 
 
-class MHIMMIL(AttentionNetwork):
+class MHIMMIL(ChunkedAttentionNetwork):
     """ABMIL that learns from what is left when a teacher has masked the instances that are easy.
 
     ``h_i = relu(W x_i + b)``; ``s_i = w^T relu(V h_i)``; ``a = softmax(s)``; ``z = sum_i a_i h_i``;
@@ -100,16 +100,25 @@ class MHIMMIL(AttentionNetwork):
         self.register_buffer("teacher_query_weight", self.query.weight.detach().clone())
         self.register_buffer("teacher_score_weight", self.score.weight.detach().clone())
 
-    def describe(self, image: Tensor, mask: Tensor | None) -> dict[str, Tensor]:
-        """See :meth:`MILNetwork.forward`."""
+    def _whole(self, image: Tensor, mask: Tensor | None) -> dict[str, Tensor]:
         features = image.transpose(1, 2).to(self.hidden.weight.dtype)
         rows = F.dropout(F.relu(self.hidden(features)), self.dropout, self.training)
         if mask is not None:
             rows = rows.masked_fill(~mask[:, :, None], 0.0)
         scores = self._scores(rows, self.query.weight, self.score.weight, mask)
         if torch.jit.is_scripting() or not self.training:
-            return self._answer(rows, scores, scores)
+            return self._pooled(rows, scores, scores)
         return self._train(features, rows, scores, mask)
+
+    @torch.jit.unused
+    def _answer_bag(self, read: ReadBag) -> dict[str, Tensor]:
+        weight = self.hidden.weight
+        pool = RunningPool(1, len(weight), exact_dtype(weight.dtype), weight.device)
+        for part in read():
+            rows = F.relu(self.hidden(part.to(weight.dtype)))[None]
+            pool.add(self._scores(rows, self.query.weight, self.score.weight, None)[0], rows[0])
+        bag, scores = pool.result()
+        return self._answer(bag, torch.softmax(scores[None], dim=2), scores[None])
 
     @torch.jit.unused
     def _train(self, features: Tensor, rows: Tensor, scores: Tensor, mask: Tensor | None) -> dict[str, Tensor]:
@@ -122,7 +131,7 @@ class MHIMMIL(AttentionNetwork):
             guide = self._scores(taught, self.teacher_query_weight, self.teacher_score_weight, mask)
             kept = self._draw_kept(guide[:, 0])
             teacher_bag = exact_matmul(torch.softmax(guide, dim=2), taught)[:, 0]
-        output = self._answer(rows, scores.masked_fill(~kept[:, None], -float("inf")), scores)
+        output = self._pooled(rows, scores.masked_fill(~kept[:, None], -float("inf")), scores)
         output["teacher_bag"] = teacher_bag
         return output
 
@@ -137,9 +146,11 @@ class MHIMMIL(AttentionNetwork):
         scores = scores.to(exact_dtype(scores.dtype))
         return scores if mask is None else scores.masked_fill(~mask[:, None], -float("inf"))
 
-    def _answer(self, rows: Tensor, seen: Tensor, scores: Tensor) -> dict[str, Tensor]:
+    def _pooled(self, rows: Tensor, seen: Tensor, scores: Tensor) -> dict[str, Tensor]:
         attention = torch.softmax(seen, dim=2)
-        bag = exact_matmul(attention, rows)[:, 0]
+        return self._answer(exact_matmul(attention, rows)[:, 0], attention, scores)
+
+    def _answer(self, bag: Tensor, attention: Tensor, scores: Tensor) -> dict[str, Tensor]:
         return {
             "logits": exact_matmul(bag, self.classifier.weight.T) + self.classifier.bias,
             "attention": attention,

@@ -8,11 +8,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from monai_mil.networks.blocks import AttentionNetwork, nearest_instances
+from monai_mil.networks.blocks import LongBagNetwork, RunningPool, nearest_instances
 from monai_mil.networks.contract import MILNetwork, exact_dtype, exact_matmul
 
+SQUARE = 64
+"""Side of the squares of a long bag's grid that are made at once, with those around that they take from."""
 
-class PatchGCN(AttentionNetwork):
+
+class PatchGCN(LongBagNetwork):
     """Tiles take from their nearest neighbours on the slide, layer by layer; gated attention pools all layers.
 
     ``h0_i = relu(W x_i + b)``. A graph convolution (GENConv) takes ``m_j = relu(h_j) + 1e-7`` of the neighbours ``j``
@@ -31,7 +34,7 @@ class PatchGCN(AttentionNetwork):
     The paper's graph has ``k = 8``. The authors' program sends from each tile to the eight that are nearest to it, so
     that a tile at the edge of the tissue takes from more or fewer; here each takes from its own eight nearest, of
     equally far ones the one farther left, then up. A trace and an exported program compare all pairs of tiles, ``n^2``
-    distances at once.
+    distances at once. Evaluation goes through a long bag square by square of its grid.
 
     Args:
         in_channels: ``d``, width of an instance's features, without the two positions.
@@ -77,12 +80,43 @@ class PatchGCN(AttentionNetwork):
         self.rho = nn.Linear(width, width)
         self.classifier = nn.Linear(width, num_classes)
 
-    def describe(self, image: Tensor, mask: Tensor | None) -> dict[str, Tensor]:
-        """See :meth:`MILNetwork.forward`."""
+    def _whole(self, image: Tensor, mask: Tensor | None) -> dict[str, Tensor]:
         rows, scores = self._rows_and_scores(image, mask)
         if mask is not None:
             rows = rows.masked_fill(~mask[:, :, None], 0.0)
-        pooled = exact_matmul(torch.softmax(scores, dim=2), rows)[:, 0]
+        return self._answer(exact_matmul(torch.softmax(scores, dim=2), rows)[:, 0], scores)
+
+    @torch.jit.unused
+    def _answer_rows(self, rows: Tensor) -> dict[str, Tensor]:
+        places = rows[:, self.in_channels :].to(exact_dtype(self.hidden.weight.dtype))
+        index, there = nearest_instances(places[None], None, self.neighbours)
+        corner = (places - places.amin(dim=0)).div(SQUARE, rounding_mode="floor")
+        order = (corner[:, 0] * (corner[:, 1].amax() + 1) + corner[:, 1]).argsort(stable=True)
+        pool = RunningPool(1, self.merge.out_features, places.dtype, places.device)
+        for some in order.split(SQUARE * SQUARE):
+            merged, scores = self._merge(self._found(some, rows, index[0], there[0]))
+            pool.add(scores[0], merged[0])
+        bag, scores = pool.result()
+        return self._answer(bag, torch.empty_like(scores).index_copy_(1, order, scores)[None])
+
+    @torch.jit.unused
+    def _found(self, some: Tensor, features: Tensor, index: Tensor, there: Tensor) -> list[Tensor]:
+        """``h`` of every layer, ``[1, m, i]`` each, of the tiles ``some`` ``[m]`` of a bag."""
+        needed = [some]
+        for _ in self.layers:
+            last = needed[0]
+            needed.insert(0, torch.cat([last, index[last][there[last]]]).unique())
+        entered = features[needed[0], : self.in_channels].to(self.hidden.weight.dtype)
+        rows = F.relu(self.hidden(entered))[None]
+        found = [rows[:, torch.searchsorted(needed[0], some)]]
+        for layer, taking, made in zip(self.layers, needed, needed[1:], strict=False):
+            near = torch.searchsorted(taking, index[made]).clamp(max=len(taking) - 1)
+            own = rows[:, torch.searchsorted(taking, made)]
+            rows = layer(own, rows, near[None], there[made][None])
+            found.append(rows if made is some else rows[:, torch.searchsorted(made, some)])
+        return found
+
+    def _answer(self, pooled: Tensor, scores: Tensor) -> dict[str, Tensor]:
         bag = F.relu(exact_matmul(pooled, self.rho.weight.T) + self.rho.bias)
         bag = F.dropout(bag, self.dropout, self.training)
         return {
@@ -106,14 +140,18 @@ class PatchGCN(AttentionNetwork):
         rows = F.dropout(rows, self.dropout, self.training)
         found = [rows]
         for layer in self.layers:
-            rows = layer(rows, index, there)
+            rows = layer(rows, rows, index, there)
             found.append(rows)
+        merged, scores = self._merge(found)
+        return merged, scores if mask is None else scores.masked_fill(~mask[:, None], -float("inf"))
+
+    def _merge(self, found: list[Tensor]) -> tuple[Tensor, Tensor]:
+        """The ``g_i`` and their scores from what all layers have found."""
         merged = F.dropout(F.relu(self.merge(torch.cat(found, dim=2))), self.dropout, self.training)
         tanh, sigmoid = self.gates(merged).chunk(2, dim=2)
         tanh = F.dropout(torch.tanh(tanh), self.dropout, self.training)
         sigmoid = F.dropout(torch.sigmoid(sigmoid), self.dropout, self.training)
-        scores = (exact_matmul(tanh * sigmoid, self.score.weight.T) + self.score.bias).transpose(1, 2)
-        return merged, scores if mask is None else scores.masked_fill(~mask[:, None], -float("inf"))
+        return merged, (exact_matmul(tanh * sigmoid, self.score.weight.T) + self.score.bias).transpose(1, 2)
 
     @staticmethod
     @torch.jit.unused
@@ -131,11 +169,11 @@ class _GraphLayer(nn.Module):
         self.convolution = _GraphConvolution(channels)
         self.norm = nn.LayerNorm(channels) if residual else None
 
-    def forward(self, rows: Tensor, index: Tensor, there: Tensor) -> Tensor:
-        taken = self.convolution(rows, index, there)
+    def forward(self, own: Tensor, rows: Tensor, index: Tensor, there: Tensor) -> Tensor:
+        taken = self.convolution(own, rows, index, there)
         if self.norm is None:
             return taken
-        return F.dropout(rows + F.relu(self.norm(taken)), self.dropout, self.training)
+        return F.dropout(own + F.relu(self.norm(taken)), self.dropout, self.training)
 
 
 class _GraphConvolution(nn.Module):
@@ -148,8 +186,8 @@ class _GraphConvolution(nn.Module):
         self.norm = nn.LayerNorm(2 * channels)
         self.narrow = nn.Linear(2 * channels, channels, bias=False)
 
-    def forward(self, rows: Tensor, index: Tensor, there: Tensor) -> Tensor:
-        """``[b, n, i]`` to the same; ``index`` and ``there`` ``[b, n, k]`` are of :func:`nearest_instances`."""
+    def forward(self, own: Tensor, rows: Tensor, index: Tensor, there: Tensor) -> Tensor:
+        """For tiles ``own`` ``[b, m, i]``, of whose neighbours ``index`` ``[b, m, k]`` is the place in ``rows``."""
         asked = index.flatten(1)[:, :, None].expand(-1, -1, rows.shape[2])
         messages = (F.relu(rows) + 1e-7).gather(1, asked).unflatten(1, [-1, index.shape[2]])
         messages = messages.to(exact_dtype(rows.dtype))
@@ -157,5 +195,5 @@ class _GraphConvolution(nn.Module):
         highest = evidence.detach().amax(dim=2, keepdim=True).clamp(min=-3e38)  # of no neighbour it is -inf
         share = (evidence - highest).exp()
         taken = (share * messages).sum(dim=2) / share.sum(dim=2).clamp(min=1e-30)
-        mixed = self.widen(rows + taken.to(rows.dtype))
+        mixed = self.widen(own + taken.to(own.dtype))
         return self.narrow(F.relu(self.norm(mixed.to(rows.dtype))))

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from monai_mil.networks.blocks import AttentionNetwork
+from monai_mil.networks.blocks import ChunkedAttentionNetwork, ReadBag, RunningPool
 from monai_mil.networks.contract import MILNetwork, exact_dtype, exact_matmul
 
 
-class PSMIL(AttentionNetwork):
+class PSMIL(ChunkedAttentionNetwork):
     """Instances are weighed by how likely they are of each class, and not by their features.
 
     ``h_i = relu(W2 relu(W1 x_i + b1) + b2)``; with a prototype ``m_c`` of every class, ``p_i = softmax_c(h_i . m_c)``,
@@ -59,8 +59,7 @@ class PSMIL(AttentionNetwork):
         nn.init.kaiming_uniform_(self.regressor)
         self.register_buffer("prototypes", torch.zeros(num_classes, hidden_dim))
 
-    def describe(self, image: Tensor, mask: Tensor | None) -> dict[str, Tensor]:
-        """See :meth:`MILNetwork.forward`."""
+    def _whole(self, image: Tensor, mask: Tensor | None) -> dict[str, Tensor]:
         rows = self._rows(image)
         if mask is not None:
             rows = rows.masked_fill(~mask[:, :, None], 0.0)
@@ -68,17 +67,28 @@ class PSMIL(AttentionNetwork):
             self._begin(rows, mask)
         prob = self._probabilities(rows)
         scores = self._scores(prob, mask)
-        attention = torch.softmax(scores, dim=2)
-        bag = exact_matmul(attention, rows)[:, 0]
-        output = {
-            "logits": exact_matmul(bag, self.regressor),
-            "attention": attention,
-            "attention_logits": scores,
-            "bag": bag,
-        }
+        output = self._answer(exact_matmul(torch.softmax(scores, dim=2), rows)[:, 0], scores)
         if self.training and not torch.jit.is_scripting():
             output["class_rows"] = self._most_like(rows, prob, mask)
         return output
+
+    @torch.jit.unused
+    def _answer_bag(self, read: ReadBag) -> dict[str, Tensor]:
+        weight = self.second.weight
+        pool = RunningPool(1, len(weight), exact_dtype(weight.dtype), weight.device)
+        for part in read():
+            rows = self._rows(part.T[None])
+            pool.add(self._scores(self._probabilities(rows), None)[0], rows[0])
+        bag, scores = pool.result()
+        return self._answer(bag, scores[None])
+
+    def _answer(self, bag: Tensor, scores: Tensor) -> dict[str, Tensor]:
+        return {
+            "logits": exact_matmul(bag, self.regressor),
+            "attention": torch.softmax(scores, dim=2),
+            "attention_logits": scores,
+            "bag": bag,
+        }
 
     @torch.jit.unused
     def attention_scores(self, image: Tensor, mask: Tensor | None, output: Mapping[str, Tensor]) -> Tensor:
@@ -112,10 +122,10 @@ class PSMIL(AttentionNetwork):
 
     @torch.jit.unused
     def _begin(self, rows: Tensor, mask: Tensor | None) -> None:
-        """The first bag's mean instance for every prototype."""
-        if not bool(self.prototypes.any()):
-            count = rows.shape[1] if mask is None else int(mask[0].sum())
-            self.prototypes.copy_((rows[0].detach().sum(dim=0) / count).expand_as(self.prototypes))
+        """The first bag's mean instance for every prototype, as long as there are none; decided on the device."""
+        count = rows.shape[1] if mask is None else mask[0].sum()
+        mean = rows[0].detach().sum(dim=0) / count
+        self.prototypes.copy_(torch.where(self.prototypes.any(), self.prototypes, mean))
 
     @torch.jit.unused
     def _most_like(self, rows: Tensor, prob: Tensor, mask: Tensor | None) -> Tensor:

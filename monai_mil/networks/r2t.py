@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import math
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from monai_mil.networks.blocks import BagByBagNetwork
-from monai_mil.networks.contract import MILNetwork, exact_matmul
+from monai_mil.networks.blocks import BagByBagNetwork, RunningPool, is_long
+from monai_mil.networks.contract import MILNetwork, exact_dtype, exact_matmul
+from monai_mil.networks.graph import is_recorded
+
+HELD_SCORES = 1 << 26
+"""Scores of regions, of all heads, up to which evaluation works on all regions at once."""
+
+SCORES_AT_ONCE = 1 << 23
+"""Scores of one region, of all heads, that are held where regions come one by one."""
 
 
 class R2T(BagByBagNetwork):
@@ -34,7 +42,8 @@ class R2T(BagByBagNetwork):
 
     As in the authors' program zeros that fill the square are seen by the attention of their region, and a region of a
     single tile (bags of at most ``R^2``) has nothing to take from the layer across. A bag is worked on whole; regions
-    of a bag of ``n`` tiles hold ``heads n^2 / R^2`` scores at once.
+    of a bag of ``n`` tiles have ``heads n^2 / R^2`` scores. Evaluation goes region by region where those are many
+    (:data:`HELD_SCORES`), and through each twice where the tiles themselves are too many to be kept.
 
     Args:
         in_channels: ``d``, width of an instance's features.
@@ -96,6 +105,54 @@ class R2T(BagByBagNetwork):
         self.classifier = nn.Linear(hidden_dim, num_classes)
 
     def _bag_and_scores(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        if torch.jit.is_scripting() or is_recorded() or torch.is_grad_enabled() or self.training:
+            return self._held(image)
+        return self._region_by_region(image) if self._has_many_scores(image) else self._held(image)
+
+    @torch.jit.unused
+    def _has_many_scores(self, image: Tensor) -> bool:
+        return len(image) * self.across.attend.heads * (image.shape[2] / self.regions) ** 2 > HELD_SCORES
+
+    @torch.jit.unused
+    def _region_by_region(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        bags, scores = zip(*(self._stream(rows, is_long(image)) for rows in image.mT), strict=True)
+        return torch.stack(bags), torch.stack(scores)
+
+    @torch.jit.unused
+    def _stream(self, rows: Tensor, again: bool) -> tuple[Tensor, Tensor]:
+        """The bag ``[i]`` and the scores ``[1, n]`` of tiles ``[n, d]``; regions are made twice, or kept."""
+        taken, filled, _ = region_places(rows[None], self.regions)
+        kept: list[tuple[Tensor, Tensor] | None] = []
+        gathered: list[Tensor] = []
+        for tiles, holes in zip(taken, filled, strict=True):
+            region = self._region(rows[tiles], holes)
+            gathered.append(self.across.gather(region[1], holes))
+            kept.append(None if again else region)
+        answers = self.across.exchange(torch.stack(gathered)[None])[0]
+        weight = self.norm.weight
+        pool = RunningPool(1, len(weight), exact_dtype(weight.dtype), weight.device)
+        scores = pool.seen.new_empty(1, len(rows))
+        for tiles, holes, held, answer in zip(taken, filled, kept, answers, strict=True):
+            entered, embedded = self._region(rows[tiles], holes) if held is None else held
+            embedded = embedded + self.across.spread(embedded, holes, answer)
+            normed = self.norm(embedded + entered if self.shortcut else embedded)[~holes]
+            found = exact_matmul(F.relu(self.gates(normed)), self.score.weight.T).T
+            scores[:, tiles[~holes]] = found
+            if len(normed):
+                pool.add(found, normed)
+        return pool.result()[0][0], scores
+
+    @torch.jit.unused
+    def _region(self, features: Tensor, holes: Tensor) -> tuple[Tensor, Tensor]:
+        """``relu(W x + b)`` and what the regional layers make of it, ``[p, i]`` each, of one region's places."""
+        entered = F.relu(self.hidden(features.to(self.hidden.weight.dtype)))
+        embedded = entered
+        for layer in cast("list[_RegionalLayer]", self.regional):
+            normed = layer.norm(embedded).masked_fill(holes[:, None], 0.0)
+            embedded = embedded + layer.attend.in_parts(normed)
+        return entered, embedded
+
+    def _held(self, image: Tensor) -> tuple[Tensor, Tensor]:
         rows = self._embedded(image)
         scores = exact_matmul(F.relu(self.gates(rows)), self.score.weight.T).transpose(1, 2)
         return exact_matmul(torch.softmax(scores, dim=2), rows)[:, 0], scores
@@ -147,13 +204,32 @@ class _CrossRegionLayer(nn.Module):
         """``[b, n, i]`` to the same; the rest is of :func:`region_places`."""
         regions = cut_into_regions(self.norm(rows), taken, filled)
         evidence = exact_matmul(regions, self.phi)  # [b, regions, tiles, k]
-        lowest, highest = evidence.amin(dim=2, keepdim=True), evidence.amax(dim=2, keepdim=True)
-        shares = torch.softmax(evidence, dim=3) * (evidence - lowest) / (highest - lowest + 1e-8)
         gathered = exact_matmul(torch.softmax(evidence, dim=2).transpose(2, 3), regions)  # [b, regions, k, i]
-        asked = gathered.transpose(1, 2).to(rows.dtype)
-        answers = self.attend(asked.flatten(0, 1)).reshape_as(asked).transpose(1, 2)
-        spread = exact_matmul(shares, answers).to(rows.dtype)
+        answers = self.exchange(gathered.to(rows.dtype))
+        spread = exact_matmul(self._shares(evidence), answers).to(rows.dtype)
         return spread.flatten(1, 2).index_select(1, place)
+
+    def exchange(self, gathered: Tensor) -> Tensor:
+        """The representatives' answers to each other, ``[b, regions, k, i]`` to the same."""
+        asked = gathered.transpose(1, 2).to(self.phi.dtype)
+        return self.attend(asked.flatten(0, 1)).reshape_as(asked).transpose(1, 2)
+
+    @torch.jit.unused
+    def gather(self, embedded: Tensor, holes: Tensor) -> Tensor:
+        """The representatives ``[k, i]`` of one region ``[p, i]``."""
+        region = self.norm(embedded).masked_fill(holes[:, None], 0.0)
+        return exact_matmul(torch.softmax(exact_matmul(region, self.phi), dim=0).T, region)
+
+    @torch.jit.unused
+    def spread(self, embedded: Tensor, holes: Tensor, answers: Tensor) -> Tensor:
+        """What the places of one region take of its answers ``[k, i]``, ``[p, i]``."""
+        evidence = exact_matmul(self.norm(embedded).masked_fill(holes[:, None], 0.0), self.phi)
+        return exact_matmul(self._shares(evidence[None, None])[0, 0], answers).to(embedded.dtype)
+
+    def _shares(self, evidence: Tensor) -> Tensor:
+        """What each place takes of its region's answers, ``[b, regions, tiles, k]``."""
+        lowest, highest = evidence.amin(dim=2, keepdim=True), evidence.amax(dim=2, keepdim=True)
+        return torch.softmax(evidence, dim=3) * (evidence - lowest) / (highest - lowest + 1e-8)
 
 
 class _SelfAttention(nn.Module):
@@ -177,6 +253,26 @@ class _SelfAttention(nn.Module):
             scores = scores + self.positions(scores.to(self.positions.weight.dtype))
         merged = exact_matmul(torch.softmax(scores, dim=3), value).transpose(1, 2).flatten(2)
         return F.dropout(self.output(merged.to(self.output.weight.dtype)), self.dropout, self.training)
+
+    @torch.jit.unused
+    def in_parts(self, rows: Tensor) -> Tensor:
+        """The same of ``[p, i]``, without gradients, some queries at once and what the convolution sees around them."""
+        query, key, value = self.project(rows).unflatten(1, [3, self.heads, -1]).permute(1, 2, 0, 3)
+        query, merged = query * query.shape[2] ** -0.5, torch.empty_like(query)
+        positions, count = self.positions, len(rows)
+        reach = 0 if positions is None else positions.weight.shape[2] // 2
+        step = max(1, SCORES_AT_ONCE // (self.heads * count))
+        for start in range(0, count, step):
+            stop = min(start + step, count)
+            first, last = max(0, start - reach), min(count, stop + reach)
+            scores = exact_matmul(query[:, first:last], key.transpose(1, 2))
+            if positions is not None:
+                around = F.pad(scores, [0, 0, reach - (start - first), reach - (last - stop)])
+                around = around.to(positions.weight.dtype)
+                scores = scores[:, start - first : stop - first]
+                scores = scores + F.conv2d(around, positions.weight, positions.bias, groups=self.heads)
+            merged[:, start:stop] = exact_matmul(torch.softmax(scores, dim=2), value)
+        return self.output(merged.transpose(0, 1).flatten(1))
 
 
 def cut_into_regions(rows: Tensor, taken: Tensor, filled: Tensor) -> Tensor:

@@ -8,11 +8,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from monai_mil.networks.blocks import AttentionNetwork
+from monai_mil.networks.blocks import ChunkedAttentionNetwork, ReadBag, RunningPool, write_columns
 from monai_mil.networks.contract import exact_dtype, exact_matmul
 
 
-class RGMIL(AttentionNetwork):
+class RGMIL(ChunkedAttentionNetwork):
     """Regressor-guided pooling: instances are weighed by what the bag's own regressor says of them.
 
     ``h_i = relu(W2 relu(W1 x_i + b1) + b2)``; the regressor gives ``r_i = R^T h_i``, two numbers for "not" and "yes";
@@ -42,6 +42,7 @@ class RGMIL(AttentionNetwork):
     """
 
     score_parameters = ("first", "second", "regressor")
+    rereads = True
 
     def __init__(self, in_channels: int, num_classes: int, hidden_dim: int = 512) -> None:
         super().__init__(num_classes)
@@ -50,11 +51,27 @@ class RGMIL(AttentionNetwork):
         self.regressor = nn.Parameter(torch.empty(hidden_dim, num_classes))
         nn.init.kaiming_uniform_(self.regressor)
 
-    def describe(self, image: Tensor, mask: Tensor | None) -> dict[str, Tensor]:
-        """See :meth:`MILNetwork.forward`."""
+    def _whole(self, image: Tensor, mask: Tensor | None) -> dict[str, Tensor]:
         hidden, scores = self._hidden_and_scores(image, mask)
+        return self._answer(exact_matmul(torch.softmax(scores, dim=2), hidden), scores)
+
+    @torch.jit.unused
+    def _answer_bag(self, read: ReadBag) -> dict[str, Tensor]:
+        weight = self.regressor
+        regressors = 1 if self.num_classes == 2 else self.num_classes
+        evidence, count = weight.new_empty(regressors, 65536, dtype=exact_dtype(weight.dtype)), 0
+        for part in read():
+            evidence = write_columns(evidence, count, self._evidence(self._hidden(part.T[None]))[0])
+            count += len(part)
+        scores = _standardised(evidence[None, :, :count])
+        pool = RunningPool(regressors, len(weight), scores.dtype, weight.device)
+        for part in read():
+            pool.add(scores[0, :, pool.count : pool.count + len(part)], self._hidden(part.T[None])[0])
+        return self._answer(pool.result()[0][None], scores)
+
+    def _answer(self, bags: Tensor, scores: Tensor) -> dict[str, Tensor]:
+        """From the vectors of all regressors ``[b, regressors, i]``."""
         attention = torch.softmax(scores, dim=2)
-        bags = exact_matmul(attention, hidden)  # [b, regressors, i]
         answers = exact_matmul(bags, self.regressor)
         if self.num_classes == 2:
             logits = answers[:, 0]
@@ -77,18 +94,28 @@ class RGMIL(AttentionNetwork):
 
     def _hidden_and_scores(self, image: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
         """Hidden rows ``[b, n, i]`` and attention before softmax, a head a regressor, ``-inf`` on padding."""
-        rows = image.transpose(1, 2).to(self.first.weight.dtype)
-        hidden = F.relu(self.second(F.relu(self.first(rows))))
-        evidence = exact_matmul(hidden, self.regressor).transpose(1, 2)
-        if self.num_classes == 2:
-            evidence = evidence[:, 1:] - evidence[:, :1]
-        evidence = evidence.to(exact_dtype(evidence.dtype))
+        hidden = self._hidden(image)
+        evidence = self._evidence(hidden)
         if mask is None:
-            centred = evidence - evidence.mean(dim=2, keepdim=True)
-            return hidden, centred / (centred.square().mean(dim=2, keepdim=True) + 1e-5).sqrt()
+            return hidden, _standardised(evidence)
         real = mask[:, None].to(evidence.dtype)
         count = real.sum(dim=2, keepdim=True)
         centred = (evidence - (evidence * real).sum(dim=2, keepdim=True) / count) * real
         scores = centred / (centred.square().sum(dim=2, keepdim=True) / count + 1e-5).sqrt()
         hidden = hidden.masked_fill(~mask[:, :, None], 0.0)
         return hidden, scores.masked_fill(~mask[:, None], -float("inf"))
+
+    def _hidden(self, image: Tensor) -> Tensor:
+        return F.relu(self.second(F.relu(self.first(image.transpose(1, 2).to(self.first.weight.dtype)))))
+
+    def _evidence(self, hidden: Tensor) -> Tensor:
+        """The ``u_i`` of every regressor, ``[b, regressors, n]``."""
+        evidence = exact_matmul(hidden, self.regressor).transpose(1, 2)
+        if self.num_classes == 2:
+            evidence = evidence[:, 1:] - evidence[:, :1]
+        return evidence.to(exact_dtype(evidence.dtype))
+
+
+def _standardised(evidence: Tensor) -> Tensor:
+    centred = evidence - evidence.mean(dim=2, keepdim=True)
+    return centred / (centred.square().mean(dim=2, keepdim=True) + 1e-5).sqrt()

@@ -8,12 +8,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from monai_mil.networks.blocks import AttentionNetwork
+from monai_mil.networks.blocks import LongBagNetwork, RunningPool, split_rows
 from monai_mil.networks.contract import MILNetwork, exact_dtype, exact_matmul
 from monai_mil.networks.graph import is_recorded
 
+HEADS_AT_ONCE = 8192
+"""Heads of a long bag that search their neighbours together: all tails are made anew for each so many."""
 
-class WiKG(AttentionNetwork):
+
+class WiKG(LongBagNetwork):
     """Every instance, as a head, hears the ``k`` instances whose tails suit it best; the bag is read by attention.
 
     ``x_i = leaky(W f_i + b)``, drawn half-way to the bag's mean; head ``h_i = W_h x_i + b_h``, tail
@@ -26,7 +29,8 @@ class WiKG(AttentionNetwork):
     The released program sums ``t_j`` and the ``tanh`` each by itself before it multiplies the two; here ``u_ij`` is the
     paper's product. Its class reads the bag by attention, as here, its training script by the mean. An instance may be
     its own neighbour. Bags of fewer than ``k`` instances have as many neighbours as instances. Neighbours are searched
-    in chunks of heads, so that no matrix of ``n`` by ``n`` is kept; time grows with the square of the bag.
+    in chunks of heads, so that no matrix of ``n`` by ``n`` is kept; time grows with the square of the bag. Evaluation
+    keeps no heads and tails of a long bag either.
 
     The output holds ``logits``, ``attention`` and ``attention_logits`` of the readout and ``bag`` ``[b, hidden_dim]``.
 
@@ -74,15 +78,48 @@ class WiKG(AttentionNetwork):
         self.norm = nn.LayerNorm(hidden_dim)
         self.classifier = nn.Linear(hidden_dim, num_classes)
 
-    def describe(self, image: Tensor, mask: Tensor | None) -> dict[str, Tensor]:
-        """See :meth:`MILNetwork.forward`."""
+    def _whole(self, image: Tensor, mask: Tensor | None) -> dict[str, Tensor]:
         nodes, scores = self._nodes_and_scores(image, mask)
-        attention = torch.softmax(scores, dim=2)
-        pooled = exact_matmul(attention, nodes)[:, 0]
+        return self._answer(exact_matmul(torch.softmax(scores, dim=2), nodes)[:, 0], scores)
+
+    @torch.jit.unused
+    def _answer_rows(self, rows: Tensor) -> dict[str, Tensor]:
+        weight = self.hidden.weight
+        total = torch.zeros(len(weight), dtype=exact_dtype(weight.dtype), device=weight.device)
+        for part in split_rows(rows):
+            total += self._leaky(part).sum(dim=0)
+        mean = (total / len(rows)).to(weight.dtype)
+        pool = RunningPool(1, len(weight), total.dtype, weight.device)
+        for some in rows.split(HEADS_AT_ONCE):
+            heads = self.head(0.5 * (self._leaky(some) + mean))
+            place, there = self._search_in_parts(heads, rows, mean)
+            for asked, at, are in zip(*(each.split(1024) for each in (heads, place, there)), strict=True):
+                near = self.tail(0.5 * (self._leaky(rows[at.flatten()]) + mean)).unflatten(0, [len(at), -1])
+                nodes, scores = self._read(asked[None], self._listen(asked[None], near[None], are[None]))
+                pool.add(scores[0], nodes[0])
+        bag, scores = pool.result()
+        return self._answer(bag, scores[None])
+
+    @torch.jit.unused
+    def _search_in_parts(self, heads: Tensor, rows: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
+        """:meth:`_search` of ``heads`` ``[m, e]`` among the tails of all rows, which are made part by part."""
+        best = torch.full(
+            [len(heads), self.neighbours], -torch.inf, dtype=exact_dtype(heads.dtype), device=heads.device
+        )
+        place, start = torch.zeros_like(best, dtype=torch.long), 0
+        for part in split_rows(rows):
+            suits = exact_matmul(heads, self.tail(0.5 * (self._leaky(part) + mean)).T)
+            found, at = suits.topk(min(self.neighbours, len(part)), dim=1)
+            best, chosen = torch.cat([best, found], dim=1).topk(self.neighbours, dim=1)
+            place = torch.cat([place, at + start], dim=1).gather(1, chosen)
+            start += len(part)
+        return place, best > -torch.inf
+
+    def _answer(self, pooled: Tensor, scores: Tensor) -> dict[str, Tensor]:
         bag = self.norm(pooled.to(self.norm.weight.dtype))
         return {
             "logits": exact_matmul(bag, self.classifier.weight.T) + self.classifier.bias,
-            "attention": attention,
+            "attention": torch.softmax(scores, dim=2),
             "attention_logits": scores,
             "bag": bag.to(exact_dtype(bag.dtype)),
         }
@@ -94,24 +131,33 @@ class WiKG(AttentionNetwork):
 
     def _nodes_and_scores(self, image: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
         """The ``g_i`` ``[b, n, e]``, 0 on padding, and the readout's scores ``[b, 1, n]``, ``-inf`` there."""
-        rows = F.leaky_relu(self.hidden(image.transpose(1, 2).to(self.hidden.weight.dtype)))
+        rows = self._leaky(image.transpose(1, 2))
         real = torch.ones_like(rows[:, :, 0], dtype=torch.bool) if mask is None else mask
         rows = rows.masked_fill(~real[:, :, None], 0.0)
         mean = rows.sum(dim=1, keepdim=True) / real.sum(dim=1)[:, None, None]
         rows = 0.5 * (rows + mean.to(rows.dtype))
         heads, tails = self.head(rows), self.tail(rows)
-        heard = self._hear(heads, tails, real)
+        nodes, scores = self._read(heads, self._hear(heads, tails, real))
+        return nodes.masked_fill(~real[:, :, None], 0.0), scores.masked_fill(~real[:, None], -float("inf"))
+
+    def _leaky(self, features: Tensor) -> Tensor:
+        return F.leaky_relu(self.hidden(features.to(self.hidden.weight.dtype)))
+
+    def _read(self, heads: Tensor, heard: Tensor) -> tuple[Tensor, Tensor]:
+        """The ``g_i`` ``[b, n, e]`` of heads and what they hear, and the readout's scores ``[b, 1, n]``."""
         nodes = F.leaky_relu(self.sum(heads + heard)) + F.leaky_relu(self.product(heads * heard))
-        nodes = F.dropout(nodes, self.dropout, self.training).masked_fill(~real[:, :, None], 0.0)
+        nodes = F.dropout(nodes, self.dropout, self.training)
         scores = self.score(F.leaky_relu(self.read(nodes))).transpose(1, 2)
-        scores = scores.to(exact_dtype(scores.dtype)).masked_fill(~real[:, None], -float("inf"))
-        return nodes, scores
+        return nodes, scores.to(exact_dtype(scores.dtype))
 
     def _hear(self, heads: Tensor, tails: Tensor, real: Tensor) -> Tensor:
         """What every head hears from its neighbours, the ``n_i`` ``[b, n, e]``."""
         place, there = self._neighbours(heads, tails, real)
         near = tails.gather(1, place.flatten(1)[:, :, None].expand(-1, -1, tails.shape[2]))
-        near = near.unflatten(1, [place.shape[1], place.shape[2]])
+        return self._listen(heads, near.unflatten(1, [place.shape[1], place.shape[2]]), there)
+
+    def _listen(self, heads: Tensor, near: Tensor, there: Tensor) -> Tensor:
+        """:meth:`_hear` of the neighbours' tails ``[b, n, k, e]``."""
         suits = self._among(exact_matmul(near, heads[:, :, :, None])[:, :, :, 0] * heads.shape[2] ** -0.5, there)
         suits = suits[:, :, :, None].to(heads.dtype)
         asked = heads[:, :, None]

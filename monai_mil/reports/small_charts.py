@@ -102,8 +102,8 @@ def _panel(
 
     label = escape(f"{title}: {names[1]} over {names[0]}")
     parts = [f'<svg class="chart small-chart" viewBox="0 0 {_SMALL} {_TALL}" role="img" aria-label="{label}">']
-    for tick in _ticks(*up, most=4):
-        text = f"{10**tick:.1g}" if logarithmic else f"{tick:g}"
+    ticks = _ticks(*up, most=4)
+    for tick, text in zip(ticks, _powers(ticks) if logarithmic else [f"{tick:g}" for tick in ticks], strict=True):
         parts.append(f'<path class="grid" d="M{_PAD} {y(tick):.1f}H{_SMALL - 8}"/>')
         parts.append(f'<text x="{_PAD - 4}" y="{y(tick) + 4:.1f}" text-anchor="end">{text}</text>')
     parts += [
@@ -159,6 +159,12 @@ def _ticks(low: float, high: float, most: int = 6) -> list[float]:
     power = 10 ** math.floor(math.log10((high - low) / most))
     step = next(factor * power for factor in (1, 2, 5, 10, 20) if factor * power * most >= high - low)
     return [round(step * index, 12) for index in range(math.ceil(low / step), math.floor(high / step) + 1)]
+
+
+def _powers(ticks: Sequence[float]) -> list[str]:
+    """Ten to these powers, in as few digits as tell them apart."""
+    texts = ([f"{10**tick:.{digits}g}" for tick in ticks] for digits in range(1, 7))
+    return next((each for each in texts if len(set(each)) == len(each)), [f"{10**tick:g}" for tick in ticks])
 
 
 def _short(text: str, most: int) -> str:

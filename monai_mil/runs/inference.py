@@ -71,7 +71,7 @@ def predict_run(
     if is_raw:
         configs.append(f"inference_{bundle.reads}")
     if formats or not bundle.has("inference_heatmap"):
-        own["slice_formats" if bundle.reads == "scans" else "heatmap_formats"] = formats or None
+        own["slice_formats" if bundle.reads == "scans" else "heatmap_formats"] = formats
     return BundleRun(bundle, tuple(configs), {**own, **(settings or {})})
 
 

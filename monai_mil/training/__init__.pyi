@@ -16,6 +16,7 @@ from .class_balance import ClassBalance
 from .confounders import FillConfounders, MethodHandlers
 from .distributed import finish_distributed
 from .early_stop import EarlyStop
+from .engines import BagEvaluator, BagTrainer
 from .ensemble import Ensemble
 from .exported import ExportedNetwork
 from .fine_tuning import fit_weights, known_model
@@ -49,6 +50,8 @@ __all__ = [
     "Anchor",
     "AnchorHandler",
     "AnchorInferer",
+    "BagEvaluator",
+    "BagTrainer",
     "BalancedSampler",
     "BestModel",
     "BrokenBags",

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from queue import Queue
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -17,6 +20,9 @@ _MEANS = ("attention", "heatmap", "threshold")
 
 class Ensemble(nn.Module):
     """The mean of the members' probabilities, as logits; their maps are averaged too.
+
+    Where the members answer a bag chunk by chunk, so does the ensemble: its ``pool_chunks`` hands every chunk to all of
+    them, so that a slide is read and encoded once.
 
     Args:
         member: what a config's ``network_def`` says of one of them.
@@ -39,16 +45,36 @@ class Ensemble(nn.Module):
         first = build_network(member)
         self.members = nn.ModuleList([first, *(copy.deepcopy(first) for _ in range(count - 1))])
         self.exclusive = exclusive
+        if hasattr(first, "pool_chunks"):
+            self.pool_chunks = self._pool_chunks
 
     def forward(
         self, image: Tensor, mask: Tensor | None = None, return_dict: bool = False, **further: Any
     ) -> Tensor | dict[str, Tensor]:
         """Logits ``[b, c]``, or with ``return_dict`` also the maps; see :class:`monai_mil.networks.MILNetwork`."""
-        outputs = [member(image, mask, return_dict=True, **further) for member in self.members]
+        output = self._mean([member(image, mask, return_dict=True, **further) for member in self.members])
+        return output if return_dict else output["logits"]
+
+    def _pool_chunks(self, chunks: Iterable[Tensor | np.ndarray], **further: Any) -> dict[str, Tensor]:
+        """See :meth:`monai_mil.networks.ChunkedNetwork.pool_chunks`; a thread a member waits for the next chunk."""
+        waiting: list[Queue[Tensor | np.ndarray | None]] = [Queue(maxsize=1) for _ in self.members]
+        with ThreadPoolExecutor(len(self.members)) as threads:
+            answers = [
+                threads.submit(_pool, member, queue, torch.is_grad_enabled(), further)
+                for member, queue in zip(self.members, waiting, strict=True)
+            ]
+            try:
+                for chunk in chunks:
+                    for queue in waiting:
+                        queue.put(chunk)
+            finally:
+                for queue in waiting:
+                    queue.put(None)
+            return self._mean([answer.result() for answer in answers])
+
+    def _mean(self, outputs: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
         prob = torch.stack([self._probabilities(output) for output in outputs]).mean(dim=0)
         logits = torch.log(prob) if self.exclusive and prob.shape[1] > 1 else torch.logit(prob)
-        if not return_dict:
-            return logits
         means = {key: _mean(outputs, key) for key in _MEANS if key in outputs[0]}
         if means or "instance_scores" in outputs[0]:
             means["instance_scores"] = torch.stack([instance_scores(output) for output in outputs]).mean(dim=0)
@@ -61,6 +87,24 @@ class Ensemble(nn.Module):
             logits = output["logits"].double()
             prob = torch.softmax(logits, dim=1) if self.exclusive and logits.shape[1] > 1 else torch.sigmoid(logits)
         return prob.clamp(1e-12, 1 - 1e-12)
+
+
+def _pool(
+    member: Any, queue: Queue[Tensor | np.ndarray | None], with_gradient: bool, further: dict[str, Any]
+) -> dict[str, Tensor]:
+    """One member's answer for the chunks that come; whether gradients are followed is a thread's own matter."""
+    chunks = _until_none(queue)
+    try:
+        with torch.set_grad_enabled(with_gradient):
+            return member.pool_chunks(chunks, **further)
+    finally:
+        for _ in chunks:  # after an error nobody waits for room in the queue
+            pass
+
+
+def _until_none(queue: Queue[Tensor | np.ndarray | None]) -> Iterator[Tensor | np.ndarray]:
+    while (chunk := queue.get()) is not None:
+        yield chunk
 
 
 def _mean(outputs: Sequence[dict[str, Tensor]], key: str) -> Tensor:

@@ -469,8 +469,7 @@ BUNDLES = [
     Apart(HAGMIL, ("optimizer::lr",), "as published", TRAIN),
     Apart(GUIDANCE, ("train::trainer::max_epochs",), "as published", TRAIN),
     Apart(HAGMIL, ("train::trainer::max_epochs", "train::trainer::accumulation_steps"), "as published", TRAIN),
-    Apart(HAGMIL, ("train::trainer::amp",), "selection of tiles wants float32", TRAIN),
-    Apart(HAGMIL, ("validate::evaluator::amp",), "selection of tiles wants float32", BOTH),
+    Apart(HAGMIL, ("amp",), "selection of tiles wants float32", BOTH),
     Apart(HAGMIL, ("early_stop::patience",), "as published", TRAIN),
     # The steps of training.
     Apart(INSIGHT, ("train::trainer::prepare_batch",), "bags stay on disk and come with a mask of tokens", TRAIN),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import shlex
 import shutil
 import signal
 import time
@@ -85,6 +86,17 @@ def test_the_table_says_what_the_predictions_say(compared: tuple[Path, Path, str
     page = (out / "comparison.html").read_text()
     assert all(section in page for section in ("Learning curves", "Stability of attention", "Over folds", "--fold 0"))
     assert "http://" not in page.replace("http://www.w3.org", "")
+
+
+def test_a_row_s_command_repeats_its_run_as_it_is_typed(compared: tuple[Path, Path, str]) -> None:
+    _, out, _ = compared
+    header, first, *_ = rows(out)
+    for line in dict(zip(header, first, strict=True))["command"].split(" && "):
+        python, *words = shlex.split(line)
+        done = run(*words, folder=out)
+        assert (python, done.returncode) == ("python", 0), done.stderr
+    name = "mil_baselines_abmil/fold_0_seed_0/eval/predictions.csv"
+    assert (out / "repeated" / name).read_bytes() == (out / "runs" / name).read_bytes()
 
 
 def test_killed_in_the_middle_it_ends_with_the_same_table_and_repeats_no_run(

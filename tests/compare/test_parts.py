@@ -62,6 +62,9 @@ def test_all_bundles_get_one_budget_and_one_rule_of_selection() -> None:
         assert list(settings["validate::key_metric"]) == ["val_auroc"]
         assert settings["best_model::mode"] == "max"
     assert same_for_all(insight, 7, survival=False)["early_stop::mode"] == "max"
+    (oracle,) = read_competitors(["ct_normal_guidance+slice_supervised"])  # judges by slices, and may follow the paper
+    assert list(same_for_all(oracle, 7, survival=False)["validate::key_metric"]) == ["val_auroc"]
+    assert same_for_all(oracle, 7, survival=False)["strict_paper_selection"] is False
     assert list(followed(baseline, survival=False)) == ["validate::inferer", "validate::postprocessing::transforms"]
     assert followed(asmil, survival=False) == followed(baseline, survival=True) == {}
 

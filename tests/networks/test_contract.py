@@ -17,6 +17,8 @@ from torch import Tensor, nn
 
 import monai_mil.networks
 from monai_mil.networks import HAGMIL, MILNetwork, contract, instance_scores
+from monai_mil.networks.blocks import AttentionNetwork, attention_network
+from monai_mil.networks.blocks.attention_pool import CHUNK_ROWS
 from monai_mil.networks.contract import ChunkedNetwork
 from monai_mil.networks.feature_pooling import FeaturePooling
 
@@ -399,6 +401,29 @@ def test_a_bag_in_chunks_is_evaluated_whatever_the_mode(network_class: type[nn.M
     assert found.keys() == expected.keys()
     for key, value in expected.items():
         torch.testing.assert_close(found[key], value, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("network_class", [each for each in NETWORKS if issubclass(each, AttentionNetwork)])
+def test_a_long_bag_s_answer_is_that_of_the_whole(
+    network_class: type[nn.Module], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network, instance = build(network_class)
+    image, mask = padded(bag(instance, 60, batch=2), 50)
+    whole = network(image, mask, return_dict=True)
+    monkeypatch.setattr(attention_network, "LONG_BAG", {"cpu": 0})
+    monkeypatch.setitem(CHUNK_ROWS, "cpu", 7)
+    with torch.no_grad():
+        found = network(image, mask, return_dict=True)
+        chunks = image[0, :, :50].transpose(0, 1).split(11)
+        chunked = network.pool_chunks(chunks) if hasattr(network, "pool_chunks") else {}
+    assert found.keys() == whole.keys()
+    for key in whole:
+        torch.testing.assert_close(found[key], whole[key], rtol=1e-5, atol=1e-6)
+    for key, value in chunked.items():
+        expected = whole[key][:1]
+        axis = contract.KEYS[key].axis
+        real = expected if axis is None else expected.narrow(axis + 1, 0, 50)
+        torch.testing.assert_close(value, real, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("network_class", [each for each in NETWORKS if hasattr(each, "from_reference")])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -608,3 +609,11 @@ def test_options_that_do_not_exist_are_refused(options: dict[str, object], messa
 def test_another_method_s_checkpoint_is_refused() -> None:
     with pytest.raises(ValueError, match="not this network's state dict"):
         INSIGHT.from_reference({"fc.weight": torch.zeros(2, 2)})
+
+
+def test_how_many_tiles_are_worked_on_at_once_follows_from_the_device_unless_it_is_said() -> None:
+    assert (small().tiles_at_once(), small(chunk_instances=5).tiles_at_once()) == (32, 5)
+    on_gpu = SimpleNamespace(detection_score=SimpleNamespace(weight=SimpleNamespace(is_cuda=True)))
+    for network, expected in ((small(), 256), (small(chunk_instances=5), 5)):
+        network.__dict__["tiles"] = on_gpu
+        assert network.tiles_at_once() == expected

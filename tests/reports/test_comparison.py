@@ -89,3 +89,11 @@ def test_curves_share_their_axes_and_logarithms_know_zero() -> None:
     grid = [re.findall(r'd="(M[^"]+)"', chart) for chart in (first, second)]
     assert grid[0] == grid[1]
     assert curve_charts([("a", [[]])], "epoch", "nothing") == []
+
+
+def test_labels_of_a_short_logarithmic_axis_differ() -> None:
+    (chart,) = curve_charts([("one", [[(1, 2.9), (2, 2.8)]])], "epoch", "loss", logarithmic=True)
+    labels = re.findall(r'text-anchor="end">([^<]+)<', chart)
+    assert len(labels) > 1
+    assert len(set(labels)) == len(labels)
+    assert all(2.7 < float(label) < 3 for label in labels)

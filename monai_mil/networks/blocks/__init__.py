@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
-from monai_mil.networks.blocks.attention_network import AttentionNetwork, BagByBagNetwork, ChunkedAttentionNetwork
+from monai_mil.networks.blocks.attention_network import (
+    AttentionNetwork,
+    BagByBagNetwork,
+    ChunkedAttentionNetwork,
+    LongBagNetwork,
+    ReadBag,
+    is_long,
+)
 from monai_mil.networks.blocks.attention_pool import (
     PoolWeights,
     RunningPool,
@@ -26,11 +33,11 @@ from monai_mil.networks.blocks.insight_input import (
 from monai_mil.networks.blocks.insight_tiles import InsightTiles
 from monai_mil.networks.blocks.instance_branch import InstanceBranch, most_and_least_attended
 from monai_mil.networks.blocks.moments import attention_moments
-from monai_mil.networks.blocks.neighbours import nearest_instances
+from monai_mil.networks.blocks.neighbours import nearest_instances, touching_instances
 from monai_mil.networks.blocks.nystrom import NystromAttention
 from monai_mil.networks.blocks.otsu import otsu_threshold
 from monai_mil.networks.blocks.padding import among_padding, front_lengths, real_rows, restore_padding
-from monai_mil.networks.blocks.phenotypes import phenotypes
+from monai_mil.networks.blocks.phenotypes import phenotypes, row_parts
 from monai_mil.networks.blocks.query_attention import QueryAttention, StackedLinear
 from monai_mil.networks.blocks.slice_transformer import (
     AttentionLayer,
@@ -41,7 +48,7 @@ from monai_mil.networks.blocks.slice_transformer import (
 from monai_mil.networks.blocks.smooth import SmoothOperator
 from monai_mil.networks.blocks.smooth_max import smooth_max
 from monai_mil.networks.blocks.tile_chunks import TileBag, decode_tiles, map_tiles
-from monai_mil.networks.blocks.token_sequence import TokenSequence
+from monai_mil.networks.blocks.token_sequence import Rows, TokenSequence
 from monai_mil.networks.blocks.tree import child_rows, nested_rank, tree_sizes
 
 __all__ = [
@@ -55,9 +62,12 @@ __all__ = [
     "IATBlock",
     "InsightTiles",
     "InstanceBranch",
+    "LongBagNetwork",
     "NystromAttention",
     "PoolWeights",
     "QueryAttention",
+    "ReadBag",
+    "Rows",
     "RunningPool",
     "SmoothOperator",
     "StackedLinear",
@@ -75,6 +85,7 @@ __all__ = [
     "decode_tiles",
     "front_lengths",
     "instance_mask",
+    "is_long",
     "map_tiles",
     "mask_with_token",
     "most_and_least_attended",
@@ -86,11 +97,13 @@ __all__ = [
     "pool_bags",
     "real_rows",
     "restore_padding",
+    "row_parts",
     "smooth_max",
     "split_rows",
     "stream_pool",
     "survival_curve",
     "survival_risk",
+    "touching_instances",
     "tree_sizes",
     "write_columns",
 ]

@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from copy import deepcopy
+from functools import partial
 from typing import TYPE_CHECKING, Self
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from monai_mil.networks.blocks.padding import among_padding
-from monai_mil.networks.contract import ChunkedNetwork, MILNetwork, exact_dtype, exact_matmul
+from monai_mil.networks.blocks.attention_pool import split_rows
+from monai_mil.networks.blocks.padding import among_padding, real_rows, restore_padding
+from monai_mil.networks.contract import ChunkedNetwork, MILNetwork, check_chunks, exact_dtype, exact_matmul
 from monai_mil.networks.graph import is_recorded
+
+LONG_BAG = {"cpu": 100_000, "cuda": 2_000_000}
+"""Instances from which on evaluation keeps nothing wide of an instance, though its features must then be read anew."""
+
+ReadBag = Callable[[], Iterable[Tensor]]
+"""Starts the chunks ``[m, d]`` of one bag, all instances real, from the first."""
 
 
 class AttentionNetwork(MILNetwork):
@@ -101,17 +110,20 @@ class BagByBagNetwork(AttentionNetwork):
         }
 
 
-class ChunkedAttentionNetwork(AttentionNetwork, ChunkedNetwork):
-    """Base of attention networks that evaluate a bag in chunks of instances, and train and export in plain operations.
+class LongBagNetwork(AttentionNetwork):
+    """Base of attention networks that evaluate a long bag in parts, and train and export in plain operations.
 
-    A subclass implements :meth:`_whole` and :meth:`_in_chunks`, which give the same, and :meth:`_answer_chunks`.
+    A subclass implements :meth:`_whole` and :meth:`_answer_rows`, which give the same. One that makes nothing twice for
+    it sets ``rereads`` to False: all bags are then evaluated in parts, and not only long ones (:data:`LONG_BAG`).
     """
+
+    rereads = True
 
     def describe(self, image: Tensor, mask: Tensor | None) -> dict[str, Tensor]:
         """See :meth:`MILNetwork.forward`."""
-        if torch.jit.is_scripting() or is_recorded() or torch.is_grad_enabled():
+        if torch.jit.is_scripting() or is_recorded() or torch.is_grad_enabled() or self.training:
             return self._whole(image, mask)
-        return self._in_chunks(image, mask)
+        return self._whole(image, mask) if self.rereads and not is_long(image) else self._in_chunks(image, mask)
 
     def _whole(self, image: Tensor, mask: Tensor | None) -> dict[str, Tensor]:
         """The output in plain operations on the whole batch: for training, TorchScript, traces and ONNX."""
@@ -120,4 +132,52 @@ class ChunkedAttentionNetwork(AttentionNetwork, ChunkedNetwork):
     @torch.jit.unused
     def _in_chunks(self, image: Tensor, mask: Tensor | None) -> dict[str, Tensor]:
         """The output bag by bag over the real instances, in chunks of them; without gradients."""
+        outputs = []
+        for index, rows in enumerate(image.mT):
+            if mask is None:
+                outputs.append(self._answer_rows(rows))
+            else:
+                output = self._answer_rows(real_rows(rows, mask[index]))
+                outputs.append(restore_padding(output, mask[index], self.listed_keys))
+        if len(outputs) == 1:
+            return outputs[0]
+        return {key: torch.cat([output[key] for output in outputs]) for key in outputs[0]}
+
+    @torch.jit.unused
+    def _answer_rows(self, rows: Tensor) -> dict[str, Tensor]:
+        """The output of a batch of one bag ``[n, d]`` without padding, of any floating type; without gradients."""
         raise NotImplementedError
+
+
+class ChunkedAttentionNetwork(LongBagNetwork, ChunkedNetwork):
+    """Base of attention networks that evaluate a bag in chunks of instances, wherever these come from.
+
+    A subclass implements :meth:`_whole` and :meth:`_answer_bag`, which give the same. One that reads a bag more than
+    once says so in ``rereads``.
+    """
+
+    rereads = False
+
+    @torch.jit.unused
+    def _answer_rows(self, rows: Tensor) -> dict[str, Tensor]:
+        return self._answer_bag(partial(split_rows, rows))
+
+    @torch.jit.unused
+    def _answer_chunks(self, chunks: Iterable[Tensor | np.ndarray]) -> dict[str, Tensor]:
+        if self.rereads and isinstance(chunks, Iterator):
+            raise ValueError(
+                f"{type(self).__name__} reads a bag twice: pass a list or a dataset of chunks, not a generator"
+            )
+        device = next(self.parameters()).device
+        return self._answer_bag(lambda: check_chunks(chunks, device))
+
+    @torch.jit.unused
+    def _answer_bag(self, read: ReadBag) -> dict[str, Tensor]:
+        """The output of a batch of one bag without padding, which comes in chunks; without gradients."""
+        raise NotImplementedError
+
+
+@torch.jit.ignore
+def is_long(image: Tensor) -> bool:
+    """Whether a bag ``[b, d, n]`` is too long for evaluation to keep something wide of every instance."""
+    return image.shape[2] > LONG_BAG.get(image.device.type, LONG_BAG["cpu"])

@@ -16,7 +16,7 @@ from torch.autograd.function import once_differentiable
 
 from monai_mil.networks.blocks.columns import write_columns
 from monai_mil.networks.blocks.padding import among_padding
-from monai_mil.networks.contract import exact_dtype
+from monai_mil.networks.contract import exact_dtype, exact_matmul
 
 CHUNK_ROWS = {"cpu": 2048, "cuda": 65536}
 """Rows worked on at once: a chunk's activations stay in the cache of a CPU core and fill a GPU."""
@@ -129,25 +129,30 @@ class RunningPool:
         self.count = 0
 
     def add(self, scores: Tensor, rows: Tensor) -> None:
-        """Take in a chunk: scores ``[h, m]`` of the pool's type, rows ``[m, i]``."""
-        bound = torch.maximum(self.largest, scores.amax(dim=1, keepdim=True))
-        shrink = (self.largest - bound).exp()
-        share = (scores - bound).exp()
+        """Take in a chunk: scores ``[h, m]`` of the pool's type, ``-inf`` for a row without weight, rows ``[m, i]``."""
+        lowest = torch.finfo(scores.dtype).min  # ``-inf`` from itself would be no number
+        bound = torch.maximum(self.largest, scores.amax(dim=1, keepdim=True)).clamp(min=lowest)
+        shrink, share = self._weights(scores, bound)
         self.total = self.total * shrink + share.sum(dim=1, keepdim=True)
-        self.pooled = self.pooled * shrink + share @ rows.to(scores.dtype)
+        self.pooled = self.pooled * shrink + exact_matmul(share, rows)
         self.largest = bound
         self.seen = write_columns(self.seen, self.count, scores)
         self.count += scores.shape[1]
 
+    def _weights(self, scores: Tensor, bound: Tensor) -> tuple[Tensor, Tensor]:
+        """By what all before is multiplied ``[h, 1]``, and what each row of a chunk weighs, as ``bound`` is largest."""
+        return (self.largest - bound).exp(), (scores - bound).exp()
+
     def result(self) -> tuple[Tensor, Tensor]:
-        """The pooled rows ``[h, i]`` and all scores ``[h, n]``.
+        """The pooled rows ``[h, i]``, 0 where no row had weight, and all scores ``[h, n]``.
 
         Raises:
             ValueError: there was no row.
         """
         if self.count == 0:
             raise ValueError("a bag without instances has no prediction")
-        return self.pooled / self.total, self.seen[:, : self.count].clone()
+        total = self.total.clamp(min=torch.finfo(self.total.dtype).tiny)
+        return self.pooled / total, self.seen[:, : self.count].clone()
 
 
 class _AttentionPool(torch.autograd.Function):

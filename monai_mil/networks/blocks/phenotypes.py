@@ -6,6 +6,10 @@ import torch
 from torch import Tensor
 
 from monai_mil.networks.contract import exact_dtype, exact_matmul
+from monai_mil.networks.graph import is_recorded
+
+PART_ROWS = 4096
+"""Rows of any floating type that are widened at once."""
 
 
 def phenotypes(rows: Tensor, mask: Tensor | None, count: int, iterations: int) -> Tensor:
@@ -25,10 +29,13 @@ def phenotypes(rows: Tensor, mask: Tensor | None, count: int, iterations: int) -
         1 where an instance is in a group, else 0, ``[b, k, n]``, float32 or better. Groups may be empty; padding is in
         none.
     """
-    rows = rows.detach().to(exact_dtype(rows.dtype))
-    real = torch.ones_like(rows[:, :, 0]) if mask is None else mask.to(rows.dtype)
-    rows = rows * real[:, :, None]
-    mean = rows.sum(dim=1, keepdim=True) / real.sum(dim=1)[:, None, None]
+    rows = rows.detach()
+    real = (
+        torch.ones_like(rows[:, :, 0], dtype=exact_dtype(rows.dtype))
+        if mask is None
+        else mask.to(exact_dtype(rows.dtype))
+    )
+    mean = _sums(real[:, None], rows) / real.sum(dim=1)[:, None, None]
     far = _away(rows, mean, real)
     centres = _farthest(rows, far)
     far = _away(rows, centres, real)
@@ -39,26 +46,46 @@ def phenotypes(rows: Tensor, mask: Tensor | None, count: int, iterations: int) -
     members = _members(rows, centres, real)
     for _ in range(iterations):
         size = members.sum(dim=2, keepdim=True)
-        means = exact_matmul(members, rows) / size.clamp(min=1)
-        centres = torch.where(size > 0, means, centres)
+        centres = torch.where(size > 0, _sums(members, rows) / size.clamp(min=1), centres)
         members = _members(rows, centres, real)
     return members
 
 
+def row_parts(rows: Tensor) -> list[Tensor]:
+    """Rows ``[b, n, d]`` in parts ``[b, m, d]`` that are widened one at a time; all at once where a graph is made."""
+    if torch.jit.is_scripting() or is_recorded():
+        return [rows]
+    return list(rows.split(PART_ROWS, dim=1))
+
+
+def _sums(weights: Tensor, rows: Tensor) -> Tensor:
+    """``weights @ rows``, ``[b, k, d]``."""
+    total = torch.zeros_like(weights[:, :, :1])
+    start = 0
+    for part in row_parts(rows):
+        total = total + exact_matmul(weights.narrow(2, start, part.shape[1]), part)
+        start += part.shape[1]
+    return total
+
+
 def _away(rows: Tensor, centre: Tensor, real: Tensor) -> Tensor:
     """Squared distances to one centre ``[b, 1, d]``, ``[b, n]``; below all others on padding."""
-    return (rows - centre).square().sum(dim=2).masked_fill(real == 0, -1.0)
+    away = [(part.to(centre.dtype) - centre).square().sum(dim=2) for part in row_parts(rows)]
+    return torch.cat(away, dim=1).masked_fill(real == 0, -1.0)
 
 
 def _farthest(rows: Tensor, far: Tensor) -> Tensor:
     """The instance of the largest distance, ``[b, 1, d]``."""
     place = far.argmax(dim=1)[:, None, None]
-    return rows.gather(1, place.expand(-1, -1, rows.shape[2]))
+    return rows.gather(1, place.expand(-1, -1, rows.shape[2])).to(far.dtype)
 
 
 def _members(rows: Tensor, centres: Tensor, real: Tensor) -> Tensor:
     """1 for the instances nearest to each centre, ``[b, k, n]``."""
-    away = centres.square().sum(dim=2)[:, :, None] - 2 * exact_matmul(centres, rows.transpose(1, 2))
-    nearest = away.argmin(dim=1, keepdim=True)
+    length = centres.square().sum(dim=2)[:, :, None]
+    nearest = [
+        (length - 2 * exact_matmul(centres, part.transpose(1, 2))).argmin(dim=1, keepdim=True)
+        for part in row_parts(rows)
+    ]
     group = torch.arange(centres.shape[1], device=rows.device)[None, :, None]
-    return (nearest == group).to(rows.dtype) * real[:, None]
+    return (torch.cat(nearest, dim=2) == group).to(real.dtype) * real[:, None]
