@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 import monai_mil.networks
 from monai_mil.networks import HAGMIL, MILNetwork, contract, instance_scores
-from monai_mil.networks.blocks import AttentionNetwork, attention_network
+from monai_mil.networks.blocks import AttentionNetwork, attention_network, iat_block, nystrom
 from monai_mil.networks.blocks.attention_pool import CHUNK_ROWS
 from monai_mil.networks.contract import ChunkedNetwork
 from monai_mil.networks.feature_pooling import FeaturePooling
@@ -374,9 +374,21 @@ def test_torch_export_takes_any_bag_size(compact: nn.Module, instance: tuple[int
     torch.testing.assert_close(program(image), compact(image), rtol=0, atol=1e-5)
 
 
+@pytest.fixture
+def small_chunks(monkeypatch: pytest.MonkeyPatch, network: nn.Module) -> None:
+    """Chunks so small that a bag of 1,001 instances is several of them in every network."""
+    monkeypatch.setitem(CHUNK_ROWS, "cpu", 200)
+    for block in (iat_block, nystrom):
+        monkeypatch.setattr(block, "CHUNK_TOKENS", 200)
+    for part in network.modules():
+        for size in ("chunk_rows", "chunk_instances"):
+            if hasattr(part, size):
+                setattr(part, size, 200)
+
+
+@pytest.mark.usefixtures("small_chunks")
 def test_evaluation_in_chunks_equals_training_mode_s_whole(network: nn.Module, instance: tuple[int, ...]) -> None:
-    pixels = len(instance) > 1  # encoded in chunks of 1024
-    image = bag(instance, 2_001 if pixels else 10_001)
+    image = bag(instance, 1_001)
     whole = network(image, return_dict=True)
     with torch.no_grad():
         chunked = network(image, return_dict=True)
