@@ -549,6 +549,12 @@ def embed(
         Literal["apply"] | None,
         typer.Option(help="Turn pixels into sRGB by the slides' ICC profiles.", show_default="pixels as stored"),
     ] = None,
+    decoder: Annotated[
+        Literal["exact", "scaled", "cucim-device"],
+        typer.Option(
+            help="How stored tiles become pixels: exact; JPEG scaled as it is decoded; on an NVIDIA GPU by cuCIM."
+        ),
+    ] = "exact",
     batch_size: Annotated[int, typer.Option(min=1, help="Tiles the encoder sees at once.")] = 64,
     storage: Storage = "float16",
     device: Device = "cpu",
@@ -587,6 +593,7 @@ def embed(
             series=series,
             plane=plane,
             icc=icc,
+            decoder=decoder,
             batch_size=batch_size,
             storage=storage,
             device=device,

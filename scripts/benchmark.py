@@ -2,6 +2,7 @@
 
     python scripts/benchmark.py                  # every benchmark
     python scripts/benchmark.py tiles network    # some of them
+    python scripts/benchmark.py gpu              # on a GPU, in four minutes; --device cpu for a few tiles without one
     python scripts/benchmark.py --json out.json  # the same figures for a program
 
 Exits with 1 if a target is missed.
@@ -25,6 +26,7 @@ NAMES = (
     "scans",
     "embed",
     "overlap",
+    "gpu",
     "store",
     "bags",
     "network",
@@ -40,6 +42,9 @@ NAMES = (
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", help=f"any of: {', '.join(NAMES)} (default: all)")
+    parser.add_argument(
+        "--device", default=None, help="of gpu: the GPU where there is one, else a few tiles on the cpu"
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures to FILE")
     arguments = parser.parse_args()
     unknown = set(arguments.names) - set(NAMES)
@@ -50,7 +55,8 @@ def main() -> int:
     results = {}
     for name in arguments.names or NAMES:
         print(f"\n{name}", flush=True)
-        figures = importlib.import_module(f"benchmarks.{name}").run()
+        where = {"device": arguments.device} if name == "gpu" and arguments.device else {}
+        figures = importlib.import_module(f"benchmarks.{name}").run(**where)
         for figure in figures:
             print(_line(figure), flush=True)
         results[name] = [vars(figure) | {"met": figure.met} for figure in figures]

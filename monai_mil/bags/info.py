@@ -60,6 +60,7 @@ class BagInfo:
         source_stamp: a hash of inodes and times of the source's files: while it fits, ``source`` needs no reading.
         tissue_version: version of the algorithm that found the tissue; None where a mask of the user's was taken.
         decoder: library and version that decoded the slide's tiles.
+        decoding: which ``slides.Decoder`` was chosen; None for ``"exact"``, and where ``decoder`` alone tells.
         encoder_dtype: number type in which the encoder ran, for example ``"float32"``.
         icc: what was done with the slide's colour profile: ``"none"``, or ``"apply"`` for pixels turned into sRGB.
         icc_profile: the slide's ICC profile, whatever was done with it.
@@ -104,6 +105,7 @@ class BagInfo:
     source_stamp: str | None = None
     tissue_version: int | None = None
     decoder: str | None = None
+    decoding: str | None = None
     encoder_dtype: str | None = None
     icc: str | None = None
     icc_profile: bytes | None = field(default=None, repr=False)

@@ -21,6 +21,7 @@ from monai_mil.bags.storage import MappedFeatures, first_bad_row
 from monai_mil.bags.transforms import bag_meta, bag_tensor, instance_places
 from monai_mil.errors import BagError, NoTissueError
 from monai_mil.scans import ORIENTATION, Depth, ScanFrame, SlicePreset, find_preset, same_but_statistics
+from monai_mil.slides import recorded_decoder
 
 logger = logging.getLogger(__name__)
 
@@ -210,6 +211,12 @@ class LoadBagd(MapTransform):
                 "network was trained with; embed with that one"
             )
         first = self._first.setdefault(key, bag.info)
+        decoders = [recorded_decoder(info.decoding, info.decoder) for info in (bag.info, first)]
+        if bag.info.scan is None and decoders[0] != decoders[1]:
+            raise BagError(
+                f"bag '{bag.path}': its tiles were decoded by '{decoders[0]}', those of bag '{first.slide_id}' in this "
+                f"run by '{decoders[1]}', which gives other pixels; embed all with one decoder"
+            )
         if bag.info.encoder_digest != first.encoder_digest:
             raise BagError(
                 f"bag '{bag.path}': encoder '{bag.info.encoder}' had other weights or preprocessing than encoder "

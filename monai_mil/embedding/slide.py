@@ -11,7 +11,7 @@ from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from itertools import chain, islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 
@@ -22,6 +22,7 @@ from monai_mil.errors import NoTissueError, SettingsError, TooCoarseError
 from monai_mil.identity import content_identity
 from monai_mil.slides import (
     TISSUE_VERSION,
+    Decoder,
     Slide,
     TileGrid,
     TileTree,
@@ -65,6 +66,7 @@ class EmbedSettings:
         series: which image of files that hold several; None for the largest.
         plane: which focal plane of files that hold several; None for the middle one.
         icc: ``"apply"`` turns pixels into sRGB by the slide's ICC profile; None leaves them as they are.
+        decoder: how stored tiles become pixels, see ``slides.Decoder``.
 
     Raises:
         SettingsError: a value fits no slide.
@@ -88,6 +90,7 @@ class EmbedSettings:
     series: int | None = None
     plane: int | None = None
     icc: Literal["apply"] | None = None
+    decoder: Decoder = "exact"
 
     def __post_init__(self) -> None:
         _require(self.tile_size >= 1, "tile size", self.tile_size, "at least 1 px")
@@ -101,6 +104,7 @@ class EmbedSettings:
         _require(self.series is None or self.series >= 0, "series", self.series, "at least 0")
         _require(self.plane is None or self.plane >= 0, "plane", self.plane, "at least 0")
         _require(self.icc in (None, "apply"), "icc", self.icc, "'apply' or none")
+        _require(self.decoder in get_args(Decoder), "decoder", self.decoder, f"one of {', '.join(get_args(Decoder))}")
 
     @classmethod
     def for_encoder(
@@ -168,6 +172,7 @@ class EmbedSettings:
             level0_size=slide.size,
             mpp=slide.mpp,
             icc=self.icc or "none",
+            decoding=None if self.decoder == "exact" else self.decoder,
             icc_profile=slide.icc_profile,
             series=self.series,
             plane=self.plane,
@@ -261,7 +266,13 @@ def _require_tissue(slide: Slide, grid: TileGrid, settings: EmbedSettings) -> No
 
 
 def embed_slide(
-    slide: Slide, grid: TileGrid, encoder: Encoder, *, batch_size: int = 64, device: str = "cpu"
+    slide: Slide,
+    grid: TileGrid,
+    encoder: Encoder,
+    *,
+    batch_size: int = 64,
+    device: str = "cpu",
+    decoder: Decoder = "exact",
 ) -> Generator[Tensor, None, None]:
     """Yield the features of every tile of ``grid``, in grid order; tiles are read ahead of the encoder.
 
@@ -272,7 +283,8 @@ def embed_slide(
         grid: the tiles to read, ``n`` of them.
         encoder: maps tiles ``[b, 3, s, s]`` (uint8, RGB) to features ``[b, d]`` or ``[b, d, h, w]``.
         batch_size: ``b``; the last batch may be smaller.
-        device: where tiles are decoded to; the encoder's.
+        device: where tiles are wanted; the encoder's.
+        decoder: how stored tiles become pixels, see ``slides.stream_tiles``.
 
     Yields:
         Features of up to ``batch_size`` tiles, float16, on the encoder's device.
@@ -281,7 +293,7 @@ def embed_slide(
         SlideReadError: a tile cannot be decoded; names the slide and the tile's level-0 position.
     """
     start, inside = 0, grid.inside
-    with closing(stream_tiles(slide, grid, batch_size=batch_size, device=device)) as stream:
+    with closing(stream_tiles(slide, grid, batch_size=batch_size, device=device, decoder=decoder)) as stream:
         first = list(islice(stream, 1))  # decoded while another slide has the encoder
         with encoding():
             for tiles in chain(_drained(first), stream):

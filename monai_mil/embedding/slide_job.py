@@ -19,7 +19,7 @@ from monai_mil.embedding.partial_rows import PartialRows, header_of, sums_of
 from monai_mil.embedding.pictures import write_picture
 from monai_mil.embedding.slide import EmbedSettings, embed_slide, on_host, tile_slide, tree_slide
 from monai_mil.files import replacing
-from monai_mil.slides import TISSUE_VERSION, Slide, TileGrid, TissueMask, decoder_of, slide_files
+from monai_mil.slides import TISSUE_VERSION, Slide, TileGrid, TissueMask, decoder_of, recorded_decoder, slide_files
 
 if TYPE_CHECKING:
     from monai_mil.encoders import Encoder
@@ -127,7 +127,7 @@ class SlideJob(EmbedJob):
         level = self.levels[number]
         info = dataclasses.replace(
             self.settings.info(slide, grid, encoder, self.case_id, level, source[0]),
-            decoder=decoder_of(slide, self.device),
+            decoder=decoder_of(slide, self.settings.decoder),
             encoder_dtype=number_type(encoder),
             source_stamp=source[1],
         )
@@ -135,7 +135,14 @@ class SlideJob(EmbedJob):
         with closing(PartialRows(self.rows[number], _header(info, grid), shape, self.batch_size)) as rows:
             missing = grid.take(slice(rows.done, None))
             if len(missing):
-                batches = embed_slide(slide, missing, encoder, batch_size=self.batch_size, device=self.device)
+                batches = embed_slide(
+                    slide,
+                    missing,
+                    encoder,
+                    batch_size=self.batch_size,
+                    device=self.device,
+                    decoder=self.settings.decoder,
+                )
                 with closing(batches):
                     for features in on_host(batches):
                         on_tiles(rows.done)
@@ -149,6 +156,11 @@ class SlideJob(EmbedJob):
         """The files of the slide."""
         return slide_files(self.path)
 
+    def recorded_settings(self, found: BagInfo) -> dict[str, Any]:
+        """As every job's, with the decoder that was chosen in place of the library."""
+        decoder = recorded_decoder(found.decoding, found.decoder)
+        return super().recorded_settings(found) | {"decoder": decoder}
+
     def required_settings(self, bag: Path, found: BagInfo) -> dict[str, Any]:
         """Tile and tissue settings, the level, and the pixel size, given or not."""
         settings, level = self.settings, self.levels[self.bags.index(bag)]
@@ -161,6 +173,7 @@ class SlideJob(EmbedJob):
             "levels": settings.levels,
             "series": settings.series,
             "plane": settings.plane,
+            "decoder": settings.decoder,
         }
         if found.icc is not None or settings.icc is not None:  # bags of format 1 do not say
             wanted["icc"] = settings.icc or "none"

@@ -15,7 +15,7 @@ from monai_mil.embedding.run import EmbedReport, EmbedRun, reject
 from monai_mil.embedding.slide import EmbedSettings
 from monai_mil.embedding.slide_job import SLIDES, SlideJob
 from monai_mil.encoders import get_encoder
-from monai_mil.slides import TissueSettings
+from monai_mil.slides import Decoder, TissueSettings
 
 if TYPE_CHECKING:
     from monai_mil.encoders import Encoder
@@ -38,6 +38,7 @@ def embed_cohort(
     series: int | None = None,
     plane: int | None = None,
     icc: Literal["apply"] | None = None,
+    decoder: Decoder = "exact",
     batch_size: int = 64,
     storage: Literal["float16", "uint8"] = "float16",
     device: str = "cpu",
@@ -74,6 +75,7 @@ def embed_cohort(
         series: which image of files that hold several, counted from 0; default the largest.
         plane: which focal plane of files that hold several, counted from 0; default the middle one.
         icc: ``"apply"`` turns pixels into sRGB by the slides' ICC profiles; default leaves them as they are.
+        decoder: how stored tiles become pixels, see ``slides.stream_tiles``.
         batch_size: tiles a step.
         storage: how bags store features; uint8 takes half the space (see ``BagFile.write``).
         device: of an encoder given by name; tiles are decoded where the encoder is.
@@ -122,6 +124,7 @@ def embed_cohort(
         series=series,
         plane=plane,
         icc=icc,
+        decoder=decoder,
     )
     out_dir = Path(out_dir)
     rejected = reject(SLIDES, slides)

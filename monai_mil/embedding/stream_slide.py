@@ -15,7 +15,7 @@ from monai_mil.bags import BagInfo, bag_tensor, instance_places, join_bags
 from monai_mil.embedding.slide import EmbedSettings, embed_slide, tile_slide
 from monai_mil.embedding.transforms import EmbedSlided
 from monai_mil.errors import BagError, EncoderError, SettingsError
-from monai_mil.slides import Slide, TileGrid
+from monai_mil.slides import Decoder, Slide, TileGrid
 
 if TYPE_CHECKING:
     from monai_mil.encoders import Encoder
@@ -99,7 +99,7 @@ class StreamSlided(EmbedSlided):
         return info, where, self.network.pool_chunks(self._features(slide, grid), **mask)
 
     def _features(self, slide: Slide, grid: TileGrid) -> SlideFeatures:
-        return SlideFeatures(slide, grid, self.encoder, self.batch_size, self.device)
+        return SlideFeatures(slide, grid, self.encoder, self.batch_size, self.device, self.settings.decoder)
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,12 +114,19 @@ class SlideFeatures:
     encoder: Encoder
     batch_size: int
     device: str
+    decoder: Decoder
 
     def __iter__(self) -> Iterator[Tensor]:
         done = 0
-        for features in embed_slide(
-            self.slide, self.grid, self.encoder, batch_size=self.batch_size, device=self.device
-        ):
+        batches = embed_slide(
+            self.slide,
+            self.grid,
+            self.encoder,
+            batch_size=self.batch_size,
+            device=self.device,
+            decoder=self.decoder,
+        )
+        for features in batches:
             if not torch.isfinite(features.sum(dtype=torch.float32)):
                 self._refuse(done, features)
             yield features

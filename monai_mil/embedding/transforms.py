@@ -23,7 +23,7 @@ from monai_mil.scans import LPS_TO_RAS, Scan, find_preset, load_scan, oriented, 
 if TYPE_CHECKING:
     from monai_mil.embedding.slide import EmbedSettings
     from monai_mil.encoders import Encoder
-    from monai_mil.slides import TissueSettings
+    from monai_mil.slides import Decoder, TissueSettings
 
 logger = logging.getLogger(__name__)
 
@@ -49,6 +49,7 @@ class EmbedSlided(MapTransform):
         series: which image of files that hold several; default the largest.
         plane: which focal plane of files that hold several; default the middle one.
         icc: ``"apply"`` turns pixels into sRGB by the slides' ICC profiles.
+        decoder: how stored tiles become pixels, see ``slides.stream_tiles``.
         batch_size: tiles a step.
         device: where the tiles are decoded and encoded.
         allow_missing_keys: skip absent keys.
@@ -82,6 +83,7 @@ class EmbedSlided(MapTransform):
         series: int | None = None,
         plane: int | None = None,
         icc: Literal["apply"] | None = None,
+        decoder: Decoder = "exact",
         batch_size: int = 64,
         device: str = "cpu",
         allow_missing_keys: bool = False,
@@ -104,6 +106,7 @@ class EmbedSlided(MapTransform):
             series=series,
             plane=plane,
             icc=icc,
+            decoder=decoder,
         )
         self.batch_size = batch_size
         self.device = device
@@ -123,7 +126,14 @@ class EmbedSlided(MapTransform):
                     logger.info(remark)
                 name = embedded.get("slide_id") or slide.slide_id
                 grid, _ = tile_slide(slide, settings, name)
-                batches = embed_slide(slide, grid, self.encoder, batch_size=self.batch_size, device=self.device)
+                batches = embed_slide(
+                    slide,
+                    grid,
+                    self.encoder,
+                    batch_size=self.batch_size,
+                    device=self.device,
+                    decoder=settings.decoder,
+                )
                 features = torch.cat([batch.cpu() for batch in batches])
                 info = settings.info(slide, grid, self.encoder, name)
             embedded[key] = bag_tensor(info.slide_path or info.slide_id, features, info)

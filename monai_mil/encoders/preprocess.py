@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -26,10 +28,17 @@ def prepare(tiles: Tensor, settings: Preprocessing, dtype: torch.dtype = torch.f
     b, c, h, w = images.shape
     # One row of w pixels is one vector of 3w: adding per channel on channels-last memory would run in steps of 3.
     rows = images.permute(0, 2, 3, 1).reshape(b, h, w * c)
-    mean = torch.tensor(settings.mean, device=tiles.device).repeat(w)
-    std = torch.tensor(settings.std, device=tiles.device).repeat(w)
-    normalised = torch.addcmul(-mean / std, rows.float(), 1 / (255 * std))
+    mean, std = (_row(values, w, tiles.device) for values in (settings.mean, settings.std))
+    normalised = rows.float()
+    torch.addcmul(
+        -mean / std, normalised, 1 / (255 * std), out=normalised
+    )  # in place: fresh memory costs more than this
     return normalised.to(dtype).view(b, h, w, c).permute(0, 3, 1, 2)
+
+
+def _row(values: Sequence[float], width: int, device: torch.device) -> Tensor:
+    """One value a channel, for every pixel of a row; filled in there, for a copy to a GPU would wait for its work."""
+    return torch.cat([torch.full((1,), value, device=device) for value in values]).repeat(width)
 
 
 def _resize(tiles: Tensor, settings: Preprocessing) -> Tensor:

@@ -28,9 +28,22 @@ _SLIDES = (
     "series",
     "plane",
     "icc",
+    "decoder",
 )
 _SCANS = ("allow_gaps", "accept_units", "lungs", "depth", "depth_mode")
-_OF_RAW = ("inputs", "mpp", "target_mpp", "weights", "min_tissue", "tissue", "masks", "series", "plane", "icc")
+_OF_RAW = (
+    "inputs",
+    "mpp",
+    "target_mpp",
+    "weights",
+    "min_tissue",
+    "tissue",
+    "masks",
+    "series",
+    "plane",
+    "icc",
+    "decoder",
+)
 
 
 def with_bags(run: BundleRun) -> BundleRun:

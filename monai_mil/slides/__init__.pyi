@@ -1,7 +1,7 @@
 from .annotations import find_truth, open_truth, read_shapes
 from .blocks import BlockGrid
 from .bounds import AnnotationFrame, Bounds, frame_origin, slide_bounds
-from .decoder import decoder_of
+from .decoder import Decoder, decoder_of, recorded_decoder
 from .grid import TileGrid
 from .lesions import Lesions, find_lesions
 from .parts import slide_files
@@ -20,6 +20,7 @@ __all__ = [
     "AnnotationFrame",
     "BlockGrid",
     "Bounds",
+    "Decoder",
     "Lesions",
     "Level",
     "Slide",
@@ -40,6 +41,7 @@ __all__ = [
     "read_shapes",
     "read_tissue",
     "reader_report",
+    "recorded_decoder",
     "segment_tissue",
     "slide_bounds",
     "slide_files",

@@ -1,11 +1,10 @@
-"""Tiles on a CUDA device: decoded there where cuCIM can, otherwise decoded on the CPU and copied."""
+"""Tiles decoded on a CUDA device by cuCIM."""
 
 from __future__ import annotations
 
 import os
 import warnings
-from collections import deque
-from collections.abc import Generator, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -14,11 +13,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from monai_mil.slides.decode import decode_batches, tile_decoder
+from monai_mil.errors import SettingsError, SlideReadError
+from monai_mil.slides.decode import decode_batches
 from monai_mil.slides.plan import ReadPlan
 from monai_mil.slides.readers import CucimReader
 from monai_mil.slides.slide import Slide
-from monai_mil.slides.tiff import JPEG
+from monai_mil.slides.tiff import JPEG, pixel_buffer
 
 # nvJPEG interpolates chroma differently from libjpeg-turbo, which single pixels of coloured texture show and means over
 # chroma blocks hardly do; wrong pixels differ in both by far more.
@@ -27,14 +27,22 @@ _SAME_PICTURE = 3.0
 _CANDIDATES = 16
 
 
-def stream_to_gpu(
+def decoded_on_device(
     slide: Slide, plan: ReadPlan, *, batch_size: int, device: torch.device, prefetch: int
-) -> Generator[Tensor, None, None]:
-    """Yield the tiles of ``plan`` as uint8 ``[b, 3, s, s]`` on ``device``, channels-last, in order."""
-    if len(plan) and decodes_on_gpu(slide, plan, device):
-        yield from decode_on_device(slide, plan, batch_size=batch_size, device=device, prefetch=prefetch)
-    else:
-        yield from copy_to_device(slide, plan, batch_size=batch_size, device=device, prefetch=prefetch)
+) -> Iterator[Tensor]:
+    """Yield the tiles of ``plan`` as uint8 ``[b, 3, s, s]``, channels-last, in order, decoded on ``device`` by cuCIM.
+
+    Raises:
+        SettingsError: ``device`` is no CUDA device.
+        SlideReadError: cuCIM does not decode the slide there; names it.
+    """
+    if device.type != "cuda":
+        raise SettingsError(f"decoder 'cucim-device': decodes on an NVIDIA GPU, not on '{device}'; take device 'cuda'")
+    if len(plan) and not decodes_on_gpu(slide, plan, device):
+        raise SlideReadError(
+            f"slide '{slide.path}': cuCIM does not decode its tiles on {device}; leave out the decoder 'cucim-device'"
+        )
+    return decode_on_device(slide, plan, batch_size=batch_size, device=device, prefetch=prefetch)
 
 
 def decodes_on_gpu(slide: Slide, plan: ReadPlan, device: torch.device) -> bool:
@@ -64,10 +72,7 @@ def _telling_tile(slide: Slide, plan: ReadPlan, rows: np.ndarray) -> tuple[ReadP
     """Of some of the plan's tiles the one that shows most, and its pixels by the CPU: glass looks right anyway."""
     some = rows[np.unique(np.linspace(0, len(rows) - 1, _CANDIDATES).astype(int))]
     plan = replace(plan, x=plan.x[some], y=plan.y[some])
-    tiles = np.empty((len(plan), plan.tile_size, plan.tile_size, 3), np.uint8)
-    decoder = tile_decoder(slide, plan)
-    for tile, pixels in enumerate(tiles):
-        decoder.decode(tile, pixels)
+    (tiles,) = decode_batches(slide, plan, batch_size=len(plan), prefetch=0, allocate=pixel_buffer)
     best = int(tiles.std(axis=(1, 2, 3)).argmax())
     return replace(plan, x=plan.x[best : best + 1], y=plan.y[best : best + 1]), tiles[best]
 
@@ -112,34 +117,6 @@ def decode_on_device(
             pixels[slot, :, width:] = 255
         pixels = pixels.permute(0, 3, 1, 2)
         yield pixels if scale is None else scale(pixels)
-
-
-def copy_to_device(
-    slide: Slide, plan: ReadPlan, *, batch_size: int, device: torch.device, prefetch: int
-) -> Iterator[Tensor]:
-    """Decode on the CPU into pinned memory and copy on a stream of its own, beside the consumer's kernels.
-
-    Only the device waits for a copy. Of the pinned buffers ``prefetch`` more than decoding needs are in use: a copied
-    one is given back when the copies after it are under way.
-    """
-
-    def allocate(shape: tuple[int, ...]) -> np.ndarray:
-        return torch.empty(shape, dtype=torch.uint8, pin_memory=True).numpy()
-
-    copying = torch.cuda.Stream(device)
-    copied: deque[tuple[torch.cuda.Event, np.ndarray]] = deque()
-    for batch in decode_batches(slide, plan, batch_size=batch_size, prefetch=prefetch, allocate=allocate):
-        with torch.cuda.stream(copying):
-            pixels = torch.from_numpy(batch).to(device, non_blocking=True)
-            event = torch.cuda.Event()
-            event.record(copying)
-        copied.append((event, batch))
-        if len(copied) > prefetch:
-            copied.popleft()[0].synchronize()
-        consumer = torch.cuda.current_stream(device)
-        consumer.wait_event(event)
-        pixels.record_stream(consumer)
-        yield pixels.permute(0, 3, 1, 2)
 
 
 class Scaler:

@@ -17,6 +17,7 @@ from monai_mil.errors import SlideReadError
 from monai_mil.slides import colour, pixel_size
 from monai_mil.slides.colour import Colours
 from monai_mil.slides.pages import LevelPage, Scene, find_scenes
+from monai_mil.slides.plain_jpeg import PlainJPEG, jpeg_frame
 
 JPEG = 7
 _LZW = 5
@@ -95,6 +96,7 @@ class TiffPyramid:
 
         self.path = path
         self.convert: Callable[[np.ndarray], None] | None = None
+        self._plain: dict[int, PlainJPEG | None] = {}
         try:
             with tifffile.TiffFile(path) as tiff:
                 pages: list[Any] = list(tiff.pages)
@@ -238,21 +240,18 @@ class TiffPyramid:
         Raises:
             SlideReadError: the tile's data are damaged; names the slide and the tile's level-0 position.
         """
-        import imagecodecs
-
         stored = self.levels[level]
         data = self.encoded(level, tile)
         if not data:
             out[:] = 255
             return
-        page = stored.page
         try:
-            if page.compression == JPEG:
+            if stored.page.compression == JPEG:
                 _check_jpeg(data)
             if stored.jpeg_colours is not None:
-                imagecodecs.jpeg8_decode(
-                    data, tables=page.jpegtables, colorspace=stored.jpeg_colours, outcolorspace="RGB", out=out
-                )
+                plain = self.plain_jpeg(level)
+                if plain is None or not plain.decode(data, out):
+                    _decode_jpeg(data, stored, out)
             else:
                 rgb = stored.colours.to_rgb(self._samples(level, tile, data))
                 height, width = rgb.shape[:2]
@@ -263,6 +262,49 @@ class TiffPyramid:
             raise self.damaged(level, tile, error) from error
         if self.convert is not None:
             self.convert(out)
+
+    def decode_reduced(self, level: int, tile: int, out: np.ndarray) -> None:
+        """Decode a stored tile at a fraction of its size, by a smaller transform of each of its blocks.
+
+        Args:
+            level: of the pyramid, one that has a :meth:`plain_jpeg`.
+            tile: index in row-major order.
+            out: C-contiguous uint8, a half, a quarter or an eighth of ``tile_height`` and ``tile_width``.
+
+        Raises:
+            SlideReadError: the tile's data are damaged, or not of the kind of the level's other tiles; names both.
+        """
+        data = self.encoded(level, tile)
+        if not data:
+            out[:] = 255
+            return
+        try:
+            _check_jpeg(data)
+            plain = self.plain_jpeg(level)
+            if plain is None or not plain.decode(data, out):
+                raise ValueError("not a JPEG like the level's other tiles")
+        except ValueError as error:
+            raise self.damaged(level, tile, error) from error
+        if self.convert is not None:
+            self.convert(out)
+
+    def plain_jpeg(self, level: int) -> PlainJPEG | None:
+        """What decodes the level's tiles faster; None where it gives other pixels, told by the largest tile."""
+        if level not in self._plain:
+            self._plain[level] = self._try_plain_jpeg(level)
+        return self._plain[level]
+
+    def _try_plain_jpeg(self, level: int) -> PlainJPEG | None:
+        stored = self.levels[level]
+        if stored.jpeg_colours is None or not stored.byte_counts.any():
+            return None
+        data = self.encoded(level, int(stored.byte_counts.argmax()))
+        pixels = pixel_buffer((stored.tile_height, stored.tile_width, 3))
+        try:
+            _decode_jpeg(data, stored, pixels)
+        except Exception:  # every codec raises its own type; whoever wants this tile is told
+            return None
+        return PlainJPEG.of(data, stored.page.jpegtables, pixels)
 
     def _samples(self, level: int, tile: int, data: bytes) -> np.ndarray:
         """What a stored tile holds before its colours are made RGB, ``[h, w, s]``."""
@@ -362,6 +404,14 @@ def _check_jpeg(data: bytes) -> None:
         raise ValueError("the JPEG stream ends early")
 
 
+def _decode_jpeg(data: bytes, stored: StoredLevel, out: np.ndarray) -> None:
+    import imagecodecs
+
+    imagecodecs.jpeg8_decode(
+        data, tables=stored.page.jpegtables, colorspace=stored.jpeg_colours, outcolorspace="RGB", out=out
+    )
+
+
 def first_description(path: Path) -> str:
     """The description of the first page of a TIFF; empty where it cannot be read."""
     import tifffile
@@ -375,19 +425,8 @@ def first_description(path: Path) -> str:
 
 def jpeg_is_subsampled(data: bytes) -> bool:
     """Whether a JPEG stream of three components stores the second and third more coarsely than the first."""
-    at = _jpeg_frame(data)
+    at = jpeg_frame(data)
     return at is not None and data[at + 9] == 3 and data[at + 11] != data[at + 14] == data[at + 17]
-
-
-def _jpeg_frame(data: bytes) -> int | None:
-    """Where the header of a JPEG stream's frame begins, which says how large it is; None where there is none."""
-    at = 2
-    while at + 19 <= len(data) and data[at] == 0xFF:
-        marker, length = data[at + 1], int.from_bytes(data[at + 2 : at + 4], "big")
-        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
-            return at
-        at += 2 + length
-    return None
 
 
 def _jpeg_header(data: bytes, stored: StoredLevel) -> bytes:
@@ -395,7 +434,7 @@ def _jpeg_header(data: bytes, stored: StoredLevel) -> bytes:
 
     Raises ValueError for one larger than its tile, which cuCIM would write beyond its memory.
     """
-    at = _jpeg_frame(data)
+    at = jpeg_frame(data)
     if at is None:
         raise ValueError("no JPEG frame")
     height, width = (int.from_bytes(data[at + place : at + place + 2], "big") for place in (5, 7))

@@ -18,7 +18,8 @@ from torch import Tensor
 
 from benchmarks.harness import Figure
 from monai_mil.embedding import embed_cohort
-from monai_mil.slides import decode, write_pyramid
+from monai_mil.slides import write_pyramid
+from monai_mil.slides.tiff import TiffPyramid
 
 SLIDES, SIDE, TILE, BATCH = 3, 2560, 256, 4
 
@@ -66,15 +67,14 @@ class _Sleeper:
 
 @contextmanager
 def _decoder(seconds: float) -> Iterator[None]:
-    """A decoder that takes so long a tile and thread, in place of the real one."""
+    """A decoder that takes so long a stored tile and thread, in place of the real one; a stored tile is a tile here."""
 
-    class Sleeping:
-        def decode(self, tile: int, out: np.ndarray) -> None:
-            time.sleep(seconds)
+    def sleep(tiff: TiffPyramid, level: int, tile: int, out: np.ndarray) -> None:
+        time.sleep(seconds)
 
-    real = decode.tile_decoder
-    decode.tile_decoder = lambda slide, plan: Sleeping()
+    real = TiffPyramid.decode
+    TiffPyramid.decode = sleep
     try:
         yield
     finally:
-        decode.tile_decoder = real
+        TiffPyramid.decode = real

@@ -12,10 +12,10 @@ import numpy as np
 import pydicom
 import pytest
 
-from monai_mil.bags import BagFile
+from monai_mil.bags import BagFile, LoadBagd
 from monai_mil.cohorts import bag_datalist, read_cohort
 from monai_mil.embedding import embed_cohort, embed_scans
-from monai_mil.errors import OutputError
+from monai_mil.errors import BagError, OutputError
 from monai_mil.slides import slide_files, write_pyramid
 from tests.embedding.conftest import slide_of
 from tests.embedding.counting import CountingEncoder, encoded
@@ -128,6 +128,30 @@ def test_bags_of_the_first_format_are_kept_with_one_remark_a_run(batches, tmp_pa
     assert [result.status for result in report.results] == ["kept", "kept"]
     assert capfd.readouterr().err.count("does not say of which slide it was made") == 1
     assert "made with other settings" in embed(slides, out, min_tissue=0.5).failed[0].error
+
+
+def test_a_bag_of_another_decoder_is_refused_where_it_is_made_and_where_bags_meet(batches, tmp_path):
+    out = tmp_path / "bags"
+    for decoder, name in (("exact", "a"), ("scaled", "b")):
+        embed([batches[0]], out / name, decoder=decoder, target_mpp=1.0)
+        with BagFile(out / name / "HE_1.h5") as bag:
+            assert bag.info.decoding == (None if decoder == "exact" else decoder)
+    (error,) = (result.error for result in embed([batches[0]], out / "a", decoder="scaled", target_mpp=1.0).results)
+    assert "decoder exact instead of scaled" in error
+    assert embed([batches[0]], out / "b", decoder="scaled", target_mpp=1.0).results[0].status == "kept"
+    load = LoadBagd("image", width=6)
+    load({"image": out / "a" / "HE_1.h5"})
+    with pytest.raises(BagError, match=r"decoded by 'scaled', those of bag 'HE_1' in this run by 'exact'"):
+        load({"image": out / "b" / "HE_1.h5"})
+
+
+def test_a_bag_that_cucim_made_on_a_gpu_before_there_was_a_choice_is_no_exact_one(batches, tmp_path):
+    out = tmp_path / "bags"
+    embed([batches[0]], out)
+    with h5py.File(out / "HE_1.h5", "r+") as file:
+        file.attrs["monai_mil.decoder"] = "cucim 26.6.0 for cuda"
+    (error,) = (result.error for result in embed([batches[0]], out).results)
+    assert "decoder cucim-device instead of exact" in error
 
 
 def test_the_files_of_a_slide_are_all_that_its_formats_spread_it_over(tmp_path):

@@ -6,8 +6,11 @@ import numpy as np
 import pytest
 import torch
 
+from monai_mil.encoders import Preprocessing
+from monai_mil.encoders.preprocess import prepare
 from monai_mil.errors import SlideReadError
 from monai_mil.slides import TileGrid, TileTree, gpu, open_slide, segment_tissue, stream_tiles
+from monai_mil.slides.copying import copied
 from monai_mil.slides.gpu import block_difference, decode_on_device, decodes_on_gpu
 from monai_mil.slides.plan import ReadPlan
 from tests.slides.conftest import overwrite_tile
@@ -69,10 +72,10 @@ def test_chroma_interpolated_differently_is_the_same_picture(jpeg_slide: Path, m
 @needs_gpu
 @pytest.mark.parametrize("target_mpp", [0.5, 1.0, 1.7])
 def test_a_cuda_stream_shows_the_tiles_of_the_cpu(jpeg_slide: Path, lossless_slide: Path, target_mpp: float) -> None:
-    for path, tolerance in ((jpeg_slide, 1.0), (lossless_slide, 0.6)):
+    for path, tolerance, decoder in ((jpeg_slide, 1.0, "cucim-device"), (lossless_slide, 0.6, "exact")):
         with open_slide(path) as slide:
             grid = TileGrid.cover(slide, None, target_mpp=target_mpp)
-            on_gpu = torch.cat(list(stream_tiles(slide, grid, device="cuda")))
+            on_gpu = torch.cat(list(stream_tiles(slide, grid, device="cuda", decoder=decoder)))
             on_cpu = torch.cat(list(stream_tiles(slide, grid)))
         assert on_gpu.is_cuda
         assert on_gpu.is_contiguous(memory_format=torch.channels_last)
@@ -80,11 +83,44 @@ def test_a_cuda_stream_shows_the_tiles_of_the_cpu(jpeg_slide: Path, lossless_sli
 
 
 @needs_gpu
+def test_what_is_decoded_exactly_is_the_same_on_the_device_and_nobody_waits_for_it(jpeg_slide: Path) -> None:
+    with open_slide(jpeg_slide) as slide:
+        grid = TileGrid.cover(slide, None, tile_size=100)
+        tiles = []
+        for number, batch in enumerate(stream_tiles(slide, grid, batch_size=8, device="cuda")):
+            tiles.append(batch)
+            torch.cuda.set_sync_debug_mode("error" if number else "default")  # the first one sets the device up
+        torch.cuda.set_sync_debug_mode("default")
+        on_cpu = torch.cat(list(stream_tiles(slide, grid)))
+    assert torch.equal(torch.cat(tiles).cpu(), on_cpu)
+
+
+@needs_gpu
+@pytest.mark.parametrize("settings", [Preprocessing(224), Preprocessing(224, resize=256, interpolation="bicubic")])
+def test_tiles_are_prepared_there_without_waiting(settings: Preprocessing) -> None:
+    tiles = torch.randint(0, 256, (4, 3, 300, 300), dtype=torch.uint8)
+    on_gpu = tiles.cuda()
+    prepare(on_gpu, settings)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        prepared = prepare(on_gpu, settings)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert (prepared.cpu() - prepare(tiles, settings)).abs().max() <= 1.01 / 255 / min(settings.std)
+
+
+def test_batches_pass_the_cpu_s_streams_as_they_are() -> None:
+    batches = [np.full((2, 4, 4, 3), value, np.uint8) for value in range(4)]
+    passed = list(copied(iter(batches), CPU, held=2))
+    assert [tensor.data_ptr() for tensor in passed] == [batch.ctypes.data for batch in batches]
+
+
+@needs_gpu
 def test_a_cuda_stream_is_white_beyond_the_slide(jpeg_slide: Path, lossless_slide: Path) -> None:
-    for path in (jpeg_slide, lossless_slide):
+    for path, decoder in ((jpeg_slide, "cucim-device"), (lossless_slide, "exact")):
         with open_slide(path) as slide:
             for grid in TileTree.cover(slide, None, tile_size=224).grids:
-                tiles = torch.cat(list(stream_tiles(slide, grid, device="cuda"))).cpu()
+                tiles = torch.cat(list(stream_tiles(slide, grid, device="cuda", decoder=decoder))).cpu()
                 assert (tiles[~grid.inside] == 255).all()
                 on_cpu = torch.cat(list(stream_tiles(slide, grid)))
                 assert block_difference(tiles, on_cpu) <= 1.0

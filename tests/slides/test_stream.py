@@ -3,6 +3,7 @@ from __future__ import annotations
 import gc
 import threading
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -10,9 +11,8 @@ import pytest
 import tifffile
 import torch
 
-from monai_mil.errors import SlideReadError
-from monai_mil.slides import Slide, TileGrid, open_slide, segment_tissue, stream_tiles
-from monai_mil.slides import decode as decode_module
+from monai_mil.errors import SettingsError, SlideReadError
+from monai_mil.slides import Slide, TileGrid, open_slide, segment_tissue, stored_tiles, stream_tiles, write_pyramid
 from monai_mil.slides.plan import ReadPlan
 from tests.conftest import shared
 from tests.slides.conftest import overwrite_tile, textured
@@ -28,7 +28,7 @@ def by_regions(slide: Slide, grid: TileGrid) -> np.ndarray:
     return np.stack(tiles)
 
 
-def streamed(slide: Slide, grid: TileGrid, **options: int) -> np.ndarray:
+def streamed(slide: Slide, grid: TileGrid, **options: Any) -> np.ndarray:
     return torch.cat(list(stream_tiles(slide, grid, **options))).permute(0, 2, 3, 1).numpy()
 
 
@@ -82,30 +82,76 @@ def test_memory_of_a_batch_is_used_again_once_it_is_dropped(jpeg_slide: Path) ->
         grid = TileGrid.cover(slide, None, tile_size=64, target_mpp=0.5)
         addresses = {batch.data_ptr() for batch in stream_tiles(slide, grid, batch_size=8, prefetch=2)}
         assert len(grid) > 50 * 8
-        assert len(addresses) <= 5
+        ahead = 4 * 24 // 8  # a row of stored tiles is decoded for four rows of 24 tiles
+        assert len(addresses) <= 5 + ahead
 
 
 def test_without_room_for_shared_tiles_the_pixels_are_the_same(
     jpeg_slide: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(decode_module, "_SHARED_BYTES", 1)
+    monkeypatch.setattr(stored_tiles, "_AHEAD_BYTES", 1)
     with open_slide(jpeg_slide) as slide:
         grid = TileGrid.cover(slide, None, tile_size=200, overlap=50)
         np.testing.assert_array_equal(streamed(slide, grid), by_regions(slide, grid))
 
 
-def test_every_shared_tile_is_decoded_once_and_let_go(jpeg_slide: Path) -> None:
+@pytest.mark.parametrize(("tile_size", "target_mpp"), [(200, 0.5), (200, 0.55)])
+def test_every_shared_tile_is_decoded_once_and_let_go(jpeg_slide: Path, tile_size: int, target_mpp: float) -> None:
     with open_slide(jpeg_slide) as slide:
-        plan = ReadPlan.of(slide, TileGrid.cover(slide, None, tile_size=200, overlap=50))
+        plan = ReadPlan.of(slide, TileGrid.cover(slide, None, tile_size=tile_size, target_mpp=target_mpp, overlap=50))
         assert slide.tiff is not None
-        decoded = []
+        decoded: list[int] = []
         decode, slide.tiff.decode = slide.tiff.decode, lambda *call: (decoded.append(call[1]), decode(*call))
-        decoder = decode_module.StoredTileDecoder(slide.tiff, plan)
-        out = np.empty((200, 200, 3), np.uint8)
-        for tile in range(len(plan)):
-            decoder.decode(tile, out)
+        decoder = stored_tiles.StoredTiles(slide.tiff, plan, 4)
+        out = np.empty((len(plan), 200, 200, 3), np.uint8)
+        for batch in range(-(-len(plan) // 4)):
+            decoder.decode(decoder.decodings(batch), out.__getitem__)
         assert sorted(decoded) == list(range(30))
-        assert not decoder._shared
+        assert not decoder._canvases._open
+
+
+@pytest.mark.parametrize(("target_mpp", "reduction"), [(0.5, 1), (0.9, 1), (1.0, 2), (1.7, 2), (2.0, 4), (3.0, 4)])
+def test_scaled_tiles_show_what_exact_ones_show(tmp_path: Path, target_mpp: float, reduction: int) -> None:
+    """Of soft shapes a smaller transform gives nearly the mean of the pixels; shifted tiles differ by far more."""
+    image = cv2.GaussianBlur(textured(1501, 1203), (0, 0), 6)
+    write_pyramid(tmp_path / "a.tif", image, mpp=0.5, downsamples=(1,))
+    with open_slide(tmp_path / "a.tif") as slide:
+        grid = TileGrid.cover(slide, None, tile_size=100, target_mpp=target_mpp)
+        assert ReadPlan.of(slide, grid, reduce=True).reduction == reduction
+        assert ReadPlan.of(slide, grid).reduction == 1
+        scaled, exact = (streamed(slide, grid, decoder=decoder).astype(int) for decoder in ("scaled", "exact"))
+        inside = (exact != 255).any(axis=3).all(axis=(1, 2))
+        assert np.abs(scaled - exact)[inside].mean() < (0 if reduction == 1 else 1.0) + 1e-9
+        assert scaled.shape == exact.shape
+
+
+def test_what_cannot_be_decoded_smaller_is_refused_and_not_read_otherwise(lossless_slide: Path) -> None:
+    with open_slide(lossless_slide) as slide:
+        coarse, fine = (TileGrid.cover(slide, None, tile_size=100, target_mpp=mpp) for mpp in (2.0, 0.5))
+        with pytest.raises(SlideReadError, match=r"no JPEG that can be decoded at 1/2 .*'scaled'"):
+            stream_tiles(slide, coarse, decoder="scaled")
+        np.testing.assert_array_equal(streamed(slide, fine, decoder="scaled"), streamed(slide, fine))
+
+
+def test_the_decoder_of_a_device_needs_one(jpeg_slide: Path) -> None:
+    with open_slide(jpeg_slide) as slide, pytest.raises(SettingsError, match="not on 'cpu'"):
+        next(stream_tiles(slide, TileGrid.cover(slide, None), decoder="cucim-device"))
+
+
+def test_tiles_of_another_kind_in_a_level_keep_their_pixels(jpeg_slide: Path) -> None:
+    """TurboJPEG takes the tiles that begin as the one it was tried on; any other goes to imagecodecs."""
+    with open_slide(jpeg_slide) as slide:
+        grid = TileGrid.cover(slide, None)
+        expected = streamed(slide, grid)
+        assert slide.tiff is not None
+        plain = slide.tiff.plain_jpeg(0)
+        assert plain is not None
+        data, out = slide.tiff.encoded(0, 7), np.empty((256, 256, 3), np.uint8)
+        assert plain.decode(data, out)
+        commented = data[:2] + b"\xff\xfe\0\4ab" + data[2:]
+        assert not plain.decode(commented, out)
+        slide.tiff._plain[0] = None
+        np.testing.assert_array_equal(streamed(slide, grid), expected)
 
 
 def test_an_empty_grid_streams_nothing(jpeg_slide: Path) -> None:

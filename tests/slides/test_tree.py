@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from monai_mil.slides import (
+    Slide,
     TileGrid,
     TileTree,
     TissueMask,
@@ -19,10 +20,10 @@ from monai_mil.slides import (
     stream_tiles,
     write_pyramid,
 )
-from monai_mil.slides.decode import RegionDecoder, StoredTileDecoder
+from monai_mil.slides.decode import Regions, TileDecoder
 from monai_mil.slides.gpu import decode_on_device, decodes_on_gpu
 from monai_mil.slides.plan import ReadPlan
-from monai_mil.slides.slide import Slide
+from monai_mil.slides.stored_tiles import StoredTiles
 from tests.conftest import shared
 from tests.slides.conftest import MPP, bare_slide
 
@@ -135,15 +136,10 @@ def test_a_large_slide_is_covered_in_seconds() -> None:
     assert time.process_time() - start < 5
 
 
-def stored(slide: Slide, plan: ReadPlan) -> np.ndarray:
-    assert slide.tiff is not None
-    return decoded(StoredTileDecoder(slide.tiff, plan), plan)
-
-
-def decoded(decoder: StoredTileDecoder | RegionDecoder, plan: ReadPlan) -> np.ndarray:
+def decoded(decoder: TileDecoder, plan: ReadPlan) -> np.ndarray:
     tiles = np.zeros((len(plan), plan.tile_size, plan.tile_size, 3), np.uint8)
-    for tile in range(len(plan)):
-        decoder.decode(tile, tiles[tile])
+    decoder.blank(range(len(plan)), tiles)
+    decoder.decode(decoder.decodings(0), tiles.__getitem__)
     return tiles
 
 
@@ -157,8 +153,10 @@ def test_what_lies_beyond_the_slide_is_white_in_every_reader(jpeg_slide: Path, t
             plan = ReadPlan.of(slide, grid)
             on_device = decode_on_device(slide, plan, batch_size=7, device=torch.device("cpu"), prefetch=2)
             by_cucim = torch.cat(list(on_device)).permute(0, 2, 3, 1).numpy()
-            regions = decoded(RegionDecoder(slide, plan), plan)
-            np.testing.assert_array_equal(stored(slide, plan), regions)
+            regions = decoded(Regions(slide, plan, len(plan)), plan)
+            assert slide.tiff is not None
+            stored = decoded(StoredTiles(slide.tiff, plan, len(plan)), plan)
+            np.testing.assert_array_equal(stored, regions)
             assert np.abs(by_cucim.astype(int) - regions).max() <= (2 if plan.is_scaled else 0)
             for tiles in (regions, by_cucim):
                 assert (tiles[~grid.inside] == 255).all()
