@@ -20,6 +20,9 @@ SHARED = Path(os.environ.get("MONAI_MIL_SHARED", ROOT.parent / "shared"))
 LONGEST = ("test_running.py", "test_demo.py", "test_mil_baselines.py", "test_contract.py", "test_acceptance.py")
 
 
+gc.disable()  # until all is imported: a sixth of what the imports take would be looking for garbage
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     places = {name: place for place, name in enumerate(LONGEST)}
     items.sort(key=lambda item: places.get(item.path.name, len(places)))
@@ -29,6 +32,7 @@ def pytest_collection_finish() -> None:
     """What was imported is never garbage; looking through it again and again takes seconds."""
     gc.collect()
     gc.freeze()
+    gc.enable()
 
 
 def shared(relative: str) -> Path:

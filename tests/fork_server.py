@@ -28,10 +28,12 @@ INSTALLED = sys.path[1:]  # without the folder of this file
 
 
 def main() -> None:
+    gc.disable()  # imports make no garbage worth looking for
     for library in LIBRARIES:
         importlib.import_module(library)
     remember_components()
     gc.freeze()
+    gc.enable()
     with socket.socket(fileno=int(sys.argv[1])) as door:
         run = serve(door)
     if run is not None:

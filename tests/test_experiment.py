@@ -171,3 +171,11 @@ def test_what_was_trained_is_read_again_and_stands_in_the_table_of_methods(monke
     line = methods._table(["abmil"], {"slides": tmp_path, "mnist": tmp_path}, done).splitlines()[-1]
     cell = "0.950 (0.900 to 1.000) | 20, 11"
     assert line == f"| `abmil` | {cell} | {cell} |"
+
+
+def test_every_training_of_the_table_of_methods_has_as_many_steps(monkeypatch, tmp_path):
+    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
+    from experiments import methods
+
+    make_bag_cohort(tmp_path, num_bags=20, width=4, bag_size=(2, 3), fractions=(0.6, 0.2, 0.2))
+    assert methods.epochs_of(tmp_path) == 6000 // 12

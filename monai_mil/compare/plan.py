@@ -118,9 +118,17 @@ def make_plan(
     common: dict[str, Any] = {"out": out, "data": data, "epochs": epochs, "shared": shared, "survival": survival}
     common |= {"test_curve": test_curve, "sweep": sweep, "cases": _digest(with_folds)}
     truth = data / "masks" if has_truth else None
-    features = {one.name: features_digest(with_folds, one.bag_dir(data, shared), truth) for one in competitors}
+    places = {one.bag_dir(data, shared) for one in competitors}
+    features = {place: features_digest(with_folds, place, truth) for place in places}
     jobs = [
-        Job(one, fold, seed, truth=has_truth and _localises(one, with_folds), features=features[one.name], **common)
+        Job(
+            one,
+            fold,
+            seed,
+            truth=has_truth and _localises(one, with_folds),
+            features=features[one.bag_dir(data, shared)],
+            **common,
+        )
         for seed in range(seeds)
         for fold in with_folds.folds
         for one in competitors

@@ -162,9 +162,9 @@ def _read(job: Job, said: Mapping[str, Any], plan: Plan) -> RunResult:
 
 
 def _features(card: Mapping[str, Any]) -> str:
-    encoder, preset = card.get("encoder") or "unknown encoder", card.get("preset")
-    named = f"{encoder} {card['encoder_digest']}" if card.get("encoder_digest") else encoder
-    return f"{named}, {card.get('in_channels')} channels" + (f", preset {preset}" if isinstance(preset, str) else "")
+    """The encoder and its width; a preset of slices stands in some bundles' cards only."""
+    named = " ".join(str(card[name]) for name in ("encoder", "encoder_digest") if card.get(name))
+    return f"{named or 'unknown encoder'}, {card.get('in_channels')} channels"
 
 
 def _answers(rows: Sequence[Mapping[str, str]], plan: Plan) -> tuple[Array, Array]:

@@ -78,6 +78,10 @@ class IAT(MILNetwork):
         checkpoint: keep what comes out of the blocks' steps only while training, and do each step a second time.
         mask_padding: see :class:`monai_mil.networks.blocks.nystrom.NystromAttention`; a deviation from the paper.
         gated: False for the paper's ablation, plain attention in place of gated attention.
+        class_token: True for the paper's ablation, a learned token in front of the instances that goes through all
+            blocks; ``z`` is the last block's vector of it, in place of the sum. The paper does not say how such a
+            network weighs its tiles; here every block's attention pooling is added to the token
+            (:class:`IATBlock`). The bag is worked on whole.
 
     Examples:
         >>> import torch
@@ -102,10 +106,12 @@ class IAT(MILNetwork):
         checkpoint: bool = False,
         mask_padding: bool = False,
         gated: bool = True,
+        class_token: bool = False,
     ) -> None:
         super().__init__(num_classes)
         self.sampled = sampled
-        self.streams = not mask_padding
+        self.streams = not (mask_padding or class_token)
+        self.class_token = class_token
         widths = [in_channels, *hidden_dims]
         self.blocks = nn.ModuleList(
             IATBlock(
@@ -120,10 +126,12 @@ class IAT(MILNetwork):
                 mask_padding,
                 checkpoint,
                 gated,
+                class_token,
             )
             for width, channels in zip(widths, hidden_dims, strict=False)
         )
-        self.fusion = nn.Linear(len(hidden_dims), 1)
+        self.token = nn.Parameter(torch.randn(1, 1, in_channels) / in_channels**0.5) if class_token else None
+        self.fusion = None if class_token else nn.Linear(len(hidden_dims), 1)
         self.classifier = nn.Linear(widths[-1], num_classes)
         self.branch = InstanceBranch(instance_channels, num_classes)
 
@@ -165,6 +173,9 @@ class IAT(MILNetwork):
 
     def _held(self, rows: Tensor) -> dict[str, Tensor]:
         tokens = rows
+        token = self.token
+        if token is not None:
+            tokens = torch.cat([token.expand(rows.shape[0], -1, -1).to(rows.dtype), rows], dim=1)
         scores, instances = tokens, tokens
         bags: list[Tensor] = []
         for block in self.blocks:
@@ -174,7 +185,10 @@ class IAT(MILNetwork):
 
     def _answer(self, bags: Tensor, scores: Tensor, evidence: Tensor) -> dict[str, Tensor]:
         """From the blocks' vectors ``[b, F, L]`` and the last one's scores ``[b, n]`` and evidence ``[b, c, n]``."""
-        bag = (exact_matmul(bags, self.fusion.weight.T) + self.fusion.bias).squeeze(2)
+        fusion = self.fusion
+        bag = bags[:, :, -1]
+        if fusion is not None:
+            bag = (exact_matmul(bags, fusion.weight.T) + fusion.bias).squeeze(2)
         output = {
             "logits": exact_matmul(bag, self.classifier.weight.T) + self.classifier.bias,
             "attention": torch.softmax(scores, dim=1)[:, None],

@@ -37,13 +37,13 @@ def measure() -> dict[str, dict[str, tuple[float, float]]]:
     """Seconds and megabytes by method, of "ours" and, where there is one, of "torchmil"."""
     methods = Methods(BUNDLE, "mil_baselines", {"in_channels": WIDTH, "num_classes": 2, "multi_label": False})
     makers: dict[str, dict[str, Callable[[], Step]]] = {
-        name: {"ours": lambda name=name: _our_step(methods, name)} for name in methods
+        name: {"ours": lambda name=name: our_step(methods, name)} for name in methods
     }
-    for name, make in _torchmil().items():
-        makers[name]["torchmil"] = lambda make=make: _their_step(make())
+    for name, make in torchmil_networks().items():
+        makers[name]["torchmil"] = lambda make=make: their_step(make)
     measured: dict[str, dict[str, tuple[float, float]]] = {}
     for name, several in makers.items():
-        measured[name] = {whose: _in_a_fork(make) for whose, make in several.items()}
+        measured[name] = {whose: in_a_fork(make) for whose, make in several.items()}
         print(f"    {name}: {measured[name]}", file=sys.stderr, flush=True)
     return measured
 
@@ -60,12 +60,12 @@ def run() -> list[Figure]:
     return figures
 
 
-def _our_step(methods: Methods, name: str) -> Step:
+def our_step(methods: Methods, name: str, n: int = N, bag_loss: nn.Module | None = None) -> Step:
     method = methods.choose(name, widths="published")
-    network, loss = method.network().train(), method.loss(BagCrossEntropy())
-    image = torch.randn(N, WIDTH).T[None]
+    network, loss = method.network().train(), method.loss(bag_loss or BagCrossEntropy())
+    image = torch.randn(n, WIDTH).T[None]
     if "PositionsAsFeaturesd" in json.dumps(method.said.get("transforms", [])):
-        places = torch.stack([torch.arange(N) % 100, torch.arange(N) // 100]).float()
+        places = torch.stack([torch.arange(n) % 100, torch.arange(n) // 100]).float()
         image = torch.cat([image, places[None]], dim=1)
 
     def step() -> None:
@@ -75,9 +75,9 @@ def _our_step(methods: Methods, name: str) -> Step:
     return step
 
 
-def _their_step(network: nn.Module) -> Step:
-    rows = torch.randn(1, N, WIDTH)
-    masked = {"mask": torch.ones(1, N, dtype=torch.bool)} if type(network).__name__ == "DTFDMIL" else {}
+def their_step(make: Callable[[], nn.Module], n: int = N) -> Step:
+    network, rows = make(), torch.randn(1, n, WIDTH)
+    masked = {"mask": torch.ones(1, n, dtype=torch.bool)} if type(network).__name__ == "DTFDMIL" else {}
 
     def step() -> None:
         network.zero_grad()
@@ -88,7 +88,7 @@ def _their_step(network: nn.Module) -> Step:
     return step
 
 
-def _torchmil() -> dict[str, Callable[[], nn.Module]]:
+def torchmil_networks() -> dict[str, Callable[[], nn.Module]]:
     try:
         from torchmil import models
     except ImportError:
@@ -112,7 +112,7 @@ def _torchmil() -> dict[str, Callable[[], nn.Module]]:
     }
 
 
-def _in_a_fork(make: Callable[[], Step]) -> tuple[float, float]:
+def in_a_fork(make: Callable[[], Step]) -> tuple[float, float]:
     """CPU seconds of the second of two steps, and megabytes by which the first raised the peak."""
     ours, theirs = get_context("fork").Pipe()
     child = get_context("fork").Process(target=_measure, args=(make, theirs))

@@ -1,7 +1,7 @@
 """ABMIL beside the float32 GEMM rate, a plain PyTorch ABMIL and MONAI's MILModel: speed and memory, one thread.
 
-Every method of ``mil_baselines`` (:mod:`benchmarks.methods`) and the networks for CT slices
-(:mod:`benchmarks.slices_network`) follow.
+Every method of ``mil_baselines`` (:mod:`benchmarks.methods`), some of them beside torchmil's
+(:mod:`benchmarks.beside_torchmil`), and the networks for CT slices (:mod:`benchmarks.slices_network`) follow.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from benchmarks import methods, slices_network
+from benchmarks import beside_torchmil, methods, slices_network
 from benchmarks.harness import Figure, cpu_seconds
 from benchmarks.memory import in_a_process, peak_growth, resident
 from monai_mil.networks import ABMIL
@@ -70,7 +70,15 @@ def run() -> list[Figure]:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        return [*_speed(10_000), *_speed(50_000), *_ragged(), *_memory(), *methods.run(), *slices_network.run()]
+        return [
+            *_speed(10_000),
+            *_speed(50_000),
+            *_ragged(),
+            *_memory(),
+            *methods.run(),
+            *beside_torchmil.run(),
+            *slices_network.run(),
+        ]
     finally:
         torch.set_num_threads(threads)
 

@@ -122,14 +122,14 @@ def densely_planted_bags(folder: Path, width: int) -> Path:
 def planted_tokens(folder: Path, width: int) -> Path:
     from monai_mil.synthetic import make_bag_cohort
 
-    return make_bag_cohort(folder, num_bags=48, width=width, seed=0, bag_size=(4, 10), planted=0.3, grid=(14, 14))
+    return make_bag_cohort(folder, num_bags=32, width=width, seed=0, bag_size=(3, 6), planted=0.3, grid=(14, 14))
 
 
 def planted_token_scans(folder: Path, width: int) -> Path:
     from monai_mil.synthetic import make_token_scan_cohort
 
-    recipe = {"slices": (6, 9), "grid": (14, 14), "shifted": 16, "radius": 2.0}
-    return make_token_scan_cohort(folder, scans=(24, 12, 12), width=width, **recipe)
+    recipe = {"slices": (5, 7), "grid": (14, 14), "shifted": 16, "radius": 2.0}
+    return make_token_scan_cohort(folder, scans=(16, 12, 12), width=width, **recipe)
 
 
 def planted_scans(folder: Path, width: int) -> Path:

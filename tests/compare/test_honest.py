@@ -25,14 +25,15 @@ from monai_mil.synthetic import make_bag_cohort
 FIRST, SECOND = "mil_baselines:abmil", "mil_baselines:dsmil"
 
 
-@pytest.fixture
-def cohort(tmp_path: Path) -> Path:
-    return make_bag_cohort(tmp_path / "cohort", num_bags=24, width=4, bag_size=(2, 3)).parent
+@pytest.fixture(scope="module")
+def cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("honest") / "cohort"
+    return make_bag_cohort(folder, num_bags=24, width=4, bag_size=(2, 3)).parent
 
 
-@pytest.fixture
-def plan(cohort: Path, tmp_path: Path) -> Plan:
-    return make_plan(cohort, read_competitors([FIRST, SECOND]), tmp_path / "out", folds=3, seeds=2)
+@pytest.fixture(scope="module")
+def plan(cohort: Path) -> Plan:
+    return make_plan(cohort, read_competitors([FIRST, SECOND]), cohort.parent / "out", folds=3, seeds=2)
 
 
 def answered(plan: Plan, name: str, scale: float, features: str = "texture, 4 channels") -> MethodResults:
@@ -133,6 +134,7 @@ def test_answers_that_are_no_numbers_are_a_failure(tmp_path: Path) -> None:
 
 
 def test_a_run_that_nothing_chose_is_a_failure(cohort: Path, tmp_path: Path) -> None:
+    cohort = Path(shutil.copytree(cohort, tmp_path / "cohort"))
     header, *lines = (cohort / "cohort.csv").read_text().splitlines()
     names = header.split(",")
     fold_of = {"normal": iter([1] * 6 + [0, 2] * 3), "tumor": iter([0, 2] * 6)}  # fold 1, which validates, is normal
@@ -160,11 +162,11 @@ def test_other_bags_or_masks_are_another_comparison(cohort: Path, tmp_path: Path
     assert digest(moved) != first
 
 
-def test_a_run_begun_with_other_settings_is_not_gone_on_with(plan: Plan, cohort: Path, tmp_path: Path) -> None:
-    job = plan.jobs[0]
-    write_json({"digest": job.digest}, job.begun)
+def test_a_run_begun_with_other_settings_is_not_gone_on_with(cohort: Path, tmp_path: Path) -> None:
+    plan = make_plan(cohort, read_competitors([FIRST]), tmp_path / "out", folds=3, seeds=1)
+    write_json({"digest": plan.jobs[0].digest}, plan.jobs[0].begun)
     plan.check_earlier()
-    longer = make_plan(cohort, read_competitors([FIRST]), tmp_path / "out", folds=3, seeds=2, epochs=31)
+    longer = make_plan(cohort, read_competitors([FIRST]), tmp_path / "out", folds=3, seeds=1, epochs=31)
     with pytest.raises(SettingsError, match="was run with other settings"):
         longer.check_earlier()
 

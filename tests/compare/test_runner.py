@@ -33,7 +33,7 @@ def ran(plan: Plan) -> Ran:
 def searched(tmp_path_factory: pytest.TempPathFactory) -> Ran:
     """HAG-MIL with a grid of two learning rates, two numbers of opened tiles, and a test curve."""
     folder = tmp_path_factory.mktemp("searched")
-    make_tree_cohort(folder / "cohort", num_bags=24, levels=2, width=6, bag_size=(2, 4), planted=0.4)
+    make_tree_cohort(folder / "cohort", num_bags=18, levels=2, width=6, bag_size=(2, 4), planted=0.4)
     competitors = read_competitors(["pathology_hagmil"], {"optimizer::lr": [1e-3, 1e-4]})
     options = {"test_curve": True, "sweep": ("k_eval", (1, 100)), "settings": {"levels": 2, "hidden_dims": [8, 8, 8]}}
     return ran(make_plan(folder / "cohort", competitors, folder / "out", folds=3, seeds=1, epochs=2, **options))

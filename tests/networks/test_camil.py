@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from monai_mil.networks import CAMIL
+from monai_mil.networks.blocks import neighbours
 
 
 def network_of() -> CAMIL:
@@ -53,12 +54,20 @@ def test_tiles_are_weighed_by_their_neighbours_as_the_paper_says(n: int) -> None
     torch.testing.assert_close(output["attention_logits"][0, 0], scores, rtol=0, atol=1e-5)
 
 
-def test_neighbours_are_the_same_whatever_the_chunks() -> None:
+def test_neighbours_are_the_same_whatever_the_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     network, image = network_of(), slide(25)
     whole = network._neighbours(image[:, 5:].mT)
-    network.chunk_rows = 4
+    monkeypatch.setattr(neighbours, "_PART", 4)
     assert all(torch.equal(*pair) for pair in zip(network._neighbours(image[:, 5:].mT), whole, strict=True))
     assert sorted(whole[1].sum(dim=2)[0].tolist()) == [3] * 4 + [5] * 12 + [8] * 9, "corners, edges, the inner tiles"
+
+
+def test_neighbours_looked_up_in_the_grid_are_those_that_all_pairs_give() -> None:
+    network = network_of()
+    for n in (1, 5, 300):
+        places = (torch.randn(2, n, 2) * 3).round()
+        pairs = zip(network._look_up(places), network._search(places), strict=True)
+        assert all(torch.equal(*pair) for pair in pairs)
 
 
 def test_of_many_tiles_at_one_place_the_nearest_eight_count() -> None:

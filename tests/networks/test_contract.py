@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 
 import monai_mil.networks
-from monai_mil.networks import HAGMIL, MILNetwork, contract, instance_scores
-from monai_mil.networks.blocks import AttentionNetwork, attention_network
+from monai_mil.networks import HAGMIL, MILNetwork, camil, contract, instance_scores, patch_gcn, r2t, wikg
+from monai_mil.networks.blocks import AttentionNetwork, attention_network, iat_block, neighbours, nystrom
 from monai_mil.networks.blocks.attention_pool import CHUNK_ROWS
 from monai_mil.networks.contract import ChunkedNetwork
 from monai_mil.networks.feature_pooling import FeaturePooling
@@ -56,6 +56,17 @@ ORDERED = {
     *("SmoothABMIL", "SmoothTransformer1D", "TransMIL1D", "VolumeClassifier"),
 }
 """Networks for which the order of the instances matters, as their docstrings say."""
+
+SMALL_STEPS = [
+    (camil, "STEP_TILES", 5),
+    (camil, "ASKING_TILES", 13),
+    (neighbours, "_PART", 4),
+    (patch_gcn, "SQUARE", 3),
+    (r2t, "HELD_SCORES", 0),
+    (r2t, "SCORES_AT_ONCE", 64),
+    (wikg, "HEADS_AT_ONCE", 7),
+]
+"""What networks do at once of a long bag, so little that a short one takes many steps."""
 
 EVIDENCE = ("instance_logits", "top_instance_logits", "bottom_instance_logits", "branch_logits")
 
@@ -374,9 +385,21 @@ def test_torch_export_takes_any_bag_size(compact: nn.Module, instance: tuple[int
     torch.testing.assert_close(program(image), compact(image), rtol=0, atol=1e-5)
 
 
+@pytest.fixture
+def small_chunks(monkeypatch: pytest.MonkeyPatch, network: nn.Module) -> None:
+    """Chunks so small that a bag of 1,001 instances is several of them in every network."""
+    monkeypatch.setitem(CHUNK_ROWS, "cpu", 200)
+    for block in (iat_block, nystrom):
+        monkeypatch.setattr(block, "CHUNK_TOKENS", 200)
+    for part in network.modules():
+        for size in ("chunk_rows", "chunk_instances"):
+            if hasattr(part, size):
+                setattr(part, size, 200)
+
+
+@pytest.mark.usefixtures("small_chunks")
 def test_evaluation_in_chunks_equals_training_mode_s_whole(network: nn.Module, instance: tuple[int, ...]) -> None:
-    pixels = len(instance) > 1  # encoded in chunks of 1024
-    image = bag(instance, 2_001 if pixels else 10_001)
+    image = bag(instance, 1_001)
     whole = network(image, return_dict=True)
     with torch.no_grad():
         chunked = network(image, return_dict=True)
@@ -412,6 +435,8 @@ def test_a_long_bag_s_answer_is_that_of_the_whole(
     whole = network(image, mask, return_dict=True)
     monkeypatch.setattr(attention_network, "LONG_BAG", {"cpu": 0})
     monkeypatch.setitem(CHUNK_ROWS, "cpu", 7)
+    for module, name, value in SMALL_STEPS:
+        monkeypatch.setattr(module, name, value)
     with torch.no_grad():
         found = network(image, mask, return_dict=True)
         chunks = image[0, :, :50].transpose(0, 1).split(11)

@@ -343,3 +343,25 @@ def test_plain_attention_has_no_sigmoid() -> None:
     torch.testing.assert_close(again["attention_logits"][:, 0], expected)
     assert block.gates.out_features == 8
     assert output["logits"].isfinite().all()
+
+
+@pytest.mark.parametrize("gated", [True, False])
+def test_a_class_token_takes_in_every_block_s_pooling(gated: bool) -> None:
+    network = small(class_token=True, gated=gated).double()
+    image = torch.randn(2, 12, 9, dtype=torch.double)
+    output = network(image, return_dict=True)
+    tokens = torch.cat([network.token.expand(2, -1, -1), image.mT], dim=1)
+    for block in network.blocks:
+        tokens = block._attend(block._enter(tokens))
+        _, scores = block._score(tokens[:, 1:])
+        tokens[:, 0] += (scores.softmax(dim=1)[:, :, None] * tokens[:, 1:]).sum(dim=1)
+    bag = F.gelu(block.norm_bag(block.bag(block.norm(tokens[:, 0]))))
+    torch.testing.assert_close(output["logits"], network.classifier(bag))
+    torch.testing.assert_close(output["attention_logits"][:, 0], scores)
+    assert output["instance_logits"].shape == (2, 3, 9)
+    torch.testing.assert_close(torch.jit.script(network)(image), output["logits"])
+    output["logits"].sum().backward()
+    assert network.token.grad is not None
+    mask = torch.arange(9)[None] < torch.tensor([[9], [4]])
+    padded = network(image, mask, return_dict=True)
+    torch.testing.assert_close(padded["logits"][1], network(image[1:, :, :4])[0])

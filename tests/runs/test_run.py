@@ -162,3 +162,11 @@ def test_a_training_that_the_user_s_error_ends_logs_no_traceback(cohort, tmp_pat
     assert told[0] == "our own words"
     assert any("terminating due to exception" in line for line in told) == is_bug
     assert ("Traceback" in capsys.readouterr().out) == is_bug
+
+
+@pytest.mark.parametrize(("name", "key"), [("pathology_insight", "heatmap_formats"), ("ct_insight", "slice_formats")])
+def test_no_heatmaps_of_a_bundle_that_always_maps_are_no_formats(name: str, key: str, tmp_path: Path) -> None:
+    (tmp_path / "bags").mkdir()
+    (tmp_path / "bags" / "one.h5").touch()
+    run = predict_run(find_bundle(name), [tmp_path / "bags"], tmp_path / "out", heatmaps=[])
+    assert run.settings[key] == []  # None is no list of formats, and ended the run

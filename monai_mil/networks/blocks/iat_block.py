@@ -45,6 +45,8 @@ class IATBlock(nn.Module):
         mask_padding: see :class:`NystromAttention`.
         checkpoint: keep what comes out of the block's steps only while training, and do each step a second time.
         gated: False for the paper's ablation with plain attention, ``a = w^T dropout(tanh(V g))``.
+        class_token: the first token stands for the bag: it takes in the pooling of the others, ``x_0 = x_0 + sum_i
+            softmax(a)_i x_i``, and ``bag`` is made of it; scores and ``g`` are the others'.
     """
 
     def __init__(
@@ -60,9 +62,11 @@ class IATBlock(nn.Module):
         mask_padding: bool = False,
         checkpoint: bool = False,
         gated: bool = True,
+        class_token: bool = False,
     ) -> None:
         super().__init__()
         self.gated = gated
+        self.class_token = class_token
         self.attention_dim = attention_dim
         self.residual_scale = residual_scale
         self.dropout = dropout
@@ -89,6 +93,8 @@ class IATBlock(nn.Module):
 
         Bag and scores are float32 or better.
         """
+        if self.class_token:
+            return self._with_class_token(tokens)
         if torch.jit.is_scripting() or is_recorded():
             return self._whole(tokens)
         return self._with_gradients(tokens) if torch.is_grad_enabled() else self._in_chunks(tokens)
@@ -109,6 +115,14 @@ class IATBlock(nn.Module):
         tokens = self._attend(self._enter(tokens))
         instances, scores = self._score(tokens)
         return tokens, self._pool(tokens, scores), scores, instances
+
+    def _with_class_token(self, tokens: Tensor) -> BlockOutput:
+        tokens = self._attend(self._enter(tokens))
+        token, tiles = tokens[:, :1], tokens[:, 1:]
+        instances, scores = self._score(tiles)
+        pooled = exact_matmul(torch.softmax(scores, dim=1)[:, None], tiles)
+        token = token + pooled.to(token.dtype)
+        return torch.cat([token, tiles], dim=1), self._bag_of(token.squeeze(1)), scores, instances
 
     @torch.jit.unused
     def _in_chunks(self, tokens: Tensor) -> BlockOutput:

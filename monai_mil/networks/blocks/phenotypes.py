@@ -11,6 +11,9 @@ from monai_mil.networks.graph import is_recorded
 PART_ROWS = 4096
 """Rows of any floating type that are widened at once."""
 
+WIDENED_ROWS = 50_000
+"""Bags of more rows are never wide as a whole: each pass widens them anew, part by part."""
+
 
 def phenotypes(rows: Tensor, mask: Tensor | None, count: int, iterations: int) -> Tensor:
     """Which group each instance is in.
@@ -29,12 +32,8 @@ def phenotypes(rows: Tensor, mask: Tensor | None, count: int, iterations: int) -
         1 where an instance is in a group, else 0, ``[b, k, n]``, float32 or better. Groups may be empty; padding is in
         none.
     """
-    rows = rows.detach()
-    real = (
-        torch.ones_like(rows[:, :, 0], dtype=exact_dtype(rows.dtype))
-        if mask is None
-        else mask.to(exact_dtype(rows.dtype))
-    )
+    rows, dtype = _widened(rows.detach()), exact_dtype(rows.dtype)
+    real = torch.ones_like(rows[:, :, 0], dtype=dtype) if mask is None else mask.to(dtype)
     mean = _sums(real[:, None], rows) / real.sum(dim=1)[:, None, None]
     far = _away(rows, mean, real)
     centres = _farthest(rows, far)
@@ -49,6 +48,13 @@ def phenotypes(rows: Tensor, mask: Tensor | None, count: int, iterations: int) -
         centres = torch.where(size > 0, _sums(members, rows) / size.clamp(min=1), centres)
         members = _members(rows, centres, real)
     return members
+
+
+def _widened(rows: Tensor) -> Tensor:
+    """Rows of float32 or better, unless they are many."""
+    if torch.jit.is_scripting() or is_recorded():
+        return rows.to(exact_dtype(rows.dtype))
+    return rows if rows.shape[1] > WIDENED_ROWS else rows.to(exact_dtype(rows.dtype))
 
 
 def row_parts(rows: Tensor) -> list[Tensor]:
