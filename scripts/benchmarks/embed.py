@@ -29,6 +29,7 @@ from monai_mil.slides import Slide, TileGrid, open_slide, segment_tissue, stream
 
 SIZE = 8192
 CHUNK = 8
+_TILE = 256
 
 
 def run() -> list[Figure]:
@@ -136,7 +137,7 @@ class _Usual(Dataset):
         return len(self._coords)
 
     def __getitem__(self, index: int) -> torch.Tensor:
-        tile = self._slide.read_region(self._coords[index], 0, (256, 256)).convert("RGB")
+        tile = self._slide.read_region(self._coords[index], 0, (_TILE, _TILE)).convert("RGB")
         pixels = np.array(tile.resize((224, 224), Image.Resampling.BILINEAR))
         return (torch.from_numpy(pixels).permute(2, 0, 1).contiguous() / 255 - self._mean) / self._std
 
@@ -146,7 +147,7 @@ def _whole_slide(path: Path, folder: Path, exact: Encoder, fast: Encoder) -> lis
     network = copy.deepcopy(exact._model.network).to(memory_format=torch.contiguous_format)
 
     def ours(encoder: Encoder, name: str) -> BagFile:
-        report = embed_cohort([path], folder / name, encoder, overwrite=True, progress=False)
+        report = embed_cohort([path], folder / name, encoder, tile_size=_TILE, overwrite=True, progress=False)
         if report.failed:
             raise RuntimeError(report.failed[0].error)
         shutil.copy(folder / name / f"{path.stem}.h5", folder / f"{name}.h5")
