@@ -7,7 +7,7 @@ scripts/setup.sh dev
 # core, in the order of tests/conftest.py.
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
 # Large arrays come from memory that a process keeps, up to 1 GiB: handing each back and faulting its pages in anew
-# took half of the kernel's time. tests/memory.py hands it back before it measures.
+# took half of the kernel's time.
 export MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=1073741824
 # Some 200 processes read these modules: they compile them once.
 unset PYTHONDONTWRITEBYTECODE

@@ -1,31 +1,39 @@
 """How much memory a step takes."""
 
 import ctypes
-import os
 import threading
 import time
 from collections.abc import Callable
-from pathlib import Path
 
-M_MMAP_MAX = -4
-"""``mallopt``'s name of how many pieces of memory may be apart from the heap."""
+
+class MallInfo(ctypes.Structure):
+    """glibc's ``struct mallinfo2``."""
+
+    _fields_ = [
+        (name, ctypes.c_size_t)
+        for name in (
+            "arena", "ordblks", "smblks", "hblks", "hblkhd", "usmblks", "fsmblks", "uordblks", "fordblks", "keepcost",
+        )
+    ]  # fmt: skip
 
 
 def peak_of(step: Callable[[], object]) -> int:
-    """Highest private memory above the start while ``step`` runs, in bytes; mapped files do not count."""
+    """Most bytes above the start that are allocated at once while ``step`` runs; mapped files do not count.
 
-    def private() -> int:
-        line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("RssAnon"))
-        return int(line.split()[1]) << 10
+    What is allocated is asked for, not what is resident: scripts/test.sh lets a process keep what was freed.
+    """
+    mallinfo = ctypes.CDLL(None).mallinfo2
+    mallinfo.restype = MallInfo
 
-    libc = ctypes.CDLL(None)
-    libc.malloc_trim(0)  # memory that is free, but kept, would hide what the step takes
-    libc.mallopt(M_MMAP_MAX, 65536)  # glibc's own: large arrays are handed back at once, whatever test.sh says
-    start, highest, done = private(), [0], threading.Event()
+    def allocated() -> int:
+        info = mallinfo()
+        return info.uordblks + info.hblkhd
+
+    start, highest, done = allocated(), [0], threading.Event()
 
     def watch() -> None:
         while not done.is_set():
-            highest[0] = max(highest[0], private() - start)
+            highest[0] = max(highest[0], allocated() - start)
             time.sleep(0.002)
 
     watcher = threading.Thread(target=watch)
@@ -33,5 +41,4 @@ def peak_of(step: Callable[[], object]) -> int:
     step()
     done.set()
     watcher.join()
-    libc.mallopt(M_MMAP_MAX, int(os.environ.get("MALLOC_MMAP_MAX_", 65536)))
     return highest[0]

@@ -43,7 +43,12 @@ def interrupted(folder: Path, work: str, tidy: str) -> tuple[int, str, float]:
     [
         ("begin(); time.sleep(20)", "pass", False),
         ("begin(); time.sleep(20)", "time.sleep(20)", True),
-        ("import torch; big = torch.randn(4000, 4000, dtype=float); begin(); torch.linalg.svd(big)", "pass", True),
+        (
+            "import torch, threading; big = torch.randn(4000, 4000, dtype=float); "
+            "threading.Timer(0.2, begin).start(); torch.linalg.svd(big)",
+            "pass",
+            True,
+        ),
     ],
     ids=["idle", "ends slowly", "within a library"],
 )

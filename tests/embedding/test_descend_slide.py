@@ -115,7 +115,7 @@ def test_stored_tiles_are_decoded_once_whatever_the_order(tissue, monkeypatch):
             with monkeypatch.context() as patch:
                 patch.setattr(TiffPyramid, "decode", noting)
                 order = torch.randperm(len(grid), generator=torch.Generator().manual_seed(1))
-                TreeFeatures(SlideFeatures(slide, grid, encoder, 4, "cpu"))(order)
+                TreeFeatures(SlideFeatures(slide, grid, encoder, 4, "cpu", "exact"))(order)
             assert len(decoded) == len(set(decoded)) > 1
 
 
