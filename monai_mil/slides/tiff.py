@@ -258,6 +258,8 @@ class TiffPyramid:
                 out[:height, :width] = rgb  # some codecs leave out what lies beyond the level
                 out[height:] = 255
                 out[:, width:] = 255
+        except ImportError:
+            raise  # a library is missing: no fault of the file's
         except Exception as error:  # every codec raises its own type
             raise self.damaged(level, tile, error) from error
         if self.convert is not None:

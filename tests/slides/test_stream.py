@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import gc
+import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -224,3 +225,9 @@ def test_a_damaged_tile_stops_the_stream_and_names_its_position(
 def test_impossible_options_are_refused_at_once(jpeg_slide: Path, options: dict[str, int]) -> None:
     with open_slide(jpeg_slide) as slide, pytest.raises(ValueError, match="at least"):
         stream_tiles(slide, TileGrid.cover(slide, None), **options)
+
+
+def test_a_missing_library_is_not_called_a_damaged_file(jpeg_slide: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "simplejpeg", None)
+    with open_slide(jpeg_slide) as slide, pytest.raises(ImportError, match="simplejpeg"):
+        slide.tiff.decode(0, 0, np.empty((256, 256, 3), np.uint8))
