@@ -9,7 +9,7 @@ from tests.conftest import ROOT
 
 
 def test_the_gpu_s_benchmark_runs_on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("timm")
+    pytest.importorskip("timm", reason="timm is not installed")
     monkeypatch.syspath_prepend(str(ROOT / "scripts"))
     gpu = importlib.import_module("benchmarks.gpu")
     sizes = dataclasses.replace(

@@ -30,9 +30,8 @@ def prepare(tiles: Tensor, settings: Preprocessing, dtype: torch.dtype = torch.f
     rows = images.permute(0, 2, 3, 1).reshape(b, h, w * c)
     mean, std = (_row(values, w, tiles.device) for values in (settings.mean, settings.std))
     normalised = rows.float()
-    torch.addcmul(
-        -mean / std, normalised, 1 / (255 * std), out=normalised
-    )  # in place: fresh memory costs more than this
+    # In place: fresh memory costs more than the arithmetic.
+    torch.addcmul(-mean / std, normalised, 1 / (255 * std), out=normalised)
     return normalised.to(dtype).view(b, h, w, c).permute(0, 3, 1, 2)
 
 

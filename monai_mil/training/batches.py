@@ -94,9 +94,8 @@ def prepare_instance_batch(
     Raises:
         ValueError: the batch has no instance labels.
     """
-    if "instance_labels" not in batchdata:
-        raise ValueError("the bags hold no 'instance_labels', which training on single instances needs; load them too")
-    return prepare_bag_batch({**batchdata, "label": batchdata["instance_labels"]}, device, non_blocking, **kwargs)
+    labelled = _labelled_by("instance_labels", batchdata, "training on single instances needs; load them too")
+    return prepare_bag_batch(labelled, device, non_blocking, **kwargs)
 
 
 def prepare_token_label_batch(
@@ -110,9 +109,15 @@ def prepare_token_label_batch(
     Raises:
         ValueError: the batch has no token labels.
     """
-    if "token_labels" not in batchdata:
-        raise ValueError("the bags hold no 'token_labels', which training on tokens needs; set them by ScanTruthd")
-    return prepare_bag_batch({**batchdata, "label": batchdata["token_labels"]}, device, non_blocking, **kwargs)
+    labelled = _labelled_by("token_labels", batchdata, "training on tokens needs; set them by ScanTruthd")
+    return prepare_bag_batch(labelled, device, non_blocking, **kwargs)
+
+
+def _labelled_by(key: str, batchdata: Mapping[str, Any], needed: str) -> dict[str, Any]:
+    """The batch with another entry as its label; ``needed`` says by what, and what to do where there is none."""
+    if key not in batchdata:
+        raise ValueError(f"the bags hold no '{key}', which {needed}")
+    return {**batchdata, "label": batchdata[key]}
 
 
 def prepare_streamed_batch(

@@ -14,8 +14,8 @@ from functools import partial
 
 import torch
 
-from benchmarks.harness import Figure, cpu_seconds
-from benchmarks.methods import BUNDLE, WIDTH, N, Step, in_a_fork, our_step, their_step, torchmil_networks
+from benchmarks.harness import Figure, cpu_seconds, in_a_fork
+from benchmarks.methods import BUNDLE, WIDTH, N, Step, our_step, seconds_and_memory, their_step, torchmil_networks
 from monai_mil.losses import BagBCE
 from monai_mil.training import Methods
 
@@ -41,7 +41,7 @@ def run(names: tuple[str, ...] = _NAMES) -> list[Figure]:
                 Figure(f"{name}, {n // 1000}k: a step of torchmil's takes longer by", ratio, "times", target)
             )
             if name in _SIZES:
-                megabytes = {whose: in_a_fork(make)[1] for whose, make in makers.items()}
+                megabytes = {whose: in_a_fork(partial(seconds_and_memory, make))[1] for whose, make in makers.items()}
                 share = megabytes["ours"] / megabytes["theirs"]
                 figures.append(Figure("  memory of its step, of torchmil's", share, "fraction", "<= 0.5"))
     return figures

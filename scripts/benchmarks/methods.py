@@ -13,8 +13,7 @@ import json
 import sys
 import time
 from collections.abc import Callable
-from multiprocessing import get_context
-from multiprocessing.connection import Connection
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from benchmarks.harness import Figure
+from benchmarks.harness import Figure, in_a_fork
 from benchmarks.memory import peak_growth
 from monai_mil.losses import BagCrossEntropy
 from monai_mil.training import Methods
@@ -43,7 +42,7 @@ def measure() -> dict[str, dict[str, tuple[float, float]]]:
         makers[name]["torchmil"] = lambda make=make: their_step(make)
     measured: dict[str, dict[str, tuple[float, float]]] = {}
     for name, several in makers.items():
-        measured[name] = {whose: in_a_fork(make) for whose, make in several.items()}
+        measured[name] = {whose: in_a_fork(partial(seconds_and_memory, make)) for whose, make in several.items()}
         print(f"    {name}: {measured[name]}", file=sys.stderr, flush=True)
     return measured
 
@@ -112,28 +111,15 @@ def torchmil_networks() -> dict[str, Callable[[], nn.Module]]:
     }
 
 
-def in_a_fork(make: Callable[[], Step]) -> tuple[float, float]:
+def seconds_and_memory(make: Callable[[], Step]) -> tuple[float, float]:
     """CPU seconds of the second of two steps, and megabytes by which the first raised the peak."""
-    ours, theirs = get_context("fork").Pipe()
-    child = get_context("fork").Process(target=_measure, args=(make, theirs))
-    child.start()
-    theirs.close()
-    try:
-        return ours.recv()
-    except EOFError:
-        return float("nan"), float("nan")
-    finally:
-        child.join()
-
-
-def _measure(make: Callable[[], Step], answer: Connection) -> None:
     torch.set_num_threads(1)
     torch.manual_seed(0)
     step = make()
     megabytes = peak_growth(step)
     start = time.process_time()
     step()
-    answer.send((time.process_time() - start, megabytes))
+    return time.process_time() - start, megabytes
 
 
 def _table() -> str:

@@ -17,8 +17,6 @@ import tempfile
 import time
 from collections.abc import Callable
 from functools import partial
-from multiprocessing import get_context
-from multiprocessing.connection import Connection
 from pathlib import Path
 
 import h5py
@@ -26,6 +24,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from benchmarks.harness import in_a_fork
 from benchmarks.memory import private_peak_growth
 from benchmarks.methods import BUNDLE, WIDTH
 from monai_mil import networks
@@ -53,7 +52,7 @@ def measure(bag: Path, only: list[str], n: int | None) -> dict[str, tuple[int, f
     for name in only or makers:
         usual = SLICES if name in _OF_SLICES else SQUARES if name in _OF_SQUARES and not only else MILLION
         count = min(usual, n or usual)
-        measured[name] = (count, *_in_a_fork(makers[name], bag, count))
+        measured[name] = (count, *in_a_fork(partial(_measure, makers[name], bag, count)))
         print(f"    {name}: {measured[name]}", file=sys.stderr, flush=True)
     return measured
 
@@ -62,20 +61,7 @@ def _of_method(methods: Methods, name: str) -> nn.Module:
     return methods.choose(name, widths="published").network()
 
 
-def _in_a_fork(make: Callable[[], nn.Module], bag: Path, n: int) -> tuple[float, float]:
-    ours, theirs = get_context("fork").Pipe()
-    child = get_context("fork").Process(target=_measure, args=(make, bag, n, theirs))
-    child.start()
-    theirs.close()
-    try:
-        return ours.recv()
-    except EOFError:
-        return float("nan"), float("nan")
-    finally:
-        child.join()
-
-
-def _measure(make: Callable[[], nn.Module], path: Path, n: int, answer: Connection) -> None:
+def _measure(make: Callable[[], nn.Module], path: Path, n: int) -> tuple[float, float]:
     torch.set_num_threads(1)
     torch.manual_seed(0)
     network = make().eval()
@@ -91,7 +77,7 @@ def _measure(make: Callable[[], nn.Module], path: Path, n: int, answer: Connecti
     evaluate(image[:, :, :100])
     start = time.process_time()
     megabytes = private_peak_growth(lambda: evaluate(image))
-    answer.send((megabytes / 1.048576, time.process_time() - start))
+    return megabytes / 1.048576, time.process_time() - start
 
 
 def _takes_places(network: nn.Module) -> bool:
