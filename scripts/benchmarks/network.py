@@ -17,7 +17,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from benchmarks import beside_torchmil, methods, slices_network
 from benchmarks.harness import Figure, cpu_seconds
 from benchmarks.memory import in_a_process, peak_growth, resident
 from monai_mil.networks import ABMIL
@@ -67,6 +66,9 @@ _NETWORKS = {"ours": lambda: ABMIL(_WIDTH, 2, _HIDDEN, _ATTENTION), "plain": Pla
 
 
 def run() -> list[Figure]:
+    # They import MONAI, which the processes of this module whose memory is measured must not
+    from benchmarks import beside_torchmil, methods, slices_network
+
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
