@@ -19,7 +19,7 @@ from monai_mil.networks.blocks.dropping import drop_, drop_factor
 from monai_mil.networks.blocks.padding import among_padding
 from monai_mil.networks.contract import exact_dtype, exact_matmul
 
-CHUNK_ROWS = {"cpu": 1024, "cuda": 65536}
+CHUNK_ROWS = {"cpu": 2048, "cuda": 65536}
 """Rows worked on at once: a chunk's activations stay in the cache of a CPU core and fill a GPU."""
 
 
