@@ -15,6 +15,7 @@ from monai_mil.networks.blocks import (
     PoolWeights,
     among_padding,
     attention_pool,
+    dropped,
     front_lengths,
     stream_pool,
 )
@@ -132,12 +133,12 @@ class ABMIL(AttentionNetwork, ChunkedNetwork):
     def _pool_whole(self, image: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
         """:meth:`_pool` in plain operations on the whole batch."""
         rows = image.transpose(1, 2).to(self.hidden.weight.dtype)
-        hidden = F.dropout(F.relu(self.hidden(rows)), self.dropout, self.training)
+        hidden = dropped(F.relu(self.hidden(rows)), self.dropout, self.training)
         gates = self.gates(hidden)
-        gated = F.dropout(torch.tanh(gates[:, :, : self.attention_dim]), self.gate_dropout, self.training)
+        gated = dropped(torch.tanh(gates[:, :, : self.attention_dim]), self.gate_dropout, self.training)
         if gates.shape[2] > self.attention_dim:
             sigmoid = torch.sigmoid(gates[:, :, self.attention_dim :])
-            gated = gated * F.dropout(sigmoid, self.gate_dropout, self.training)
+            gated = gated * dropped(sigmoid, self.gate_dropout, self.training)
         scores = self.score(gated).transpose(1, 2)
         scores = scores.to(exact_dtype(scores.dtype))
         if mask is not None:

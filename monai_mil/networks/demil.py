@@ -8,7 +8,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from monai_mil.networks.blocks import ChunkedAttentionNetwork, GatedAttention, ReadBag, RunningPool, write_columns
+from monai_mil.networks.blocks import (
+    ChunkedAttentionNetwork,
+    GatedAttention,
+    ReadBag,
+    RunningPool,
+    dropped,
+    write_columns,
+)
 from monai_mil.networks.contract import MILNetwork, exact_dtype, exact_matmul
 
 
@@ -62,7 +69,7 @@ class DEMIL(ChunkedAttentionNetwork):
         self.classifier = nn.Linear(hidden_dim, num_classes)
 
     def _whole(self, image: Tensor, mask: Tensor | None) -> dict[str, Tensor]:
-        rows = F.dropout(self._rows(image), self.dropout, self.training)
+        rows = dropped(self._rows(image), self.dropout, self.training)
         if mask is not None:
             rows = rows.masked_fill(~mask[:, :, None], 0.0)
         scores = self.attention(rows, mask)

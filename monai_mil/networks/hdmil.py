@@ -13,6 +13,7 @@ from monai_mil.networks.blocks import (
     GatedAttention,
     ReadBag,
     RunningPool,
+    dropped,
     most_and_least_attended,
 )
 from monai_mil.networks.contract import MILNetwork, exact_dtype, exact_matmul
@@ -86,7 +87,7 @@ class HDMIL(ChunkedAttentionNetwork):
         self.branch = ChebyshevClassifiers(num_classes, hidden_dim, degree, evidence=True) if sampled else None
 
     def _whole(self, image: Tensor, mask: Tensor | None) -> dict[str, Tensor]:
-        rows = F.dropout(self._rows(image), self.dropout, self.training)
+        rows = dropped(self._rows(image), self.dropout, self.training)
         if mask is not None:
             rows = rows.masked_fill(~mask[:, :, None], 0.0)
         scores = self.attention(rows, mask)

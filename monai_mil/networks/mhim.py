@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from monai_mil.networks.blocks import ChunkedAttentionNetwork, ReadBag, RunningPool
+from monai_mil.networks.blocks import ChunkedAttentionNetwork, ReadBag, RunningPool, dropped
 from monai_mil.networks.contract import MILNetwork, exact_dtype, exact_matmul
 
 
@@ -102,7 +102,7 @@ class MHIMMIL(ChunkedAttentionNetwork):
 
     def _whole(self, image: Tensor, mask: Tensor | None) -> dict[str, Tensor]:
         features = image.transpose(1, 2).to(self.hidden.weight.dtype)
-        rows = F.dropout(F.relu(self.hidden(features)), self.dropout, self.training)
+        rows = dropped(F.relu(self.hidden(features)), self.dropout, self.training)
         if mask is not None:
             rows = rows.masked_fill(~mask[:, :, None], 0.0)
         scores = self._scores(rows, self.query.weight, self.score.weight, mask)

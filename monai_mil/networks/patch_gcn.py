@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from monai_mil.networks.blocks import LongBagNetwork, RunningPool, nearest_instances
+from monai_mil.networks.blocks import LongBagNetwork, RunningPool, dropped, nearest_instances
 from monai_mil.networks.contract import MILNetwork, exact_dtype, exact_matmul
 
 SQUARE = 64
@@ -118,7 +118,7 @@ class PatchGCN(LongBagNetwork):
 
     def _answer(self, pooled: Tensor, scores: Tensor) -> dict[str, Tensor]:
         bag = F.relu(exact_matmul(pooled, self.rho.weight.T) + self.rho.bias)
-        bag = F.dropout(bag, self.dropout, self.training)
+        bag = dropped(bag, self.dropout, self.training)
         return {
             "logits": exact_matmul(bag, self.classifier.weight.T) + self.classifier.bias,
             "attention": torch.softmax(scores, dim=2),
@@ -137,7 +137,7 @@ class PatchGCN(LongBagNetwork):
         places = rows[:, :, self.in_channels :].to(exact_dtype(self.hidden.weight.dtype))
         index, there = nearest_instances(places, mask, self.neighbours)
         rows = F.relu(self.hidden(rows[:, :, : self.in_channels].to(self.hidden.weight.dtype)))
-        rows = F.dropout(rows, self.dropout, self.training)
+        rows = dropped(rows, self.dropout, self.training)
         found = [rows]
         for layer in self.layers:
             rows = layer(rows, rows, index, there)
@@ -147,10 +147,10 @@ class PatchGCN(LongBagNetwork):
 
     def _merge(self, found: list[Tensor]) -> tuple[Tensor, Tensor]:
         """The ``g_i`` and their scores from what all layers have found."""
-        merged = F.dropout(F.relu(self.merge(torch.cat(found, dim=2))), self.dropout, self.training)
+        merged = dropped(F.relu(self.merge(torch.cat(found, dim=2))), self.dropout, self.training)
         tanh, sigmoid = self.gates(merged).chunk(2, dim=2)
-        tanh = F.dropout(torch.tanh(tanh), self.dropout, self.training)
-        sigmoid = F.dropout(torch.sigmoid(sigmoid), self.dropout, self.training)
+        tanh = dropped(torch.tanh(tanh), self.dropout, self.training)
+        sigmoid = dropped(torch.sigmoid(sigmoid), self.dropout, self.training)
         return merged, (exact_matmul(tanh * sigmoid, self.score.weight.T) + self.score.bias).transpose(1, 2)
 
     @staticmethod
@@ -173,7 +173,7 @@ class _GraphLayer(nn.Module):
         taken = self.convolution(own, rows, index, there)
         if self.norm is None:
             return taken
-        return F.dropout(own + F.relu(self.norm(taken)), self.dropout, self.training)
+        return dropped(own + F.relu(self.norm(taken)), self.dropout, self.training)
 
 
 class _GraphConvolution(nn.Module):

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from monai_mil.networks.blocks import write_columns
+from monai_mil.networks.blocks import dropped, write_columns
 from monai_mil.networks.contract import ChunkedNetwork, check_chunks, exact_dtype
 from monai_mil.networks.graph import is_recorded
 
@@ -71,7 +71,7 @@ class InstancePooling(ChunkedNetwork):
     def _classify(self, image: Tensor) -> Tensor:
         rows = image.transpose(1, 2).to(self.classifier.weight.dtype)
         if self.hidden is not None:
-            rows = F.dropout(F.relu(self.hidden(rows)), self.dropout, self.training)
+            rows = dropped(F.relu(self.hidden(rows)), self.dropout, self.training)
         logits = self.classifier(rows).transpose(1, 2)
         return logits.to(exact_dtype(logits.dtype))
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from monai_mil.networks.blocks import BagByBagNetwork, RunningPool, is_long
+from monai_mil.networks.blocks import BagByBagNetwork, RunningPool, dropped, is_long
 from monai_mil.networks.contract import MILNetwork, exact_dtype, exact_matmul
 from monai_mil.networks.graph import is_recorded
 
@@ -160,7 +160,7 @@ class R2T(BagByBagNetwork):
     def _embedded(self, image: Tensor) -> Tensor:
         """The re-embedded tiles ``[b, n, i]``."""
         rows = F.relu(self.hidden(image.transpose(1, 2).to(self.hidden.weight.dtype)))
-        rows = F.dropout(rows, self.dropout, self.training)
+        rows = dropped(rows, self.dropout, self.training)
         taken, filled, place = region_places(rows, self.regions)
         embedded = rows
         for layer in self.regional:
@@ -252,7 +252,7 @@ class _SelfAttention(nn.Module):
         if self.positions is not None:
             scores = scores + self.positions(scores.to(self.positions.weight.dtype))
         merged = exact_matmul(torch.softmax(scores, dim=3), value).transpose(1, 2).flatten(2)
-        return F.dropout(self.output(merged.to(self.output.weight.dtype)), self.dropout, self.training)
+        return dropped(self.output(merged.to(self.output.weight.dtype)), self.dropout, self.training)
 
     @torch.jit.unused
     def in_parts(self, rows: Tensor) -> Tensor:

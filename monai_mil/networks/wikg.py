@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from monai_mil.networks.blocks import LongBagNetwork, RunningPool, split_rows
+from monai_mil.networks.blocks import LongBagNetwork, RunningPool, dropped, split_rows
 from monai_mil.networks.contract import MILNetwork, exact_dtype, exact_matmul
 from monai_mil.networks.graph import is_recorded
 
@@ -146,7 +146,7 @@ class WiKG(LongBagNetwork):
     def _read(self, heads: Tensor, heard: Tensor) -> tuple[Tensor, Tensor]:
         """The ``g_i`` ``[b, n, e]`` of heads and what they hear, and the readout's scores ``[b, 1, n]``."""
         nodes = F.leaky_relu(self.sum(heads + heard)) + F.leaky_relu(self.product(heads * heard))
-        nodes = F.dropout(nodes, self.dropout, self.training)
+        nodes = dropped(nodes, self.dropout, self.training)
         scores = self.score(F.leaky_relu(self.read(nodes))).transpose(1, 2)
         return nodes, scores.to(exact_dtype(scores.dtype))
 

@@ -2,6 +2,9 @@
 
     PYTHONPATH=/where/torchmil/is python -m benchmarks.beside_torchmil [transmil dsmil ...]     # from scripts/
 
+Beside the ratio stands what it would be if our step were its matrix products alone, with everything else for nothing.
+Dropout is what the method has; torchmil's steps have none.
+
 Runs within ``benchmark.py network`` where torchmil can be imported. It asks for an older scikit-learn than ours, so it
 has a folder of its own: ``pip install --no-deps --target FOLDER torchmil==1.0.2 tensordict pyvers orjson cloudpickle
 importlib_metadata zipp seaborn scikit-learn joblib threadpoolctl openslide-python einops``.
@@ -16,6 +19,7 @@ import torch
 
 from benchmarks.harness import Figure, cpu_seconds, in_a_fork
 from benchmarks.methods import BUNDLE, WIDTH, N, Step, our_step, seconds_and_memory, their_step, torchmil_networks
+from benchmarks.products import products_alone
 from monai_mil.losses import BagBCE
 from monai_mil.training import Methods
 
@@ -35,11 +39,13 @@ def run(names: tuple[str, ...] = _NAMES) -> list[Figure]:
             steps = {whose: make() for whose, make in makers.items()}
             for step in steps.values():
                 step()
-            seconds = cpu_seconds(steps, rounds=5)
+            seconds = cpu_seconds({**steps, "products": products_alone(steps["ours"])}, rounds=5)
             ratio = seconds["theirs"] / seconds["ours"]
             figures.append(
                 Figure(f"{name}, {n // 1000}k: a step of torchmil's takes longer by", ratio, "times", target)
             )
+            most = seconds["theirs"] / seconds["products"]
+            figures.append(Figure("  than our matrix products alone: no more can be reached", most, "times"))
             if name in _SIZES:
                 megabytes = {whose: in_a_fork(partial(seconds_and_memory, make))[1] for whose, make in makers.items()}
                 share = megabytes["ours"] / megabytes["theirs"]

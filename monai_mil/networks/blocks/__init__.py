@@ -20,6 +20,7 @@ from monai_mil.networks.blocks.attention_pool import (
     stream_pool,
 )
 from monai_mil.networks.blocks.columns import write_columns
+from monai_mil.networks.blocks.dropping import dropped
 from monai_mil.networks.blocks.gated_attention import GatedAttention
 from monai_mil.networks.blocks.iat_block import RESIDUAL_SCALE, IATBlock
 from monai_mil.networks.blocks.incidence import survival_curve, survival_risk
@@ -83,6 +84,7 @@ __all__ = [
     "class_token_output",
     "compute_dtype",
     "decode_tiles",
+    "dropped",
     "front_lengths",
     "instance_mask",
     "is_long",

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from monai_mil.networks.blocks.columns import write_columns
+from monai_mil.networks.blocks.dropping import drop_, drop_factor
 from monai_mil.networks.blocks.padding import among_padding
 from monai_mil.networks.contract import exact_dtype, exact_matmul
 
@@ -201,7 +202,7 @@ class _AttentionPool(torch.autograd.Function):
                 d_hidden = torch.addmm((share @ grad_bag).to(dtype), d_gates, weights.gate_weight)
                 d_hidden = torch.ops.aten.threshold_backward(d_hidden, hidden_part, 0)
                 if ctx.dropout:
-                    d_hidden /= 1 - ctx.dropout
+                    d_hidden *= drop_factor(rows, ctx.dropout)
                 _add_product(sums[2], d_gates, hidden_part)
                 sums[3] += d_gates.sum(dim=0, dtype=exact)
                 _add_product(sums[0], d_hidden, chunk.to(dtype))
@@ -218,7 +219,7 @@ def _activations(
     """Hidden rows and gate activations of a chunk, written into the tensors given."""
     hidden = torch.addmm(weights.hidden_bias, rows, weights.hidden_weight.T, out=hidden).relu_()
     if dropout:
-        torch.dropout_(hidden, dropout, True)
+        drop_(hidden, dropout)
     gates = torch.addmm(weights.gate_bias, hidden, weights.gate_weight.T, out=gates)
     width = weights.score_weight.shape[1]
     gates[:, :width].tanh_()

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from monai_mil.networks.blocks.attention_pool import RunningPool
+from monai_mil.networks.blocks.dropping import dropped
 from monai_mil.networks.blocks.nystrom import NystromAttention
 from monai_mil.networks.blocks.token_sequence import TokenSequence
 from monai_mil.networks.contract import exact_dtype, exact_matmul
@@ -183,11 +184,11 @@ class IATBlock(nn.Module):
 
     def _score(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """``g`` and the scores."""
-        instances = F.dropout(F.gelu(self.instance(self.norm(tokens))), self.dropout, self.training)
+        instances = dropped(F.gelu(self.instance(self.norm(tokens))), self.dropout, self.training)
         gates = self.gates(instances)
-        tanh = F.dropout(torch.tanh(gates[:, :, : self.attention_dim]), self.dropout, self.training)
+        tanh = dropped(torch.tanh(gates[:, :, : self.attention_dim]), self.dropout, self.training)
         if self.gated:
-            tanh = tanh * F.dropout(torch.sigmoid(gates[:, :, self.attention_dim :]), self.dropout, self.training)
+            tanh = tanh * dropped(torch.sigmoid(gates[:, :, self.attention_dim :]), self.dropout, self.training)
         scores = exact_matmul(tanh, self.score.weight.T) + self.score.bias
         return instances, scores.squeeze(2)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -89,7 +91,12 @@ def _branch(reduced: int, widths: tuple[int, ...], kernel: int, grid: tuple[int,
 
 
 def _convolution(in_channels: int, out_channels: int, kernel: int) -> nn.Conv2d:
-    return nn.Conv2d(in_channels, out_channels, kernel, padding=kernel // 2, padding_mode="replicate")
+    return nn.Conv2d(in_channels, out_channels, kernel, padding=kernel // 2, padding_mode=_border(kernel))
+
+
+def _border(kernel: int) -> Literal["replicate", "zeros"]:
+    """``padding_mode`` of a convolution; the tokens would be copied for a border of no width."""
+    return "replicate" if kernel > 1 else "zeros"
 
 
 class TokenScore(nn.Conv2d):
@@ -102,7 +109,7 @@ class TokenScore(nn.Conv2d):
     """
 
     def __init__(self, in_channels: int, num_classes: int, kernel: int) -> None:
-        super().__init__(in_channels, num_classes, kernel, padding=kernel // 2, padding_mode="replicate")
+        super().__init__(in_channels, num_classes, kernel, padding=kernel // 2, padding_mode=_border(kernel))
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Logits ``[m, c, h, w]`` of ``[m, in_channels, h, w]``."""

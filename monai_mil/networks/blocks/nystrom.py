@@ -14,6 +14,8 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from monai_mil.networks.blocks.attention_pool import compute_dtype
+from monai_mil.networks.blocks.dropping import dropped
+from monai_mil.networks.blocks.token_mix import mix_tokens
 from monai_mil.networks.blocks.token_sequence import Rows
 from monai_mil.networks.contract import exact_dtype, exact_matmul
 from monai_mil.networks.graph import is_exported, is_recorded
@@ -269,15 +271,14 @@ class NystromAttention(nn.Module):
         return times_pseudo_inverse(between, gathered, self.iterations, self.checkpoint)
 
     def _mix(self, value: Tensor) -> Tensor:
-        """The convolution of every channel along the tokens, with its head's kernel, ``[b, h, n, e]``.
-
-        Conv1d, because PyTorch's float32 gradient of the two-dimensional form is wrong on CPUs for some lengths.
-        """
-        rows = self.mix(value.permute(0, 3, 1, 2).flatten(0, 1))
-        return rows.unflatten(0, [-1, value.shape[3]]).permute(0, 2, 3, 1)
+        """The convolution of every channel along the tokens, with its head's kernel, ``[b, h, n, e]``."""
+        if torch.jit.is_scripting() or is_recorded():
+            rows = self.mix(value.permute(0, 3, 1, 2).flatten(0, 1))
+            return rows.unflatten(0, [-1, value.shape[3]]).permute(0, 2, 3, 1)
+        return mix_tokens(value, self.mix.weight)
 
     def _out(self, mixed: Tensor) -> Tensor:
-        return F.dropout(self.output(mixed.transpose(1, 2).flatten(2)), self.dropout, self.training)
+        return dropped(self.output(mixed.transpose(1, 2).flatten(2)), self.dropout, self.training)
 
 
 def _attention(query: Tensor, key: Tensor) -> Tensor:
