@@ -9,6 +9,7 @@ from .info import BAG_FORMAT, BagInfo, info_attributes
 from .load import LoadBagd
 from .load_tree import LoadTreed
 from .patient import join_bags
+from .pixels import PixelsAsFeaturesd
 from .storage import MappedFeatures, check_storage, first_non_finite_row
 from .tokens import token_mask
 from .transforms import PositionsAsFeaturesd, SampleInstancesd, bag_tensor, instance_places
@@ -23,6 +24,7 @@ __all__ = [
     "LoadBagd",
     "LoadTreed",
     "MappedFeatures",
+    "PixelsAsFeaturesd",
     "PositionsAsFeaturesd",
     "ResilientDataset",
     "SampleInstancesd",

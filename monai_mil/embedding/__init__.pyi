@@ -5,6 +5,7 @@ from .mask_label import MaskLabeld
 from .run import EmbedReport
 from .scan import ScanSettings, check_packages, check_preset, embed_scan, scan_coords
 from .scans import embed_scans
+from .screen_slide import ScreenSlided
 from .slide import EmbedSettings, embed_slide, tile_slide, tree_slide
 from .slides import embed_cohort
 from .stream_slide import StreamSlided
@@ -21,6 +22,7 @@ __all__ = [
     "EmbedSlided",
     "MaskLabeld",
     "ScanSettings",
+    "ScreenSlided",
     "StreamSlided",
     "check_packages",
     "check_preset",

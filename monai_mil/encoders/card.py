@@ -43,8 +43,8 @@ class EncoderCard:
 
     name: str
     architecture: str
-    """A timm model name, or one of ``texture``, ``ct_texture``, ``ct_texture_518``, ``ct_pixels``, ``conch_v15``,
-    ``efficientnet_lite0``, ``torchscript``."""
+    """A timm model name, or one of ``texture``, ``ct_texture``, ``ct_texture_518``, ``ct_pixels``, ``tile_pixels``,
+    ``conch_v15``, ``efficientnet_lite0``, ``torchscript``."""
     preprocessing: Preprocessing
     width: int = 0
     """Length of a pooled vector; 0 is found by running the network once."""
@@ -86,5 +86,5 @@ class EncoderCard:
         """Packages beyond the core that it needs."""
         if self.package is not None:
             return (self.package,)
-        built_in = ("texture", "ct_texture", "ct_texture_518", "ct_pixels", "torchscript")
+        built_in = ("texture", "ct_texture", "ct_texture_518", "ct_pixels", "tile_pixels", "torchscript")
         return () if self.architecture in built_in else ("timm", "torchvision")

@@ -18,6 +18,7 @@ from monai_mil.encoders.ct_texture_designs import CT_TEXTURE, CT_TEXTURE_518
 from monai_mil.encoders.efficientnet_lite import EfficientNetLite0
 from monai_mil.encoders.encoder import Encoder
 from monai_mil.encoders.texture import TEXTURE_VERSION, TextureBank
+from monai_mil.encoders.tile_pixels import TILE_PIXELS_VERSION, TilePixels
 from monai_mil.encoders.weights import digest_file, digest_text, digest_weights
 from monai_mil.errors import EncoderError
 
@@ -26,6 +27,7 @@ _BANKS: dict[str, tuple[str, Callable[[bool], nn.Module]]] = {
     "ct_texture": (CT_TEXTURE.version, partial(CTTextureBank, CT_TEXTURE)),
     "ct_texture_518": (CT_TEXTURE_518.version, partial(CTTextureBank, CT_TEXTURE_518)),
     "ct_pixels": (CT_PIXELS_VERSION, CTPixels),
+    "tile_pixels": (TILE_PIXELS_VERSION, TilePixels),
 }
 """Encoders without weights: their version and what builds them."""
 

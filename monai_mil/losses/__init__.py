@@ -14,6 +14,7 @@ from monai_mil.losses.mil_loss import MILLoss
 from monai_mil.losses.normal_guidance import NormalGuidance, normal_guidance
 from monai_mil.losses.parameter_l1 import ParameterL1
 from monai_mil.losses.screening import ScreeningLoss
+from monai_mil.losses.screening_distillation import ScreeningDistillation
 from monai_mil.losses.sigmoid_entropy import SigmoidEntropy
 from monai_mil.losses.smooth_svm import InstanceSmoothSVM
 from monai_mil.losses.spectral_decoupling import SpectralDecoupling
@@ -37,6 +38,7 @@ __all__ = [
     "MaxInstance",
     "NormalGuidance",
     "ParameterL1",
+    "ScreeningDistillation",
     "ScreeningLoss",
     "SigmoidEntropy",
     "SpectralDecoupling",

@@ -29,6 +29,7 @@ from monai_mil.networks.ibmil import IBMIL
 from monai_mil.networks.ilra import ILRA
 from monai_mil.networks.insight import INSIGHT
 from monai_mil.networks.instance_encoder import InstanceEncoderMIL
+from monai_mil.networks.lipn import LIPN
 from monai_mil.networks.mhim import MHIMMIL
 from monai_mil.networks.patch_gcn import PatchGCN
 from monai_mil.networks.pooling import MaxPooling, MeanPooling
@@ -62,6 +63,7 @@ __all__ = [
     "ILRA",
     "INSIGHT",
     "KEYS",
+    "LIPN",
     "MHIMMIL",
     "PSMIL",
     "R2T",

@@ -59,6 +59,9 @@ KEYS: Mapping[str, Key] = MappingProxyType(
         "screened_logits": Key("b c", "the answer from the instances that HDMIL keeps, in training"),
         "screened_bag": Key("b d'", "its bag vector"),
         "screened_share": Key("b", "share of the instances that any class keeps"),
+        "screen_logits": Key("b c n", "of LIPN: above 0 where an instance's picture says to keep it", -torch.inf),
+        "teacher_kept": Key("b c n", "likewise, in training: 1 where its teacher keeps the instance, else 0"),
+        "tiles_read": Key("b", "how many of a slide's tiles were encoded; by embedding.ScreenSlided"),
         "teacher_bag": Key("b d'", "the bag vector of a momentum teacher, in training"),
         "class_rows": Key("b c d'", "of PSMIL in training: the hidden row that is most like each class"),
         "branch_logits": Key(

@@ -32,7 +32,7 @@ class HDMIL(ChunkedAttentionNetwork):
     classifiers too, taught by ``InstanceSmoothSVM`` as in CLAM.
 
     This is the paper's first stage; its second, a light network that screens tiles by their pictures at low
-    magnification before any feature is computed, is not built. Other than in the released program the attention of
+    magnification before any feature is computed, is ``LIPN``. Other than in the released program the attention of
     kept instances sums to 1 in every class while training too (there it does over all classes together), every class
     counts for the share (there the first two), and dropout stands behind ``h`` alone.
 

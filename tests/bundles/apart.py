@@ -282,6 +282,18 @@ FILES = [
     Apart(("anchor",), ("loss", "train::inferer"), "the anchor is a term of the loss", BASELINES),
     Apart(("anchor",), ("validate::handlers::@attention_stability",), "what the anchor is for", BASELINES),
     Apart(
+        ("lipn",),
+        ("method", "chosen", "network_def", "method_loss", "method_transforms"),
+        "a light network over one method's, taught by it",
+        BASELINES,
+    ),
+    Apart(
+        ("lipn",),
+        tuple(f"shared_recipe::{key}" for key in ("optimizer", "lr", "schedule", "max_epochs", "patience", "select")),
+        "the authors' recipe for it",
+        BASELINES,
+    ),
+    Apart(
         ("mnist_bags",),
         (
             "in_channels",

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+import torch
 
 from monai_mil.training import Methods, read_method
 from tests.bundles.common import BUNDLES, workflow
@@ -62,3 +63,18 @@ def test_one_key_chooses_a_method_s_own_recipe(cohort, tmp_path):
     assert run("network").gate_dropout == 0.25
     assert evaluator.state.key_metric_name == "val_loss"
     assert evaluator.metric_cmp_fn(1, 2)
+
+
+def test_hdmil_s_second_stage_is_laid_over_its_trained_first(cohort, tmp_path):
+    options = {"dataset_dir": cohort, "ckpt_dir": tmp_path, "output_dir": tmp_path, "encoder": "synthetic"}
+    teacher = workflow(NAME, ["train"], **options, method="hdmil").parser.get_parsed_content("network")
+    torch.save(teacher.state_dict(), tmp_path / "teacher.pt")
+    run = workflow(NAME, ["train", "lipn"], **options, teacher=tmp_path / "teacher.pt").parser.get_parsed_content
+    network, optimizer, trainer = (run(key) for key in ("network", "optimizer", "train::trainer"))
+    for name, value in network.teacher.state_dict().items():
+        torch.testing.assert_close(value, teacher.state_dict()[name], rtol=0, atol=0)
+    learning = {name for name, parameter in network.named_parameters() if parameter.requires_grad}
+    assert learning
+    assert all(name.startswith(("screen.", "decide.")) for name in learning)
+    assert (type(optimizer).__name__, optimizer.defaults["lr"], trainer.state.max_epochs) == ("Adam", 1e-4, 50)
+    assert run("best_model").mode == "min"

@@ -37,7 +37,12 @@ def test_cards_say_where_their_facts_and_weights_come_from(name):
     card = CARDS[name]
     assert card.source
     assert card.licence
-    assert card.repo or card.url or card.package or name in ("texture", "ct_texture", "ct_texture_518", "ct_pixels")
+    assert (
+        card.repo
+        or card.url
+        or card.package
+        or name in ("texture", "ct_texture", "ct_texture_518", "ct_pixels", "tile_pixels")
+    )
     assert card.width
     assert card.token_width
     assert min(card.grid) > 1
