@@ -8,8 +8,8 @@ part, and its place the next one of a square. ``DATA`` holds ``mnist.npz``.
 Optimiser, rate, schedule, patience and selection are ``--recipe own``, widths ``small``, seed 0; two trainings at a
 time, one thread each. One rule stands above all recipes, as they count epochs of cohorts of other sizes: a training has
 as many epochs as make 6,000 steps of one bag, 200 of these slides and 30 of MNIST-bags. Where a recipe keeps the epoch
-of the best validation AUROC, which is the latest of equals, the training ends when ten in a row have had 1. Seconds are of
-the CPU, those of the training alone.
+of the best validation AUROC, which is the latest of equals, the training ends when ten in a row have had 1. Seconds are
+of the CPU, those of the training alone.
 """
 
 from __future__ import annotations

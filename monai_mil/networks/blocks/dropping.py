@@ -31,7 +31,10 @@ def dropped(rows: Tensor, share: float, training: bool) -> Tensor:
         return F.dropout(rows, share, training)
     if not training or share <= 0:
         return rows
-    return _Dropped.apply(rows, share) if rows.device.type == "cpu" else F.dropout(rows, share, training)
+    if rows.device.type != "cpu":
+        return F.dropout(rows, share, training)
+    kept: Tensor = _Dropped.apply(rows, share)[0]
+    return kept
 
 
 def drop_(rows: Tensor, share: float) -> Tensor:
@@ -48,20 +51,31 @@ def drop_factor(rows: Tensor, share: float) -> float:
 
 
 class _Dropped(torch.autograd.Function):
-    """The differentiable form: saves which values are kept."""
+    """The differentiable form, which tells what it keeps beside the result and saves that."""
 
     @staticmethod
-    def forward(ctx: Any, rows: Tensor, share: float) -> Tensor:
+    def forward(rows: Tensor, share: float) -> tuple[Tensor, Tensor]:
         bits, least = _draw(rows, share)
         kept = bits >= least
-        ctx.save_for_backward(kept)
-        ctx.scale = _scale(least)
-        return (rows * kept).mul_(ctx.scale)
+        return (rows * kept).mul_(_scale(least)), kept
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    def setup_context(ctx: Any, inputs: tuple[Tensor, float], output: tuple[Tensor, Tensor]) -> None:
+        ctx.save_for_backward(output[1])
+        ctx.mark_non_differentiable(output[1])
+        ctx.scale = _scale(_least(inputs[1]))
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor, _: Any) -> tuple[Tensor | None, ...]:
         (kept,) = ctx.saved_tensors
         return grad * kept * ctx.scale, None
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[int, None], rows: Tensor, share: float) -> tuple[Any, tuple[int, int]]:
+        """Under ``torch.func.vmap`` every example draws for itself, as ``randomness="different"`` asks."""
+        if info.randomness != "different":
+            raise RuntimeError(f"dropout under vmap needs randomness='different', not '{info.randomness}'")
+        return _Dropped.apply(rows.movedim(in_dims[0], 0), share), (0, 0)
 
 
 def _draw(rows: Tensor, share: float) -> tuple[Tensor, int]:

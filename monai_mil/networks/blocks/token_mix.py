@@ -36,9 +36,12 @@ class _MixTokens(torch.autograd.Function):
     """The differentiable form: saves what it was given."""
 
     @staticmethod
-    def forward(ctx: Any, value: Tensor, weight: Tensor) -> Tensor:
-        ctx.save_for_backward(value, weight)
+    def forward(value: Tensor, weight: Tensor) -> Tensor:
         return _mixed(value, weight.to(value.dtype))
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs)
 
     @staticmethod
     @once_differentiable
@@ -46,6 +49,15 @@ class _MixTokens(torch.autograd.Function):
         value, weight = ctx.saved_tensors
         grad_value = _mixed(grad, weight.flip(2).to(grad.dtype)) if ctx.needs_input_grad[0] else None
         return grad_value, _kernel_gradient(value, grad, weight) if ctx.needs_input_grad[1] else None
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[int | None, int | None], *tensors: Tensor) -> tuple[Tensor, int]:
+        """Under ``torch.func.vmap`` one example after the other, as kernels differ."""
+        parts = (
+            [tensor] * info.batch_size if where is None else tensor.unbind(where)
+            for tensor, where in zip(tensors, in_dims, strict=True)
+        )
+        return torch.stack([_MixTokens.apply(*each) for each in zip(*parts, strict=True)]), 0
 
 
 def _mixed(value: Tensor, weight: Tensor) -> Tensor:

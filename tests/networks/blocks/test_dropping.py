@@ -35,3 +35,18 @@ def test_a_seed_draws_the_same_values_again() -> None:
         torch.manual_seed(3)
         results.append(dropped(rows, 0.5, True))
     assert torch.equal(*results)
+
+
+def test_networks_side_by_side_under_vmap_draw_each_for_itself() -> None:
+    rows, scale = torch.ones(3, 20, 7), torch.ones(3, requires_grad=True)
+
+    def one(scale: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+        return dropped(scale * rows, 0.5, True)
+
+    torch.manual_seed(0)
+    result = torch.vmap(one, randomness="different")(scale, rows)
+    assert not torch.equal(result[0], result[1])
+    (gradient,) = torch.autograd.grad(result.sum(), scale)
+    torch.testing.assert_close(gradient, result.sum(dim=(1, 2)))
+    with pytest.raises(RuntimeError, match="needs randomness='different'"):
+        torch.vmap(one, randomness="same")(scale, rows)
