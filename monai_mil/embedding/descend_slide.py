@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from monai_mil.bags import BagInfo
 from monai_mil.embedding.slide import EmbedSettings, tree_slide
 from monai_mil.embedding.stream_slide import SlideFeatures, StreamSlided
-from monai_mil.errors import SettingsError
 from monai_mil.slides import Slide
 
 if TYPE_CHECKING:
@@ -46,6 +45,7 @@ class DescendSlided(StreamSlided):
 
     _method: ClassVar[str] = "descend"
     _without: ClassVar[str] = "reads all tiles of one level; take StreamSlided or EmbedSlided, or a network with"
+    _takes_tokens: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -57,8 +57,6 @@ class DescendSlided(StreamSlided):
         **settings: Any,
     ) -> None:
         super().__init__(keys, encoder, network=network, **settings)
-        if self.encoder.grid is not None:
-            raise SettingsError(f"encoder '{self.encoder.name}' gives token maps; take it without spatial")
         self.settings = replace(self.settings, levels=levels)
 
     def _answer(

@@ -4,21 +4,16 @@ from __future__ import annotations
 
 import logging
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import ClassVar
 
 import torch
-from monai.config import KeysCollection
-from torch import Tensor, nn
+from torch import Tensor
 
 from monai_mil.bags import BagInfo, instance_places
 from monai_mil.embedding.descend_slide import TreeFeatures
 from monai_mil.embedding.slide import EmbedSettings, tile_slide
 from monai_mil.embedding.stream_slide import StreamSlided
-from monai_mil.errors import SettingsError
 from monai_mil.slides import Slide
-
-if TYPE_CHECKING:
-    from monai_mil.encoders import Encoder
 
 logger = logging.getLogger(__name__)
 
@@ -46,13 +41,7 @@ class ScreenSlided(StreamSlided):
 
     _method: ClassVar[str] = "answer_screened"
     _without: ClassVar[str] = "does not screen tiles; take StreamSlided or EmbedSlided, or a network with"
-
-    def __init__(
-        self, keys: KeysCollection = "image", encoder: str | Encoder = "texture", *, network: nn.Module, **settings: Any
-    ) -> None:
-        super().__init__(keys, encoder, network=network, **settings)
-        if self.encoder.grid is not None:
-            raise SettingsError(f"encoder '{self.encoder.name}' gives token maps; take it without spatial")
+    _takes_tokens: ClassVar[bool] = False
 
     def _answer(
         self, slide: Slide, name: str, settings: EmbedSettings

@@ -48,6 +48,7 @@ class StreamSlided(EmbedSlided):
 
     _method: ClassVar[str] = "pool_chunks"
     _without: ClassVar[str] = "needs all tiles at once and cannot be streamed; take EmbedSlided, or a network with"
+    _takes_tokens: ClassVar[bool] = True
 
     def __init__(
         self, keys: KeysCollection = "image", encoder: str | Encoder = "texture", *, network: nn.Module, **settings: Any
@@ -55,6 +56,8 @@ class StreamSlided(EmbedSlided):
         super().__init__(keys, encoder, **settings)
         if not hasattr(network, self._method):
             raise SettingsError(f"{type(network).__name__} {self._without} {self._method}")
+        if not self._takes_tokens and self.encoder.grid is not None:
+            raise SettingsError(f"encoder '{self.encoder.name}' gives token maps; take it without spatial")
         self.network: Any = network
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
