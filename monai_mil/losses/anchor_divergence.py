@@ -18,10 +18,10 @@ Target = Literal["nsf", "softmax", "entmax"]
 class AnchorDivergence(nn.Module):
     """``KL(a || alpha)`` of an anchor's weights ``a`` and the network's attention ``alpha`` (ASMIL Eq. 7).
 
-    ``alpha = softmax(s)`` of the network's scores and ``a = g(s' / temperature)`` of the anchor's, without gradient;
-    sum over the instances, mean over heads and bags. Its gradient with respect to a score is ``(alpha - a) / heads``
-    of one bag. Works with every network that :class:`monai_mil.training.Anchor` takes; its weight (the paper's beta)
-    is :class:`MILLoss`'s.
+    ``alpha = softmax(s)`` of the network's scores and ``a = g(s' / temperature + offset)`` of the anchor's, without
+    gradient; sum over the instances, mean over heads and bags. Its gradient with respect to a score is
+    ``(alpha - a) / heads`` of one bag. Works with every network that :class:`monai_mil.training.Anchor` takes; its
+    weight (the paper's beta) is :class:`MILLoss`'s.
 
     Args:
         target: ``g``. ``"nsf"`` is the normalised sigmoid, the paper's "+Anchor+NSF"; ``"softmax"`` its "+Anchor";
@@ -30,6 +30,8 @@ class AnchorDivergence(nn.Module):
         entmax_alpha: 1.5 as in the paper; 2 is sparsemax, near 1 it is a softmax.
         reduction: ``"tiles"`` sums over a bag's instances as the paper does; ``"mean_all"`` averages over them as the
             released program does, which makes the term vanish on long bags.
+        offset: added to the anchor's scores behind the temperature; 0 in the paper. A softmax does not feel it; the
+            normalised sigmoid tends to a softmax far below 0 and to equal shares far above.
 
     Raises:
         ValueError: an argument is none of these, ``temperature`` is not above 0, or ``entmax_alpha`` not above 1.
@@ -51,6 +53,7 @@ class AnchorDivergence(nn.Module):
         temperature: float = 1.0,
         reduction: Literal["tiles", "mean_all"] = "tiles",
         entmax_alpha: float = 1.5,
+        offset: float = 0.0,
     ) -> None:
         super().__init__()
         if target not in get_args(Target):
@@ -66,6 +69,7 @@ class AnchorDivergence(nn.Module):
         self.entmax_alpha = entmax_alpha
         self.target = target
         self.temperature = temperature
+        self.offset = offset
         self.reduction = reduction
 
     def forward(self, output: Mapping[str, Tensor], label: Tensor) -> Tensor:
@@ -90,7 +94,7 @@ class AnchorDivergence(nn.Module):
 
     def _log_target(self, anchor: Tensor, real: Tensor) -> Tensor:
         """Logarithm of the anchor's weights, ``[b, h, n]``."""
-        anchor = anchor / self.temperature
+        anchor = anchor / self.temperature + self.offset
         if self.target == "nsf":
             return log_normalised_sigmoid(anchor, real)
         if self.target == "softmax":

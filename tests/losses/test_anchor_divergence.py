@@ -220,3 +220,21 @@ def test_alpha_says_which_entmax() -> None:
         torch.testing.assert_close(gained, (own - target * scores.log_softmax(dim=2)).sum(dim=2).mean())
     with pytest.raises(ValueError, match="entmax_alpha must be above 1"):
         AnchorDivergence(entmax_alpha=1.0)
+
+
+@pytest.mark.parametrize(("scale", "offset"), [(0.5, 3.0), (2.0, -3.0), (1.0, 0.0)])
+def test_the_target_is_that_of_scores_moved_and_stretched(scale: float, offset: float) -> None:
+    scores, anchor = torch.randn(1, 2, 9), 2 * torch.randn(1, 2, 9)
+    moved = {"temperature": scale, "offset": offset}
+    gained = AnchorDivergence("nsf", **moved)(output_of(scores, anchor), LABEL)
+    torch.testing.assert_close(gained, AnchorDivergence("nsf")(output_of(scores, anchor / scale + offset), LABEL))
+    unmoved = AnchorDivergence("softmax", temperature=scale)(output_of(scores, anchor), LABEL)
+    torch.testing.assert_close(AnchorDivergence("softmax", **moved)(output_of(scores, anchor), LABEL), unmoved)
+
+
+def test_far_below_0_the_normalised_sigmoid_is_a_softmax_and_far_above_equal_shares() -> None:
+    scores, anchor = torch.randn(1, 2, 9), torch.randn(1, 2, 9)
+    below = AnchorDivergence("nsf", offset=-20.0)(output_of(scores, anchor), LABEL)
+    torch.testing.assert_close(below, AnchorDivergence("softmax")(output_of(scores, anchor), LABEL))
+    above = AnchorDivergence("nsf", offset=20.0)(output_of(scores, anchor), LABEL)
+    torch.testing.assert_close(above, AnchorDivergence("softmax")(output_of(scores, torch.zeros_like(anchor)), LABEL))
